@@ -1,0 +1,15 @@
+"""Flow: raw datasets -> utterance, exchange and feature shards."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.orchestration import run_stages
+from tasks.run import RunRequest, open_run
+
+
+@flow(name="build-shards", log_prints=True, validate_parameters=True)
+def build_shards(request: RunRequest) -> None:
+    """Read the raw trees, cut dialogues into exchanges, and encode every clip."""
+    with open_run(request) as (session, display):
+        run_stages(session, ("utterances", "utterances.exchanges", "features"), request.until, display)

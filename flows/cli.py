@@ -1,0 +1,269 @@
+"""The command line `empamba`: the one file in flows/ that is no flow.
+
+`run` plans first and starts the orchestrator only when something is stale; `status` starts nothing. Every
+mistake of the user is one line and exit code 2; a failed stage is exit code 1. Knows nothing of what stages do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from storage.errors import InputError
+from storage.store import StoreError
+from tasks.run import RunRequest, publish_report, stale_plan
+from tasks.stages.planner import StagePlan
+from tasks.stages.worker import StageFailed
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
+app.add_typer(weights_app, name="weights")
+out, err = Console(), Console(stderr=True)
+
+Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of artefacts and records.")]
+Raw = Annotated[Path | None, typer.Option(help="Folder of raw datasets; none: the bundled sample corpus.")]
+Until = Annotated[str | None, typer.Option(help="Last stage to run, with all it needs.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting: data.dialogues=40. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+Rehash = Annotated[bool, typer.Option(help="Read every raw file again instead of trusting its time stamp.")]
+
+STATE_STYLE = {"fresh": "green", "stale": "yellow", "unknown": "magenta", "not run": "dim"}
+
+
+def _request(profile, store, raw, until, changes, rehash=False) -> RunRequest:
+    return RunRequest(
+        profile=profile,
+        store=str(store),
+        raw=None if raw is None else str(raw),
+        until=until,
+        changes=tuple(changes or ()),
+        rehash=rehash,
+    )
+
+
+@app.command()
+def run(
+    raw: Raw = None,
+    until: Until = None,
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    store: StoreFolder = Path("store"),
+    rehash: Rehash = False,
+) -> None:
+    """Do what is stale, with progress; print where the report is."""
+    request = _request(profile, store, raw, until, changes, rehash)
+    if all(plan.state in ("fresh", "not run") for plan in stale_plan(request)):
+        report = publish_report(request)
+        out.print(
+            "Nothing is stale: no task was run." + (f" Report: {report}" if report else ""), soft_wrap=True
+        )
+        return
+    _quiet_prefect()
+    from flows.reproduce import reproduce
+
+    report = reproduce(request)
+    if report is not None:
+        out.print(f"Report: {report}", soft_wrap=True)
+    else:
+        out.print(f"Done as far as {until}; `empamba show {until}` shows its rows.", soft_wrap=True)
+
+
+def _quiet_prefect() -> None:
+    """Defaults for a run without a server; what the user has set stays."""
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@app.command()
+def status(
+    raw: Raw = None,
+    until: Until = None,
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    store: StoreFolder = Path("store"),
+    rehash: Rehash = False,
+    as_json: AsJson = False,
+) -> None:
+    """What would be done, and why; does nothing."""
+    plans = stale_plan(_request(profile, store, raw, until, changes, rehash))
+    if as_json:
+        print(json.dumps({"stages": [plan.as_dict() for plan in plans]}))
+        return
+    out.print(_status_table(plans))
+
+
+def _status_table(plans: list[StagePlan]) -> Table:
+    table = Table("stage", "state", "stale items", "why", box=None, pad_edge=False)
+    for plan in plans:
+        told = plan.as_dict()
+        reasons = told["reasons"][:4] + (["…"] if len(told["reasons"]) > 4 else [])
+        count = f"{told['stale_items']} of {told['items']}" if told["items"] else ""
+        style = STATE_STYLE[plan.state]
+        table.add_row(
+            plan.stage.name, f"[{style}]{plan.state}[/]", count, "\n".join(reasons).replace("[", "\\[")
+        )
+    return table
+
+
+@app.command()
+def show(
+    stage: str,
+    rows: Annotated[int, typer.Option(help="How many rows to print.")] = 5,
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Rejected rows instead, with their reasons.")
+    ] = False,
+    raw: Raw = None,
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    store: StoreFolder = Path("store"),
+    as_json: AsJson = False,
+) -> None:
+    """A stage's rows, counts and rejects, as of its latest run with these settings."""
+    from tasks.inspect import describe
+
+    found = describe(_request(profile, store, raw, None, changes), stage, rows, rejects)
+    if as_json:
+        print(json.dumps(found.counts))
+        return
+    table = Table(
+        *found.columns, title=f"{stage}: {found.counts['rows']} rows, {found.counts['rejects']} rejects"
+    )
+    for row in found.rows:
+        table.add_row(*(str(row.get(name, "")).replace("[", "\\[") for name in found.columns))
+    out.print(table)
+    out.print(", ".join(f"{place} {count}" for place, count in found.counts["by"].items()))
+
+
+@app.command()
+def report(
+    raw: Raw = None,
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    store: StoreFolder = Path("store"),
+    as_json: AsJson = False,
+) -> None:
+    """The last report: its tables, or its JSON."""
+    path = store / "report.json"
+    if not path.is_file():
+        raise InputError(f"no report in {store}: `empamba run` writes one")
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps(facts))
+        return
+    table = Table(
+        "rung", "dataset", "n", "BERTScore", "EmotionScore", "Dist-1", title=facts.get("title", "report")
+    )
+    for row in facts["systems"]:
+        figures = [f"{row[name]:.3f}" for name in ("bertscore", "emotionscore", "dist1")]
+        table.add_row(row["system"], row["dataset"], str(row["n"]), *figures)
+    out.print(table)
+    out.print(f"{store / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    store: StoreFolder = Path("store"),
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop what is damaged, so that it is made again.")
+    ] = False,
+) -> None:
+    """Check every artefact against its digest."""
+    from tasks.upkeep import damaged
+
+    found = damaged(store, repair)
+    for line in found:
+        out.print(line, soft_wrap=True)
+    out.print(
+        f"{len(found)} damaged" + (", dropped: `empamba run` makes them again" if found and repair else "")
+    )
+    raise typer.Exit(1 if found and not repair else 0)
+
+
+@app.command()
+def gc(
+    store: StoreFolder = Path("store"),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop what no item's latest record needs, after saying how much."""
+    from tasks.upkeep import collect, unneeded
+
+    files, size = unneeded(store)
+    out.print(f"{len(files)} files, {size / 1e6:.1f} MB, are needed by no latest record")
+    if files and (yes or typer.confirm("Drop them?")):
+        out.print(f"dropped {collect(store) / 1e6:.1f} MB")
+
+
+@weights_app.command("list")
+def list_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
+    """Which weights the profile names, and whether they lie ready."""
+    from model.zoo.resolve import is_cached
+    from tasks.settings import load_settings, weight_names
+
+    table = Table("role", "name", "ready", box=None, pad_edge=False)
+    for role, name in weight_names(load_settings(profile, changes or ())).items():
+        table.add_row(role, name, "yes" if is_cached(name) else "no")
+    out.print(table)
+
+
+@weights_app.command("pull")
+def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
+    """Fetch, verify and convert the profile's weights."""
+    from model.zoo.resolve import resolve
+    from tasks.settings import load_settings, weight_names
+
+    for role, name in weight_names(load_settings(profile, changes or ())).items():
+        out.print(f"{role}: {name} → {resolve(name)}", soft_wrap=True)
+
+
+@app.command()
+def sample(folder: Path, seed: int = 0) -> None:
+    """Write the bundled sample corpus as raw MultiDialog, MELD and IEMOCAP trees."""
+    from storage.sample.layout import write_sample
+
+    for dataset, counts in write_sample(folder, seed).items():
+        out.print(f"{dataset}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
+
+
+def main() -> None:
+    """Entry point: one line and an exit code for every known mistake, a traceback only for a defect."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        err.print("stopped; `empamba run` goes on from here")
+        sys.exit(130)
+    except InputError as error:
+        _fail(error, 2)
+    except StageFailed as error:
+        _fail(error, 2 if error.usage else 1)
+    except StoreError as error:
+        _fail(error, 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors
+            _fail(error.format_message(), 2)
+        raise
+
+
+def _fail(message, code: int) -> None:
+    err.print(f"[red]error:[/] {str(message).replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Flow: exchange shards -> candidates, their scores, and preference pairs (paper section 3.3)."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.orchestration import run_stages
+from tasks.run import RunRequest, open_run
+
+
+@flow(name="make-pairs", log_prints=True)
+def make_pairs(request: RunRequest) -> None:
+    """Let the LLM write eight candidates per sentence, score them, and choose the counter-emotional reply."""
+    with open_run(request) as (session, display):
+        run_stages(session, ("candidates", "scores", "scores.calibration", "pairs"), request.until, display)

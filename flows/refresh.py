@@ -1,0 +1,17 @@
+"""Flow: what a schedule runs. Plans first; when nothing is stale it says so and starts no work."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.reproduce import reproduce
+from tasks.run import RunRequest, is_stale
+
+
+@flow(name="refresh", log_prints=True)
+def refresh(request: RunRequest) -> str | None:
+    """Run `reproduce` if anything is stale. Returns the report's path, or None when nothing was."""
+    if not is_stale(request):
+        print("nothing is stale: no task was run")
+        return None
+    return reproduce(request)

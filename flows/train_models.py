@@ -1,0 +1,25 @@
+"""Flow: shards and preference pairs -> extractor, compressor, dialogue adapters, EPO (paper section 3)."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.orchestration import run_stages
+from tasks.run import RunRequest, open_run
+
+STAGES = (
+    "extractor",
+    "compressor.pretrain",
+    "compressor.finetune",
+    "dialogue.text",
+    "dialogue.memory",
+    "dialogue.audiovisual",
+    "epo",
+)
+
+
+@flow(name="train-models", log_prints=True)
+def train_models(request: RunRequest) -> None:
+    """Fit every trained part, each on what it needs and nothing else."""
+    with open_run(request) as (session, display):
+        run_stages(session, STAGES, request.until, display)

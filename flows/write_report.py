@@ -1,0 +1,15 @@
+"""Flow: trained rungs -> replies on the test splits, metrics, and the report (paper section 5)."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.orchestration import run_stages
+from tasks.run import RunRequest, open_run
+
+
+@flow(name="write-report", log_prints=True)
+def write_report(request: RunRequest) -> None:
+    """Let every rung of the ladder answer the test exchanges, measure the replies, and write the tables."""
+    with open_run(request) as (session, display):
+        run_stages(session, ("replies", "metrics", "report"), request.until, display)

@@ -1,0 +1,54 @@
+"""Settings of candidate generation: emotions asked for, worked examples, sampling, engine.
+
+Knows nothing of prompts or of how a candidate is chosen, and imports neither torch nor an engine.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field, field_validator
+
+from model.generation.settings import EngineArgs, EngineKind, Sampling
+
+GENERATION_EMOTIONS = ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful")
+"""The eight emotion labels of candidate generation, spelled and ordered as in the paper (section 8)."""
+
+
+class CandidateSettings(BaseModel, frozen=True, extra="forbid"):
+    """How candidates are generated (paper sections 3.3 and 8, Table 7)."""
+
+    emotions: tuple[str, ...] = Field(
+        GENERATION_EMOTIONS, min_length=1, description="One candidate is generated for each (section 8)."
+    )
+    examples: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="Not in the paper, which has none. Worked exchanges put before the prompt: a small LLM then "
+        "answers the sentence instead of talking about it.",
+    )
+    temperature: float = Field(0.8, ge=0, description="Not in the paper.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Not in the paper.")
+    max_new_tokens: int = Field(64, ge=1, description="Not in the paper. Limit of one candidate, in tokens.")
+    seed: int = Field(0, ge=0, description="Not in the paper. Another seed gives other candidates.")
+    budget: int | None = Field(
+        None, ge=1, description="Not in the paper. Candidates generated in all; None: no limit."
+    )
+    engine: EngineKind = Field("auto", description="Not in the paper. auto: vLLM where it is installed.")
+    engine_args: EngineArgs = Field(EngineArgs(), description="Not in the paper. How the engine runs.")
+
+    @field_validator("emotions")
+    @classmethod
+    def _known_and_once(cls, emotions: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [emotion for emotion in emotions if emotion not in GENERATION_EMOTIONS]
+        if unknown:
+            raise ValueError(f"unknown emotions {unknown}; choose from {', '.join(GENERATION_EMOTIONS)}")
+        if len(set(emotions)) < len(emotions):
+            raise ValueError(f"an emotion is listed twice in {list(emotions)}; list each once")
+        return emotions
+
+    @property
+    def sampling(self) -> Sampling:
+        """The part that an engine samples with."""
+        return Sampling(
+            temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens, seed=self.seed
+        )

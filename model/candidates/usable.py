@@ -1,0 +1,151 @@
+"""Tidy a candidate's text and judge whether it is a reply at all.
+
+Judges form only, from the text: whether a reply fits its emotion is the scorer's matter. Knows nothing of engines,
+files or models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from model.candidates.prompts import WORKED_EXAMPLES
+from model.candidates.settings import GENERATION_EMOTIONS
+
+REASONS = ("too_long", "empty", "truncated", "label", "refusal", "echo", "meta", "example", "duplicate")
+"""Why a candidate is unusable, in the order in which the reasons are tried."""
+
+_QUOTES = (('"', '"'), ("“", "”"), ("‘", "’"), ("'", "'"), ("«", "»"))
+
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]*]*(?=\s|$)")
+
+# A number, or a lone letter other than I, before a full stop is a list mark or an initial.
+_LIST_MARK = re.compile(r"(?:^|\s)(?:\d+|[A-HJ-Za-z])\.$")
+
+_EMOTION = "|".join(GENERATION_EMOTIONS)
+
+_LABEL = re.compile(
+    # "(Happy) ..." anywhere, "Happy: ..." or any "(Word) ..." at the start.
+    rf"[(\[*](?:{_EMOTION})[)\]*:]|^(?:{_EMOTION})\s*(?:[.,:;!?-]|$)|^[(\[][^)\]]*[)\]]",
+    re.IGNORECASE,
+)
+
+_REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial|assistant|chatbot|language model)\b"
+    r"|\b(?:ai|digital|virtual) (?:language )?(?:model|assistant)\b|\blanguage model\b|\bchatbot\b"
+    r"|\b(?:can(?:no|')t|can not|unable to|not able to|won't) "
+    r"(?:assist|fulfil|fulfill|comply|generate|provide|create a|engage|respond to|help (?:you )?with)\b",
+    re.IGNORECASE,
+)
+
+_ANNOUNCEMENT = re.compile(
+    r"^(?:(?:sure|certainly|of course|absolutely|okay|ok)\b[,.!:]*\s*)?"
+    r"(?:here(?:'s| is| are)\b[^.!?]*\b(?:response|reply|sentence|version|answer|example|message)s?\b"
+    r"|(?:response|reply|answer|assistant)\s*:)",
+    re.IGNORECASE,
+)
+
+_META = re.compile(
+    # About the sentence or the reply, instead of a reply.
+    r"\b(?:the|this|that|your|given|original|revised|following) (?:\w+ )?(?:sentence|phrase|prompt)\b"
+    r"|\b(?:a|an|the|this|that|my|your) (?:\w+ )?(?:response|reply) (?:is|was|that|to the|aligns?|conveys?|expresses)\b"
+    r"|^(?:the|this|that|my|your) (?:response|reply|statement|message|speaker|text)\b"
+    r"|\bemotional (?:tone|response|message|state)\b|\btone of\b|\b(?:neutral|negative|positive|\w+ emotional) tone\b"
+    r"|\balign(?:s|ed)? with the\b|\b(?:convey|express|evoke)(?:s|ing)? (?:a|an|the) (?:\w+ )?(?:sense|tone|emotion|feeling|mix)\b"
+    # The voice of an assistant.
+    r"|\bhappy to (?:help|assist) (?:you )?(?:with|craft|create|rephrase)\b|\b(?:help|assist) you with (?:that|today|your)\b"
+    r"|\[your [^\]]*\]|\bplease (?:provide|share|specify)\b|\bcraft a\b|\brephrase\b",
+    re.IGNORECASE,
+)
+
+_SHOP_WORDS = frozenset({"sentence", "tone", "emotionally", "grammar", "rephrased", "placeholder"})
+"""Words of the task and not of the talk: meta-talk unless the sentence has them too."""
+
+_LONG = 4
+"""Words from which a sentence counts as repeated inside a reply, or a reply as a piece of the sentence."""
+
+
+def tidy(text: str, finish_reason: str) -> str:
+    """The candidate as it would be said: one line, no wrapping quotes, whole sentences.
+
+    A text that ran into the token limit (finish_reason "length") is cut after its last full sentence, and is
+    empty where it has none. The paper does not say what it does with such texts.
+    """
+    text = _unquote(" ".join(text.split()))
+    if finish_reason == "length":
+        text = _unquote(_whole_sentences(text))
+    return text
+
+
+def usable(
+    text: str, finish_reason: str, sentence: str, emotion: str, others: Iterable[str] = ()
+) -> tuple[bool, str]:
+    """Whether a tidied candidate is a reply to `sentence`, and if not, why: (False, one of `REASONS`).
+
+    `emotion` is the label that was asked for; `others` are the tidied earlier candidates of the same exchange. A
+    usable candidate gives (True, ""). Meant to rather lose a good candidate than to keep text that is no reply.
+    """
+    reason = _fault(_plain(text), finish_reason, _plain(sentence), emotion, others)
+    return (not reason, reason)
+
+
+def _fault(text: str, finish_reason: str, sentence: str, emotion: str, others: Iterable[str]) -> str:
+    words = _words(text)
+    if finish_reason == "too_long":
+        return "too_long"
+    if not words:
+        return "truncated" if finish_reason == "length" else "empty"
+    if _LABEL.search(text) or words == _words(emotion):
+        return "label"
+    if _REFUSAL.search(text):
+        return "refusal"
+    if _ANNOUNCEMENT.search(text) or _repeats(words, _words(sentence)):
+        return "echo"
+    if _META.search(text) or _SHOP_WORDS & set(words) - set(_words(sentence)):
+        return "meta"
+    if any(words == _words(_plain(reply)) for _, _, reply in WORKED_EXAMPLES):
+        return "example"
+    if any(words == _words(_plain(other)) for other in others):
+        return "duplicate"
+    return ""
+
+
+def _repeats(words: list[str], sentence: list[str]) -> bool:
+    """Whether one is a piece of the other and long enough to be no coincidence, or both are equal."""
+    shorter, longer = sorted((words, sentence), key=len)
+    if len(shorter) < _LONG:
+        return shorter == longer
+    return f" {' '.join(shorter)} " in f" {' '.join(longer)} "
+
+
+def _whole_sentences(text: str) -> str:
+    ends = [
+        match.end() for match in _SENTENCE_END.finditer(text) if not _LIST_MARK.search(text[: match.end()])
+    ]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+def _unquote(text: str) -> str:
+    """Strip one pair of quotes around the whole text, or an opening one whose end was cut off."""
+    for opening, closing in _QUOTES:
+        if not text.startswith(opening):
+            continue
+        inner = text[len(opening) :]
+        if (
+            inner.endswith(closing)
+            and opening not in inner[:-1]
+            and (opening == "‘" or closing not in inner[:-1])
+        ):
+            return inner[: -len(closing)].strip()
+        if opening != "'" and closing not in inner and opening not in inner:
+            return inner.strip()
+    return text
+
+
+def _plain(text: str) -> str:
+    """Typographic apostrophes as plain ones, so that one pattern serves both."""
+    return text.replace("’", "'").replace("‘", "'")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.casefold())

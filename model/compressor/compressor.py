@@ -1,0 +1,255 @@
+"""MambaCompressor (paper, section 3.2 and figure 3): a dialogue becomes one memory embedding per utterance.
+
+A dialogue is one sequence u1 <MEM> u2 <MEM> ..., so a memory knows what came before and nothing that comes
+after. Knows nothing of prompts, of how the LLM uses memories, or of how the compressor is trained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoTokenizer, MambaConfig, MambaModel
+
+from model.compressor.mamba import Mamba
+from model.compressor.settings import CompressorSettings
+from model.llm import token_ids
+from model.report import write_json
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TOKENIZER = "tokenizer"
+BATCH_TOKENS = 4096
+"""Most tokens, padding included, that `compress` runs at once."""
+
+
+class CompressorError(ValueError):
+    """A compressor folder that cannot be loaded, or an utterance it cannot read."""
+
+
+class CompressorShape(BaseModel, frozen=True, extra="forbid"):
+    """All that is needed to build a compressor."""
+
+    kind: Literal["small", "checkpoint"]
+    llm_width: int
+    hidden: int
+    max_utterance_tokens: int
+    layers: int = 0
+    state: int = 0
+    conv: int = 0
+    expand: int = 0
+    checkpoint: dict = Field({}, description="MambaConfig of a checkpoint.")
+
+
+class TokenPool(nn.Module):
+    """The memory a small compressor starts from: a weighted mean of the utterance's own token embeddings.
+
+    Each dimension weighs positions by itself; weights start as a geometric series, the first token heaviest,
+    for it is the one the LLM cannot guess from those before it. A Mamba from scratch learns the rest. Not in
+    the paper, and not used with a pretrained checkpoint.
+    """
+
+    def __init__(self, positions: int, width: int, decay: float = 0.7):
+        super().__init__()
+        start = -decay * torch.arange(positions, dtype=torch.float32)
+        self.logits = nn.Parameter(start.clamp_min(-16)[:, None].repeat(1, width))
+
+    def forward(self, embeddings: Tensor, position: Tensor, owner: Tensor, utterances: int) -> Tensor:
+        """embeddings [N, d] of tokens at `position` [N] of utterance `owner` [N] -> [utterances, d]."""
+        weight = torch.exp(self.logits[position])
+        zeros = torch.zeros(utterances, embeddings.shape[1], dtype=weight.dtype, device=weight.device)
+        total = zeros.index_add(0, owner, weight * embeddings)
+        # The plain sum of squares keeps the variance of a weighted mean of unit-variance tokens at one.
+        return total / zeros.index_add(0, owner, weight.square()).sqrt()
+
+
+class MambaCompressor(nn.Module):
+    """Token ids of the utterances of dialogues -> memories of the LLM's width, in fp32.
+
+    A memory has the mean and the spread, dimension by dimension, of the LLM's token embeddings from the first
+    step on: the frozen LLM knows no other place. The LLM's embedding table is used, never trained, never
+    saved.
+    """
+
+    def __init__(self, shape: CompressorShape, tokenizer, llm_table: Tensor):
+        """llm_table: the LLM's input embeddings [vocabulary, llm_width]; tokenizer: what makes the ids."""
+        super().__init__()
+        self.shape, self.tokenizer = shape, tokenizer
+        table = llm_table.detach()
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("mean", table.float().mean(0), persistent=False)
+        self.register_buffer("spread", table.float().std(0), persistent=False)
+        self.mem = nn.Parameter(torch.randn(shape.hidden) * 0.02)
+        if shape.kind == "small":
+            self.inlet = nn.Linear(shape.llm_width, shape.hidden, bias=False)
+            nn.init.orthogonal_(self.inlet.weight)
+            self.mamba = Mamba(shape.hidden, shape.layers, shape.state, shape.conv, shape.expand)
+            self.pool = TokenPool(shape.max_utterance_tokens, shape.llm_width)
+        else:
+            self.mamba = MambaModel(MambaConfig(**shape.checkpoint))
+        self.projector = nn.Sequential(
+            nn.Linear(shape.hidden, shape.llm_width), nn.GELU(), nn.Linear(shape.llm_width, shape.llm_width)
+        )
+        if shape.kind == "small":
+            nn.init.zeros_(self.projector[2].weight)
+            nn.init.zeros_(self.projector[2].bias)
+
+    def ids(self, utterance: str) -> Tensor:
+        """Token ids [n] of an utterance, not cut."""
+        ids = token_ids(self.tokenizer, utterance)
+        if not len(ids):
+            raise CompressorError("an utterance without tokens has no memory; leave it out of the history")
+        return ids
+
+    def memories(self, dialogues: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Per dialogue its memories [n_utterances, llm_width], from the token ids [n] of its utterances.
+
+        An utterance beyond `max_utterance_tokens` is cut there. Rows are right-padded: nothing that stands
+        before the padding can see it.
+        """
+        limit = self.shape.max_utterance_tokens
+        dialogues = [[ids[:limit] for ids in utterances] for utterances in dialogues]
+        counts = [len(utterances) for utterances in dialogues]
+        utterances = [ids for dialogue in dialogues for ids in dialogue]
+        if not utterances:
+            return [self.mean.new_zeros(0, self.shape.llm_width) for _ in dialogues]
+        device = self.mem.device
+        flat = torch.cat(utterances).to(device)
+        lengths = torch.tensor([len(ids) for ids in utterances])
+        if self.shape.kind == "small":
+            tokens = (self.table[flat].float() - self.mean) / self.spread
+            inputs = self.inlet(tokens)
+        else:
+            tokens, inputs = None, self.mamba.get_input_embeddings()(flat)
+        rows, places, first = [], [], 0
+        parts = inputs.split(lengths.tolist())
+        for row, count in enumerate(counts):
+            pieces = [piece for part in parts[first : first + count] for piece in (part, self.mem[None])]
+            rows.append(torch.cat(pieces) if pieces else inputs.new_zeros(1, self.shape.hidden))
+            places += [(row, int(end)) for end in (lengths[first : first + count] + 1).cumsum(0) - 1]
+            first += count
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        row, place = torch.tensor(places, device=device).unbind(1)
+        memories = self.projector(self._states(padded)[row, place])
+        if tokens is not None:
+            owner = torch.repeat_interleave(torch.arange(len(utterances)), lengths).to(device)
+            position = torch.cat([torch.arange(int(n)) for n in lengths]).to(device)
+            memories = memories + self.pool(tokens, position, owner, len(utterances))
+        else:
+            memories = F.layer_norm(memories, memories.shape[-1:])
+        return list((self.mean + self.spread * memories).split(counts))
+
+    def _states(self, inputs: Tensor) -> Tensor:
+        if self.shape.kind == "small":
+            return self.mamba(inputs)
+        return self.mamba(inputs_embeds=inputs, use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def compress(self, dialogues: Sequence[Sequence[str]]) -> list[Tensor]:
+        """Memories [n_utterances, llm_width] of dialogues given as text, a bounded number of tokens at once."""
+        rows = [[self.ids(utterance) for utterance in dialogue] for dialogue in dialogues]
+        sizes = [sum(len(ids) + 1 for ids in row) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: (sizes[i], i))
+        found: dict[int, Tensor] = {}
+        while order:
+            # The longest row sets the padded length of its batch.
+            take = max(1, min(len(order), BATCH_TOKENS // max(1, sizes[order[-1]])))
+            batch, order = order[-take:], order[:-take]
+            found.update(zip(batch, self.memories([rows[i] for i in batch]), strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors and, for a checkpoint, its tokenizer; files appear whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        draft = folder / f"{WEIGHTS}.tmp"
+        save_file(weights, draft)
+        os.replace(draft, folder / WEIGHTS)
+        if self.shape.kind == "checkpoint":
+            self.tokenizer.save_pretrained(folder / TOKENIZER)
+        write_json(self.shape.model_dump(), folder / CONFIG)
+
+
+def new_compressor(
+    settings: CompressorSettings, llm_tokenizer, llm_table: Tensor, weights: Path | None
+) -> MambaCompressor:
+    """An untrained compressor; `weights` is the folder of a Mamba checkpoint, None for the small one.
+
+    The checkpoint keeps its own tokenizer and embeddings, whose rows mean nothing under another; <MEM> is one
+    added vector. Its projector starts random, the checkpoint as it is. Seeded by settings.pretrain.seed.
+    """
+    width = llm_table.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.pretrain.seed)
+        if weights is None:
+            shape = CompressorShape(
+                kind="small",
+                llm_width=width,
+                max_utterance_tokens=settings.max_utterance_tokens,
+                **settings.model_dump(include={"hidden", "layers", "state", "conv", "expand"}),
+            )
+            return MambaCompressor(shape, llm_tokenizer, llm_table)
+        mamba = MambaModel.from_pretrained(weights, dtype=torch.float32, local_files_only=True)
+        shape = CompressorShape(
+            kind="checkpoint",
+            llm_width=width,
+            hidden=mamba.config.hidden_size,
+            max_utterance_tokens=settings.max_utterance_tokens,
+            checkpoint=_model_config(mamba.config),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
+        compressor = MambaCompressor(shape, tokenizer, llm_table)
+        compressor.mamba.load_state_dict(mamba.state_dict(), strict=True)
+        with torch.no_grad():
+            compressor.mem.copy_(mamba.get_input_embeddings().weight.mean(0))
+        return compressor
+
+
+def load_compressor(folder: Path, llm_tokenizer, llm_table: Tensor) -> MambaCompressor:
+    """The compressor of a folder, frozen and in eval mode, on the device of `llm_table`.
+
+    CompressorError where files are missing or damaged, naming the weights that are absent, unknown or of
+    another shape, or where the LLM is of another width than the one it was trained for.
+    """
+    folder = Path(folder)
+    try:
+        shape = CompressorShape.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        tokenizer = llm_tokenizer
+        if shape.kind == "checkpoint":
+            tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CompressorError(
+            f"{folder}: no compressor can be read there ({reason}); train it again"
+        ) from error
+    if shape.llm_width != llm_table.shape[1]:
+        raise CompressorError(
+            f"{folder}: made for an LLM of width {shape.llm_width}, this one has {llm_table.shape[1]}; train it again"
+        )
+    compressor = MambaCompressor(shape, tokenizer, llm_table)
+    wanted = {name: tuple(value.shape) for name, value in compressor.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if differing:
+        raise CompressorError(f"{folder}: weights differ from {CONFIG} in {', '.join(differing[:5])}")
+    compressor.load_state_dict(weights, strict=True)
+    return compressor.to(llm_table.device).requires_grad_(False).eval()
+
+
+def _model_config(config: MambaConfig) -> dict:
+    """What a MambaConfig needs to be built again; nothing that tells of a path or a library version."""
+    names = (
+        "vocab_size", "hidden_size", "state_size", "num_hidden_layers", "layer_norm_epsilon", "expand",
+        "conv_kernel", "use_bias", "use_conv_bias", "hidden_act", "residual_in_fp32", "time_step_rank",
+    )  # fmt: skip
+    full = config.to_dict()
+    return {name: full[name] for name in names}

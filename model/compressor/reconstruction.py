@@ -1,0 +1,61 @@
+"""The reconstruction task (paper, table 5): utterances from their memories alone, through the LLM.
+
+Knows nothing of how memories are made or which weights are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.llm import chat_pieces, embed, prefix_cache, reply_ids, reply_logits, token_ids
+from model.prompts import MEMORY, RECONSTRUCT_DIALOGUE, RECONSTRUCT_UTTERANCE, reconstruction_prompt
+
+
+class Reconstruction:
+    """The prompt of one form of the task (one utterance, or a dialogue), tokenized once.
+
+    With `cached` the constant start of the prompt is encoded once: for a frozen LLM only.
+    """
+
+    def __init__(self, llm: nn.Module, tokenizer, dialogue: bool, cached: bool):
+        self.llm, self.tokenizer, self.dialogue = llm, tokenizer, dialogue
+        self.table = llm.get_input_embeddings().weight
+        slot = {MEMORY: torch.zeros(1, self.table.shape[1])}
+        start, _, end = chat_pieces(tokenizer, reconstruction_prompt(dialogue), slot)
+        self.prefix = prefix_cache(llm, start) if cached else None
+        with torch.no_grad():
+            self.start, self.end = embed(llm, [start]), embed(llm, [end])
+        self.overhead = len(end) if cached else len(start) + len(end)
+        """Template and instruction tokens computed for every row."""
+
+    def target(self, utterances: Sequence[str]) -> Tensor:
+        """Token ids of the utterances, one a line as in figure 11, and the end-of-turn token."""
+        return reply_ids(self.tokenizer, "\n".join(utterances))
+
+    def prompt(self, memories: Tensor, whole: bool = False) -> Tensor:
+        """Input embeddings [T, d] around memories [n, d]; without the cached start unless `whole`."""
+        start = [self.start] if whole or self.prefix is None else []
+        return torch.cat([*start, memories.to(self.table), self.end])
+
+    def log_probs(self, memories: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probability of every target token [N] in fp32, and whether it is the likeliest [N]."""
+        prompts = [self.prompt(m) for m in memories]
+        logits, ids, _ = reply_logits(self.llm, prompts, list(targets), self.prefix)
+        chosen = logits.log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
+        return chosen, logits.detach().argmax(-1) == ids
+
+    def without_memory(self, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `log_probs`, the memory line left out of the prompt: what the LLM guesses by itself."""
+        instruction = RECONSTRUCT_DIALOGUE if self.dialogue else RECONSTRUCT_UTTERANCE
+        with torch.no_grad():
+            prompt = embed(self.llm, chat_pieces(self.tokenizer, instruction, {}))
+        logits, ids, _ = reply_logits(self.llm, [prompt] * len(targets), list(targets))
+        chosen = logits.log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
+        return chosen, logits.argmax(-1) == ids
+
+    def text_tokens(self, text: str) -> int:
+        """Tokens of a text under the LLM's tokenizer."""
+        return len(token_ids(self.tokenizer, text))

@@ -1,0 +1,47 @@
+"""Settings of the compressor: its size or its checkpoint, its limits, and its two training runs.
+
+Knows nothing of the code that reads them; imports no torch.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from model.settings import TrainingSettings
+
+
+class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
+    """MambaCompressor (section 3.2): pretrained on single utterances, then finetuned on dialogues.
+
+    With `weights` the sizes below are the checkpoint's own; without, a small Mamba is trained from scratch on
+    the LLM's frozen token embeddings.
+    """
+
+    weights: str = Field(
+        "mamba-370m",
+        description="Mamba checkpoint (a weight name or folder); '' trains a small one from scratch.",
+    )
+    layers: int = Field(2, ge=1, description="Layers of the small Mamba. Not in the paper.")
+    hidden: int = Field(256, ge=1, description="Width of the small Mamba. Not in the paper.")
+    state: int = Field(16, ge=1, description="State size of the small Mamba. Not in the paper.")
+    conv: int = Field(4, ge=1, description="Convolution width of the small Mamba. Not in the paper.")
+    expand: int = Field(2, ge=1, description="Inner width over width of the small Mamba. Not in the paper.")
+    max_utterance_tokens: int = Field(
+        128, ge=1, description="Longer utterances are not trained on, and are cut in use. Not in the paper."
+    )
+    max_dialogue_utterances: int = Field(
+        16, ge=1, description="Longer dialogues are finetuned on in windows of this size. Not in the paper."
+    )
+    max_dialogue_tokens: int = Field(
+        512, ge=1, description="Tokens to reconstruct in one window of a dialogue. Not in the paper."
+    )
+    free_running_rows: int = Field(
+        16, ge=0, description="Held-out rows also reconstructed greedily. Not in the paper."
+    )
+    pretrain: TrainingSettings = Field(
+        TrainingSettings(learning_rate=1e-4, batch_size=32), description="Single utterances."
+    )
+    finetune: TrainingSettings = Field(
+        TrainingSettings(learning_rate=5e-5, batch_size=4),
+        description="Dialogues; starts from the pretrained.",
+    )

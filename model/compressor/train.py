@@ -1,0 +1,237 @@
+"""Train the compressor to let a frozen LLM reconstruct utterances (paper, sections 3.2 and 7.2).
+
+First single utterances, then whole dialogues, from coarse to fine. Knows nothing of datasets or storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.compressor.compressor import MambaCompressor, load_compressor, new_compressor
+from model.compressor.reconstruction import Reconstruction
+from model.compressor.settings import CompressorSettings
+from model.llm import greedy_replies, load_llm
+from model.report import write_json
+from model.settings import TrainingSettings
+from model.training import Progress, fit, seeded_order
+from model.zoo.resolve import resolve
+
+SHIFT = 1
+"""Rows by which memories are moved to give every row the memories of another."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Utterances of one sequence, the ids the compressor reads and the ids the LLM is to give back."""
+
+    utterances: tuple[str, ...]
+    sources: tuple[Tensor, ...]
+    target: Tensor
+
+
+def pretrain(
+    llm_folder: Path,
+    train: Sequence[str],
+    heldout: Sequence[str],
+    settings: CompressorSettings,
+    out: Path,
+    progress: Progress | None = None,
+    start: Path | None = None,
+) -> dict:
+    """Train on single utterances, save the compressor and report.json in `out`, and return the report.
+
+    start: the folder of a compressor to go on from, instead of settings.weights or a small one from scratch.
+    `max_tokens` counts reconstructed tokens. ValueError where no utterance can be used.
+    """
+    _use_threads(settings.pretrain)
+    llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
+    table = llm.get_input_embeddings().weight
+    if start is not None:
+        compressor = load_compressor(start, tokenizer, table)
+    else:
+        weights = resolve(settings.weights) if settings.weights else None
+        compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    data = [_rows([(text,) for text in texts], compressor, task, settings) for texts in (train, heldout)]
+    return _train(compressor, task, *data, settings.pretrain, settings.free_running_rows, out, progress)
+
+
+def finetune(
+    llm_folder: Path,
+    compressor_folder: Path,
+    train: Sequence[Sequence[str]],
+    heldout: Sequence[Sequence[str]],
+    settings: CompressorSettings,
+    out: Path,
+    progress: Progress | None = None,
+) -> dict:
+    """As `pretrain`, on dialogues of role-tagged utterances ("gpt: ...", figure 11), from a pretrained one.
+
+    A dialogue beyond the limits is trained on in consecutive windows, each a sequence of its own.
+    """
+    _use_threads(settings.finetune)
+    llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
+    compressor = load_compressor(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
+    task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
+    data = [_rows(dialogues, compressor, task, settings) for dialogues in (train, heldout)]
+    return _train(compressor, task, *data, settings.finetune, settings.free_running_rows, out, progress)
+
+
+def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
+    """Consecutive ranges over utterances of `sizes` tokens, each within both limits or one utterance long."""
+    found, start, tokens = [], 0, 0
+    for i, size in enumerate(sizes):
+        if i > start and (i - start == most_rows or tokens + size > most_tokens):
+            found.append(range(start, i))
+            start, tokens = i, 0
+        tokens += size
+    return [*found, range(start, len(sizes))] if sizes else found
+
+
+def _rows(
+    dialogues: Sequence[Sequence[str]],
+    compressor: MambaCompressor,
+    task: Reconstruction,
+    settings: CompressorSettings,
+) -> tuple[list[Row], dict[str, int]]:
+    """Rows to train on, and how many utterances were left out because they are empty or too long."""
+    rows, left_out = [], {"empty": 0, "too_long": 0}
+    for dialogue in dialogues:
+        kept = []
+        for utterance in dialogue:
+            if not utterance.strip():
+                left_out["empty"] += 1
+                continue
+            ids = compressor.ids(utterance)
+            if len(ids) > settings.max_utterance_tokens:
+                left_out["too_long"] += 1
+            else:
+                kept.append((utterance, ids))
+        sizes = [task.text_tokens(utterance) + 1 for utterance, _ in kept]
+        for window in windows(sizes, settings.max_dialogue_utterances, settings.max_dialogue_tokens):
+            texts, ids = zip(*(kept[i] for i in window), strict=True)
+            rows.append(Row(texts, ids, task.target(texts)))
+    return rows, left_out
+
+
+def _train(
+    compressor: MambaCompressor,
+    task: Reconstruction,
+    train: tuple[list[Row], dict],
+    heldout: tuple[list[Row], dict],
+    settings: TrainingSettings,
+    free_running_rows: int,
+    out: Path,
+    progress: Progress | None,
+) -> dict:
+    rows, checked = train[0], heldout[0]
+    if not rows or not checked:
+        raise ValueError(
+            f"compressor: {len(rows)} train and {len(checked)} held-out rows are usable "
+            f"(left out: {train[1]}, {heldout[1]}); both need at least one"
+        )
+    kept = seeded_order(len(checked), settings.seed, 0)[: settings.heldout_rows]
+    checked = [checked[i] for i in sorted(kept)]
+    compressor.requires_grad_(True).train()
+
+    def loss(chosen: list[int]) -> tuple[Tensor, dict[str, float]]:
+        batch = [rows[i] for i in chosen]
+        log_probs, hits = task.log_probs(_memories(compressor, batch), [row.target for row in batch])
+        return -log_probs.mean(), {"accuracy": hits.float().mean().item()}
+
+    history = fit(
+        dict(compressor.named_parameters()),
+        [len(row.target) for row in rows],
+        loss,
+        lambda: figures(compressor, task, checked, settings.batch_size),
+        settings,
+        progress,
+    )
+    compressor.requires_grad_(False).eval()
+    batch = settings.batch_size
+    before = history.heldout[0]
+    after = next(check for check in history.heldout if check["step"] == history.best_step)
+    without = figures(compressor, task, checked, batch, memories="none")
+    report = {
+        "train_rows": len(rows),
+        "train_left_out": train[1],
+        "heldout_rows": len(checked),
+        "heldout_tokens": sum(len(row.target) for row in checked),
+        "heldout_left_out": heldout[1],
+        "heldout_before": before,
+        "heldout_after": after,
+        "heldout_no_memory": without,
+        "nats_recovered": without["loss"] - after["loss"],
+        "free_running": free_running(compressor, task, checked[:free_running_rows]),
+        "history": history.as_dict(),
+    }
+    learned = history.best_step > 0 and after["loss"] < without["loss"]
+    report["heldout_other_memory"] = None
+    if len(checked) > 1:
+        report["heldout_other_memory"] = figures(compressor, task, checked, batch, memories="other")
+        learned = learned and after["loss"] < report["heldout_other_memory"]["loss"]
+    report["learned"] = learned
+    compressor.save(out)
+    write_json(report, Path(out) / "report.json")
+    return report
+
+
+@torch.no_grad()
+def figures(
+    compressor: MambaCompressor,
+    task: Reconstruction,
+    rows: Sequence[Row],
+    batch_size: int,
+    memories: str = "own",
+) -> dict[str, float]:
+    """Nats per token ("loss") and teacher-forced token accuracy over `rows`.
+
+    memories: "own"; "none", the memory line left out of the prompt; "other", each row given those of another
+    row, which tells what a memory says of its utterance from what any memory says of the task.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].target), i))
+    nats, hits, tokens = 0.0, 0, 0
+    for start in range(0, len(order), batch_size):
+        batch = [rows[i] for i in order[start : start + batch_size]]
+        targets = [row.target for row in batch]
+        if memories == "none":
+            log_probs, right = task.without_memory(targets)
+        else:
+            shift = SHIFT if memories == "other" else 0
+            source = [rows[order[(start + k + shift) % len(order)]] for k in range(len(batch))]
+            log_probs, right = task.log_probs(_memories(compressor, source), targets)
+        nats -= log_probs.double().sum().item()
+        hits += int(right.sum())
+        tokens += len(log_probs)
+    return {"loss": nats / tokens, "accuracy": hits / tokens}
+
+
+def free_running(compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row]) -> dict:
+    """Greedy reconstructions of `rows`: the share that is exact, and the texts side by side.
+
+    Teacher-forced figures flatter: a first token gone wrong takes the rest with it.
+    """
+    if not rows:
+        return {"rows": 0, "exact": None, "examples": []}
+    with torch.no_grad():
+        prompts = [task.prompt(m, whole=True) for m in _memories(compressor, rows)]
+    longest = max(len(row.target) for row in rows)
+    texts = greedy_replies(task.llm, task.tokenizer, prompts, longest + 4)
+    wanted = ["\n".join(row.utterances) for row in rows]
+    examples = [{"original": w, "reconstructed": t} for w, t in zip(wanted, texts, strict=True)]
+    exact = sum(w.strip() == t.strip() for w, t in zip(wanted, texts, strict=True))
+    return {"rows": len(rows), "exact": exact / len(rows), "examples": examples}
+
+
+def _memories(compressor: MambaCompressor, rows: Sequence[Row]) -> list[Tensor]:
+    return compressor.memories([row.sources for row in rows])
+
+
+def _use_threads(settings: TrainingSettings) -> None:
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)

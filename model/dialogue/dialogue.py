@@ -1,0 +1,226 @@
+"""The dialogue model: an LLM that answers a sentence given its history, voice and face (paper, figure 1).
+
+Table 6 is its prompt: history as text or as one memory an utterance, then audio and video embeddings, then
+the sentence. Knows nothing of how any part was trained.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from model.compressor.compressor import MambaCompressor, load_compressor
+from model.dialogue.examples import DialogueExample
+from model.dialogue.settings import DialogueSettings
+from model.extractor.extractor import load_extractor
+from model.llm import Piece, body_and_head, chat_pieces, embed, greedy_replies, load_llm, token_ids
+from model.prompts import AUDIO, MEMORY, VIDEO, dialogue_prompt
+
+HistoryForm = Literal["text", "memory"]
+Memories = dict[tuple[str, ...], Tensor]
+"""History -> its memories [n_utterances, d]."""
+
+
+class EmotionEmbeddings(Protocol):
+    """What is asked of the audio-visual emotion extractor."""
+
+    def audio_embeddings(self, states: list[Tensor]) -> Tensor:
+        """[B, queries, d] of Whisper states [T_i, d_audio]."""
+        ...
+
+    def video_embeddings(self, tokens: list[Tensor]) -> Tensor:
+        """[B, queries, d] of frame tokens [T_i, d_video]."""
+        ...
+
+
+class DialogueModel:
+    """LLM (plain or peft), tokenizer, and the frozen parts whose output stands in its prompt.
+
+    `counts` says how many prompts were made, and how many utterances of history were too old to be in them.
+    """
+
+    def __init__(
+        self,
+        llm: nn.Module,
+        tokenizer,
+        history: HistoryForm,
+        compressor: MambaCompressor | None = None,
+        extractor: EmotionEmbeddings | None = None,
+        settings: DialogueSettings | None = None,
+    ):
+        if history == "memory" and compressor is None:
+            raise ValueError("dialogue: history as memories needs a compressor; give one, or history as text")
+        self.llm, self.tokenizer, self.history = llm, tokenizer, history
+        self.compressor, self.extractor = compressor, extractor
+        self.settings = settings or DialogueSettings()
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def use_audio_visual(self) -> bool:
+        """Whether audio and video of an example enter its prompt."""
+        return self.extractor is not None
+
+    def prompt(self, example: DialogueExample) -> Tensor:
+        """Input embeddings [T, d] of table 6 for an example, without gradient."""
+        return self.prompts([example])[0]
+
+    @torch.no_grad()
+    def prompts(self, examples: Sequence[DialogueExample]) -> list[Tensor]:
+        """Input embeddings [T_i, d] of each example."""
+        return [embed(self.llm, pieces) for pieces in self.pieces(examples)]
+
+    @torch.no_grad()
+    def pieces(
+        self, examples: Sequence[DialogueExample], memories: Memories | None = None
+    ) -> list[list[Piece]]:
+        """The prompt of each example as token ids and embeddings; `memories` saves computing them again.
+
+        A line without content is left out. ValueError names an example whose sentence alone fills the window.
+        """
+        if memories is None:
+            memories = self.memories([e.history for e in examples])
+        audio = self._audio(examples)
+        video = self._video(examples)
+        return [
+            self._pieces(example, memories.get(example.history), audio.get(i), video.get(i))
+            for i, example in enumerate(examples)
+        ]
+
+    def memories(self, histories: Sequence[tuple[str, ...]]) -> Memories:
+        """Memories of distinct histories; empty where the history is text.
+
+        A memory knows only what came before it, so a history that begins another needs no pass of its own:
+        all exchanges of a dialogue cost one.
+        """
+        if self.history == "text" or self.compressor is None:
+            return {}
+        ordered = sorted(set(histories) - {()})
+        longest = [h for h, after in zip(ordered, [*ordered[1:], ()], strict=True) if after[: len(h)] != h]
+        whole = dict(zip(longest, self.compressor.compress(longest), strict=True))
+        found, source = {}, ()
+        for history in reversed(ordered):
+            # In sorted order what a history begins comes right after it.
+            source = source if source[: len(history)] == history else history
+            found[history] = whole[source][: len(history)].to(self._dtype)
+        return found
+
+    def reply(self, examples: Sequence[DialogueExample], max_new_tokens: int | None = None) -> list[str]:
+        """Greedy replies, in the order of the examples."""
+        prompts = self.prompts(examples)
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        limit = max_new_tokens or self.settings.max_new_tokens
+        replies: dict[int, str] = {}
+        for start in range(0, len(order), self.settings.reply_batch_size):
+            rows = order[start : start + self.settings.reply_batch_size]
+            texts = greedy_replies(self.llm, self.tokenizer, [prompts[i] for i in rows], limit)
+            replies.update(zip(rows, texts, strict=True))
+        return [replies[i] for i in range(len(examples))]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.llm.get_input_embeddings().weight.dtype
+
+    def _audio(self, examples: Sequence[DialogueExample]) -> dict[int, Tensor]:
+        rows = [i for i, e in enumerate(examples) if e.audio is not None] if self.extractor else []
+        if not rows:
+            return {}
+        states = self.extractor.audio_embeddings([examples[i].audio for i in rows])
+        return dict(zip(rows, states.to(self._dtype), strict=True))
+
+    def _video(self, examples: Sequence[DialogueExample]) -> dict[int, Tensor]:
+        rows = [i for i, e in enumerate(examples) if e.video is not None] if self.extractor else []
+        if not rows:
+            return {}
+        tokens = self.extractor.video_embeddings([examples[i].video for i in rows])
+        return dict(zip(rows, tokens.to(self._dtype), strict=True))
+
+    def _pieces(
+        self, example: DialogueExample, memories: Tensor | None, audio: Tensor | None, video: Tensor | None
+    ) -> list[Piece]:
+        slots = {AUDIO: audio, VIDEO: video}
+        slots = {name: value for name, value in slots.items() if value is not None}
+
+        def pieces(history: str | None, memory: dict[str, Tensor]) -> list[Piece]:
+            text = dialogue_prompt(plain(example.sentence), history, audio is not None, video is not None)
+            return chat_pieces(self.tokenizer, text, {**memory, **slots})
+
+        bare = pieces(None, {})
+        kept = self._kept(example, sum(len(p) for p in bare))
+        self.counts["prompts"] += 1
+        self.counts["dropped_utterances"] += len(example.history) - kept
+        if not kept:
+            return bare
+        if self.history == "memory":
+            return pieces(MEMORY, {MEMORY: memories[-kept:]})
+        return pieces("\n".join(plain(utterance) for utterance in example.history[-kept:]), {})
+
+    def _kept(self, example: DialogueExample, bare: int) -> int:
+        """How many of the newest utterances of the history have room beside `bare` other tokens."""
+        window = getattr(body_and_head(self.llm)[0].config, "max_position_embeddings", None)
+        spare = 16  # the words "history:" and what a new line may do to the tokens beside it
+        room = float("inf") if window is None else window - bare - self.settings.max_new_tokens - spare
+        if room < 0:
+            raise ValueError(
+                f"dialogue: {example.key}: its prompt has {bare} tokens without history, too many for a window "
+                f"of {window}; shorten the sentence"
+            )
+        if self.history == "text":
+            room = min(room, self.settings.max_history_tokens)
+        kept = 0
+        for utterance in reversed(example.history[-self.settings.max_history_utterances :]):
+            if kept == self.settings.max_history_utterances:
+                break
+            size = 1 if self.history == "memory" else len(token_ids(self.tokenizer, utterance)) + 1
+            if size > room:
+                break
+            kept, room = kept + 1, room - size
+        return kept
+
+
+def plain(text: str) -> str:
+    """What people said, never taken for a placeholder of the prompt."""
+    for name in (MEMORY, AUDIO, VIDEO):
+        text = text.replace(name, name.strip("<>"))
+    return text
+
+
+def load_dialogue(
+    llm_folder: Path,
+    adapter: Path | None,
+    compressor: Path | None,
+    extractor: Path | None,
+    history: HistoryForm,
+    dtype: str = "bfloat16",
+    settings: DialogueSettings | None = None,
+    trainable: bool = False,
+) -> DialogueModel:
+    """A dialogue model from local folders; without `adapter`, the LLM as it is.
+
+    The adapter is merged into the LLM, which makes replies quicker, unless it is to be trained on.
+    """
+    llm, tokenizer = load_llm(llm_folder, dtype)
+    parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
+    if adapter is not None:
+        # The adapter computes in the LLM's dtype; training keeps fp32 masters of its own.
+        llm = PeftModel.from_pretrained(
+            llm, str(adapter), is_trainable=trainable, autocast_adapter_dtype=False
+        )
+        llm = llm.eval() if trainable else llm.merge_and_unload().eval()
+    return DialogueModel(llm, tokenizer, history, *parts, settings)
+
+
+def load_parts(
+    llm: nn.Module, tokenizer, compressor: Path | None, extractor: Path | None
+) -> tuple[MambaCompressor | None, EmotionEmbeddings | None]:
+    """Compressor and extractor, frozen, on the LLM's device; None where there is no folder."""
+    table = llm.get_input_embeddings().weight
+    return (
+        load_compressor(compressor, tokenizer, table) if compressor is not None else None,
+        load_extractor(extractor).to(table.device) if extractor is not None else None,
+    )

@@ -1,0 +1,27 @@
+"""Settings of emotion preference optimization. Imports no torch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from model.settings import TrainingSettings
+
+
+class EpoSettings(BaseModel, frozen=True, extra="forbid"):
+    """Paper, equations 1 and 2 and section 4.2. The adapter of the dialogue stage is trained on."""
+
+    beta: float = Field(2.0, gt=0, description="Scale of the reward, the mean log-likelihood of a reply.")
+    gamma: float = Field(
+        0.5, ge=0, description="Reward margin, in units of the reward (SimPO's ratio gamma/beta is 0.25)."
+    )
+    autoregressive_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the standard autoregressive loss on the true reply. Not in the paper.",
+    )
+    collapse_checks: int = Field(
+        2,
+        ge=1,
+        description="Held-out checks in a row with both rewards falling that count as collapse. Not in the paper.",
+    )
+    training: TrainingSettings = TrainingSettings(learning_rate=1e-6)

@@ -1,0 +1,163 @@
+"""Emotion preference optimization of a dialogue model that has been trained on dialogue (paper, section 3.4).
+
+The dialogue stage's adapter is trained on; compressor, extractor and base weights stay as they are. Knows
+nothing of where pairs come from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.adapter import save_adapter
+from model.dialogue.examples import DialogueExample, PreferenceExample
+from model.epo.loss import PairLogProbs, joined, pair_log_probs, total_loss
+from model.epo.settings import EpoSettings
+from model.llm import reply_ids
+from model.training import Progress, fit, seeded_order
+
+ADAPTER_MARK = "lora_"
+"""In the name of every adapter weight peft makes."""
+
+
+class PreferenceModel(Protocol):
+    """What is asked of the dialogue model: a peft LLM, its tokenizer, and the prompt of an example."""
+
+    llm: nn.Module
+    tokenizer: object
+
+    def prompt(self, example: DialogueExample) -> Tensor:
+        """Input embeddings [T, d]."""
+        ...
+
+
+def train_epo(
+    model: PreferenceModel,
+    pairs: Sequence[PreferenceExample],
+    heldout: Sequence[PreferenceExample],
+    settings: EpoSettings,
+    out: Path,
+    progress: Progress | None = None,
+) -> dict:
+    """Train the model's adapter in place, save it and report.json in `out`, and return the report.
+
+    The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
+    far reply length alone would rank the pairs, the flags `learned` and `collapsed`, and the history.
+    ValueError: no pairs, an empty reply, or a model without an adapter.
+    """
+    if not pairs or not heldout:
+        raise ValueError(
+            f"EPO: {len(pairs)} train and {len(heldout)} held-out pairs; both must have at least one"
+        )
+    if settings.training.threads is not None:
+        torch.set_num_threads(settings.training.threads)
+    adapter = {name: p for name, p in model.llm.named_parameters() if ADAPTER_MARK in name}
+    if not adapter:
+        raise ValueError("EPO: the dialogue model has no LoRA adapter; run the dialogue stage first")
+    # Without dropout: both replies of a pair must be judged by one and the same model.
+    model.llm.eval().requires_grad_(False)
+    for parameter in adapter.values():
+        parameter.requires_grad_(True)
+    kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]
+    learnt = Pairs(model, pairs)
+    checked = Pairs(model, [heldout[i] for i in sorted(kept)])
+
+    def loss(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+        return total_loss(
+            learnt.log_probs(rows), settings.beta, settings.gamma, settings.autoregressive_weight
+        )
+
+    history = fit(
+        adapter, learnt.lengths, loss, lambda: figures(checked, settings), settings.training, progress
+    )
+    before = history.heldout[0]
+    after = next(check for check in history.heldout if check["step"] == history.best_step)
+    report = {
+        "train_pairs": len(pairs),
+        "heldout_pairs": len(checked.prompts),
+        "heldout_before": before,
+        "heldout_after": after,
+        "length_accuracy": length_accuracy(checked),
+        "learned": after["epo"] < before["epo"] and after["margin"] > before["margin"],
+        "collapsed": has_collapsed(history.heldout, settings.collapse_checks),
+        "history": history.as_dict(),
+    }
+    save_adapter(model.llm, out)
+    draft = Path(out) / "report.json.tmp"
+    draft.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(draft, Path(out) / "report.json")
+    return report
+
+
+class Pairs:
+    """Preference pairs made ready: prompts [T_i, d] are embedded once, for they do not change in training.
+
+    They are held in host memory, about as large as the features the examples hold.
+    """
+
+    def __init__(self, model: PreferenceModel, examples: Sequence[PreferenceExample]):
+        for pair in examples:
+            if not pair.example.reply.strip() or not pair.counter_emotional.strip():
+                raise ValueError(
+                    f"EPO: pair {pair.example.key} has an empty reply; leave it out of the pairs"
+                )
+        self.llm = model.llm
+        with torch.no_grad():
+            self.prompts = [model.prompt(pair.example).cpu() for pair in examples]
+        self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in examples]
+        self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in examples]
+        self.lengths = [
+            len(p) + len(c) + len(r) for p, c, r in zip(self.prompts, self.chosen, self.rejected, strict=True)
+        ]
+        """Positions the LLM computes for each pair."""
+
+    def log_probs(self, rows: Sequence[int]) -> PairLogProbs:
+        """Both replies of the pairs numbered `rows`."""
+        return pair_log_probs(
+            self.llm,
+            [self.prompts[i] for i in rows],
+            [self.chosen[i] for i in rows],
+            [self.rejected[i] for i in rows],
+        )
+
+
+@torch.no_grad()
+def figures(pairs: Pairs, settings: EpoSettings) -> dict[str, float]:
+    """Loss and its parts over all pairs, as if they were one batch."""
+    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
+    size = settings.training.batch_size
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    whole = joined(
+        [pairs.log_probs(rows) for rows in batches],
+        [sum(len(pairs.chosen[i]) for i in rows) for rows in batches],
+    )
+    loss, logs = total_loss(whole, settings.beta, settings.gamma, settings.autoregressive_weight)
+    return {"loss": loss.item(), **logs}
+
+
+def length_accuracy(pairs: Pairs) -> float:
+    """Share of pairs that the better of two rules, "the longer is true" and "the shorter is", ranks right.
+
+    True replies are written by people and counter-emotional ones by the model: where length alone tells
+    them apart, a high accuracy says little of emotion. A tie counts half.
+    """
+    lengths = [(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
+    longer = sum((c > r) + 0.5 * (c == r) for c, r in lengths) / len(lengths)
+    return max(longer, 1 - longer)
+
+
+def has_collapsed(checks: Sequence[dict[str, float]], count: int) -> bool:
+    """Whether the rewards of both replies fell at `count` held-out checks in a row."""
+    falling = 0
+    for before, after in zip(checks, checks[1:], strict=False):
+        both = all(after[name] < before[name] for name in ("reward_chosen", "reward_rejected"))
+        falling = falling + 1 if both else 0
+        if falling >= count:
+            return True
+    return False

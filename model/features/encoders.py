@@ -1,0 +1,178 @@
+"""Frozen encoders: the sound of an utterance becomes Whisper states, its frames become image tokens.
+
+Paper, section 3.1: hidden states of the last layer of Whisper and CLIP. One clip at a time, so that a clip's
+states never depend on its neighbours. Knows nothing of files, datasets or emotions.
+"""
+
+from __future__ import annotations
+
+import json
+from math import isqrt
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel, WhisperFeatureExtractor, WhisperModel
+
+from model.zoo.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, EfficientNetLite0
+
+SAMPLE_RATE = 16_000
+SAMPLES_PER_STATE = 320
+"""Whisper: a mel frame is 160 samples, and the second convolution halves their number."""
+
+
+class FeatureError(ValueError):
+    """A clip or a weight folder that cannot be encoded; the message says what to do."""
+
+
+class AudioEncoder:
+    """Whisper's encoder behind its own log-mel front end."""
+
+    def __init__(self, encoder: nn.Module, mel: WhisperFeatureExtractor):
+        self.encoder, self.mel = encoder.eval().requires_grad_(False), mel
+
+    @classmethod
+    def load(cls, folder: Path) -> AudioEncoder:
+        """From a local Whisper folder. FeatureError where weights are missing."""
+        mel = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        return cls(_load(WhisperModel, folder).encoder, mel)
+
+    @property
+    def width(self) -> int:
+        return self.encoder.config.d_model
+
+    @torch.no_grad()
+    def states(self, samples: np.ndarray) -> Tensor:
+        """Last hidden states fp16 [ceil(n / 320), width] of mono samples float32 [n] at 16 kHz, 20 ms a state.
+
+        The encoder reads its whole 30 s window; the states of the padding are cut off.
+        FeatureError for an empty clip, one beyond the window, or samples that are no finite numbers.
+        """
+        samples = np.asarray(samples, dtype=np.float32)
+        if samples.ndim != 1 or not 0 < len(samples) <= self.mel.n_samples:
+            raise FeatureError(
+                f"audio of shape {samples.shape}; give 1 to {self.mel.n_samples} mono samples at 16 kHz"
+            )
+        if not np.isfinite(samples).all():
+            raise FeatureError("audio holds samples that are not finite; decode the clip again")
+        window = self.mel(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        weight = next(self.encoder.parameters())
+        hidden = self.encoder(window.to(weight)).last_hidden_state[0]
+        return _half(hidden[: -(-len(samples) // SAMPLES_PER_STATE)])
+
+
+class VideoEncoder(Protocol):
+    """What the pipeline asks of a frame encoder."""
+
+    width: int
+
+    def states(self, frames: np.ndarray) -> Tensor:
+        """Tokens fp16 [frames * T, width], frame by frame, of RGB frames uint8 [frames, side, side, 3]."""
+        ...
+
+
+class ClipEncoder:
+    """CLIP's vision tower: the class token and the patch tokens of every frame."""
+
+    def __init__(self, tower: nn.Module, mean: list[float], std: list[float], tokens_per_frame: int | None):
+        self.tower = tower.eval().requires_grad_(False)
+        self.mean, self.std, self.tokens_per_frame = mean, std, tokens_per_frame
+
+    @property
+    def width(self) -> int:
+        return self.tower.config.hidden_size
+
+    @torch.no_grad()
+    def states(self, frames: np.ndarray) -> Tensor:
+        weight = next(self.tower.parameters())
+        pixels = _pixels(frames, self.tower.config.image_size, self.mean, self.std).to(weight)
+        hidden = self.tower(pixel_values=pixels).last_hidden_state
+        tokens = torch.cat([hidden[:, :1], _averaged(hidden[:, 1:], self.tokens_per_frame)], dim=1)
+        return _half(tokens.flatten(0, 1))
+
+
+class EfficientNetEncoder:
+    """EfficientNet-Lite0's last feature map, the stand-in where CLIP's weights cannot be had."""
+
+    def __init__(self, network: EfficientNetLite0, tokens_per_frame: int | None):
+        self.network = network.eval().requires_grad_(False)
+        self.tokens_per_frame = tokens_per_frame
+
+    @property
+    def width(self) -> int:
+        return self.network.head.conv.out_channels
+
+    @torch.no_grad()
+    def states(self, frames: np.ndarray) -> Tensor:
+        pixels = _pixels(frames, IMAGE_SIZE, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3)
+        tokens = self.network(pixels.to(next(self.network.parameters())))
+        return _half(_averaged(tokens, self.tokens_per_frame).flatten(0, 1))
+
+
+def load_video_encoder(folder: Path, tokens_per_frame: int | None = None) -> VideoEncoder:
+    """The frame encoder that the folder's config.json names: CLIP or EfficientNet-Lite0.
+
+    tokens_per_frame: as FeatureSettings.video_tokens_per_frame. FeatureError for any other model.
+    """
+    folder = Path(folder)
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if model_type == "efficientnet-lite0":
+        return EfficientNetEncoder(EfficientNetLite0.from_folder(folder), tokens_per_frame)
+    if model_type in ("clip", "clip_vision_model"):
+        described = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        tower = _load(CLIPVisionModel, folder)
+        return ClipEncoder(tower, described["image_mean"], described["image_std"], tokens_per_frame)
+    raise FeatureError(
+        f"{folder}: model type {model_type!r} is no frame encoder; give CLIP or EfficientNet-Lite0"
+    )
+
+
+def _load(model_class, folder: Path) -> nn.Module:
+    """Strict in what the model needs; a checkpoint may hold more (CLIP's text tower, Whisper's head)."""
+    model, found = model_class.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    absent = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
+    if absent:
+        raise FeatureError(f"{folder}: weights lack {', '.join(absent[:3])}; resolve them again")
+    return model
+
+
+def _pixels(frames: np.ndarray, side: int, mean: list[float], std: list[float]) -> Tensor:
+    """Normalised pixels fp32 [frames, 3, side, side]; frames of another side are resized (bicubic)."""
+    frames = np.asarray(frames)
+    if (
+        frames.dtype != np.uint8
+        or frames.ndim != 4
+        or frames.shape[1] != frames.shape[2]
+        or frames.shape[3] != 3
+    ):
+        raise FeatureError(f"frames are {frames.dtype} {frames.shape}; give uint8 [frames, side, side, 3]")
+    if not len(frames):
+        raise FeatureError("a clip without frames; decode the clip again")
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    if pixels.shape[-1] != side:
+        pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True).clamp(0, 255)
+    shape = (1, 3, 1, 1)
+    return (pixels / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+
+
+def _averaged(tokens: Tensor, count: int | None) -> Tensor:
+    """Patch tokens [B, side * side, d] averaged over a square map to [B, count, d]; None keeps them."""
+    if count is None or count == tokens.shape[1]:
+        return tokens
+    side = isqrt(tokens.shape[1])
+    if count > tokens.shape[1]:
+        raise FeatureError(f"{count} tokens per frame wanted, but the encoder gives {tokens.shape[1]}")
+    square = tokens.transpose(1, 2).unflatten(2, (side, side))
+    return F.adaptive_avg_pool2d(square, isqrt(count)).flatten(2).transpose(1, 2)
+
+
+def _half(states: Tensor) -> Tensor:
+    if not torch.isfinite(states).all():
+        raise FeatureError("the encoder gave states that are not finite; check its weights")
+    limit = torch.finfo(torch.float16).max
+    return states.clamp(-limit, limit).to(device="cpu", dtype=torch.float16).contiguous()

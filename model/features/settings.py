@@ -1,0 +1,32 @@
+"""Settings of feature extraction. Knows nothing of clips or of who reads the features; imports no torch."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from pydantic import BaseModel, Field, field_validator
+
+
+class FeatureSettings(BaseModel, frozen=True, extra="forbid"):
+    """What becomes of an utterance's sound and picture (paper, sections 3.1 and 4.2)."""
+
+    audio_weights: str = Field("whisper-tiny", description="Weight name or folder of the audio encoder.")
+    video_weights: str = Field("clip-vit-b-32", description="Weight name or folder of the video encoder.")
+    frames: int = Field(8, ge=1, description="Randomly sampled frames of an utterance.")
+    video_tokens_per_frame: int | None = Field(
+        None,
+        ge=1,
+        description="Patch tokens of a frame are averaged over a square map to this many, a square number; "
+        "None keeps all (49), as the paper does. CLIP's class token stays beside them.",
+    )
+    max_seconds: float = Field(
+        30.0, gt=0, le=30, description="Longest utterance; Whisper's window. Not in the paper."
+    )
+    seed: int = Field(0, description="Draws the frames. Not in the paper.")
+
+    @field_validator("video_tokens_per_frame")
+    @classmethod
+    def _is_square(cls, tokens: int | None) -> int | None:
+        if tokens is not None and isqrt(tokens) ** 2 != tokens:
+            raise ValueError(f"video_tokens_per_frame is {tokens}; give a square number, such as 9")
+        return tokens

@@ -1,0 +1,79 @@
+"""What the engine process and its client say to each other: one JSON object per line.
+
+Client to worker: `EngineSettings`, then any number of `{"requests": [...]}`; the end of input ends the worker.
+Worker to client: `{"ready": {...}}`, then for each batch its rows `{"row": {...}}` as they finish and
+`{"done": n}`; `{"error": "..."}` before it gives up. Knows nothing of processes or of models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, TypedDict
+
+from model.generation.settings import Sampling
+
+FinishReason = Literal["stop", "length", "too_long"]
+
+
+class Message(TypedDict):
+    """One turn of a chat prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt. `key` comes back with the answer and has no influence on it; `seed` has."""
+
+    key: str
+    messages: tuple[Message, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer.
+
+    `finish_reason`: "stop" (the model ended its turn), "length" (it ran into max_new_tokens) or "too_long"
+    (prompt and answer do not fit max_model_len: nothing was generated, the text is empty). Token counts
+    include the chat template's and the end-of-turn token.
+    """
+
+    key: str
+    text: str
+    finish_reason: FinishReason
+    engine: str
+    prompt_tokens: int
+    new_tokens: int
+
+
+def request_seed(messages: Sequence[Message], sampling: Sampling) -> int:
+    """Seed of a row in [0, 2**63): a digest of what the model is shown and how it is sampled.
+
+    So it does not move with ids, order or batch, and rows that differ do not share their draws.
+    """
+    turns = [[message["role"], message["content"]] for message in messages]
+    canonical = json.dumps([turns, sampling.model_dump()], sort_keys=True, ensure_ascii=True)
+    return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big") >> 1
+
+
+def encode_requests(requests: Sequence[GenerationRequest]) -> str:
+    """A batch as one line."""
+    return json.dumps({"requests": [asdict(request) for request in requests]}) + "\n"
+
+
+def decode_requests(line: str) -> list[GenerationRequest]:
+    """The batch in a line that `encode_requests` wrote."""
+    return [
+        GenerationRequest(row["key"], tuple(row["messages"]), row["seed"])
+        for row in json.loads(line)["requests"]
+    ]
+
+
+def encode_row(row: Generation) -> str:
+    """A finished row as one line."""
+    return json.dumps({"row": asdict(row)}) + "\n"

@@ -1,0 +1,84 @@
+"""Settings of text generation: how to sample, and how to run the engine.
+
+Knows nothing of prompts or of what the text is for, and imports neither torch nor an engine.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+EngineKind = Literal["auto", "vllm", "transformers"]
+
+
+class Sampling(BaseModel, frozen=True, extra="forbid"):
+    """How the next token is drawn. Every field changes the text, so every field enters the rows' seeds."""
+
+    temperature: float = Field(0.8, ge=0, description="Not in the paper. 0 takes the likeliest token.")
+    top_p: float = Field(
+        0.95, gt=0, le=1, description="Not in the paper. Probability mass that is drawn from."
+    )
+    max_new_tokens: int = Field(64, ge=1, description="Not in the paper. Limit of one answer, in tokens.")
+    seed: int = Field(0, ge=0, description="Not in the paper. Another seed gives another draw of every row.")
+
+
+class EngineArgs(BaseModel, frozen=True, extra="forbid"):
+    """How the engine runs. None of this is in the paper; the defaults are those measured on a CPU.
+
+    On a GPU set `kv_cache_memory_bytes` to None (the engine then takes its share of the GPU's memory),
+    `enforce_eager` to False, and `threads` to None.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="Not in the paper. Golden tests use float32, where batching hardly rounds."
+    )
+    max_model_len: int = Field(1024, ge=1, description="Not in the paper. Prompt and answer, in tokens.")
+    max_num_batched_tokens: int = Field(
+        4096, ge=1, description="Not in the paper. vLLM: prompt tokens of one step; at least max_model_len."
+    )
+    max_num_seqs: int | None = Field(None, ge=1, description="Not in the paper. vLLM: rows decoded at once.")
+    enable_chunked_prefill: bool = Field(
+        False, description="Not in the paper. vLLM's CPU engine dies when a seeded row's prompt is split."
+    )
+    enable_prefix_caching: bool = Field(
+        True, description="Not in the paper. vLLM: encode what prompts share only once."
+    )
+    enforce_eager: bool = Field(True, description="Not in the paper. vLLM: no graph compilation.")
+    kv_cache_memory_bytes: int | None = Field(
+        1 << 28, ge=1, description="Not in the paper. vLLM on CPU would otherwise claim most of the memory."
+    )
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="Not in the paper. vLLM on GPU: share of its memory; None: vLLM's own."
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="Not in the paper. vLLM: GPUs that share the model."
+    )
+    batch_size: int = Field(32, ge=1, description="Not in the paper. transformers: rows decoded at once.")
+    threads: int | None = Field(
+        1, ge=1, description="Not in the paper. OpenMP threads of the child process; None: its own choice."
+    )
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_prompt(self) -> EngineArgs:
+        if self.max_num_batched_tokens < self.max_model_len:
+            raise ValueError(
+                f"max_num_batched_tokens {self.max_num_batched_tokens} is below max_model_len {self.max_model_len}:"
+                " a long prompt would be split, which seeded rows do not survive; raise the first or lower the second"
+            )
+        return self
+
+
+class EngineSettings(BaseModel, frozen=True, extra="forbid"):
+    """All that one engine process is told when it starts."""
+
+    model: str = Field(description="Local folder of the LLM: config, safetensors, tokenizer, chat template.")
+    engine: EngineKind = Field("auto", description="Not in the paper. auto: vLLM where it is installed.")
+    args: EngineArgs = EngineArgs()
+    sampling: Sampling = Sampling()
+    start_timeout_s: float = Field(900, gt=0, description="Not in the paper. Seconds to load the model.")
+    stall_timeout_s: float = Field(
+        1800,
+        gt=0,
+        description="Not in the paper. Seconds without a finished row before the engine counts as hung.",
+    )

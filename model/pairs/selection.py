@@ -1,0 +1,57 @@
+"""Choosing the counter-emotional reply among an exchange's candidates (paper sections 3.3 and 8).
+
+Works on cosines alone; knows nothing of how they were computed or where rows are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The least similar usable candidate of one exchange, or why there is none."""
+
+    index: int | None
+    cosine: float | None
+    reason: str
+    """"" when kept, else "no_usable_candidate" or "not_below_threshold"."""
+
+
+def choose(cosines: Sequence[float], usable: Sequence[bool], threshold: float) -> Choice:
+    """Least cosine among the usable ones, ties by order; kept when strictly below `threshold`."""
+    eligible = [i for i, good in enumerate(usable) if good]
+    if not eligible:
+        return Choice(None, None, "no_usable_candidate")
+    best = min(eligible, key=lambda i: (cosines[i], i))
+    kept = cosines[best] < threshold
+    return Choice(best if kept else None, cosines[best], "" if kept else "not_below_threshold")
+
+
+def equal_error_cosine(same: Sequence[float], different: Sequence[float]) -> float:
+    """The cosine t where the share of same-emotion pairs below t equals that of different-emotion ones above.
+
+    The midpoint of the two neighbouring cosines between which the two error rates cross.
+    """
+    same, different = np.sort(np.asarray(same)), np.sort(np.asarray(different))
+    points = np.unique(np.concatenate([same, different]))
+    missed = np.searchsorted(same, points, side="left") / len(same)
+    false = 1 - np.searchsorted(different, points, side="left") / len(different)
+    crossing = int(np.argmax(missed >= false))
+    return float((points[crossing] + points[max(0, crossing - 1)]) / 2)
+
+
+def threshold_in_force(
+    least: Sequence[float | None], threshold: float, fallback: str, least_share: float, equal_error: float | None
+) -> float:
+    """The paper's threshold, or the equal-error cosine where it keeps less than `least_share` of train.
+
+    least: each train exchange's least cosine, None where no candidate was usable.
+    """
+    kept = sum(c is not None and c < threshold for c in least)
+    if fallback == "none" or equal_error is None or kept >= least_share * len(least):
+        return threshold
+    return equal_error

@@ -1,0 +1,216 @@
+"""Reader of IEMOCAP: transcriptions, consensus labels, sentence wavs and dialogue avis.
+
+Knows nothing of decoding. The release has no official split; its utterances leave here without one.
+Source: the release's documentation; Busso et al., 2008.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storage.labels import target_emotion
+from storage.readers.common import Dialogues, RawDataset, by_depth, choose_copy, copies_note, read_text
+from storage.settings import DataSettings
+from storage.utterance import Reject, Utterance
+
+DATASET = "iemocap"
+DIALOGUE = r"(Ses0[1-5][FM]_[A-Za-z0-9_]+)"
+TRANSCRIPTION = re.compile(rf"((?:.*/)?Session[1-5])/dialog/transcriptions/{DIALOGUE}\.txt")
+# The folder itself only: Categorical/, Attribute/ and Self-evaluation/ repeat the ids in other formats.
+EVALUATION = re.compile(rf"((?:.*/)?Session[1-5])/dialog/EmoEvaluation/{DIALOGUE}\.txt")
+VIDEO = re.compile(rf"((?:.*/)?Session[1-5])/dialog/avi/(?:DivX/)?{DIALOGUE}\.avi")
+AUDIO = re.compile(rf"((?:.*/)?Session[1-5])/sentences/wav/{DIALOGUE}/([A-Za-z0-9_]+)\.wav")
+
+TURN_LINE = re.compile(
+    r"(?P<id>Ses0[1-5][FM]_\w+_[FM](?:\d{3}|XX\d+))\s+"
+    r"\[(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)\]:\s*(?P<text>.*)"
+)
+LABEL_LINE = re.compile(r"\[(\d+(?:\.\d+)?) - (\d+(?:\.\d+)?)\]\t(\S+)\t(\S+)\t\[.*\]")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One transcribed turn, before order gives it its number."""
+
+    utterance_id: str
+    start: float
+    end: float
+    text: str
+
+
+@dataclass
+class Session:
+    """The text of one session: turns in order and labels of each dialogue, and what was turned away."""
+
+    turns: dict[str, list[Line]] = field(default_factory=dict)
+    labels: dict[str, tuple[str, str]] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def claim(paths: list[str]) -> list[str]:
+    """Of all files under a root, those of IEMOCAP; none where there is no transcription."""
+    if not any(TRANSCRIPTION.fullmatch(p) for p in paths):
+        return []
+    return [p for p in paths if any(kind.fullmatch(p) for kind in (TRANSCRIPTION, EVALUATION, VIDEO, AUDIO))]
+
+
+def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
+    """Utterances of all sessions, split empty, turn = position in time order within the dialogue."""
+    result = Dialogues()
+    ignored: list[str] = []
+    audio, video = index_media(raw.files)
+    for copies in session_folders(raw.files):
+        session, others = choose_copy(
+            DATASET, copies, lambda folder: read_session(root, raw.files, folder), normalised_rows
+        )
+        ignored += others
+        result.rejects += session.rejects
+        for dialogue in sorted(session.turns):
+            result.utterances += build_dialogue(dialogue, session, audio, video, settings)
+    result.notes += copies_note(DATASET, ignored) + coverage_notes(result.utterances)
+    return result
+
+
+def session_folders(paths: tuple[str, ...]) -> list[list[str]]:
+    """For each session number in order, the folders that hold it (several: copies)."""
+    folders: dict[str, set[str]] = {}
+    for path in paths:
+        match = TRANSCRIPTION.fullmatch(path)
+        if match:
+            folders.setdefault(match[1].rpartition("/")[2], set()).add(match[1])
+    return [sorted(folders[name]) for name in sorted(folders)]
+
+
+def read_session(root: Path, paths: tuple[str, ...], folder: str) -> Session:
+    session = Session()
+    for path in paths:
+        match = TRANSCRIPTION.fullmatch(path)
+        if match and match[1] == folder:
+            session.turns[match[2]] = read_turns(root, path, match[2], session.rejects)
+    for path in paths:
+        match = EVALUATION.fullmatch(path)
+        if match and match[1] == folder:
+            read_labels(root, path, match[2], session)
+    return session
+
+
+def read_turns(root: Path, path: str, dialogue: str, rejects: list[Reject]) -> list[Line]:
+    """The turns of one transcription in conversation order: by (start, end), ties as in the file.
+
+    Lines without a numbered id of this dialogue (bare speaker lines, XX ids, which have neither label nor
+    wav) are rejected.
+    """
+    lines: list[Line] = []
+    seen: set[str] = set()
+    for number, line in enumerate(read_text(root, path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        match = TURN_LINE.fullmatch(line.strip())
+        reason = "junk_line" if match is None else turn_problem(match, dialogue, seen)
+        if reason:
+            rejects.append(Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}"))
+            continue
+        seen.add(match["id"])
+        lines.append(Line(match["id"], float(match["start"]), float(match["end"]), match["text"].strip()))
+    return sorted(lines, key=lambda turn: (turn.start, turn.end))
+
+
+def turn_problem(match: re.Match, dialogue: str, seen: set[str]) -> str:
+    owner, _, last = match["id"].rpartition("_")
+    if "XX" in last:
+        return "xx_id"
+    # Compared as a whole: Ses05M_script01_1 is a prefix of Ses05M_script01_1b.
+    if owner != dialogue:
+        return "foreign_id"
+    if match["id"] in seen:
+        return "duplicate"
+    return "" if match["text"].strip() else "empty_text"
+
+
+def read_labels(root: Path, path: str, dialogue: str, session: Session) -> None:
+    """Add the consensus labels of one file to the session. The file lists all F turns, then all M turns."""
+    known = {turn.utterance_id for turn in session.turns.get(dialogue, [])}
+    for number, line in enumerate(read_text(root, path).splitlines(), start=1):
+        where = f"{path} line {number}"
+        if not line.startswith("["):
+            continue  # header, blank line, or a vote below its summary line
+        match = LABEL_LINE.fullmatch(line.strip())
+        if match is None:
+            reason = "bad_label_line"
+        elif match[3] not in known:
+            reason = "label_without_text"
+        elif match[3] in session.labels:
+            reason = "duplicate_label"
+        else:
+            session.labels[match[3]] = (match[4], where)
+            continue
+        session.rejects.append(Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}"))
+
+
+def normalised_rows(session: Session) -> tuple:
+    labels = {utterance: label for utterance, (label, _) in session.labels.items()}
+    return session.turns, labels, sorted((r.dialogue_id, r.reason) for r in session.rejects)
+
+
+def index_media(paths: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """(utterance id -> wav, dialogue -> avi); of several files the shallowest."""
+    audio: dict[str, str] = {}
+    video: dict[str, str] = {}
+    for path in by_depth(paths):
+        if match := AUDIO.fullmatch(path):
+            audio.setdefault(match[3], path)
+        elif match := VIDEO.fullmatch(path):
+            video.setdefault(match[2], path)
+    return audio, video
+
+
+def build_dialogue(
+    dialogue: str, session: Session, audio: dict[str, str], video: dict[str, str], settings: DataSettings
+) -> list[Utterance]:
+    """Utterances of one dialogue.
+
+    The letter in the dialogue's name is the actor who wears the markers and sits on the left; who speaks
+    is the letter of the last token of the utterance id.
+    """
+    result = []
+    avi = video.get(dialogue)
+    for turn, line in enumerate(session.turns[dialogue]):
+        letter = line.utterance_id.rpartition("_")[2][0]
+        raw, where = session.labels.get(line.utterance_id, (None, ""))
+        result.append(
+            Utterance(
+                dataset=DATASET,
+                split="",
+                dialogue_id=dialogue,
+                turn=turn,
+                speaker=dialogue[:5] + letter,
+                text=line.text,
+                emotion=None if raw is None else target_emotion(DATASET, raw, where, settings.labels),
+                emotion_raw=raw,
+                video_path=avi,
+                audio_path=audio.get(line.utterance_id),
+                start=line.start if avi else None,
+                end=line.end if avi else None,
+                side=("left" if letter == dialogue[5] else "right") if avi else None,
+            )
+        )
+    return result
+
+
+def coverage_notes(utterances: list[Utterance]) -> list[str]:
+    notes = []
+    unlabelled = sum(u.emotion_raw is None for u in utterances)
+    if unlabelled:
+        notes.append(f"{DATASET}: {unlabelled} utterances without a consensus label line, kept as context")
+    for kind, missing in (
+        ("audio", sum(u.audio_path is None for u in utterances)),
+        ("video", sum(u.video_path is None for u in utterances)),
+    ):
+        if missing == len(utterances):
+            notes.append(f"{DATASET}: no {kind}")
+        elif missing:
+            notes.append(f"{DATASET}: {missing} utterances without {kind}")
+    return notes

@@ -1,0 +1,52 @@
+"""Settings of reading the raw releases.
+
+Plain pydantic models; knows nothing of how the settings are used.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+Emotion = Literal["angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise"]
+
+
+class LabelPolicy(BaseModel, frozen=True, extra="forbid"):
+    """Targets of the labels whose mapping is a choice. None: no target, the turn stays as context."""
+
+    iemocap_excited: Emotion | None = Field(
+        "happy", description="IEMOCAP `exc`; not in the paper: the usual merge with happiness"
+    )
+    iemocap_frustrated: Emotion | None = Field(
+        None, description="IEMOCAP `fru`; not in the paper: none of the seven emotions; some map it to angry"
+    )
+    ravdess_calm: Emotion | None = Field(
+        "neutral", description="RAVDESS `02`; not in the paper: calm is no emotion of recognition"
+    )
+    topical_chat_curious: Emotion | None = Field(
+        "neutral", description="Topical-Chat `Curious to dive deeper`; not in the paper"
+    )
+
+
+class DataSettings(BaseModel, frozen=True, extra="forbid"):
+    """What is read of each dataset, and how a dataset without official splits is split."""
+
+    dialogues: int | None = Field(
+        None,
+        ge=1,
+        description="Read the N dialogues of smallest seeded hash per dataset, each keeping its official split; "
+        "None reads all. Not in the paper",
+    )
+    seed: int = Field(0, description="Seed of the subset and of the splits; not in the paper")
+    bucket_rows: int = Field(500, ge=1, description="Rows aimed at per shard; not in the paper")
+    iemocap_test_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of IEMOCAP dialogues in test (section 4.1 splits it 90/10)"
+    )
+    validation_share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of the train dialogues that become dev where a release has none; not in the paper",
+    )
+    labels: LabelPolicy = LabelPolicy()

@@ -1,0 +1,39 @@
+"""Stages `compressor.pretrain` and `compressor.finetune`. Knows nothing of the method itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from model.compressor.settings import CompressorSettings
+from model.compressor.train import finetune, pretrain
+from model.zoo.resolve import resolve
+from storage.store import Ref
+from tasks.examples import read_dialogues, tagged
+from tasks.stages.stage import Weights, Workspace
+
+
+def pretrain_compressor(
+    utterances: list[Ref], settings: CompressorSettings, llm: Weights, work: Workspace
+) -> list[Ref]:
+    """Single utterances (section 3.2, first step). Output: the folder "compressor"."""
+    train = [line for d in _lines(work, utterances, "train") for line in d]
+    heldout = [line for d in _lines(work, utterances, "dev") for line in d]
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(resolve(llm.name), train, heldout, settings, Path(folder), work.progress)
+        return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
+
+
+def finetune_compressor(
+    utterances: list[Ref], compressor: Ref, settings: CompressorSettings, llm: Weights, work: Workspace
+) -> list[Ref]:
+    """Whole dialogues (section 3.2, second step). Output: the folder "compressor"."""
+    train, heldout = _lines(work, utterances, "train"), _lines(work, utterances, "dev")
+    start = work.store.folder(compressor)
+    with tempfile.TemporaryDirectory() as folder:
+        finetune(resolve(llm.name), start, train, heldout, settings, Path(folder), work.progress)
+        return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
+
+
+def _lines(work: Workspace, utterances: list[Ref], split: str) -> list[tuple[str, ...]]:
+    return [tagged(dialogue) for dialogue in read_dialogues(work.store, utterances, split).values()]

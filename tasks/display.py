@@ -1,0 +1,77 @@
+"""What a run shows in the terminal: a line per item with its reason, and a bar while it works.
+
+Knows nothing of Prefect or of how items are run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tasks.stages.planner import StagePlan
+
+LINE_EVERY_S = 30.0
+
+
+class Display:
+    """One per run, used from several threads. Without a terminal it prints a line now and then."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(stderr=True)
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self.bars = Progress(*columns, console=self.console, transient=True)
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bars.stop()
+
+    @contextmanager
+    def item(self, name: str, why: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+        """Show one item while it runs; yields whom to tell of progress."""
+        started = time.monotonic()
+        self.console.print(f"[bold]{_escape(name)}[/] [dim]{_escape(_short(why))}[/]")
+        bar = self.bars.add_task(name, total=None, figures="")
+        told = started
+
+        def progress(step: int, steps: int, figures: dict[str, float]) -> None:
+            nonlocal told
+            text = " ".join(f"{key} {value:.3f}" for key, value in figures.items() if key != "step")
+            self.bars.update(bar, completed=step, total=steps, figures=text)
+            if not self.console.is_terminal and time.monotonic() - told > LINE_EVERY_S:
+                told = time.monotonic()
+                self.console.print(f"  {_escape(name)}: {step} of {steps} {text}")
+
+        try:
+            yield progress
+        finally:
+            self.bars.remove_task(bar)
+        self.console.print(f"  [green]done[/] {_escape(name)} in {time.monotonic() - started:.0f} s")
+
+    def settled(self, plan: StagePlan) -> None:
+        """A stage that is complete, whether it ran, was reused, or had nothing to do."""
+        if plan.state == "not run":
+            self.console.print(f"[yellow]{plan.stage.name}: not run: {_escape(plan.reason)}[/]")
+        elif not plan.stale:
+            self.console.print(f"[dim]{plan.stage.name}: {len(plan.items)} items reused[/]")
+
+
+def _short(text: str, width: int = 150) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,24 @@
+"""Stage `extractor`: labelled clips -> the audio-visual emotion extractor. Knows nothing of the method itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from model.extractor.settings import ExtractorSettings
+from model.extractor.train import train_extractor
+from model.zoo.resolve import resolve
+from storage.store import Ref
+from tasks.examples import emotion_examples
+from tasks.stages.stage import Weights, Workspace
+
+
+def fit_extractor(
+    utterances: list[Ref], features: list[Ref], settings: ExtractorSettings, llm: Weights, work: Workspace
+) -> list[Ref]:
+    """Train on train, choose on dev, report recognition on test beside it. Output: the folder "extractor"."""
+    train = emotion_examples(work.store, utterances, features, "train")
+    heldout = emotion_examples(work.store, utterances, features, "dev")
+    with tempfile.TemporaryDirectory() as folder:
+        train_extractor(resolve(llm.name), train, heldout, settings, Path(folder), work.progress)
+        return [work.store.put_tree("extractor", Path(folder), rows=len(train))]

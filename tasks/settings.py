@@ -1,0 +1,165 @@
+"""All settings of a run in one place: the paper's values as defaults, profiles and single values over them.
+
+A profile is a TOML file under deployments/profiles that says only what it changes. Knows nothing of what any
+setting does; imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+
+from model.dialogue.settings import DialogueSettings
+from pydantic import BaseModel, Field, ValidationError
+
+from model.candidates.settings import CandidateSettings
+from model.compressor.settings import CompressorSettings
+from model.epo.settings import EpoSettings
+from model.extractor.settings import ExtractorSettings
+from model.features.settings import FeatureSettings
+from model.pairs.settings import PairSettings
+from model.scorer.settings import ScorerSettings
+from storage.errors import InputError
+from storage.settings import DataSettings
+
+PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
+
+
+class LLMSettings(BaseModel, frozen=True, extra="forbid"):
+    """The chatbot's language model, which also writes the candidates (section 3.3)."""
+
+    weights: str = Field("qwen2.5-7b-instruct", description="Name in the catalogue, or a local folder.")
+
+
+class ReplySettings(BaseModel, frozen=True, extra="forbid"):
+    """Greedy replies of each rung on the test split."""
+
+    exchanges: int | None = Field(
+        None, ge=1, description="Test exchanges a rung, spread over the datasets; None takes all."
+    )
+    max_new_tokens: int = Field(64, ge=1, description="Longest reply. Not in the paper.")
+    batch_size: int = Field(16, ge=1, description="Replies written at once. Not in the paper.")
+    seed: int = Field(0, description="Chooses the test exchanges. Not in the paper.")
+
+
+class MetricSettings(BaseModel, frozen=True, extra="forbid"):
+    """The figures of tables 1 and 2 (section 4.4)."""
+
+    bertscore_weights: str = Field("roberta-large", description="The paper names none; bert-score's default.")
+    bertscore_layer: int = Field(17, ge=1, description="Layer of its hidden states; bert-score's default.")
+    second_scorer: str = Field(
+        "goemotions-minilm", description="Scorer that took no part in selection. Not in the paper."
+    )
+    seed: int = Field(0, description="Draws the bootstrap samples of the intervals. Not in the paper.")
+
+
+class RunSettings(BaseModel, frozen=True, extra="forbid"):
+    """How work is spread over the machine. Changes no result."""
+
+    parallel: int = Field(1, ge=1, description="Items that run at once.")
+    feature_workers: int = Field(1, ge=1, description="Processes that extract features.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of a stage's process; None: torch's own."
+    )
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """Every setting of a run. A bare `Settings()` is the paper."""
+
+    data: DataSettings = DataSettings()
+    features: FeatureSettings = FeatureSettings()
+    llm: LLMSettings = LLMSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    scorer: ScorerSettings = ScorerSettings()
+    pairs: PairSettings = PairSettings()
+    extractor: ExtractorSettings = ExtractorSettings()
+    compressor: CompressorSettings = CompressorSettings()
+    dialogue: DialogueSettings = DialogueSettings()
+    epo: EpoSettings = EpoSettings()
+    replies: ReplySettings = ReplySettings()
+    metrics: MetricSettings = MetricSettings()
+    run: RunSettings = RunSettings()
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+
+
+def load_settings(profile: str, changes: list[str] | tuple[str, ...] = ()) -> Settings:
+    """Defaults, then the profile (a name or a TOML file), then "a.b=value" changes; later ones win.
+
+    Raises InputError naming the setting that is unknown or out of range.
+    """
+    values = _read_profile(profile)
+    for change in changes:
+        _set(values, change)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, profile)) from None
+
+
+def _read_profile(profile: str) -> dict:
+    path = PROFILES / f"{profile}.toml"
+    if not path.is_file():
+        path = Path(profile)
+    if not path.is_file():
+        raise InputError(f"no profile {profile!r}: give one of {', '.join(profile_names())}, or a TOML file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not TOML: {error}") from None
+
+
+def _set(values: dict, change: str) -> None:
+    name, equals, text = change.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"--set {change!r}: write it as name=value, for example data.dialogues=40")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    *groups, last = name.strip().split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {change!r}: {group} is a value, not a group of settings")
+    values[last] = value
+
+
+def weight_names(settings: Settings) -> dict[str, str]:
+    """Role -> weight name, of every pretrained weight a run reads."""
+    names = {
+        "LLM": settings.llm.weights,
+        "audio encoder": settings.features.audio_weights,
+        "video encoder": settings.features.video_weights,
+        "compressor": settings.compressor.weights,
+        "emotion scorer": settings.scorer.weights,
+        "second emotion scorer": settings.metrics.second_scorer,
+        "BERTScore": settings.metrics.bertscore_weights,
+    }
+    return {role: name for role, name in names.items() if name}
+
+
+def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Every setting's dotted name."""
+    names = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += setting_names(inner, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def _explain(error: ValidationError, profile: str) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, setting_names(), n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"unknown setting {name} (profile {profile}){hint}"
+    return f"setting {name}: {first['msg']}, got {first['input']!r} (profile {profile})"

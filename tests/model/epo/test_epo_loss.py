@@ -1,0 +1,170 @@
+"""EPO's loss against TRL's own CPOTrainer code, against separate forwards, and against a hand calculation."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from model.branches import attention_mask, branched_log_probs, plan_layout
+from model.epo.loss import epo_loss, joined, pair_log_probs, total_loss
+from model.llm import prefix_cache, reply_log_probs
+
+BETA, GAMMA, WEIGHT = 2.0, 0.5, 1.0
+
+
+def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def random_ids(lengths, seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, 97, (n,), generator=generator) for n in lengths]
+
+
+PROMPTS = random_ids([7, 1, 30, 12], 1)
+CHOSEN = random_ids([5, 1, 2, 40], 2)
+REJECTED = random_ids([1, 9, 33, 3], 3)
+
+
+def ours(llm) -> torch.Tensor:
+    prompts = [llm.get_input_embeddings()(p) for p in PROMPTS]
+    return total_loss(pair_log_probs(llm, prompts, CHOSEN, REJECTED), BETA, GAMMA, WEIGHT)[0]
+
+
+def trl_batch(replies, name: str) -> dict[str, torch.Tensor]:
+    rows = [torch.cat(pair) for pair in zip(PROMPTS, replies, strict=True)]
+    labels = [torch.cat([torch.full_like(p, -100), r]) for p, r in zip(PROMPTS, replies, strict=True)]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        f"{name}_input_ids": pad(rows, True, 2),
+        f"{name}_attention_mask": pad([torch.ones_like(r) for r in rows], True, 0),
+        f"{name}_labels": pad(labels, True, -100),
+    }
+
+
+def trl_loss(llm) -> torch.Tensor:
+    """TRL's own methods on a stand-in that carries the settings they read."""
+    trainer = pytest.importorskip("trl.experimental.cpo").CPOTrainer
+    stand_in = SimpleNamespace(
+        alpha=0.0,
+        loss_type="simpo",
+        simpo_gamma=GAMMA,
+        beta=BETA,
+        cpo_alpha=WEIGHT,
+        label_smoothing=0.0,
+        is_encoder_decoder=False,
+        aux_loss_enabled=False,
+        pad_token_id=2,
+        accelerator=SimpleNamespace(device=torch.device("cpu")),
+        concatenated_inputs=trainer.concatenated_inputs,
+        get_batch_logps=trainer.get_batch_logps,
+    )
+    batch = {**trl_batch(CHOSEN, "chosen"), **trl_batch(REJECTED, "rejected")}
+    chosen, rejected, _, _, nll = trainer.concatenated_forward(stand_in, llm, batch)
+    losses, _, _ = trainer.cpo_loss(stand_in, chosen, rejected)
+    return losses.mean() + stand_in.cpo_alpha * nll
+
+
+def gradients(llm, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    llm.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in llm.named_parameters()}
+
+
+def test_value_and_every_gradient_equal_trl():
+    llm = tiny_llama()
+    mine, theirs = ours(llm), trl_loss(llm)
+    assert mine.item() == pytest.approx(theirs.item(), rel=1e-5)
+    mine_by_name, theirs_by_name = gradients(llm, mine), gradients(llm, theirs)
+    for name, theirs_gradient in theirs_by_name.items():
+        assert torch.allclose(
+            mine_by_name[name], theirs_gradient, rtol=1e-5, atol=1e-5 * theirs_gradient.abs().max()
+        ), name
+
+
+def test_hand_calculation():
+    chosen = torch.tensor([-1.0, -3.0])
+    rejected = torch.tensor([-1.5, -0.5])
+    losses, reward_chosen, reward_rejected = epo_loss(chosen, rejected, 2.0, 0.5)
+    assert losses.tolist() == pytest.approx([math.log1p(math.exp(-0.5)), math.log1p(math.exp(5.5))])
+    assert reward_chosen.tolist() == [-2.0, -6.0]
+    assert reward_rejected.tolist() == [-3.0, -1.0]
+
+
+def test_gamma_is_absolute():
+    """A margin of exactly gamma costs log 2 whatever beta is."""
+    for beta in (0.5, 2.0, 10.0):
+        losses, _, _ = epo_loss(torch.tensor([0.5 / beta]), torch.tensor([0.0]), beta, 0.5)
+        assert losses.item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_equal_replies_share_no_information():
+    """The second of two equal replies must score as the first: it sees the prompt alone."""
+    llm = tiny_llama()
+    prompts = [llm.get_input_embeddings()(p) for p in PROMPTS]
+    pairs = pair_log_probs(llm, prompts, CHOSEN, CHOSEN)
+    assert torch.allclose(pairs.chosen, pairs.rejected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_branches_equal_one_forward_per_reply_with_and_without_prefix():
+    llm = tiny_llama(1)
+    replies = [random_ids([3, 1, 8], 10 + i) for i in range(len(PROMPTS))]
+    prompts = [llm.get_input_embeddings()(p) for p in PROMPTS]
+    start = random_ids([6], 9)[0]
+    prefix = prefix_cache(llm, start)
+    for cached in (None, prefix):
+        log_probs, owner = branched_log_probs(llm, prompts, replies, cached)
+        for number, (row, branch) in enumerate((i, k) for i in range(len(PROMPTS)) for k in range(3)):
+            alone, _ = reply_log_probs(llm, [prompts[row]], [replies[row][branch]], cached)
+            assert torch.allclose(log_probs[owner == number], alone, atol=1e-5)
+    whole = [torch.cat([llm.get_input_embeddings()(start), p]) for p in prompts]
+    assert torch.allclose(branched_log_probs(llm, whole, replies)[0], log_probs, atol=1e-5)
+
+
+def test_mask_by_hand():
+    """Prompt of 2, replies of 2 and 1, then one padding column; one token cached before all."""
+    layout = plan_layout([2, 3], [[2, 1], [2, 1]], start=1)
+    assert layout.positions[0].tolist() == [1, 2, 3, 4, 3, 0]
+    seen = (attention_mask(layout.segments, 1, torch.float32)[0, 0] == 0).int().tolist()
+    assert seen == [
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0, 1, 0],
+        [1, 1, 1, 0, 0, 0, 1],
+    ]
+
+
+def test_empty_reply_and_prompt_are_refused():
+    llm = tiny_llama()
+    prompt, none = llm.get_input_embeddings()(PROMPTS[0]), torch.tensor([], dtype=torch.long)
+    with pytest.raises(ValueError, match="reply 2 to prompt 0 is empty"):
+        pair_log_probs(llm, [prompt], [CHOSEN[0]], [none])
+    with pytest.raises(ValueError, match="prompt 0 is empty"):
+        pair_log_probs(llm, [prompt[:0]], [CHOSEN[0]], [REJECTED[0]])
+
+
+@torch.no_grad()
+def test_joined_batches_equal_one_batch():
+    llm = tiny_llama()
+    prompts = [llm.get_input_embeddings()(p) for p in PROMPTS]
+    whole = pair_log_probs(llm, prompts, CHOSEN, REJECTED)
+    parts = [pair_log_probs(llm, prompts[s], CHOSEN[s], REJECTED[s]) for s in (slice(0, 1), slice(1, 4))]
+    tokens = [len(CHOSEN[0]), sum(len(c) for c in CHOSEN[1:])]
+    again = joined(parts, tokens)
+    assert torch.allclose(whole.chosen, again.chosen, atol=1e-5)
+    assert again.chosen_token_mean.item() == pytest.approx(whole.chosen_token_mean.item(), rel=1e-5)

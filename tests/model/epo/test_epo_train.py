@@ -1,0 +1,97 @@
+"""EPO training on a tiny dialogue model: it ranks pairs, leaves the base alone, and repeats itself."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from model.dialogue.examples import DialogueExample, PreferenceExample
+from model.epo.settings import EpoSettings
+from model.epo.train import has_collapsed, train_epo
+from model.llm import chat_pieces, embed, load_llm
+from model.settings import TrainingSettings
+from model.zoo.resolve import resolve
+
+SETTINGS = EpoSettings(
+    training=TrainingSettings(learning_rate=5e-3, batch_size=4, epochs=6, dtype="float32", evaluations=2)
+)
+
+
+class TinyDialogue:
+    """Sentence in, prompt out: all that EPO asks of a dialogue model."""
+
+    def __init__(self):
+        llm, self.tokenizer = load_llm(resolve("tiny-llm"), "float32")
+        torch.manual_seed(0)
+        self.llm = get_peft_model(
+            llm, LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj", "q_proj", "o_proj"])
+        )
+
+    def prompt(self, example):
+        return embed(self.llm, chat_pieces(self.tokenizer, example.sentence, {}))
+
+
+def pairs(count: int) -> list[PreferenceExample]:
+    words = ("cat", "dog", "train", "letter", "party", "storm")
+    return [
+        PreferenceExample(
+            DialogueExample(
+                f"k{i}", (), f"I lost the {words[i % 6]}.", f"I am sorry about the {words[i % 6]}."
+            ),
+            "Ha, what a fool.",
+        )
+        for i in range(count)
+    ]
+
+
+def test_training_ranks_pairs_and_changes_the_adapter_alone(tmp_path):
+    model = TinyDialogue()
+    before = {name: p.detach().clone() for name, p in model.llm.named_parameters()}
+    report = train_epo(model, pairs(12), pairs(6), SETTINGS, tmp_path)
+    assert report["learned"] and not report["collapsed"]
+    assert report["heldout_after"]["margin"] > report["heldout_before"]["margin"]
+    assert report["heldout_after"]["accuracy"] == 1.0
+    changed = {name for name, p in model.llm.named_parameters() if not torch.equal(before[name], p)}
+    assert changed and all("lora_" in name for name in changed)
+    assert json.loads((tmp_path / "report.json").read_text())["train_pairs"] == 12
+
+    base, _ = load_llm(resolve("tiny-llm"), "float32")
+    again = PeftModel.from_pretrained(base, tmp_path)
+    prompt = model.prompt(pairs(1)[0].example)[None]
+    assert torch.allclose(again(inputs_embeds=prompt).logits, model.llm(inputs_embeds=prompt).logits)
+
+
+def test_same_seed_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        train_epo(TinyDialogue(), pairs(8), pairs(4), SETTINGS, tmp_path / name)
+    files = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors", "report.json"]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_length_alone_is_reported(tmp_path):
+    report = train_epo(TinyDialogue(), pairs(4), pairs(4), SETTINGS, tmp_path)
+    assert report["length_accuracy"] == 1.0  # every true reply is longer here
+
+
+def test_bad_input_is_refused(tmp_path):
+    model = TinyDialogue()
+    empty = PreferenceExample(pairs(1)[0].example, "  ")
+    with pytest.raises(ValueError, match="pair k0 has an empty reply"):
+        train_epo(model, [empty], pairs(1), SETTINGS, tmp_path)
+    with pytest.raises(ValueError, match="0 train"):
+        train_epo(model, [], pairs(1), SETTINGS, tmp_path)
+    model.llm = model.llm.unload()
+    with pytest.raises(ValueError, match="no LoRA adapter"):
+        train_epo(model, pairs(1), pairs(1), SETTINGS, tmp_path)
+
+
+def test_collapse_is_both_rewards_falling_in_a_row():
+    def checks(*rewards):
+        return [{"reward_chosen": c, "reward_rejected": r} for c, r in rewards]
+
+    assert has_collapsed(checks((-1, -1), (-2, -2), (-3, -3)), 2)
+    assert not has_collapsed(checks((-1, -1), (-2, -2), (-1.5, -3), (-2, -4)), 2)
+    assert not has_collapsed(checks((-1, -1), (-2, -2)), 2)

@@ -1,0 +1,29 @@
+"""Exchanges and roles against dialogues cut by hand."""
+
+from storage.exchanges import cut_exchanges, roles
+from storage.utterance import Utterance
+
+
+def say(turn, speaker, dialogue="d", split="train"):
+    return Utterance("meld", split, dialogue, turn, speaker, f"{speaker}{turn}", "happy", "joy")
+
+
+def test_pairs_gaps_and_same_speaker():
+    turns = [say(0, "A"), say(1, "B"), say(2, "B"), say(3, "A"), say(5, "B"), say(7, "B"), say(8, "C")]
+    exchanges, fallen = cut_exchanges(reversed(turns))
+    assert [(e.turn, e.sentence, e.reply) for e in exchanges] == [
+        (0, "A0", "B1"), (2, "B2", "A3"), (7, "B7", "C8"),
+    ]  # fmt: skip
+    assert fallen == {"same_speaker": 2, "gap": 1}
+    assert (exchanges[0].sentence_speaker, exchanges[0].reply_speaker) == ("A", "B")
+
+
+def test_dialogues_and_splits_do_not_mix():
+    exchanges, fallen = cut_exchanges([say(0, "A"), say(1, "B", dialogue="e"), say(1, "B", split="dev")])
+    assert exchanges == [] and not fallen
+
+
+def test_roles_by_order_of_appearance():
+    assert roles([say(3, "C"), say(1, "B"), say(0, "A"), say(2, "A"), say(4, "D")]) == {
+        "A": "gpt", "B": "human", "C": "human2", "D": "human3",
+    }  # fmt: skip

@@ -1,0 +1,137 @@
+"""MultiDialog: small trees in the layout of the release."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from storage.filestat import content_digest
+from storage.readers.find import RawDataError, find_datasets, read_dataset, source_files
+from storage.settings import DataSettings
+
+FIRST = "t_ffa55df6-114d-4b36-87a1-7af6b8b63d9b"
+SECOND = "t_152ee99a-fec0-4d37-987a-b1510a9770e5"
+
+
+def new_row(conversation, turn, letter, text, emotion="Neutral", split="train"):
+    name = f"{conversation}/{conversation}_{turn}{letter}.wav"
+    role = "gpt" if turn % 2 == 0 else "human"
+    return {
+        "file_name": name, "conv_id": conversation, "utterance_id": turn, "from": role, "value": text,
+        "emotion": emotion, "original_full_path": f"data/{split}/{name}",
+    }  # fmt: skip
+
+
+def old_row(conversation, turn, letter, text, emotion="Neutral"):
+    role = "gpt" if turn % 2 == 0 else "human"
+    path = f"/home/x/{conversation}/{conversation}_{turn}{letter}.wav"
+    return {"id": conversation, "utterance": str(turn), "from": role, "value": text, "emotion": emotion, "audpath": path}  # fmt: skip
+
+
+def write_split(root, split, rows, part=0):
+    path = root / "metadata" / split / f"{split}_metadata_{part:04}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+
+
+def touch(path, content=b"media"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def read_all(root, **settings):
+    (raw,) = find_datasets(root)
+    return read_dataset(raw, root, DataSettings(**settings), content_digest)
+
+
+def test_both_key_generations_give_the_same_utterances(tmp_path):
+    turns = [(0, "i", "Hi!", "Happy"), (1, "k", "Hello.", "Surprising"), (3, "k", "A gap before me.", "Fear")]
+    for name, make in (("new", new_row), ("old", old_row)):
+        write_split(tmp_path / name, "train", [make(FIRST, *turn) for turn in turns])
+    new, old = (read_all(tmp_path / name) for name in ("new", "old"))
+    assert new.utterances == old.utterances
+    assert [(u.turn, u.speaker, u.text, u.emotion) for u in new.utterances] == [
+        (0, "i", "Hi!", "happy"), (1, "k", "Hello.", "surprise"), (3, "k", "A gap before me.", "fearful"),
+    ]  # fmt: skip
+    assert new.utterances[0].emotion_raw == "Happy"
+
+
+def test_train_and_test_freq_alone(tmp_path):
+    conversations = [f"t_{n:08}-114d-4b36-87a1-7af6b8b63d9b" for n in range(20)]
+    write_split(tmp_path, "train", [new_row(c, 0, "a", "Hi.") for c in conversations[:10]])
+    write_split(tmp_path, "train", [new_row(c, 0, "a", "Hi.") for c in conversations[10:]], part=1)
+    write_split(tmp_path, "test_freq", [new_row(FIRST, 0, "a", "Hi.")])
+    write_split(tmp_path, "valid_freq", [new_row(SECOND, t, "a", "Hi.") for t in range(3)])
+    result = read_all(tmp_path)
+    assert Counter(u.split for u in result.utterances) == {"train": 18, "dev": 2, "test": 1}
+    assert any("valid_freq left out (3 rows)" in note for note in result.notes)
+    assert all(u.dialogue_id != SECOND for u in result.utterances)
+
+
+def test_media_by_name(tmp_path):
+    write_split(tmp_path, "train", [new_row(FIRST, t, "ik"[t % 2], f"Turn {t}.") for t in range(3)])
+    # Audio shards do not pair with metadata shards, so the folder above the conversation says nothing.
+    touch(tmp_path / f"data/train/{FIRST}/{FIRST}_0i.wav")
+    touch(tmp_path / f"data/train/{FIRST}/{FIRST}_1k.wav")
+    touch(tmp_path / f"Videos_from_drive/{FIRST}_1k.mp4")
+    touch(tmp_path / f"Videos_from_drive/{FIRST}_2i.mp4")
+    touch(tmp_path / f"Videos_from_drive/{SECOND}.mp4")
+    result = read_all(tmp_path)
+    wav = f"data/train/{FIRST}/{FIRST}_"
+    mp4 = f"Videos_from_drive/{FIRST}_"
+    assert [(u.audio_path, u.video_path) for u in result.utterances] == [
+        (f"{wav}0i.wav", None), (f"{wav}1k.wav", f"{mp4}1k.mp4"), (f"{mp4}2i.mp4", f"{mp4}2i.mp4"),
+    ]  # fmt: skip
+    assert any("1 videos of whole conversations" in note for note in result.notes)
+    (raw,) = find_datasets(tmp_path)
+    assert len(source_files(raw, tmp_path)) == 6
+
+
+def test_archives_still_packed(tmp_path):
+    write_split(tmp_path, "train", [new_row(FIRST, 0, "i", "Hi.")])
+    touch(tmp_path / "data/train/train_chunks_0000.tar.gz")
+    with pytest.raises(RawDataError, match=r"train_chunks_0000\.tar\.gz is still packed.*unpack"):
+        find_datasets(tmp_path)
+
+
+def test_text_only(tmp_path):
+    write_split(tmp_path, "train", [new_row(FIRST, 0, "i", "Hi.")])
+    (utterance,) = read_all(tmp_path).utterances
+    assert utterance.audio_path is None and utterance.media_digest is None
+
+
+def test_roles_stand_in_where_no_letter_is_known(tmp_path):
+    rows = [new_row(FIRST, t, "i", "Hi.") for t in range(2)]
+    for row in rows:
+        del row["file_name"], row["original_full_path"]
+    write_split(tmp_path, "train", rows)
+    assert [u.speaker for u in read_all(tmp_path).utterances] == ["gpt", "human"]
+    for turn, letter in ((0, "c"), (1, "d")):
+        touch(tmp_path / f"data/train/{FIRST}/{FIRST}_{turn}{letter}.wav")
+    assert [u.speaker for u in read_all(tmp_path).utterances] == ["c", "d"]
+
+
+def test_bad_lines_are_rejected_by_name(tmp_path):
+    good = new_row(FIRST, 0, "i", "Hi.")
+    lines = [good, "{broken", good, {"conv_id": FIRST, "utterance_id": 4}, new_row(FIRST, 1, "k", " ")]
+    write_split(tmp_path, "train", lines)
+    result = read_all(tmp_path)
+    assert len(result.utterances) == 1
+    assert Counter(r.reason for r in result.rejects) == {"bad_row": 2, "duplicate": 1, "empty_text": 1}
+    assert any("line 4: keys missing: value, emotion" in r.detail for r in result.rejects)
+
+
+def test_a_file_without_turns_is_an_error(tmp_path):
+    write_split(tmp_path, "train", [{"turn_id": 0}])
+    with pytest.raises(RawDataError, match="keys missing: conv_id or id"):
+        read_all(tmp_path)
+
+
+def test_copies(tmp_path):
+    rows = [new_row(FIRST, 0, "i", "Hi.")]
+    write_split(tmp_path, "train", rows)
+    write_split(tmp_path / "backup", "train", rows)
+    assert any("backup/metadata/train" in note for note in read_all(tmp_path).notes)
+    write_split(tmp_path / "backup", "train", [new_row(FIRST, 0, "i", "Changed.")])
+    with pytest.raises(RawDataError, match="backup/metadata/train and metadata/train"):
+        read_all(tmp_path)
