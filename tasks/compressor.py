@@ -14,9 +14,12 @@ from tasks.stages.stage import Weights, Workspace
 
 
 def pretrain_compressor(
-    utterances: list[Ref], settings: CompressorSettings, llm: Weights, work: Workspace
+    utterances: list[Ref], settings: CompressorSettings, base: Weights | None, llm: Weights, work: Workspace
 ) -> list[Ref]:
-    """Single utterances (section 3.2, first step). Output: the folder "compressor"."""
+    """Single utterances (section 3.2, first step). Output: the folder "compressor".
+
+    base: what identifies `settings.weights`, where it names a checkpoint; it is resolved by that name.
+    """
     train = [line for d in _lines(work, utterances, "train") for line in d]
     heldout = [line for d in _lines(work, utterances, "dev") for line in d]
     with tempfile.TemporaryDirectory() as folder:

@@ -6,9 +6,8 @@ import tempfile
 from pathlib import Path
 
 from model.dialogue.dialogue import load_dialogue
-from model.dialogue.settings import DialogueSettings
-
 from model.dialogue.examples import DialogueExample, PreferenceExample
+from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
 from model.epo.train import train_epo
 from model.zoo.resolve import resolve
@@ -44,6 +43,7 @@ def fit_epo(
         history="memory",
         settings=dialogue,
         dtype=settings.training.dtype,
+        trainable=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         train_epo(model, train, heldout, settings, Path(folder), work.progress)

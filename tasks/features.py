@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.features.encoders import AudioEncoder, VideoEncoder
+from model.features.encoders import AudioEncoder, VideoEncoder, load_video_encoder
 from model.features.settings import FeatureSettings
 from model.zoo.resolve import resolve
 from storage.media import MediaError, Window, decode_audio, decode_windows
@@ -116,7 +116,7 @@ def _audio_encoder(name: str) -> AudioEncoder:
 
 @cache
 def _video_encoder(name: str, settings: FeatureSettings) -> VideoEncoder:
-    return VideoEncoder.load(resolve(name), settings.video_tokens_per_frame)
+    return load_video_encoder(resolve(name), settings.video_tokens_per_frame)
 
 
 def _pack(blobs: dict) -> bytes:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from model.compressor.settings import CompressorSettings
+from model.settings import TrainingSettings
 from model.zoo.resolve import identity
 from storage.filestat import StatCache
 from storage.readers.find import find_datasets
@@ -207,21 +209,34 @@ class Pipeline:
     def _extractor(self, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
         if needed["features"] is None:
             return NotRun(NO_MEDIA)
-        arguments = {**_data(needed, "train", "dev"), "settings": self.settings.extractor, "llm": self._llm()}
-        del arguments["exchanges"]
+        arguments = {
+            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train", "dev"),
+            "features": of_table(_refs(needed, "features"), "features", "train", "dev"),
+            "settings": self.settings.extractor,
+            "llm": self._llm(),
+        }
         return [Item(EXTRACTOR, "all", arguments)]
 
     def _pretrain(self, needed: dict[str, Outputs]) -> list[Item]:
-        return [Item(PRETRAIN, "all", self._compressor_arguments(needed))]
+        settings = self.settings.compressor
+        arguments = {
+            **self._compressor_arguments(needed, finetune=CompressorSettings().finetune),
+            "base": _weights(settings.weights) if settings.weights else None,
+        }
+        return [Item(PRETRAIN, "all", arguments)]
 
     def _finetune(self, needed: dict[str, Outputs]) -> list[Item]:
-        start = _only(needed, "compressor.pretrain")
-        return [Item(FINETUNE, "all", {**self._compressor_arguments(needed), "compressor": start})]
+        arguments = {
+            **self._compressor_arguments(needed, pretrain=CompressorSettings().pretrain),
+            "compressor": _only(needed, "compressor.pretrain"),
+        }
+        return [Item(FINETUNE, "all", arguments)]
 
-    def _compressor_arguments(self, needed: dict[str, Outputs]) -> dict:
+    def _compressor_arguments(self, needed: dict[str, Outputs], **unread: TrainingSettings) -> dict:
+        """`unread`: the other part's settings, at their defaults, so that they make nothing stale."""
         return {
             "utterances": of_table(_refs(needed, "utterances"), "utterances", "train", "dev"),
-            "settings": self.settings.compressor,
+            "settings": self.settings.compressor.model_copy(update=unread),
             "llm": self._llm(),
         }
 
@@ -303,10 +318,9 @@ class Pipeline:
         settings = self.settings.metrics
         arguments = {
             "replies": of_table(_refs(needed, "replies"), "replies"),
-            "bertscore_layer": settings.bertscore_layer,
-            "seed": settings.seed,
-            "scorer_settings": self.settings.scorer,
-            "bertscore": _weights(settings.bertscore_weights),
+            "settings": settings,
+            "scoring": self.settings.scorer,
+            "bertscore": _weights(settings.bertscore.weights),
             "scorer": _weights(self.settings.scorer.weights),
             "second_scorer": _weights(settings.second_scorer),
         }

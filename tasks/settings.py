@@ -11,14 +11,15 @@ import json
 import tomllib
 from pathlib import Path
 
-from model.dialogue.settings import DialogueSettings
 from pydantic import BaseModel, Field, ValidationError
 
 from model.candidates.settings import CandidateSettings
 from model.compressor.settings import CompressorSettings
+from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
 from model.extractor.settings import ExtractorSettings
 from model.features.settings import FeatureSettings
+from model.metrics.settings import BertScoreSettings, BootstrapSettings
 from model.pairs.settings import PairSettings
 from model.scorer.settings import ScorerSettings
 from storage.errors import InputError
@@ -47,12 +48,11 @@ class ReplySettings(BaseModel, frozen=True, extra="forbid"):
 class MetricSettings(BaseModel, frozen=True, extra="forbid"):
     """The figures of tables 1 and 2 (section 4.4)."""
 
-    bertscore_weights: str = Field("roberta-large", description="The paper names none; bert-score's default.")
-    bertscore_layer: int = Field(17, ge=1, description="Layer of its hidden states; bert-score's default.")
+    bertscore: BertScoreSettings = BertScoreSettings()
     second_scorer: str = Field(
         "goemotions-minilm", description="Scorer that took no part in selection. Not in the paper."
     )
-    seed: int = Field(0, description="Draws the bootstrap samples of the intervals. Not in the paper.")
+    intervals: BootstrapSettings = BootstrapSettings()
 
 
 class RunSettings(BaseModel, frozen=True, extra="forbid"):
@@ -138,7 +138,7 @@ def weight_names(settings: Settings) -> dict[str, str]:
         "compressor": settings.compressor.weights,
         "emotion scorer": settings.scorer.weights,
         "second emotion scorer": settings.metrics.second_scorer,
-        "BERTScore": settings.metrics.bertscore_weights,
+        "BERTScore": settings.metrics.bertscore.weights,
     }
     return {role: name for role, name in names.items() if name}
 

@@ -101,7 +101,7 @@ class DialogueModel:
         if self.history == "text" or self.compressor is None:
             return {}
         ordered = sorted(set(histories) - {()})
-        longest = [h for h, after in zip(ordered, [*ordered[1:], ()], strict=True) if after[: len(h)] != h]
+        longest = [h for h, after in zip(ordered, [*ordered[1:], ()], strict=False) if after[: len(h)] != h]
         whole = dict(zip(longest, self.compressor.compress(longest), strict=True))
         found, source = {}, ()
         for history in reversed(ordered):

@@ -36,15 +36,24 @@ def keep_nucleus(logits: Tensor, top_p: Tensor) -> Tensor:
     """
     values, tokens = _nucleus(torch.softmax(logits, dim=-1), top_p[:, None])
     kept = logits.gather(-1, tokens).masked_fill(values == 0, float("-inf"))
-    return torch.full_like(logits, float("-inf")).scatter(-1, tokens, kept)
+    # By maximum, since padded places name token 0 again.
+    return torch.full_like(logits, float("-inf")).scatter_reduce(-1, tokens, kept, "amax")
 
 
 def _nucleus(probabilities: Tensor, top_p: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Likeliest tokens, most likely first: their probabilities, 0 outside the nucleus, and their ids."""
+    """Likeliest tokens, most likely first: their probabilities, 0 outside the nucleus, and their ids.
+
+    Where one row needs the whole vocabulary, the others are padded with probability 0 and token 0.
+    """
     head = min(_HEAD, probabilities.shape[-1])
     values, tokens = probabilities.topk(head, dim=-1)
-    if bool((values.sum(dim=-1, keepdim=True) < top_p).any()):
-        values, tokens = probabilities.sort(dim=-1, descending=True)
+    flat = (values.sum(dim=-1, keepdim=True) < top_p).squeeze(-1)
+    if bool(flat.any()):
+        # Only the rows that need it: sort and topk order equal values differently, and a row must not depend on
+        # the rows beside it.
+        values = torch.nn.functional.pad(values, (0, probabilities.shape[-1] - head))
+        tokens = torch.nn.functional.pad(tokens, (0, probabilities.shape[-1] - head))
+        values[flat], tokens[flat] = probabilities[flat].sort(dim=-1, descending=True)
     before = values.cumsum(dim=-1) - values
     # The first token always stays: what lies before it has mass 0.
     return values.masked_fill(before >= top_p, 0), tokens

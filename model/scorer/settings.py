@@ -1,15 +1,15 @@
-"""Settings of the emotion scorer: how it is run, how its trained part is built and trained.
+"""Settings of the emotion scorer: how it is run, and how its trained part is built and trained.
 
 Knows nothing of weights on disk or of training data, and imports no torch.
 """
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 
 class ScorerSettings(BaseModel, frozen=True, extra="forbid"):
-    """How texts are scored. The paper's scorer is SamLowe/roberta-base-go_emotions (section 3.1)."""
+    """How texts are scored. The paper's scorer is SamLowe/roberta-base-go_emotions."""
 
     weights: str = Field(default="roberta-base-go_emotions", description="weight name or folder")
     batch_size: int = Field(default=64, ge=1, description="texts a batch; not in the paper")
@@ -20,20 +20,13 @@ class EmotionNetworkSettings(BaseModel, frozen=True, extra="forbid"):
     """Shape of the trained part on top of a frozen BERT-type encoder. Nothing here is in the paper."""
 
     base: str = Field(default="minilm-l6", description="weight name of the frozen encoder")
-    views: tuple[int, ...] = Field(
-        default=(3, 4, 5, 6), min_length=1, description="layers whose token means are concatenated"
+    layers: tuple[int, ...] = Field(
+        default=(2, 3, 4, 5, 6), min_length=1, description="layers whose pooled states are concatenated"
     )
-    pooling: Literal["mean", "first"] = Field(default="mean", description="how a layer becomes one vector")
-    lora_from: int = Field(default=3, ge=0, description="layers after this one carry low-rank updates")
-    lora_rank: int = Field(default=16, ge=0, description="rank of the updates; 0 for none")
+    pooling: Literal["mean", "first"] = Field(
+        default="mean", description="a layer's vector: the mean of its token states, or the first"
+    )
     hidden: int = Field(default=256, ge=1, description="width of the hidden layer, the scorer's feature")
-    max_tokens: int = Field(default=64, ge=2, description="longer texts are cut here in training")
-
-    @model_validator(mode="after")
-    def _views_above_the_cut(self) -> "EmotionNetworkSettings":
-        if min(self.views) < self.lora_from:
-            raise ValueError(f"views {self.views}: a layer below lora_from={self.lora_from} is not kept")
-        return self
 
 
 class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
@@ -44,14 +37,12 @@ class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
         default="all", description="rows of the train file used, by position: lets two scorers share none"
     )
     seed: int = Field(default=0, ge=0, description="seed of initial values, order and dropout")
-    head_epochs: int = Field(default=15, ge=1, description="epochs of the head alone, encoder frozen")
-    head_batch: int = Field(default=256, ge=1, description="rows a step in these epochs")
-    head_rate: float = Field(default=1e-3, gt=0, description="highest learning rate in these epochs")
-    lora_epochs: int = Field(default=3, ge=0, description="epochs of head and low-rank updates together")
-    lora_batch: int = Field(default=64, ge=1, description="rows a step in these epochs")
-    lora_rate: float = Field(default=5e-4, gt=0, description="highest learning rate in these epochs")
+    max_tokens: int = Field(default=64, ge=2, description="longer texts are cut here in training")
+    epochs: int = Field(default=25, ge=1, description="passes over the training rows")
+    batch_size: int = Field(default=256, ge=1, description="rows a step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="highest rate of the one-cycle schedule")
     weight_decay: float = Field(default=1e-2, ge=0, description="AdamW weight decay")
     dropout: float = Field(
-        default=0.3, ge=0, lt=1, description="before the labels; half of it before the hidden layer"
+        default=0.4, ge=0, lt=1, description="before the labels; half of it before the hidden layer"
     )
     positive_weight: float = Field(default=1.0, gt=0, description="weight of a present label in the loss")

@@ -118,10 +118,9 @@ def run_graph(
         settled[plan.stage.name] = plan
         on_settled(plan)
 
-    while pending or running:
-        for node in (
-            [n for n in pending if all(name in settled for name in n.needs)] if failure is None else []
-        ):
+    while True:
+        ready = [n for n in pending if all(name in settled for name in n.needs)] if failure is None else []
+        for node in ready:
             pending.remove(node)
             plan = plan_stage(store, node, settled)
             for item in (i for i in plan.items if i.label in plan.stale):
@@ -131,6 +130,10 @@ def run_graph(
         if not running:
             if failure is not None:
                 raise failure
+            if not pending:
+                return
+            if not ready:
+                raise ValueError(f"{pending[0].stage.name} needs a stage that is not in the graph")
             continue
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:

@@ -63,3 +63,14 @@ def test_rows_keep_their_own_nucleus():
     logits = torch.log(torch.tensor([[0.3, 0.05, 0.5, 0.15]])).repeat(3, 1)
     kept = keep_nucleus(logits, torch.tensor([0.4, 0.7, 1.0])).isfinite()
     assert kept.tolist() == [[False, False, True, False], [True, False, True, False], [True] * 4]
+
+
+def test_a_row_with_ties_does_not_depend_on_the_rows_beside_it():
+    generator = torch.Generator().manual_seed(5)
+    # Few distinct values, as bfloat16 gives: many ties at the nucleus' edge.
+    tied = (torch.randn(4, 5000, generator=generator) * 3).round()
+    beside = torch.cat([tied, torch.zeros(1, 5000)])
+    top_p = torch.full((5,), 0.9)
+    assert torch.equal(keep_nucleus(beside, top_p)[:4], keep_nucleus(tied, top_p[:4]))
+    uniforms = torch.rand(5, generator=generator, dtype=torch.float64)
+    assert torch.equal(draw_tokens(beside, uniforms, 1.0, 0.9)[:4], draw_tokens(tied, uniforms[:4], 1.0, 0.9))

@@ -1,0 +1,47 @@
+# Setting up, the demo, the tests and the benchmarks. Everything is installed once, into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
+
+.PHONY: demo test test-fast setup lint bench lock clean
+
+demo: setup
+	$(BIN)/empamba run --profile cpu
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+setup: $(VENV)/installed
+
+# torch first, by version, with its own dependencies; the rest exactly as locked and nothing else.
+$(VENV)/installed: $(LOCK) requirements-torch.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup
+	@test -n "$(NAME)" || { echo "name a benchmark: make bench NAME=demo"; exit 2; }
+	$(BIN)/python tests/benchmarks/$(NAME).py
+
+# Needs uv. Writes names, versions and hashes, no addresses; torch is pinned apart and taken without hash.
+lock:
+	uv pip compile deployments/lock/requirements.in --override deployments/lock/overrides.txt \
+	  --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 -o requirements.lock
+	@echo "now drop torch, nvidia-*, cuda-* and triton from requirements.lock: torch brings its own"
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,148 @@
+"""Texts become emotion features (for cosine similarity) and GoEmotions probabilities.
+
+Knows nothing of candidates, thresholds of selection, stages or stores. Two kinds of weights sit behind one class:
+a RoBERTa classifier of the hub (the paper's) and the project's own head on a frozen MiniLM.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.scorer.batches import length_sorted_batches, pad_rows
+from model.scorer.labels import GOEMOTIONS_LABELS
+from model.scorer.network import MODEL_TYPE, load_network
+from model.scorer.settings import ScorerSettings
+from model.zoo.resolve import resolve
+
+
+class RobertaBackend(nn.Module):
+    """RoBERTa fine-tuned on GoEmotions.
+
+    The feature is tanh(`classifier.dense` of the last state of `<s>`): the output of the last layer trained on
+    GoEmotions before the label projection `classifier.out_proj`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        from transformers import RobertaForSequenceClassification
+
+        self.model = RobertaForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer_folder = folder
+        self.column_of_label = _columns(self.model.config.id2label, folder)
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Features float [B, width]."""
+        states = self.model.roberta(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+        return torch.tanh(self.model.classifier.dense(states[:, 0]))
+
+    def label_logits(self, hidden: Tensor) -> Tensor:
+        """Logits float [B, 28] in the order of GOEMOTIONS_LABELS."""
+        return self.model.classifier.out_proj(hidden)[:, self.column_of_label]
+
+
+class MiniLMBackend(nn.Module):
+    """The project's head on a frozen MiniLM; the feature is the head's tanh hidden layer (`head.dense`)."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.network = load_network(folder)
+        self.tokenizer_folder = resolve(self.network.settings.base)
+
+    def hidden_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Features float [B, hidden]."""
+        return self.network.head.hidden_states(self.network.pooled(input_ids, mask))
+
+    def label_logits(self, hidden: Tensor) -> Tensor:
+        """Logits float [B, 28]."""
+        return self.network.head.label_logits(hidden)
+
+
+class EmotionScorer:
+    """Emotion features and probabilities of texts. Each distinct text is computed once a call."""
+
+    def __init__(self, backend: RobertaBackend | MiniLMBackend, settings: ScorerSettings) -> None:
+        from transformers import AutoTokenizer
+
+        self.backend = backend.eval()
+        self.settings = settings
+        self.tokenizer = AutoTokenizer.from_pretrained(backend.tokenizer_folder)
+
+    @classmethod
+    def load(cls, name: str, settings: ScorerSettings | None = None) -> "EmotionScorer":
+        """The scorer with the weights `name` (a weight name or a folder); ValueError when they are no scorer.
+
+        `settings.weights` is replaced by `name`.
+        """
+        settings = (settings or ScorerSettings()).model_copy(update={"weights": name})
+        folder = resolve(name)
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if model_type == MODEL_TYPE:
+            return cls(MiniLMBackend(folder), settings)
+        if model_type == "roberta":
+            return cls(RobertaBackend(folder), settings)
+        raise ValueError(
+            f"scorer {name!r}: model type {model_type!r}; give a RoBERTa classifier or an emotion head"
+        )
+
+    def features(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [n, width], one a text."""
+        return self._compute(texts)[0]
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities float32 [n, 28] in the order of GOEMOTIONS_LABELS, each label on its own."""
+        return self._compute(texts)[1]
+
+    def _compute(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        distinct = sorted(set(texts))
+        place = {text: index for index, text in enumerate(distinct)}
+        rows = self._tokenise(distinct)
+        features = np.empty((len(rows), self._width()), np.float32)
+        probabilities = np.empty((len(rows), len(GOEMOTIONS_LABELS)), np.float32)
+        with torch.inference_mode():
+            for indices in length_sorted_batches([len(row) for row in rows], self.settings.batch_size):
+                ids, mask = pad_rows([rows[index] for index in indices], self.tokenizer.pad_token_id)
+                hidden = self.backend.hidden_states(ids, mask)
+                features[indices] = nn.functional.normalize(hidden, dim=1).numpy()
+                probabilities[indices] = self.backend.label_logits(hidden).sigmoid().numpy()
+        order = [place[text] for text in texts]
+        return features[order], probabilities[order]
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        return self.tokenizer(texts, truncation=True, max_length=self.settings.max_tokens)["input_ids"]
+
+    def _width(self) -> int:
+        if isinstance(self.backend, RobertaBackend):
+            return self.backend.model.config.hidden_size
+        return self.backend.network.settings.hidden
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Row-wise cosine similarity float32 [n] of float [n, width] and float [n, width].
+
+    A zero row has cosine 0 with everything. ValueError when the shapes differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(
+            f"cosine: shapes {first.shape} and {second.shape} differ; give one row for each pair"
+        )
+    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    products = (first * second).sum(-1)
+    return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0).astype(np.float32)
+
+
+def _columns(id2label: dict[int, str], folder: Path) -> list[int]:
+    """For each GoEmotions label the classifier's column; generic names (LABEL_0 …) keep their order."""
+    names = [id2label[index] for index in range(len(id2label))]
+    if names == [f"LABEL_{index}" for index in range(len(GOEMOTIONS_LABELS))]:
+        return list(range(len(names)))
+    if sorted(names) != sorted(GOEMOTIONS_LABELS):
+        raise ValueError(
+            f"{folder}: labels {names[:3]}… are not the 28 of GoEmotions; give such a classifier"
+        )
+    return [names.index(label) for label in GOEMOTIONS_LABELS]

@@ -1,0 +1,95 @@
+"""Stage `metrics`: the replies of every rung -> BERTScore, EmotionScore and Dist-1 (section 4.4), with intervals.
+
+Knows nothing of how a figure is computed (model/metrics) or shown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.metrics.bertscore import bert_score
+from model.metrics.bootstrap import bootstrap_mean
+from model.metrics.dist import dist1_corpus, dist1_per_reply, words
+from model.metrics.emotion_score import emotion_scores
+from model.scorer.scorer import EmotionScorer
+from model.scorer.settings import ScorerSettings
+from model.zoo.resolve import resolve
+from storage.shards import read_table
+from storage.store import Ref, canonical
+from tasks.rungs import LADDER
+from tasks.settings import MetricSettings
+from tasks.shards import of_table
+from tasks.stages.stage import Weights, Workspace
+
+ALL = "all"
+
+
+def measure_replies(
+    replies: list[Ref],
+    settings: MetricSettings,
+    scoring: ScorerSettings,
+    bertscore: Weights,
+    scorer: Weights,
+    second_scorer: Weights,
+    work: Workspace,
+) -> list[Ref]:
+    """Output: metrics.json, a row per rung and dataset and one over all; and how alike neighbouring rungs reply."""
+    rungs = {
+        ref.name.split("/")[-1]: read_table(work.store.read(ref), "replies")
+        for ref in of_table(replies, "replies")
+    }
+    scorers = {
+        "emotionscore": EmotionScorer.load(scorer.name, scoring),
+        "emotionscore_second": EmotionScorer.load(second_scorer.name, scoring),
+    }
+    systems = []
+    for done, rung in enumerate(r for r in LADDER if r.name in rungs):
+        rows = rungs[rung.name]
+        figures = _figures(rows, settings, resolve(bertscore.name), scorers)
+        for dataset in (ALL, *sorted({row["dataset"] for row in rows})):
+            inside = [i for i, row in enumerate(rows) if dataset in (ALL, row["dataset"])]
+            systems.append(
+                {"rung": rung.name, "system": rung.title, **_row(dataset, rows, inside, figures, settings)}
+            )
+        work.progress(done + 1, len(rungs), {})
+    facts = {"systems": systems, "identical_to_previous": identical_to_previous(rungs)}
+    return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(systems))]
+
+
+def _figures(rows: list[dict], settings: MetricSettings, folder, scorers: dict) -> dict[str, np.ndarray]:
+    """One value per reply and figure."""
+    said, true = [row["reply"] for row in rows], [row["reference"] for row in rows]
+    chosen = settings.bertscore
+    return {
+        "bertscore": bert_score(said, true, folder, chosen.num_layers, chosen.batch_size).f1,
+        **{name: emotion_scores(said, true, scorer) for name, scorer in scorers.items()},
+        "dist1": dist1_per_reply(said),
+    }
+
+
+def _row(dataset: str, rows: list[dict], inside: list[int], figures: dict, settings: MetricSettings) -> dict:
+    said = [rows[i]["reply"] for i in inside]
+    row = {
+        "dataset": dataset,
+        "split": "+".join(sorted({rows[i]["split"] for i in inside})),
+        "n": len(inside),
+        "dist1_corpus": round(dist1_corpus(said), 6),
+        "reply_words": round(float(np.mean([len(words(text)) for text in said])), 3),
+        "empty_replies": sum(not text for text in said),
+    }
+    for name, values in figures.items():
+        interval = bootstrap_mean(values[inside], settings.intervals)
+        row[name] = round(interval.mean, 6)
+        row[f"{name}_ci"] = [round(interval.low, 6), round(interval.high, 6)]
+    return row
+
+
+def identical_to_previous(rungs: dict[str, list[dict]]) -> dict[str, dict]:
+    """Rung -> the rung before it that ran, and the share of replies that are the same word for word."""
+    ran = [r.name for r in LADDER if r.name in rungs]
+    found = {}
+    for before, after in zip(ran, ran[1:], strict=False):
+        pairs = list(zip(rungs[before], rungs[after], strict=True))
+        same = sum(a["reply"] == b["reply"] for a, b in pairs)
+        found[after] = {"rung": before, "share": round(same / len(pairs), 6)}
+    return found

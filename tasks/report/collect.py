@@ -1,0 +1,325 @@
+"""A run's artefacts -> one dict of facts that the page and the JSON are made from.
+
+Knows nothing of HTML or plots; reads artefacts only, so the same artefacts give the same facts.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import BaseModel
+
+from storage.store import Store
+from tasks.report.counts import Artefacts, collect_counts, read_named
+from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
+from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
+from tasks.rungs import LADDER
+from tasks.settings import Settings, weight_names
+from tasks.stages.stage import Weights
+
+TRAINED = {
+    "extractor": "Audio-visual emotion extractor",
+    "compressor.pretrain": "MambaCompressor, single utterances",
+    "compressor.finetune": "MambaCompressor, whole dialogues",
+    "dialogue.text": "Dialogue LoRA, history as text",
+    "dialogue.memory": "Dialogue LoRA, history as memories",
+    "dialogue.audiovisual": "Dialogue LoRA, memories and audio-visual",
+    "epo": "Emotion preference optimization",
+}
+"""Trained stage -> what a person calls it."""
+
+NEED_MEDIA = ("features", "extractor", "dialogue.audiovisual")
+NO_MEDIA = "no media"
+IDENTICAL_SHARE = 0.95
+"""From this share of equal replies on, a rung is flagged as no different from the one before."""
+
+BUDGETS = {
+    "data.dialogues": "dialogues read of each dataset",
+    "candidates.budget": "candidates written",
+    "extractor.training.max_tokens": "training tokens, extractor",
+    "compressor.pretrain.max_tokens": "training tokens, compressor pretraining",
+    "compressor.finetune.max_tokens": "training tokens, compressor finetuning",
+    "dialogue.training.max_tokens": "training tokens, each dialogue LoRA",
+    "epo.training.max_tokens": "training tokens, EPO",
+    "replies.exchanges": "test exchanges each rung answers",
+}
+"""Setting -> what it limits."""
+
+
+def collect(
+    profile: str,
+    settings: Settings,
+    artefacts: Artefacts,
+    weights: dict[str, Weights],
+    store: Store,
+) -> dict:
+    """All facts of the report. A stage that did not run (None) leaves its part None or empty, with a reason."""
+    counts = collect_counts(artefacts, store)
+    metrics = read_named(artefacts, "metrics", "metrics.json", store) or {}
+    systems = metrics.get("systems", [])
+    pairs = read_named(artefacts, "pairs", "pairs.json", store)
+    training = [_training(stage, artefacts, pairs, store) for stage in TRAINED]
+    tokens = prompt_tokens(artefacts, store)
+    return {
+        "title": f"Empamba report ({profile} profile)",
+        "profile": profile,
+        "synthetic": counts["synthetic"],
+        "media": any(row["with_media"] for row in counts["splits"]),
+        "other_models": _other_models(weights),
+        "random_models": sorted(role for role, w in weights.items() if w.identity.startswith("random:")),
+        "dev_stands_in": sorted(
+            {row["dataset"] for row in systems if row["split"] == "dev" and row["dataset"] != "all"}
+        ),
+        "systems": systems,
+        "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, pairs),
+        "by_dataset": _by_dataset(systems),
+        "table_3": _table_3(tokens),
+        "training": training,
+        "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
+        "candidate_examples": candidate_examples(artefacts, store),
+        "reply_examples": reply_examples(artefacts, store),
+        "counts": counts,
+        "weights": _weights(weights),
+        "settings": _settings(settings),
+        "budgets": _budgets(settings, counts, training, systems),
+        "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
+    }
+
+
+def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dict:
+    """The report for programs: metrics as they stand, training without its step-by-step losses."""
+    return {
+        "title": facts["title"],
+        "profile": facts["profile"],
+        "synthetic": bool(facts["synthetic"]),
+        "synthetic_datasets": facts["synthetic"],
+        "dev_stands_in": facts["dev_stands_in"],
+        "systems": facts["systems"],
+        "ladder": facts["ladder"],
+        "training": {
+            part["stage"]: {"not_run": part["reason"]} if part["report"] is None else _brief(part["report"])
+            for part in facts["training"]
+        },
+        "pairs": facts["pairs"],
+        "counts": facts["counts"],
+        "weights": {role: w.model_dump() for role, w in weights.items()},
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
+    """Dotted name -> value of every setting, groups opened."""
+    found: dict[str, object] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _described(settings: BaseModel, prefix: str = "") -> dict[str, str]:
+    """Dotted name -> description, as `flat`."""
+    found: dict[str, str] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            found |= _described(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field.description or ""
+    return found
+
+
+# Metrics ----------------------------------------------------------------------------------------------
+
+
+def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, pairs: dict | None) -> list[dict]:
+    """The rungs of table 2, then any the paper lacks: the paper's figures, this run's over all data, notes."""
+    whole = {row["rung"]: row for row in systems if row["dataset"] == "all"}
+    known = [rung.name for rung in LADDER]
+    rows = []
+    for rung in LADDER:
+        row = {
+            "rung": rung.name,
+            "title": rung.title,
+            "parts": [rung.ft, rung.mc, rung.av, rung.epo],
+            "paper": _named(TABLE_2.get(rung.name)),
+            "run": whole.get(rung.name),
+            "not_run": None,
+        }
+        if row["run"] is None:
+            row["not_run"] = _why_not(rung.adapter or "replies", artefacts, pairs)
+        row["continues"] = (
+            "3" if rung.epo and row["run"] and artefacts.get("dialogue.audiovisual") is None else None
+        )
+        rows.append(row)
+    for name in dict.fromkeys(row["rung"] for row in systems if row["rung"] not in known):
+        extra = next(row for row in systems if row["rung"] == name)
+        rows.append(
+            {
+                "rung": name,
+                "title": extra["system"],
+                "parts": [None] * 4,
+                "paper": None,
+                "run": whole.get(name),
+            }
+            | {"not_run": None, "continues": None}
+        )
+    for row in rows:
+        same = identical.get(row["rung"])
+        row["identical"] = same if same and same["share"] is not None else None
+        row["flagged"] = bool(row["identical"] and row["identical"]["share"] >= IDENTICAL_SHARE)
+    return rows
+
+
+def _named(figures: tuple | None) -> dict | None:
+    return None if figures is None else dict(zip(METRICS, figures, strict=True))
+
+
+def _by_dataset(systems: list[dict]) -> list[dict]:
+    """For each dataset: every rung's figures beside the system of table 1 it stands for."""
+    found = []
+    for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all"):
+        rows = [
+            {**row, "paper_system": TABLE_1_RUNGS.get(row["rung"]), "paper": _paper_figures(row, dataset)}
+            for row in systems
+            if row["dataset"] == dataset
+        ]
+        others = {
+            name: _named(figures[dataset])
+            for name, figures in TABLE_1.items()
+            if dataset in figures and name not in TABLE_1_RUNGS.values()
+        }
+        found.append({"dataset": dataset, "split": rows[0]["split"], "rows": rows, "others": others})
+    return found
+
+
+def _paper_figures(row: dict, dataset: str) -> dict | None:
+    system = TABLE_1_RUNGS.get(row["rung"])
+    return None if system is None else _named(TABLE_1[system].get(dataset))
+
+
+def _table_3(tokens: dict[str, float]) -> list[dict]:
+    """Mean prompt tokens with and without memories; empty where the replies did not count them."""
+    if not set(TABLE_3_RUNGS.values()) <= tokens.keys():
+        return []
+    return [
+        {
+            "system": name,
+            "paper": figures["input"],
+            "rung": TABLE_3_RUNGS[name],
+            "run": tokens[TABLE_3_RUNGS[name]],
+        }
+        for name, figures in TABLE_3.items()
+    ]
+
+
+# Training ---------------------------------------------------------------------------------------------
+
+
+def _training(stage: str, artefacts: Artefacts, pairs: dict | None, store: Store) -> dict:
+    refs = artefacts.get(stage)
+    part = {"stage": stage, "title": TRAINED[stage], "report": None, "reason": None}
+    if not refs:
+        return {**part, "reason": _why_not(stage, artefacts, pairs)}
+    (tree,) = (ref for ref in refs if ref.tree)
+    member = next(m for m in store.members(tree) if m.name == "report.json")
+    return {**part, "report": json.loads(store.read(member))}
+
+
+def _brief(report: dict) -> dict:
+    """A training report with the number of steps in place of each step's loss."""
+    history = report.get("history", {})
+    brief = {name: value for name, value in history.items() if name != "train"}
+    return {**report, "history": {**brief, "steps": len(history.get("train", []))}}
+
+
+def _why_not(stage: str, artefacts: Artefacts, pairs: dict | None) -> str:
+    """Why a stage has no artefacts."""
+    if stage in NEED_MEDIA and artefacts.get("utterances") is not None:
+        return NO_MEDIA
+    if stage == "epo" and pairs is not None:
+        return "no preference pairs below the threshold in train, in dev, or in both"
+    return "not asked for"
+
+
+# Pairs ------------------------------------------------------------------------------------------------
+
+
+def _pairs(summary: dict | None, calibration: dict | None) -> dict | None:
+    if summary is None:
+        return None
+    least = summary["least_cosines"]
+    shares = {
+        "usable_share": _share(summary["usable"], summary["candidates"]),
+        "kept_share": _share(summary["pairs"], summary["exchanges"]),
+        "kept_share_at_paper_threshold": _share(summary["kept_at_paper_threshold"], len(least)),
+    }
+    return {**summary, **shares, "calibration": calibration}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+# Settings and weights ---------------------------------------------------------------------------------
+
+
+def _weights(weights: dict[str, Weights]) -> list[dict]:
+    paper = weight_names(Settings())
+    return [
+        {"role": role, "name": w.name, "identity": w.identity, "paper": paper.get(role, "")}
+        for role, w in weights.items()
+    ]
+
+
+def _other_models(weights: dict[str, Weights]) -> list[dict]:
+    """Roles whose weights are not the paper's: {"role", "name", "paper"}; name "" where it starts from none."""
+    found = []
+    for role, paper in weight_names(Settings()).items():
+        name = weights[role].name if role in weights else ""
+        if name != paper:
+            found.append({"role": role, "name": name, "paper": paper})
+    return found
+
+
+def _settings(settings: Settings) -> list[dict]:
+    """Every setting with the default beside it; `differs` marks those a profile or `--set` changed."""
+    defaults, descriptions = flat(Settings()), _described(settings)
+    return [
+        {
+            "name": name,
+            "value": value,
+            "default": defaults[name],
+            "differs": value != defaults[name],
+            "description": descriptions[name],
+        }
+        for name, value in flat(settings).items()
+        if not name.startswith("run.")
+    ]
+
+
+def _budgets(settings: Settings, counts: dict, training: list[dict], systems: list[dict]) -> list[dict]:
+    """Each budget, its limit (None: lifted) and what the run used of it (None: not run)."""
+    values = flat(settings)
+    return [
+        {"name": name, "limits": text, "limit": values[name], "used": _used(name, counts, training, systems)}
+        for name, text in BUDGETS.items()
+    ]
+
+
+def _used(name: str, counts: dict, training: list[dict], systems: list[dict]) -> list[int]:
+    """What the run used of a budget; more than one number where several stages share it."""
+    if name == "data.dialogues":
+        dialogues: dict[str, int] = {}
+        for row in counts["splits"]:
+            dialogues[row["dataset"]] = dialogues.get(row["dataset"], 0) + row["dialogues"]
+        return list(dialogues.values())
+    if name == "candidates.budget":
+        return [row["rows"] for row in counts["stages"] if row["stage"] == "candidates" and row["rows"]]
+    if name == "replies.exchanges":
+        return sorted({row["n"] for row in systems if row["dataset"] == "all"})
+    stage = name.removesuffix(".max_tokens").removesuffix(".training")
+    reports = [part["report"] for part in training if part["stage"].startswith(stage) and part["report"]]
+    return [report["history"]["tokens"] for report in reports if "tokens" in report.get("history", {})]

@@ -1,0 +1,197 @@
+"""The report's plots, as SVG in data URIs; the same facts give the same bytes.
+
+Knows nothing of artefacts, settings or the page around the plots.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+STYLE = {
+    "svg.hashsalt": "empamba",
+    "svg.fonttype": "none",  # text stays text; the browser draws it
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 9,
+    "axes.edgecolor": "#9aa5a8",
+    "axes.labelcolor": "#3c4a4e",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6eaea",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#5d6b6f",
+    "ytick.color": "#5d6b6f",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+TEAL, RUST, GREY, PALE = "#1f6f78", "#b4532a", "#7b888c", "#a9c6ca"
+POINTS = 400
+"""Most points of a curve; longer ones are averaged down."""
+
+
+def loss_curve(history: dict) -> str:
+    """Train loss by step, and the held-out checks with the one that was kept."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(5.2, 2.5, 1)
+        train = history.get("train", [])
+        if train:
+            steps, losses = _thinned([p["step"] for p in train], [p["loss"] for p in train])
+            axes.plot(steps, losses, color=PALE, linewidth=1.2, label="train")
+        heldout = history.get("heldout", [])
+        axes.plot(
+            [p["step"] for p in heldout],
+            [p["loss"] for p in heldout],
+            color=TEAL,
+            marker="o",
+            markersize=4,
+            linewidth=1.6,
+            label="held out",
+        )
+        kept = [p for p in heldout if p["step"] == history.get("best_step")]
+        axes.plot(
+            [p["step"] for p in kept],
+            [p["loss"] for p in kept],
+            color=TEAL,
+            marker="o",
+            markersize=9,
+            markerfacecolor="none",
+            linestyle="none",
+            label="kept",
+        )
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.legend(loc="best")
+        return _uri(figure)
+
+
+def ladder(rows: Sequence[dict]) -> str:
+    """Paper and run beside each other for each metric. rows: {"label", "paper", "run"}, top rung first.
+
+    "run" is a row of metrics.json or None, "paper" the three figures or None.
+    """
+    metrics = (("bertscore", "BERTScore"), ("emotionscore", "EmotionScore"), ("dist1", "Dist-1"))
+    with rc_context(STYLE):
+        figure, panels = _figure(10.4, 0.42 * len(rows) + 1.3, 3, sharey=True)
+        heights = np.arange(len(rows))[::-1]
+        for axes, (name, title) in zip(panels, metrics, strict=True):
+            for height, row in zip(heights, rows, strict=True):
+                _ladder_row(axes, height, row, name)
+            axes.set_title(title, fontsize=10, loc="left", color="#26343a")
+            axes.set_ylim(-0.6, len(rows) - 0.4)
+            axes.grid(axis="y", visible=False)
+        panels[0].set_yticks(heights, [row["label"] for row in rows])
+        panels[0].plot([], [], "D", color=GREY, markerfacecolor="none", label="paper")
+        panels[0].plot([], [], "o-", color=TEAL, label="this run, 95 % interval")
+        figure.legend(loc="outside lower center", ncols=2)
+        return _uri(figure)
+
+
+def _ladder_row(axes: Axes, height: float, row: dict, name: str) -> None:
+    if row["paper"] is not None:
+        axes.plot(
+            [row["paper"][name]], [height + 0.16], "D", color=GREY, markerfacecolor="none", markersize=5
+        )
+    if row["run"] is not None and row["run"].get(name) is not None:
+        low, high = row["run"].get(f"{name}_ci") or (row["run"][name],) * 2
+        axes.plot([low, high], [height - 0.16] * 2, color=TEAL, linewidth=1.6)
+        axes.plot([row["run"][name]], [height - 0.16], "o", color=TEAL, markersize=5.5)
+
+
+def accuracy_bars(accuracy: dict[str, dict]) -> str:
+    """Accuracy by input setting against the commonest label's share (figure 6)."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(5.2, 2.5, 1)
+        names = list(accuracy)
+        values = [100 * accuracy[name]["accuracy"] for name in names]
+        axes.bar(names, values, color=PALE, edgecolor=TEAL, width=0.6)
+        for place, name in enumerate(names):
+            share = 100 * accuracy[name]["majority"]
+            label = "commonest label" if place == 0 else None
+            axes.plot([place - 0.38, place + 0.38], [share, share], color=RUST, linewidth=1.6, label=label)
+            axes.annotate(
+                f"{values[place]:.0f}", (place, values[place]), ha="center", va="bottom", fontsize=8
+            )
+        axes.set_ylim(0, max([*values, *(100 * accuracy[n]["majority"] for n in names), 1]) * 1.3)
+        axes.set_ylabel("accuracy, %")
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="upper left")
+        return _uri(figure)
+
+
+def least_cosines(least: Sequence[float], paper: float, in_force: float) -> str:
+    """How like the true reply the least similar usable candidate of each exchange is."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(5.2, 2.6, 1)
+        low = min([*least, paper, in_force, 0.0])
+        axes.hist(least, bins=np.linspace(low, 1.0, 31), color=PALE, edgecolor="white", linewidth=0.5)
+        _thresholds(axes, paper, in_force)
+        axes.set_xlabel("least cosine of an exchange")
+        axes.set_ylabel("exchanges")
+        axes.legend(loc="best")
+        return _uri(figure)
+
+
+def sensitivity(least: Sequence[float], paper: float, in_force: float) -> str:
+    """Share of exchanges that keep a pair, by threshold."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(5.2, 2.6, 1)
+        low = min([*least, paper, in_force, 0.0])
+        thresholds = np.linspace(low, 1.0, 201)
+        kept = np.searchsorted(np.sort(least), thresholds, side="left") / max(1, len(least))
+        axes.plot(thresholds, 100 * kept, color=TEAL, linewidth=1.6)
+        _thresholds(axes, paper, in_force)
+        axes.set_ylim(-2, 102)
+        axes.set_xlabel("threshold")
+        axes.set_ylabel("exchanges kept, %")
+        axes.legend(loc="best")
+        return _uri(figure)
+
+
+def calibration(same: Sequence[float], different: Sequence[float], equal_error: float | None) -> str:
+    """Cosines between human utterances of the same and of different emotions."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(5.2, 2.6, 1)
+        bins = np.linspace(min([*same, *different, 0.0]), 1.0, 31)
+        axes.hist(different, bins=bins, color=RUST, alpha=0.45, label="different emotions")
+        axes.hist(same, bins=bins, color=TEAL, alpha=0.5, label="same emotion")
+        if equal_error is not None:
+            axes.axvline(equal_error, color="#26343a", linewidth=1.4, label=f"equal error {equal_error:.3f}")
+        axes.set_xlabel("cosine")
+        axes.set_ylabel("pairs of human utterances")
+        axes.legend(loc="best")
+        return _uri(figure)
+
+
+def _thresholds(axes: Axes, paper: float, in_force: float) -> None:
+    axes.axvline(paper, color=GREY, linestyle="--", linewidth=1.4, label=f"paper {paper:g}")
+    if in_force != paper:
+        axes.axvline(in_force, color=RUST, linewidth=1.4, label=f"in force {in_force:.3f}")
+
+
+def _thinned(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A curve of at most POINTS points, each the mean of the steps it stands for."""
+    parts = min(len(steps), POINTS)
+    return tuple(np.array([part.mean() for part in np.array_split(a, parts)]) for a in (steps, values))
+
+
+def _figure(width: float, height: float, panels: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
+
+
+def _uri(figure: Figure) -> str:
+    drawn = io.BytesIO()
+    # Without a date, and with the hash salt of STYLE, the bytes depend on the figure alone.
+    figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode("ascii")

@@ -1,0 +1,218 @@
+"""Facts -> the HTML page: plots drawn, numbers put in words. Knows nothing of artefacts or of the store."""
+
+from __future__ import annotations
+
+import json
+
+from jinja2 import Environment, StrictUndefined
+
+from tasks.report import plots
+from tasks.report.counts import SYNTHETIC
+from tasks.report.page import PAGE, STYLE
+from tasks.report.paper_tables import (
+    FIGURE_6_GAIN,
+    FIGURE_6_SOURCE,
+    TABLE_1_SOURCE,
+    TABLE_2_DATASET,
+    TABLE_2_SOURCE,
+    TABLE_3_SOURCE,
+    TABLE_8,
+    TABLE_8_SOURCE,
+)
+from tasks.rungs import LADDER
+
+DATASETS = {
+    "meld": "MELD",
+    "multidialog": "MultiDialog",
+    "iemocap": "IEMOCAP",
+    "ravdess": "RAVDESS",
+    "crema_d": "CREMA-D",
+    "all": "all datasets",
+}
+EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise", "none")
+ABSENT = "–"
+ZERO_AT = 20.0
+"""Where a cosine bar has its zero, in per cent of its width: negative ones go left."""
+
+
+def render(facts: dict) -> str:
+    """The page as one self-contained HTML document."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "interval": interval,
+        "dataset": dataset,
+        "setting": setting,
+        "count": count,
+        "bar": bar,
+    }
+    return environment.from_string(PAGE).render(
+        facts=facts,
+        style=STYLE,
+        ladder_plot=_ladder_plot(facts["ladder"]),
+        training=[_training_view(part) for part in facts["training"]],
+        pairs_plots=_pairs_plots(facts["pairs"]),
+        emotions=EMOTIONS,
+        synthetic_mark=SYNTHETIC,
+        titles={rung.name: rung.title for rung in LADDER},
+        sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
+                 "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
+        table_2_dataset=TABLE_2_DATASET,
+        table_8=TABLE_8,
+        figure_6_gain=FIGURE_6_GAIN,
+    )  # fmt: skip
+
+
+# Filters ----------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return ABSENT if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return ABSENT if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(value: list[float] | None, digits: int = 3) -> str:
+    if not value or value[0] is None:
+        return ""
+    return f"{number(value[0], digits)} to {number(value[1], digits)}"
+
+
+def count(value: int | None) -> str:
+    return ABSENT if value is None else f"{value:,}"
+
+
+def dataset(name: str) -> str:
+    return DATASETS.get(name, name)
+
+
+def setting(value: object) -> str:
+    """A setting's value as `--set` takes it."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def bar(cosine: float) -> dict[str, str]:
+    """Left edge and width of a cosine's bar, in per cent."""
+    end = ZERO_AT + (100 - ZERO_AT) * max(-0.25, min(1.0, cosine))
+    left, right = min(ZERO_AT, end), max(ZERO_AT, end)
+    return {"left": f"{left:.1f}%", "width": f"{right - left:.1f}%", "zero": f"{ZERO_AT:.1f}%"}
+
+
+# Plots ------------------------------------------------------------------------------------------------
+
+
+def _ladder_plot(rows: list[dict]) -> str | None:
+    if not any(row["run"] for row in rows):
+        return None
+    return plots.ladder(
+        [{"label": f"{r['rung'].split('-')[0]}  {r['title']}", "paper": r["paper"], "run": r["run"]} for r in rows]
+    )
+
+
+def _pairs_plots(pairs: dict | None) -> dict[str, str]:
+    if pairs is None:
+        return {}
+    drawn = {}
+    thresholds = (pairs["paper_threshold"], pairs["threshold"])
+    if pairs["least_cosines"]:
+        drawn["least"] = plots.least_cosines(pairs["least_cosines"], *thresholds)
+        drawn["sensitivity"] = plots.sensitivity(pairs["least_cosines"], *thresholds)
+    human = pairs["calibration"]
+    if human and human["same"]:
+        drawn["calibration"] = plots.calibration(human["same"], human["different"], human["equal_error"])
+    return drawn
+
+
+# Training ---------------------------------------------------------------------------------------------
+
+
+def _training_view(part: dict) -> dict:
+    """What the page shows of one trained stage; of a stage that did not run, its reason alone."""
+    report = part["report"]
+    view = {**part, "headline": None, "curve": None, "figures": [], "checks": [], "examples": []}
+    view |= {"accuracy_plot": None, "warnings": []}
+    if report is None:
+        return view
+    history = report.get("history") or {}
+    view["curve"] = plots.loss_curve(history) if history.get("heldout") else None
+    view["checks"] = _before_and_after(report, history)
+    view["headline"] = _headline(part["stage"], report)
+    view["warnings"] = _warnings(report, history)
+    if report.get("accuracy"):
+        view["accuracy_plot"] = plots.accuracy_bars(report["accuracy"])
+    view["examples"] = (report.get("free_running") or {}).get("examples", [])[:4]
+    shown = {"history", "heldout_before", "heldout_after", "learned", "accuracy", "accuracy_by_dataset"}
+    view["figures"] = _flat({k: v for k, v in report.items() if k not in shown})
+    return view
+
+
+def _before_and_after(report: dict, history: dict) -> list[dict]:
+    """Every held-out figure at the start and at the step that was kept."""
+    checks = history.get("heldout") or []
+    kept = (check for check in checks if check["step"] == history.get("best_step"))
+    before = report.get("heldout_before") or (checks[0] if checks else {})
+    after = report.get("heldout_after") or next(kept, {})
+    return [
+        {"name": name, "before": before[name], "after": after[name], "change": after[name] - before[name]}
+        for name in before
+        if name != "step" and _is_number(before[name]) and _is_number(after.get(name))
+    ]
+
+
+def _headline(stage: str, report: dict) -> str | None:
+    """The one figure that says what the stage is for; None where the report lacks it."""
+    before, after = report.get("heldout_before") or {}, report.get("heldout_after") or {}
+    if stage.startswith("compressor") and "nats_recovered" in report:
+        text = f"{number(report['nats_recovered'])} nats a token recovered by the memories"
+        other = report.get("heldout_other_memory")
+        own = f": {number(after.get('loss'))} with its own"
+        without = f", {number((report.get('heldout_no_memory') or {}).get('loss'))} without"
+        return text + own + without + (f", {number(other['loss'])} with another's" if other else "")
+    if stage == "extractor" and report.get("accuracy"):
+        name = next(reversed([n for n in ("A", "V", "A+V") if n in report["accuracy"]] or list(report["accuracy"])))
+        figures = report["accuracy"][name]
+        return f"{percent(figures['accuracy'])} of emotions right from {name}; the commonest label is {percent(figures['majority'])}"
+    if stage == "epo" and "accuracy" in after:
+        text = f"{percent(before.get('accuracy'))} → {percent(after['accuracy'])} of held-out pairs ranked right"
+        length = report.get("length_accuracy")
+        return text if length is None else f"{text}; reply length alone would rank {percent(length)}"
+    if stage.startswith("dialogue") and "reply" in after:
+        text = f"{number(before.get('reply'))} → {number(after['reply'])} nats a reply token"
+        bare = report.get("heldout_no_history")
+        return text if bare is None else f"{text}; {number(bare)} when the history is withheld"
+    return None
+
+
+def _warnings(report: dict, history: dict) -> list[str]:
+    found = []
+    if report.get("learned") is False:
+        found.append("did not learn")
+    if report.get("collapsed"):
+        found.append("collapsed: the rewards of both replies kept falling")
+    if history.get("best_step") == 0:
+        found.append("no check beat the start: the starting weights were kept")
+    return found
+
+
+def _flat(figures: dict, prefix: str = "") -> list[dict]:
+    """{"name", "value"} of every plain figure; texts of examples are shown elsewhere."""
+    rows = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name} · ")
+        elif isinstance(value, float):
+            rows.append({"name": f"{prefix}{name}", "value": number(value, 4)})
+        elif isinstance(value, int) and not isinstance(value, bool):
+            rows.append({"name": f"{prefix}{name}", "value": count(value)})
+        elif isinstance(value, (str, bool)) and value != "":
+            rows.append({"name": f"{prefix}{name}", "value": str(value).lower() if isinstance(value, bool) else value})
+    return rows
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,131 @@
+"""Seeded examples for people: exchanges with all their candidates (figure 8), and replies side by side (figure 7).
+
+Which ones are shown depends on the seed and the keys alone, never on how good they are. Knows nothing of HTML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable
+
+from storage.shards import KEY_COLUMNS, read_table
+from storage.store import Ref, Store
+from tasks.report.counts import Artefacts, tables_of
+
+Key = tuple[str, str, str, int]
+
+EXAMPLES = 6
+SEED = 0
+
+
+def candidate_examples(artefacts: Artefacts, store: Store) -> list[dict]:
+    """Scored exchanges with sentence, true reply and every candidate; what became of the least similar one."""
+    shards = tables_of(artefacts, "scores")
+    keys = _drawn(_keys(shards, "scores", store), "candidates")
+    found: dict[Key, list[dict]] = {key: [] for key in keys}
+    for row in _rows_of(shards, "scores", set(keys), store):
+        found[_key(row)].append(row)
+    exchanges = {
+        _key(r): r
+        for r in _rows_of(tables_of(artefacts, "utterances.exchanges"), "exchanges", set(keys), store)
+    }
+    pairs = {_key(r): r for r in _rows_of(tables_of(artefacts, "pairs"), "pairs", set(keys), store)}
+    turned_away = {
+        _key(row): row
+        for ref in artefacts.get("pairs") or []
+        if ref.name == "rejects/pairs"
+        for row in read_table(store.read(ref), "rejects")
+    }
+    examples = []
+    for key in keys:
+        pair = pairs.get(key)
+        examples.append(
+            {
+                **_place(key),
+                "sentence": exchanges[key]["sentence"],
+                "reply": exchanges[key]["reply"],
+                "reply_emotion": exchanges[key]["reply_emotion"],
+                "outcome": "" if pair else turned_away.get(key, {}).get("reason", ""),
+                "candidates": [
+                    {
+                        "emotion": row["emotion"],
+                        "text": row["text"],
+                        "cosine": row["cosine"],
+                        "usable": row["usable"],
+                        "reason": row["reason"],
+                        "chosen": pair is not None and row["emotion"] == pair["rejected_emotion"],
+                    }
+                    for row in sorted(found[key], key=_by_cosine)
+                ],
+            }
+        )
+    return examples
+
+
+def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
+    """Exchanges that every rung answered, with the replies of all rungs beside the true one."""
+    shards = tables_of(artefacts, "replies")
+    if not shards:
+        return []
+    common = set.intersection(*(set(_keys([shard], "replies", store)) for shard in shards))
+    keys = _drawn(common, "replies")
+    found: dict[Key, list[dict]] = {key: [] for key in keys}
+    for row in _rows_of(shards, "replies", set(keys), store):
+        found[_key(row)].append(row)
+    return [
+        {
+            **_place(key),
+            "sentence": found[key][0]["sentence"],
+            "reference": found[key][0]["reference"],
+            "sentence_emotion": found[key][0]["sentence_emotion"],
+            "reference_emotion": found[key][0]["reference_emotion"],
+            "replies": [
+                {"rung": row["rung"], "reply": row["reply"]}
+                for row in sorted(found[key], key=lambda row: row["rung"])
+            ],
+        }
+        for key in keys
+    ]
+
+
+def prompt_tokens(artefacts: Artefacts, store: Store) -> dict[str, float]:
+    """Rung -> mean tokens of its prompts, of the rungs that counted them."""
+    means = {}
+    for shard in tables_of(artefacts, "replies"):
+        rows = read_table(store.read(shard), "replies", ("rung", "prompt_tokens"))
+        counted = [row["prompt_tokens"] for row in rows if row["prompt_tokens"] is not None]
+        if counted:
+            means[rows[0]["rung"]] = sum(counted) / len(counted)
+    return means
+
+
+def _by_cosine(row: dict) -> tuple:
+    """Usable candidates by cosine, then the others."""
+    return (not row["usable"], 2.0 if row["cosine"] is None else row["cosine"], row["emotion"])
+
+
+def _key(row: dict) -> Key:
+    return tuple(row[name] for name in KEY_COLUMNS)
+
+
+def _place(key: Key) -> dict:
+    return dict(zip(KEY_COLUMNS, key, strict=True))
+
+
+def _drawn(keys: Iterable[Key], purpose: str) -> list[Key]:
+    """The EXAMPLES keys of smallest seeded hash."""
+    return heapq.nsmallest(EXAMPLES, set(keys), key=lambda key: (_hash(key, purpose), key))
+
+
+def _hash(key: Key, purpose: str) -> bytes:
+    return hashlib.blake2b(repr((SEED, purpose, *key)).encode(), digest_size=16).digest()
+
+
+def _keys(shards: list[Ref], table: str, store: Store) -> set[Key]:
+    return {_key(row) for ref in shards for row in read_table(store.read(ref), table, KEY_COLUMNS)}
+
+
+def _rows_of(shards: list[Ref], table: str, keys: set[Key], store: Store) -> list[dict]:
+    """The rows of some keys; whole shards are held one at a time."""
+    return [row for ref in shards for row in read_table(store.read(ref), table) if _key(row) in keys]

@@ -1,0 +1,115 @@
+"""Memories: what they depend on, their place in the LLM's space, and loading what was saved."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.compressor.compressor import CompressorError, load_compressor, new_compressor
+from model.compressor.settings import CompressorSettings
+from model.llm import load_llm
+
+DIALOGUE = ["gpt: I am so happy to see you.", "human: Why?", "gpt: It is a nice day at the beach."]
+SMALL = CompressorSettings(weights="", hidden=32, layers=2, max_utterance_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llm_folder):
+    return load_llm(tiny_llm_folder, "float32")
+
+
+@pytest.fixture(params=["small", "checkpoint"])
+def compressor(request, llm, tiny_mamba_folder):
+    weights = tiny_mamba_folder if request.param == "checkpoint" else None
+    made = new_compressor(SMALL, llm[1], llm[0].get_input_embeddings().weight, weights)
+    with torch.no_grad():  # as after training: the correction is not zero any more
+        made.projector[2].weight.normal_(std=0.1)
+    return made.eval()
+
+
+def test_one_memory_an_utterance(compressor):
+    found = compressor.compress([DIALOGUE, DIALOGUE[:1], []])
+    assert [m.shape for m in found] == [(3, 64), (1, 64), (0, 64)]
+
+
+def test_a_memory_does_not_depend_on_what_comes_later(compressor):
+    whole = compressor.compress([DIALOGUE])[0]
+    for count in (1, 2):
+        begun = compressor.compress([DIALOGUE[:count]])[0]
+        assert torch.allclose(whole[:count], begun, atol=2e-7)
+
+
+def test_a_memory_knows_what_came_before(compressor):
+    alone = compressor.compress([DIALOGUE[1:]])[0][0]
+    after = compressor.compress([DIALOGUE])[0][1]
+    assert (alone - after).abs().max() > 5e-6
+
+
+def test_a_memory_does_not_depend_on_batch_or_padding(compressor):
+    long = [DIALOGUE[2] * 2] * 3
+    together = compressor.memories([[compressor.ids(u) for u in d] for d in (DIALOGUE, long, DIALOGUE[:2])])
+    for dialogue, memories in zip((DIALOGUE, long, DIALOGUE[:2]), together, strict=True):
+        assert torch.allclose(memories, compressor.compress([dialogue])[0], atol=2e-7)
+
+
+def test_an_utterance_is_cut_at_the_limit(compressor):
+    ids = torch.arange(10, 110)
+    a, b = compressor.memories([[ids], [ids[:64]]])
+    assert torch.allclose(a, b, atol=2e-7)
+
+
+def test_memories_start_where_token_embeddings_are(llm, tiny_mamba_folder):
+    table = llm[0].get_input_embeddings().weight
+    for weights in (None, tiny_mamba_folder):
+        compressor = new_compressor(SMALL, llm[1], table, weights)
+        norm = compressor.compress([DIALOGUE])[0].norm(dim=1).mean()
+        assert 0.5 < norm / table.norm(dim=1).mean() < 2
+
+
+def test_a_new_small_compressor_is_the_weighted_mean_of_tokens(llm):
+    table = llm[0].get_input_embeddings().weight
+    compressor = new_compressor(SMALL, llm[1], table, None)
+    ids = torch.tensor([7, 8])
+    tokens = (table[ids] - table.mean(0)) / table.std(0)
+    weight = torch.tensor([1.0, torch.exp(torch.tensor(-0.7))])
+    expected = table.mean(0) + table.std(0) * (weight @ tokens) / weight.square().sum().sqrt()
+    assert torch.allclose(compressor.memories([[ids]])[0][0], expected, atol=2e-7)
+
+
+def test_a_checkpoint_keeps_its_weights(llm, tiny_mamba_folder):
+    from transformers import MambaModel
+
+    compressor = new_compressor(SMALL, llm[1], llm[0].get_input_embeddings().weight, tiny_mamba_folder)
+    theirs = MambaModel.from_pretrained(tiny_mamba_folder).state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in compressor.mamba.state_dict().items())
+
+
+def test_saved_and_loaded_is_equal_and_holds_no_llm_table(compressor, llm, tmp_path):
+    compressor.save(tmp_path)
+    assert "table" not in load_file(tmp_path / "model.safetensors")
+    again = load_compressor(tmp_path, llm[1], llm[0].get_input_embeddings().weight)
+    assert torch.equal(again.compress([DIALOGUE])[0], compressor.compress([DIALOGUE])[0])
+    assert not any(p.requires_grad for p in again.parameters())
+
+
+def test_loading_is_strict(llm, tmp_path):
+    table = llm[0].get_input_embeddings().weight
+    new_compressor(SMALL, llm[1], table, None).save(tmp_path)
+    with pytest.raises(CompressorError, match="width 64, this one has 32"):
+        load_compressor(tmp_path, llm[1], table[:, :32])
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["other"] = weights.pop("mem")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CompressorError, match="mem, other"):
+        load_compressor(tmp_path, llm[1], table)
+    (tmp_path / "config.json").write_text(json.dumps({"kind": "small"}))
+    with pytest.raises(CompressorError, match="train it again"):
+        load_compressor(tmp_path, llm[1], table)
+    with pytest.raises(CompressorError, match="no compressor"):
+        load_compressor(tmp_path / "absent", llm[1], table)
+
+
+def test_an_empty_utterance_is_refused(compressor):
+    with pytest.raises(CompressorError, match="without tokens"):
+        compressor.compress([["gpt: hello", ""]])

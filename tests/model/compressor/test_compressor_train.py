@@ -1,0 +1,125 @@
+"""Reconstruction training on a tiny LLM: what learns, what stays, what is written."""
+
+import json
+
+import pytest
+import torch
+
+from model.compressor.compressor import load_compressor, new_compressor
+from model.compressor.reconstruction import Reconstruction
+from model.compressor.settings import CompressorSettings
+from model.compressor.train import finetune, pretrain, windows
+from model.llm import load_llm
+from model.settings import TrainingSettings
+
+WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
+TEXTS = [f"{a} {b}" for a in WORDS for b in WORDS if a != b]
+DIALOGUES = [(f"gpt: {a}", f"human: {b}", f"gpt: {a}") for a in WORDS for b in WORDS[:3]]
+
+
+def settings(epochs: int, **changes) -> CompressorSettings:
+    training = TrainingSettings(
+        learning_rate=1e-2, batch_size=16, epochs=epochs, dtype="float32", threads=1, evaluations=2
+    )
+    plain = {"weights": "", "hidden": 32, "layers": 1, "free_running_rows": 2, "max_utterance_tokens": 32}
+    return CompressorSettings(**{**plain, **changes}, pretrain=training, finetune=training)
+
+
+@pytest.fixture(scope="module")
+def pretrained(responsive_llm_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pretrained")
+    report = pretrain(responsive_llm_folder, TEXTS[10:], TEXTS[:10], settings(20), out)
+    return out, report
+
+
+def test_pretraining_learns_what_a_memory_says(pretrained):
+    report = pretrained[1]
+    assert report["learned"]
+    assert report["heldout_after"]["loss"] < report["heldout_before"]["loss"] - 0.02
+    assert report["heldout_after"]["loss"] < report["heldout_other_memory"]["loss"]
+    assert report["nats_recovered"] == pytest.approx(
+        report["heldout_no_memory"]["loss"] - report["heldout_after"]["loss"]
+    )
+    assert report["free_running"]["rows"] == 2
+    assert json.loads((pretrained[0] / "report.json").read_text()) == report
+
+
+def test_finetuning_goes_on_from_the_pretrained(responsive_llm_folder, pretrained, tmp_path):
+    report = finetune(
+        responsive_llm_folder, pretrained[0], DIALOGUES[5:], DIALOGUES[:5], settings(8), tmp_path
+    )
+    assert report["learned"]
+    example = report["free_running"]["examples"][0]["original"]
+    assert example == "\n".join(DIALOGUES[0])
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_same_seed_same_bytes(tiny_llm_folder, tmp_path):
+    for name in ("a", "b"):
+        pretrain(tiny_llm_folder, TEXTS[:32], TEXTS[32:40], settings(1), tmp_path / name)
+    for file in ("model.safetensors", "config.json", "report.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_going_on_from_a_folder_needs_no_weights(responsive_llm_folder, pretrained, tmp_path):
+    report = pretrain(
+        responsive_llm_folder,
+        TEXTS[:16],
+        TEXTS[:10],
+        settings(1, weights="mamba-370m"),
+        tmp_path,
+        start=pretrained[0],
+    )
+    assert report["heldout_before"]["loss"] == pytest.approx(pretrained[1]["heldout_after"]["loss"], abs=1e-4)
+
+
+def test_a_checkpoint_is_trained_with_its_own_tokenizer(tiny_llm_folder, tiny_mamba_folder, tmp_path):
+    chosen = settings(1, weights=str(tiny_mamba_folder))
+    pretrain(tiny_llm_folder, TEXTS[:16], TEXTS[:4], chosen, tmp_path)
+    llm, tokenizer = load_llm(tiny_llm_folder, "float32")
+    loaded = load_compressor(tmp_path, None, llm.get_input_embeddings().weight)
+    assert loaded.shape.kind == "checkpoint" and loaded.ids("happy").tolist()
+
+
+def test_gradient_reaches_the_compressor_alone(tiny_llm_folder):
+    llm, tokenizer = load_llm(tiny_llm_folder, "float32")
+    compressor = new_compressor(settings(1), tokenizer, llm.get_input_embeddings().weight, None)
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    memories = compressor.memories([[compressor.ids("happy beach")]])
+    task.log_probs(memories, [task.target(("happy beach",))])[0].sum().backward()
+    assert all(p.grad is None for p in llm.parameters())
+    assert compressor.projector[2].weight.grad.abs().sum() > 0
+    assert compressor.pool.logits.grad.abs().sum() > 0
+
+
+def test_a_target_ends_with_the_end_of_turn(tiny_llm_folder):
+    llm, tokenizer = load_llm(tiny_llm_folder, "float32")
+    task = Reconstruction(llm, tokenizer, dialogue=True, cached=False)
+    target = task.target(("gpt: a", "human: b"))
+    assert target[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(target[:-1]) == "gpt: a\nhuman: b"
+
+
+def test_cached_start_changes_nothing(tiny_llm_folder):
+    llm, tokenizer = load_llm(tiny_llm_folder, "float32")
+    memories = [torch.randn(1, 64), torch.randn(3, 64)]
+    found = []
+    for cached in (True, False):
+        task = Reconstruction(llm, tokenizer, dialogue=True, cached=cached)
+        targets = [task.target(("happy",)), task.target(("sad", "beach", "train"))]
+        found.append(task.log_probs(memories, targets)[0])
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_windows():
+    assert windows([], 2, 10) == []
+    assert windows([1, 1, 1, 1, 1], 2, 10) == [range(0, 2), range(2, 4), range(4, 5)]
+    assert windows([6, 6, 20, 1], 9, 12) == [range(0, 2), range(2, 3), range(3, 4)]
+
+
+def test_what_is_left_out_is_counted_and_nothing_left_is_refused(tiny_llm_folder, tmp_path):
+    texts = [*TEXTS[:16], "  ", "happy " * 60]
+    report = pretrain(tiny_llm_folder, texts, TEXTS[:4], settings(1), tmp_path)
+    assert report["train_left_out"] == {"empty": 1, "too_long": 1} and report["train_rows"] == 16
+    with pytest.raises(ValueError, match="0 train and 4 held-out"):
+        pretrain(tiny_llm_folder, ["", " "], TEXTS[:4], settings(1), tmp_path)

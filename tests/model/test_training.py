@@ -1,0 +1,85 @@
+"""The training loop: order, budget, rate, best checkpoint, against AdamW and by hand."""
+
+import pytest
+import torch
+
+from model.settings import TrainingSettings
+from model.training import TrainingError, fit, plan_batches, rate, seeded_order
+
+
+def test_every_row_once_an_epoch():
+    settings = TrainingSettings(batch_size=4, epochs=2)
+    batches = plan_batches(list(range(1, 12)), settings)
+    assert sorted(i for batch in batches for i in batch) == sorted(list(range(11)) * 2)
+    assert batches == plan_batches(list(range(1, 12)), settings)
+    assert batches != plan_batches(list(range(1, 12)), settings.model_copy(update={"seed": 1}))
+
+
+def test_the_budget_is_kept_and_the_first_step_always_taken():
+    lengths = [10] * 20
+    batches = plan_batches(lengths, TrainingSettings(batch_size=2, max_tokens=65))
+    assert sum(lengths[i] for batch in batches for i in batch) == 60
+    assert len(plan_batches(lengths, TrainingSettings(batch_size=2, max_tokens=1))) == 1
+
+
+def test_seeded_order_is_a_permutation_of_its_own():
+    assert sorted(seeded_order(50, 0, 0)) == list(range(50))
+    assert seeded_order(50, 0, 0) != seeded_order(50, 0, 1)
+
+
+def test_rate_warms_up_and_falls_to_a_tenth():
+    settings = TrainingSettings(learning_rate=1.0, warmup_share=0.1)
+    rates = [rate(step, 100, settings) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(1.0) and 0.1 <= rates[-1] < 0.11
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_fit_equals_plain_adamw_and_keeps_the_best():
+    settings = TrainingSettings(
+        learning_rate=0.1, batch_size=1, epochs=6, warmup_share=0.0, gradient_clip=1e9
+    )
+    ours = torch.tensor([3.0], requires_grad=True)
+    history = fit(
+        {"x": ours},
+        [1, 1],
+        lambda rows: (ours.square().sum(), {}),
+        lambda: {"loss": ours.item() ** 2},
+        settings,
+    )
+    theirs = torch.tensor([3.0], requires_grad=True)
+    optimizer = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.0)
+    for step in range(12):
+        optimizer.param_groups[0]["lr"] = rate(step, 12, settings)
+        optimizer.zero_grad()
+        theirs.square().sum().backward()
+        optimizer.step()
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+    assert history.best_step == 12 and history.rows == 12 and len(history.heldout) == 4
+
+
+def test_fit_returns_to_the_best_step():
+    # Training makes the held-out loss worse: the start is kept.
+    x = torch.tensor([3.0], requires_grad=True)
+    settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=3)
+    history = fit({"x": x}, [1], lambda rows: (x.sum(), {}), lambda: {"loss": -x.item()}, settings)
+    assert x.item() == 3.0 and history.best_step == 0
+
+
+def test_low_precision_weights_learn_from_steps_below_their_resolution():
+    x = torch.tensor([1.0], dtype=torch.bfloat16, requires_grad=True)
+    settings = TrainingSettings(learning_rate=1e-3, batch_size=1, epochs=50, warmup_share=0.0)
+    fit({"x": x}, [1], lambda rows: (x.float().sum(), {}), lambda: {"loss": x.item()}, settings)
+    assert x.item() < 0.98
+
+
+def test_a_loss_that_is_not_finite_stops_training():
+    x = torch.tensor([1.0], requires_grad=True)
+    with pytest.raises(TrainingError, match="step 1: loss is nan on rows"):
+        fit(
+            {"x": x},
+            [1],
+            lambda rows: (x.sum() * float("nan"), {}),
+            lambda: {"loss": 1.0},
+            TrainingSettings(),
+        )

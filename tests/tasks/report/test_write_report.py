@@ -1,0 +1,418 @@
+"""The report stage on a small store built by hand: what it says, and that the same artefacts give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from html.parser import HTMLParser
+
+import pytest
+
+from storage.shards import write_table
+from storage.store import Ref, Store, canonical
+from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
+from tasks.report.stage import write_report
+from tasks.settings import load_settings, weight_names
+from tasks.stages.stage import Weights, Workspace
+
+EMOTIONS = ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful")
+RUNGS = ("1-llm", "2-ft", "3-mc", "4-av", "5-epo")
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Text by section id, and whether every tag is closed where it should be."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.section, self.text, self.images, self.addresses = "", {"": ""}, [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        facts = dict(attrs)
+        self.addresses += [facts[name] for name in ("src", "href") if name in facts]
+        if tag == "img":
+            self.images.append(facts)
+        if tag == "section":
+            self.section = facts["id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag == "section":
+            self.section = ""
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text[self.section] = self.text.get(self.section, "") + " " + " ".join(data.split())
+
+
+def _key(turn: int, split: str = "train") -> dict:
+    return {"dataset": "meld", "split": split, "dialogue_id": "d1", "turn": turn}
+
+
+def _shard(store: Store, table: str, name: str, rows: list[dict]) -> Ref:
+    return store.put_bytes(f"{table}/{name}", write_table(rows, table), rows=len(rows))
+
+
+def _json(store: Store, name: str, content: dict) -> Ref:
+    return store.put_bytes(name, canonical(content))
+
+
+def _rejects(store: Store, name: str, rows: list[dict]) -> Ref:
+    return store.put_bytes(f"rejects/{name}", write_table(rows, "rejects"), rejects=len(rows))
+
+
+def _utterances(store: Store, notes: list[str]) -> list[Ref]:
+    emotions = {"happy": 5, "none": 7}
+    splits = {
+        split: {"utterances": 12, "dialogues": 2, "with_media": 0, "emotions": emotions}
+        for split in ("train", "dev")
+    }
+    rows = [{**_key(t), "speaker": "A", "text": "hello"} for t in range(12)]
+    reject = {**_key(3), "stage": "utterances", "reason": "no_text", "detail": "row 3 has no <text> & more"}
+    return [
+        _shard(store, "utterances", "meld/train/0", rows),
+        _rejects(store, "meld", [reject]),
+        _json(store, "card/meld", {"splits": splits, "rejects": 1, "notes": notes}),
+    ]
+
+
+def _exchanges(store: Store) -> list[Ref]:
+    rows = [
+        {
+            **_key(t),
+            "sentence": f"sentence {t} with <b>marks</b>",
+            "reply": f"true reply {t}",
+            "sentence_speaker": "A",
+            "reply_speaker": "B",
+            "reply_emotion": "happy",
+            "selected": True,
+        }
+        for t in range(8)
+    ]
+    summary = {
+        "selected": {"exchanges/meld/train/0": 8},
+        "fallen_out": {"meld/train": {"same_speaker": 41, "gap": 17}},
+    }
+    return [_shard(store, "exchanges", "meld/train/0", rows), _json(store, "exchanges.json", summary)]
+
+
+def _cosine(turn: int, place: int) -> float:
+    return round(0.9 - 0.1 * ((place + turn) % 8), 6)
+
+
+def _scores(store: Store) -> list[Ref]:
+    rows = [
+        {
+            **_key(turn),
+            "emotion": emotion,
+            "prompt": "p",
+            "text": f"{emotion} answer to {turn}",
+            "usable": place != 0,
+            "reason": None if place else "echo",
+            "seed": 1,
+            "engine": "transformers 5",
+            "cosine": _cosine(turn, place),
+        }
+        for turn in range(8)
+        for place, emotion in enumerate(EMOTIONS)
+    ]
+    return [_shard(store, "scores", "meld/train/0", rows)]
+
+
+def _pairs(store: Store) -> list[Ref]:
+    """Turns 0 to 3 keep their least similar usable candidate, the others are turned away."""
+    least = {t: min(range(1, 8), key=lambda place, t=t: _cosine(t, place)) for t in range(8)}
+    kept = [
+        {
+            **_key(t),
+            "sentence": "s",
+            "chosen": "c",
+            "rejected": f"{EMOTIONS[least[t]]} answer to {t}",
+            "rejected_emotion": EMOTIONS[least[t]],
+            "cosine": _cosine(t, least[t]),
+        }
+        for t in range(4)
+    ]
+    rejects = [
+        {**_key(t), "stage": "pairs", "reason": "not_below_threshold", "detail": "cosine 0.3"}
+        for t in range(4, 8)
+    ]
+    summary = {
+        "paper_threshold": 0.1,
+        "threshold": 0.4321,
+        "equal_error": 0.4321,
+        "exchanges": 8,
+        "candidates": 64,
+        "usable": 56,
+        "unusable": {"echo": 8},
+        "engines": ["transformers 5"],
+        "pairs": 4,
+        "rejected_emotions": {"Fearful": 4},
+        "rejects": {"not_below_threshold": 4},
+        "least_cosines": sorted(_cosine(t, least[t]) for t in range(8)),
+        "kept_at_paper_threshold": 0,
+    }
+    return [
+        _shard(store, "pairs", "meld/train/0", kept),
+        _rejects(store, "pairs", rejects),
+        _json(store, "pairs.json", summary),
+    ]
+
+
+def _calibration(store: Store) -> list[Ref]:
+    facts = {"pairs": 3, "datasets": ["meld"], "same": [0.4, 0.6, 0.8], "different": [0.1, 0.3, 0.5]}
+    return [_json(store, "calibration.json", {**facts, "equal_error": 0.4321})]
+
+
+def _trained(store: Store, folder, learned: bool | None, **figures) -> list[Ref]:
+    heldout = [{"step": 0, "loss": 3.25}, {"step": 40, "loss": 2.125}]
+    report = {
+        "history": {
+            "train": [{"step": i + 1, "loss": 3 * math.exp(-i / 30)} for i in range(40)],
+            "heldout": heldout,
+            "tokens": 11873,
+            "rows": 320,
+            "best_step": 40,
+        },
+        "heldout_before": heldout[0],
+        "heldout_after": heldout[1],
+        **({} if learned is None else {"learned": learned}),
+        **figures,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    return [store.put_tree("trained", folder)]
+
+
+def _replies(store: Store, rungs) -> list[Ref]:
+    return [
+        _shard(
+            store,
+            "replies",
+            f"all/test/{rung}",
+            [
+                {
+                    **_key(t, "dev"),
+                    "rung": rung,
+                    "sentence": f"s{t}",
+                    "reference": f"reference {t}",
+                    "reply": f"{rung} says {t}" if rung != "3-mc" else f"2-ft says {t}",
+                }
+                for t in range(7)
+            ],
+        )
+        for rung in rungs
+    ]
+
+
+def _system(rung: str, dataset: str, base: float) -> dict:
+    row = {"rung": rung, "system": f"system {rung}", "dataset": dataset, "split": "dev", "n": 37}
+    for place, name in enumerate(("bertscore", "emotionscore", "emotionscore_second", "dist1")):
+        value = base + place / 100
+        row |= {name: value, f"{name}_ci": [value - 0.05, value + 0.05]}
+    return {**row, "dist1_corpus": 0.321, "reply_words": 8.25}
+
+
+def _metrics(store: Store, rungs) -> list[Ref]:
+    systems = [_system(r, d, 0.2 + i / 10) for i, r in enumerate(rungs) for d in ("meld", "all")]
+    identical = {"3-mc": {"rung": "2-ft", "share": 0.96}, "5-epo": {"rung": "3-mc", "share": 0.94}}
+    return [_json(store, "metrics.json", {"systems": systems, "identical_to_previous": identical})]
+
+
+def _artefacts(store: Store, folder, notes=()) -> dict[str, list[Ref] | None]:
+    """A run on text alone: no features, no extractor, no fourth rung; EPO learned nothing."""
+    rungs = [rung for rung in RUNGS if rung != "4-av"]
+    memory = {"nats_recovered": 1.375, "heldout_no_memory": {"loss": 3.5}, "heldout_other_memory": {"loss": 3.0}}
+    reconstructed = {"free_running": {"exact": 0.0, "rows": 1, "examples": [{"original": "o", "reconstructed": "r"}]}}
+    return {
+        "utterances": _utterances(store, list(notes)),
+        "utterances.exchanges": _exchanges(store),
+        "features": None,
+        "candidates": [],
+        "scores": _scores(store),
+        "scores.calibration": _calibration(store),
+        "pairs": _pairs(store),
+        "extractor": None,
+        "compressor.pretrain": _trained(store, folder / "a", True, **memory),
+        "compressor.finetune": _trained(store, folder / "b", True, **memory, **reconstructed),
+        "dialogue.text": _trained(store, folder / "c", None),
+        "dialogue.memory": _trained(store, folder / "d", True),
+        "dialogue.audiovisual": None,
+        "epo": _trained(store, folder / "e", False, collapsed=True),
+        "replies": _replies(store, rungs),
+        "metrics": _metrics(store, rungs),
+    }
+
+
+def _report(root, artefacts, store: Store, profile: str = "cpu") -> tuple[str, dict]:
+    settings = load_settings(profile)
+    weights = {role: Weights(name=n, identity=f"wheel:{n}") for role, n in weight_names(settings).items()}
+    work = Workspace(store, None, "basis", lambda *_: None)
+    html, facts = write_report(profile, settings, artefacts, weights, work)
+    assert (html.name, facts.name) == ("report.html", "report.json")
+    return store.read(html).decode(), json.loads(store.read(facts))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def text_run(store, tmp_path):
+    html, facts = _report(tmp_path, _artefacts(store, tmp_path), store)
+    return html, Page(html), facts
+
+
+def test_page_is_well_formed_and_self_contained(text_run):
+    _, page, _ = text_run
+    assert page.images and all(image["alt"] for image in page.images)
+    assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in page.addresses)
+    assert set(page.text) >= {"ladder", "datasets", "training", "pairs", "candidates", "replies", "data"}
+
+
+def test_text_of_the_data_is_escaped(text_run):
+    html, page, _ = text_run
+    assert "<b>marks</b>" not in html and "<b>marks</b>" in page.text["candidates"]
+    assert "row 3 has no <text> & more" in page.text["data"]
+
+
+def test_ladder_puts_the_papers_figures_beside_the_runs(text_run):
+    _, page, _ = text_run
+    text = page.text["ladder"]
+    for figures in TABLE_2.values():
+        assert all(f"{value:.3f}" in text for value in figures)
+    assert "0.310" in text and "0.260 to 0.360" in text  # rung 2: EmotionScore and its interval
+    assert "not run: no media" in text and "continues rung 3" in text
+    assert "96 % identical to 2-ft" in text and "94 % identical to" not in text
+
+
+def test_rungs_stand_beside_their_systems_of_table_1(text_run):
+    _, page, _ = text_run
+    assert "dev stands in for test" in page.text["datasets"] and "MELD: dev stands in for test" in page.text[""]
+    for system in TABLE_1_RUNGS.values():
+        assert all(f"{value:.3f}" in page.text["datasets"] for value in TABLE_1[system]["meld"])
+
+
+def test_tables_of_the_paper_agree_where_they_overlap():
+    for rung, system in TABLE_1_RUNGS.items():
+        assert TABLE_1[system][TABLE_2_DATASET] == TABLE_2[rung]
+
+
+def test_training_says_loudly_what_did_not_learn(text_run):
+    _, page, facts = text_run
+    text = page.text["training"]
+    assert text.count("did not learn") == 1 and "collapsed" in text
+    assert "does not say whether it learned" in text
+    assert "1.375 nats a token recovered by the memories: 2.125 with its own, 3.500 without, 3.000 with another's" in text
+    assert "−1.125" in text and "11,873 tokens" in text
+    assert facts["training"]["epo"]["learned"] is False
+    assert facts["training"]["epo"]["history"]["steps"] == 40
+    assert facts["training"]["extractor"] == {"not_run": "no media"}
+
+
+def test_pairs_name_both_thresholds(text_run):
+    _, page, facts = text_run
+    text = page.text["pairs"]
+    assert "0.432" in text and "paper 0.1 , which would keep 0.0 %" in text.replace("0.1,", "0.1 ,")
+    assert "87.5 %" in text and "of 8 exchanges, 50.0 %" in text
+    assert facts["pairs"]["calibration"]["equal_error"] == 0.4321
+
+
+def test_candidates_show_every_emotion_and_mark_the_kept_ones(text_run):
+    html, page, _ = text_run
+    shown = [t for t in range(8) if f"true reply {t}" in page.text["candidates"]]
+    assert len(shown) == 6
+    for turn in shown:
+        assert all(f"{emotion} answer to {turn}" in page.text["candidates"] for emotion in EMOTIONS)
+    assert html.count("class=\"candidate chosen") == sum(turn < 4 for turn in shown)
+    assert page.text["candidates"].count("no pair: not_below_threshold") == sum(turn >= 4 for turn in shown)
+
+
+def test_replies_stand_side_by_side(text_run):
+    _, page, _ = text_run
+    assert page.text["replies"].count("as above") == 6  # the third rung says what the second says
+    assert page.text["replies"].count("5-epo says") == 6
+
+
+def test_counts_of_rows_and_rejects(text_run):
+    _, page, facts = text_run
+    stages = {row["stage"]: row for row in facts["counts"]["stages"]}
+    assert (stages["utterances"]["rows"], stages["utterances"]["rejects"]) == (12, 1)
+    assert stages["features"]["rows"] is None
+    assert stages["pairs"] | {"by": 0} == {"stage": "pairs", "table": "pairs", "rows": 4, "rejects": 4, "by": 0}
+    train = next(row for row in facts["counts"]["splits"] if row["split"] == "train")
+    assert (train["same_speaker"], train["gap"], train["selected"], train["pairs"]) == (41, 17, 8, 4)
+    reasons = {(r["stage"], r["reason"]): r["count"] for r in facts["counts"]["rejects"]}
+    assert reasons == {("utterances", "no_text"): 1, ("pairs", "not_below_threshold"): 4}
+    assert "no_text" in page.text["data"]
+
+
+def test_weights_budgets_seeds_and_changed_settings(text_run):
+    _, page, facts = text_run
+    assert "wheel:smollm2-135m-instruct" in page.text["weights"] and "candidates.seed" in page.text["weights"]
+    assert "12,000 11,873, 11,873" in page.text["weights"]  # both dialogue LoRAs that ran
+    assert "qwen2.5-7b-instruct smollm2-135m-instruct" in page.text["settings"]
+    assert facts["settings"]["candidates"]["budget"] == 1000
+    assert facts["weights"]["LLM"]["name"] == "smollm2-135m-instruct"
+
+
+def test_only_the_papers_own_weights_go_unmarked(store, tmp_path):
+    artefacts = _artefacts(store, tmp_path)
+    marked, plain = (Page(_report(tmp_path, artefacts, store, p)[0]).text[""] for p in ("cpu", "paper"))
+    assert "These are not the paper's models" in marked and "whisper-tiny.en" in marked
+    assert "These are not the paper's models" not in plain
+
+
+def test_tables_of_the_sample_corpus_are_headed_so(store, tmp_path):
+    plain, _ = _report(tmp_path, _artefacts(store, tmp_path), store)
+    html, facts = _report(tmp_path, _artefacts(store, tmp_path, ["synthetic faces and voices: sample"]), store)
+    assert "synthetic faces and voices" not in plain
+    page = Page(html)
+    parts = ("", "ladder", "datasets", "training", "pairs", "candidates", "replies", "data")
+    assert all("synthetic faces and voices" in page.text[part] for part in parts)
+    assert facts["synthetic"] is True and facts["synthetic_datasets"] == ["meld"]
+
+
+def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
+    accuracy = {
+        name: {"clips": 59, "accuracy": share, "balanced": 0.4, "majority": 0.271}
+        for name, share in (("A", 0.413), ("V", 0.333), ("A+V", 0.537))
+    }
+    artefacts = _artefacts(store, tmp_path)
+    artefacts["extractor"] = _trained(
+        store, tmp_path / "x", True, accuracy=accuracy, accuracy_by_dataset={"meld": accuracy}
+    )
+    artefacts["dialogue.audiovisual"] = artefacts["dialogue.memory"]
+    artefacts["metrics"] = _metrics(store, RUNGS)
+    page = Page(_report(tmp_path, artefacts, store)[0])
+    assert "53.7 % of emotions right from A+V; the commonest label is 27.1 %" in page.text["training"]
+    assert "continues rung 3" not in page.text["ladder"] and "not run" not in page.text["ladder"]
+
+
+def test_a_run_that_stopped_early_still_reports(store, tmp_path):
+    artefacts = dict.fromkeys(_artefacts(store, tmp_path))
+    artefacts["utterances"] = _utterances(store, [])
+    html, facts = _report(tmp_path, artefacts, store)
+    page = Page(html)
+    assert page.text["ladder"].count("not run") == 5 and "Not run." in page.text["pairs"]
+    assert facts["systems"] == [] and facts["pairs"] is None
+
+
+def test_without_pairs_the_fifth_rung_says_so(store, tmp_path):
+    artefacts = {**_artefacts(store, tmp_path), "epo": None, "metrics": _metrics(store, RUNGS[:3])}
+    assert "not run: no preference pairs" in Page(_report(tmp_path, artefacts, store)[0]).text["ladder"]
+
+
+def test_same_artefacts_give_the_same_bytes(tmp_path):
+    made = []
+    for name in ("one", "two"):
+        store = Store(tmp_path / name)
+        made.append(_report(tmp_path, _artefacts(store, tmp_path), store))
+    assert made[0] == made[1]

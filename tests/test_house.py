@@ -1,0 +1,93 @@
+"""The rules of the house: who may import whom, how files are named, what no file may hold."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {"storage": {"storage"}, "model": {"model"}, "tasks": {"tasks", "model", "storage"}}
+FOREIGN = {
+    "storage": {"torch", "transformers", "prefect", "peft", "vllm"},
+    "model": {"prefect", "pyarrow", "polars", "av"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of every module a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", ["storage", "model", "tasks"])
+def test_packages_import_only_what_they_may(package):
+    ours = {"flows", "tasks", "model", "storage"}
+    for path in (ROOT / package).rglob("*.py"):
+        names = imported(path)
+        assert names & ours <= ALLOWED[package], path
+        assert not names & FOREIGN.get(package, set()), path
+
+
+def test_flows_import_tasks_and_flows_only():
+    for path in (ROOT / "flows").glob("*.py"):
+        if path.name != "cli.py":
+            assert imported(path) & {"model", "storage"} == set(), path
+
+
+def test_prefect_is_known_to_one_module_of_tasks():
+    knowing = [p.name for p in (ROOT / "tasks").rglob("*.py") if "prefect" in imported(p)]
+    assert knowing == ["orchestration.py"]
+
+
+def test_no_flow_file_shadows_a_library():
+    for path in (ROOT / "flows").glob("*.py"):
+        if path.stem not in ("__init__", "cli"):
+            spec = importlib.util.find_spec(path.stem)
+            assert spec is None or str(ROOT) in str(spec.origin), path
+
+
+def test_flows_hold_flows_only():
+    for path in (ROOT / "flows").glob("*.py"):
+        if path.stem in ("__init__", "cli"):
+            continue
+        body = ast.parse(path.read_text()).body
+        assert not [node.name for node in body if isinstance(node, ast.ClassDef)], path
+        for function in (node for node in body if isinstance(node, ast.FunctionDef)):
+            decorators = [ast.unparse(d) for d in function.decorator_list]
+            assert any(d.startswith("flow") for d in decorators), f"{path}: {function.name}"
+
+
+def test_every_module_opens_with_a_docstring():
+    for package in ("flows", "tasks", "model", "storage"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name != "__init__.py":
+                assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_no_pickle():
+    for package in ("flows", "tasks", "model", "storage"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert not imported(path) & {"pickle", "cloudpickle", "dill", "joblib"}, path
+
+
+def test_planning_imports_neither_prefect_nor_torch(tmp_path):
+    code = (
+        "import sys; from tasks.run import RunRequest, stale_plan; "
+        f"stale_plan(RunRequest(profile='paper', store={str(tmp_path)!r})); "
+        "print([m for m in ('prefect', 'torch', 'transformers', 'vllm', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_packages_that_break_a_cpu_torch_are_absent():
+    for name in ("torchvision", "torchaudio", "torchcodec"):
+        assert importlib.util.find_spec(name) is None, f"{name} breaks transformers beside a CPU torch"
