@@ -15,6 +15,7 @@ from model.settings import TrainingSettings
 from model.zoo.resolve import identity
 from storage.filestat import StatCache
 from storage.readers.find import find_datasets
+from storage.sample.layout import is_sample
 from storage.store import Ref, Store
 from tasks.exchanges import SelectionSettings
 from tasks.rungs import LADDER, Rung
@@ -361,6 +362,7 @@ def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
             dataset=raw.dataset,
             folder=raw.folder.relative_to(root).as_posix(),
             files={path: cache.digest(root / path) for path in raw.files},
+            synthetic=is_sample(root),
         )
         for raw in find_datasets(root)
     )

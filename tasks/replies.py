@@ -6,8 +6,8 @@ from typing import Literal
 
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.settings import DialogueSettings
-
 from model.zoo.resolve import resolve
+from storage.exchanges import Exchange
 from storage.shards import row_to_exchange
 from storage.store import Ref
 from tasks.examples import dialogue_examples, key_text
@@ -58,20 +58,20 @@ def write_replies(
         settings=dialogue,
         dtype=dialogue.training.dtype,
     )
+    tokens = [len(prompt) for prompt in model.prompts(examples)]
     # Prompts of alike length together: less padding. The order is the examples' own, so the bytes are stable.
-    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].sentence), i))
+    order = sorted(range(len(examples)), key=lambda i: (tokens[i], i))
     replies: dict[int, str] = {}
-    for start in range(0, len(order), settings.batch_size):
-        batch = order[start : start + settings.batch_size]
-        replies.update(
-            zip(batch, model.reply([examples[i] for i in batch], settings.max_new_tokens), strict=True)
-        )
+    for start in range(0, len(order), dialogue.reply_batch_size):
+        batch = order[start : start + dialogue.reply_batch_size]
+        answers = model.reply([examples[i] for i in batch], settings.max_new_tokens)
+        replies.update(zip(batch, answers, strict=True))
         work.progress(len(replies), len(examples), {})
-    out = [_row(wanted[example.key], rung, replies[i]) for i, example in enumerate(examples)]
+    out = [_row(wanted[e.key], rung, replies[i], tokens[i]) for i, e in enumerate(examples)]
     return [write_shard(work.store, "replies", f"replies/all/test/{rung}", out)]
 
 
-def _row(exchange, rung: str, reply: str) -> dict:
+def _row(exchange: Exchange, rung: str, reply: str, prompt_tokens: int) -> dict:
     return {
         "dataset": exchange.dataset,
         "split": exchange.split,
@@ -83,4 +83,5 @@ def _row(exchange, rung: str, reply: str) -> dict:
         "reply": reply,
         "sentence_emotion": exchange.sentence_emotion,
         "reference_emotion": exchange.reply_emotion,
+        "prompt_tokens": prompt_tokens,
     }

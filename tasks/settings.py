@@ -41,7 +41,6 @@ class ReplySettings(BaseModel, frozen=True, extra="forbid"):
         None, ge=1, description="Test exchanges a rung, spread over the datasets; None takes all."
     )
     max_new_tokens: int = Field(64, ge=1, description="Longest reply. Not in the paper.")
-    batch_size: int = Field(16, ge=1, description="Replies written at once. Not in the paper.")
     seed: int = Field(0, description="Chooses the test exchanges. Not in the paper.")
 
 

@@ -27,7 +27,7 @@ def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) 
     rejects = write_rejects(
         work.store, source.dataset, [reject_to_row(r, "utterances") for r in read.rejects]
     )
-    card = canonical(_card(read.utterances, len(read.rejects), read.notes))
+    card = canonical({**_card(read.utterances, len(read.rejects), read.notes), "synthetic": source.synthetic})
     return [*shards, rejects, work.store.put_bytes(f"card/{source.dataset}", card)]
 
 

@@ -38,6 +38,9 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     free_running_rows: int = Field(
         16, ge=0, description="Held-out rows also reconstructed greedily. Not in the paper."
     )
+    free_running_tokens: int = Field(
+        128, ge=1, description="Longer held-out rows are not reconstructed greedily. Not in the paper."
+    )
     pretrain: TrainingSettings = Field(
         TrainingSettings(learning_rate=1e-4, batch_size=32), description="Single utterances."
     )

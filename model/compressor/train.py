@@ -58,7 +58,7 @@ def pretrain(
         compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     data = [_rows([(text,) for text in texts], compressor, task, settings) for texts in (train, heldout)]
-    return _train(compressor, task, *data, settings.pretrain, settings.free_running_rows, out, progress)
+    return _train(compressor, task, *data, settings.pretrain, settings, out, progress)
 
 
 def finetune(
@@ -79,7 +79,7 @@ def finetune(
     compressor = load_compressor(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
     data = [_rows(dialogues, compressor, task, settings) for dialogues in (train, heldout)]
-    return _train(compressor, task, *data, settings.finetune, settings.free_running_rows, out, progress)
+    return _train(compressor, task, *data, settings.finetune, settings, out, progress)
 
 
 def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
@@ -125,7 +125,7 @@ def _train(
     train: tuple[list[Row], dict],
     heldout: tuple[list[Row], dict],
     settings: TrainingSettings,
-    free_running_rows: int,
+    limits: CompressorSettings,
     out: Path,
     progress: Progress | None,
 ) -> dict:
@@ -167,7 +167,7 @@ def _train(
         "heldout_after": after,
         "heldout_no_memory": without,
         "nats_recovered": without["loss"] - after["loss"],
-        "free_running": free_running(compressor, task, checked[:free_running_rows]),
+        "free_running": free_running(compressor, task, _short(checked, limits)),
         "history": history.as_dict(),
     }
     learned = history.best_step > 0 and after["loss"] < without["loss"]
@@ -226,6 +226,11 @@ def free_running(compressor: MambaCompressor, task: Reconstruction, rows: Sequen
     examples = [{"original": w, "reconstructed": t} for w, t in zip(wanted, texts, strict=True)]
     exact = sum(w.strip() == t.strip() for w, t in zip(wanted, texts, strict=True))
     return {"rows": len(rows), "exact": exact / len(rows), "examples": examples}
+
+
+def _short(rows: Sequence[Row], limits: CompressorSettings) -> list[Row]:
+    """The first rows short enough to be generated; long dialogues take minutes on a CPU."""
+    return [row for row in rows if len(row.target) <= limits.free_running_tokens][: limits.free_running_rows]
 
 
 def _memories(compressor: MambaCompressor, rows: Sequence[Row]) -> list[Tensor]:

@@ -86,9 +86,13 @@ class Extractor(nn.Module):
 
 
 def new_extractor(
-    settings: ExtractorSettings, audio_width: int, video_width: int, token_embeddings: Tensor
+    settings: ExtractorSettings, audio_width: int, video_width: int, token_embeddings: Tensor, anchors: Tensor
 ) -> Extractor:
-    """An untrained extractor, its weights drawn from the training seed. token_embeddings: [vocabulary, d]."""
+    """An untrained extractor, its weights drawn from the training seed.
+
+    token_embeddings: [vocabulary, d] of the LLM. anchors: [K, d], embeddings whose random mixtures the
+    projections give at first: the frozen LLM reacts to mixtures of words, hardly to random directions.
+    """
     shape = ExtractorShape(
         audio_width=audio_width,
         video_width=video_width,
@@ -101,7 +105,14 @@ def new_extractor(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
-        return Extractor(shape)
+        extractor = Extractor(shape)
+        anchors = F.rms_norm(anchors.detach().float().cpu(), anchors.shape[-1:])
+        with torch.no_grad():
+            for branch in (extractor.audio, extractor.video):
+                mixture = torch.randn(len(anchors), settings.hidden) / (len(anchors) * settings.hidden) ** 0.5
+                branch.projection.weight.copy_(anchors.T @ mixture)
+                branch.projection.bias.zero_()
+    return extractor
 
 
 def load_extractor(folder: Path) -> Extractor:

@@ -23,7 +23,8 @@ class QFormer(nn.Module):
         super().__init__()
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
-        self.queries = nn.Parameter(torch.randn(queries, hidden))
+        # Small, so that what a query reads outweighs the query itself from the start.
+        self.queries = nn.Parameter(0.1 * torch.randn(queries, hidden))
         self.inputs = nn.Linear(width, hidden)
         layer = nn.TransformerEncoderLayer(
             hidden, heads, 4 * hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True

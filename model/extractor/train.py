@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from model.extractor.extractor import Extractor, new_extractor
-from model.extractor.recognise import EMOTIONS, emotion_pieces, emotion_scores, shared_start
+from model.extractor.recognise import (
+    EMOTIONS,
+    answer_embeddings,
+    emotion_pieces,
+    emotion_scores,
+    shared_start,
+)
 from model.extractor.settings import ExtractorSettings
 from model.llm import embed, load_llm, prefix_cache, reply_ids, reply_log_probs
 from model.prompts import EMOTION_WORDS
@@ -71,7 +77,11 @@ def train_extractor(
         torch.set_num_threads(settings.training.threads)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
     extractor = new_extractor(
-        settings, _width(train, "audio"), _width(train, "video"), llm.get_input_embeddings().weight
+        settings,
+        _width(train, "audio"),
+        _width(train, "video"),
+        llm.get_input_embeddings().weight,
+        answer_embeddings(llm, tokenizer),
     )
     standardise(extractor, train)
     recogniser = Recogniser(llm, tokenizer, extractor.to(llm.device))

@@ -45,7 +45,11 @@ def equal_error_cosine(same: Sequence[float], different: Sequence[float]) -> flo
 
 
 def threshold_in_force(
-    least: Sequence[float | None], threshold: float, fallback: str, least_share: float, equal_error: float | None
+    least: Sequence[float | None],
+    threshold: float,
+    fallback: str,
+    least_share: float,
+    equal_error: float | None,
 ) -> float:
     """The paper's threshold, or the equal-error cosine where it keeps less than `least_share` of train.
 

@@ -17,7 +17,10 @@ class PairSettings(BaseModel, frozen=True, extra="forbid"):
         "cosine at which same- and different-emotion human replies are confused equally often.",
     )
     least_share: float = Field(
-        0.2, ge=0, le=1, description="Not in the paper. Share of train exchanges below which the fallback acts."
+        0.2,
+        ge=0,
+        le=1,
+        description="Not in the paper. Share of train exchanges below which the fallback acts.",
     )
     calibration_pairs: int = Field(
         600, ge=10, description="Not in the paper. Human pairs of each kind behind the equal-error cosine."

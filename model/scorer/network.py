@@ -19,12 +19,17 @@ MODEL_TYPE = "empamba-emotion-network"
 
 
 class EmotionHead(nn.Module):
-    """Pooled encoder layers → standardised → tanh hidden layer (the feature) → one logit a label."""
+    """Pooled encoder layers → standardised → tanh hidden layer → one logit a label.
+
+    The emotion feature is the hidden layer less its mean over the training texts, in the directions that the label
+    layer reads: what no label reads is left-over topic, and would drown the emotion in a cosine.
+    """
 
     def __init__(self, inputs: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("center", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("hidden_center", torch.zeros(hidden))
         self.dense = nn.Linear(inputs, hidden)
         self.labels = nn.Linear(hidden, len(GOEMOTIONS_LABELS))
         self.before_dense = nn.Dropout(dropout / 2)
@@ -36,8 +41,13 @@ class EmotionHead(nn.Module):
         self.scale.copy_(pooled.std(0).clamp_min(1e-5))
 
     def hidden_states(self, pooled: Tensor) -> Tensor:
-        """Features float [n, hidden] in (-1, 1) of pooled layers float [n, inputs]."""
+        """Hidden states float [n, hidden] in (-1, 1) of pooled layers float [n, inputs]."""
         return torch.tanh(self.dense(self.before_dense((pooled - self.center) / self.scale)))
+
+    def emotion_features(self, hidden: Tensor) -> Tensor:
+        """Features float [n, 28] of hidden states float [n, hidden]: coordinates in the span of the label weights."""
+        directions = torch.linalg.qr(self.labels.weight.T).Q
+        return (hidden - self.hidden_center) @ directions
 
     def label_logits(self, hidden: Tensor) -> Tensor:
         """Logits float [n, 28] of hidden states float [n, hidden]."""

@@ -33,11 +33,16 @@ class RobertaBackend(nn.Module):
         self.model = RobertaForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer_folder = folder
         self.column_of_label = _columns(self.model.config.id2label, folder)
+        self.feature_width = self.model.config.hidden_size
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Features float [B, width]."""
+        """Hidden states float [B, width]."""
         states = self.model.roberta(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
         return torch.tanh(self.model.classifier.dense(states[:, 0]))
+
+    def emotion_features(self, hidden: Tensor) -> Tensor:
+        """The hidden states themselves."""
+        return hidden
 
     def label_logits(self, hidden: Tensor) -> Tensor:
         """Logits float [B, 28] in the order of GOEMOTIONS_LABELS."""
@@ -45,16 +50,21 @@ class RobertaBackend(nn.Module):
 
 
 class MiniLMBackend(nn.Module):
-    """The project's head on a frozen MiniLM; the feature is the head's tanh hidden layer (`head.dense`)."""
+    """The project's head on a frozen MiniLM; `EmotionHead` says what the feature is."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.network = load_network(folder)
         self.tokenizer_folder = resolve(self.network.settings.base)
+        self.feature_width = len(GOEMOTIONS_LABELS)
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Features float [B, hidden]."""
+        """Hidden states float [B, hidden]."""
         return self.network.head.hidden_states(self.network.pooled(input_ids, mask))
+
+    def emotion_features(self, hidden: Tensor) -> Tensor:
+        """Features float [B, 28]."""
+        return self.network.head.emotion_features(hidden)
 
     def label_logits(self, hidden: Tensor) -> Tensor:
         """Logits float [B, 28]."""
@@ -100,13 +110,15 @@ class EmotionScorer:
         distinct = sorted(set(texts))
         place = {text: index for index, text in enumerate(distinct)}
         rows = self._tokenise(distinct)
-        features = np.empty((len(rows), self._width()), np.float32)
+        features = np.empty((len(rows), self.backend.feature_width), np.float32)
         probabilities = np.empty((len(rows), len(GOEMOTIONS_LABELS)), np.float32)
         with torch.inference_mode():
             for indices in length_sorted_batches([len(row) for row in rows], self.settings.batch_size):
                 ids, mask = pad_rows([rows[index] for index in indices], self.tokenizer.pad_token_id)
                 hidden = self.backend.hidden_states(ids, mask)
-                features[indices] = nn.functional.normalize(hidden, dim=1).numpy()
+                features[indices] = nn.functional.normalize(
+                    self.backend.emotion_features(hidden), dim=1
+                ).numpy()
                 probabilities[indices] = self.backend.label_logits(hidden).sigmoid().numpy()
         order = [place[text] for text in texts]
         return features[order], probabilities[order]
@@ -115,11 +127,6 @@ class EmotionScorer:
         if not texts:
             return []
         return self.tokenizer(texts, truncation=True, max_length=self.settings.max_tokens)["input_ids"]
-
-    def _width(self) -> int:
-        if isinstance(self.backend, RobertaBackend):
-            return self.backend.model.config.hidden_size
-        return self.backend.network.settings.hidden
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:

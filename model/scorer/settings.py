@@ -26,7 +26,7 @@ class EmotionNetworkSettings(BaseModel, frozen=True, extra="forbid"):
     pooling: Literal["mean", "first"] = Field(
         default="mean", description="a layer's vector: the mean of its token states, or the first"
     )
-    hidden: int = Field(default=256, ge=1, description="width of the hidden layer, the scorer's feature")
+    hidden: int = Field(default=256, ge=28, description="width of the hidden layer, at least one a label")
 
 
 class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):

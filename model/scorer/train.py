@@ -139,7 +139,17 @@ def fit_head(
         if precision > best:
             best, kept = precision, {name: tensor.clone() for name, tensor in head.state_dict().items()}
     head.load_state_dict(kept)
+    center_hidden(head, pooled)
     return head
+
+
+def center_hidden(head: EmotionHead, pooled: Tensor) -> None:
+    """Set the mean hidden state of these pooled layers float16 [n, inputs], which features are taken from."""
+    head.eval()
+    with torch.inference_mode():
+        hidden = torch.cat([head.hidden_states(part.float()) for part in pooled.split(4096)])
+        mean = hidden.mean(0)
+    head.hidden_center.copy_(mean)
 
 
 def probabilities(head: EmotionHead, pooled: Tensor) -> np.ndarray:

@@ -33,6 +33,8 @@ from storage.sample.script import (
     load_scripts,
 )
 
+MARKER = "SYNTHETIC.txt"
+"""A file in the root that tells every later look at the tree what it is."""
 FPS = 12
 """Pictures a second of the per-utterance clips."""
 AVI_FPS = 12
@@ -90,6 +92,11 @@ class Job:
     root: Path
 
 
+def is_sample(root: Path) -> bool:
+    """Whether `root` is a tree that write_sample wrote."""
+    return (root / MARKER).is_file()
+
+
 def write_sample(
     root: Path,
     seed: int = 0,
@@ -120,6 +127,7 @@ def write_sample(
         _write_iemocap(partial, [s for s in scripts if s.dataset == IEMOCAP], seed)
         if media:
             _write_media(partial, [s for s in scripts if s.media], seed, workers)
+        (partial / MARKER).write_text("synthetic faces and voices, made by a procedural actor\n")
         os.replace(partial, root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -33,6 +33,9 @@ NO_MEDIA = "no media"
 IDENTICAL_SHARE = 0.95
 """From this share of equal replies on, a rung is flagged as no different from the one before."""
 
+PAPER_ROLES = ("LLM", "audio encoder", "video encoder", "compressor", "emotion scorer")
+"""Roles whose weights the paper names (sections 4.2 and 4.4); it names none for BERTScore."""
+
 BUDGETS = {
     "data.dialogues": "dialogues read of each dataset",
     "candidates.budget": "candidates written",
@@ -267,17 +270,21 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _weights(weights: dict[str, Weights]) -> list[dict]:
-    paper = weight_names(Settings())
+    paper = _paper_weights()
     return [
         {"role": role, "name": w.name, "identity": w.identity, "paper": paper.get(role, "")}
         for role, w in weights.items()
     ]
 
 
+def _paper_weights() -> dict[str, str]:
+    return {role: name for role, name in weight_names(Settings()).items() if role in PAPER_ROLES}
+
+
 def _other_models(weights: dict[str, Weights]) -> list[dict]:
     """Roles whose weights are not the paper's: {"role", "name", "paper"}; name "" where it starts from none."""
     found = []
-    for role, paper in weight_names(Settings()).items():
+    for role, paper in _paper_weights().items():
         name = weights[role].name if role in weights else ""
         if name != paper:
             found.append({"role": role, "name": name, "paper": paper})

@@ -28,11 +28,14 @@ SYNTHETIC = "synthetic faces and voices"
 
 
 def collect_counts(artefacts: Artefacts, store: Store) -> dict:
-    """{"stages": [...], "splits": [...], "rejects": [...], "notes": {dataset: [...]}, "synthetic": [datasets]}."""
+    """{"stages", "splits", "rejects": rows of counts, "without_media": utterances, "notes": {dataset: lines},
+    "synthetic": datasets}."""
     cards = read_cards(artefacts, store)
+    splits = _split_counts(artefacts, cards, store)
     return {
         "stages": [_stage_counts(stage, table, artefacts) for stage, table in TABLES.items()],
-        "splits": _split_counts(artefacts, cards, store),
+        "splits": splits,
+        "without_media": sum(row["utterances"] - row["with_media"] for row in splits),
         "rejects": _reject_reasons(artefacts, store),
         "notes": {dataset: card.get("notes", []) for dataset, card in cards.items()},
         "synthetic": [dataset for dataset, card in cards.items() if _is_synthetic(card)],

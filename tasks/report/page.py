@@ -12,7 +12,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--wash); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 64px; }
+main { max-width: 1160px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 1.35rem; margin: 0 0 6px; }
 h3 { font-size: 1.02rem; margin: 26px 0 4px; }
@@ -32,10 +32,12 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .scroll { overflow-x: auto; margin: 8px 0 14px; }
 table { border-collapse: collapse; font-size: .88rem; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0 0 6px; caption-side: top; }
-th, td { padding: 6px 10px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: 6px 9px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; border-bottom: 1px solid #b9c4c6; vertical-align: bottom; }
 thead tr.groups th { border-bottom: 0; color: var(--ink); }
-td.n, th.n { text-align: right; white-space: nowrap; }
+td.n, th.n { text-align: right; }
+td.n { white-space: nowrap; }
+.narrow { padding-left: 4px; padding-right: 4px; text-align: center; }
 td.first, th.first { border-left: 1px solid var(--line); }
 td small { display: block; color: var(--soft); font-size: .78rem; line-height: 1.3; }
 td.paper { color: var(--soft); }
@@ -44,7 +46,11 @@ tbody tr:last-child td { border-bottom: 0; }
 td.words, .id { overflow-wrap: anywhere; }
 code, .id { font: .82rem/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
 img { max-width: 100%; height: auto; display: block; }
+img.wide { max-width: none; width: 100%; min-width: 700px; }
+td:first-child { min-width: 7.5em; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 18px; }
+.columns { columns: 2 420px; column-gap: 18px; }
+.columns .card { break-inside: avoid; margin: 0 0 18px; }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px; min-width: 0; }
 .card h3 { margin: 0 0 2px; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 10px 0 16px; padding: 0; }
@@ -66,7 +72,7 @@ summary { cursor: pointer; color: var(--teal); font-size: .92rem; }
 .same { color: var(--soft); font-style: italic; }
 @media (max-width: 640px) {
   main { padding: 18px 10px 40px; } section { padding: 16px 12px; } h1 { font-size: 1.6rem; }
-  th, td { padding: 5px 7px; }
+  th, td { padding: 5px 6px; } .columns { columns: 1; }
   .candidate { grid-template-columns: 70px 1fr 46px; } .candidate .text { grid-column: 1 / -1; }
 }
 @media print { body { background: #fff; } section { break-inside: avoid; border: 0; padding: 0; } nav { display: none; } }
@@ -112,20 +118,20 @@ PAGE = """<!doctype html>
 <div class="scroll"><table>
 <thead>
 <tr class="groups"><th colspan="5"></th><th class="first" colspan="3">Paper, {{ table_2_dataset | dataset }}</th><th class="first" colspan="4">This run, {{ facts.profile }} profile</th></tr>
-<tr><th>Rung</th><th>FT</th><th>MC</th><th>AV</th><th>EPO</th><th class="n first">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n first">BERTScore</th><th class="n">EmotionScore</th><th class="n">Dist-1</th><th class="n">n</th></tr>
+<tr><th>Rung</th><th class="narrow">FT</th><th class="narrow">MC</th><th class="narrow">AV</th><th class="narrow">EPO</th><th class="n first">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n first">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n">n</th></tr>
 </thead>
 <tbody>
 {% for row in facts.ladder %}
 <tr{% if row.flagged %} class="flag"{% endif %}>
 <td><b>{{ row.rung.split('-')[0] }}</b> {{ row.title }}{% if row.continues %}<small>continues rung {{ row.continues }}: no media for rung 4</small>{% endif %}{% if row.flagged %}<small><span class="tag warn">{{ row.identical.share | percent(0) }} identical to {{ row.identical.rung }}</span></small>{% endif %}</td>
-{% for part in row.parts %}<td>{{ '✓' if part else '' }}</td>{% endfor %}
+{% for part in row.parts %}<td class="narrow">{{ '✓' if part else '' }}</td>{% endfor %}
 {% if row.paper %}<td class="n paper first">{{ row.paper.bertscore | number }}</td><td class="n paper">{{ row.paper.emotionscore | number }}</td><td class="n paper">{{ row.paper.dist1 | number }}</td>{% else %}<td class="paper first" colspan="3">not in the paper</td>{% endif %}
 {% if row.run %}<td class="n first">{{ measured(row.run, 'bertscore') }}</td><td class="n">{{ measured(row.run, 'emotionscore') }}</td><td class="n">{{ measured(row.run, 'dist1') }}</td><td class="n">{{ row.run.n | count }}</td>{% else %}<td class="first" colspan="4"><span class="tag gold">not run: {{ row.not_run or 'no replies' }}</span></td>{% endif %}
 </tr>
 {% endfor %}
 </tbody></table></div>
 <p class="note">{{ sources.table_2 }}. FT finetuned, MC MambaCompressor, AV audio-visual, EPO emotion preference optimization. A marked row gave at least 95 % of its replies word for word as the rung named: what it adds made no difference.</p>
-{% if ladder_plot %}<div class="scroll"><img src="{{ ladder_plot }}" alt="BERTScore, EmotionScore and Dist-1 of each rung: the paper's beside this run's with 95 % intervals"></div>{% endif %}
+{% if ladder_plot %}<div class="scroll"><img class="wide" src="{{ ladder_plot }}" alt="BERTScore, EmotionScore and Dist-1 of each rung: the paper's beside this run's with 95 % intervals"></div>{% endif %}
 {% if facts.systems %}
 <h3>More about the replies{{ made() }}</h3>
 <div class="scroll"><table>
@@ -151,7 +157,7 @@ PAGE = """<!doctype html>
 <h3>{{ part.dataset | dataset }} <span class="tag{% if part.split != 'test' %} gold{% endif %}">{{ part.split }}{% if part.split != 'test' %} stands in for test{% endif %}</span></h3>
 <div class="scroll"><table>
 <thead><tr class="groups"><th></th><th class="first" colspan="4">Paper</th><th class="first" colspan="4">This run, {{ facts.profile }} profile</th></tr>
-<tr><th>Rung</th><th class="first">System</th><th class="n">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n first">BERTScore</th><th class="n">EmotionScore</th><th class="n">Dist-1</th><th class="n">n</th></tr></thead>
+<tr><th>Rung</th><th class="first">System</th><th class="n">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n first">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n">n</th></tr></thead>
 <tbody>
 {% for row in part.rows %}
 <tr><td><b>{{ row.rung.split('-')[0] }}</b> {{ row.system }}</td>
@@ -168,8 +174,8 @@ PAGE = """<!doctype html>
 
 <section id="training">
 <h2>Training{{ made() }}</h2>
-<p>Held-out figures are from dev, before the first step and at the step that was kept (ringed). Stages are in the order in which they run.</p>
-<div class="grid">
+<p>Held-out figures are from dev, before the first step and at the step that was kept (ringed).</p>
+<div class="columns">
 {% for part in training %}
 <div class="card">
 <h3>{{ part.title }}</h3>
@@ -280,6 +286,7 @@ PAGE = """<!doctype html>
 <tbody>{% for r in facts.counts.splits %}
 <tr><td>{{ r.dataset | dataset }}</td><td>{{ r.split }}</td><td class="n first">{{ r.dialogues | count }}</td><td class="n">{{ r.utterances | count }}</td><td class="n">{{ r.with_media | count }}</td><td class="n">{{ r.features | count }}</td><td class="n first">{{ r.exchanges | count }}</td><td class="n">{{ r.same_speaker | count }}</td><td class="n">{{ r.gap | count }}</td><td class="n">{{ r.selected | count }}</td><td class="n first">{{ r.candidates | count }}</td><td class="n">{{ r.pairs | count }}</td></tr>
 {% endfor %}</tbody></table></div>
+{% if facts.counts.without_media %}<p class="note">{{ facts.counts.without_media | count }} utterances have no clip. They stay in the text stages; features, the extractor and the audio-visual inputs leave them out.</p>{% endif %}
 <h3>Emotions</h3>
 <div class="scroll"><table><thead><tr><th>Dataset</th><th>Split</th>{% for e in emotions %}<th class="n">{{ e }}</th>{% endfor %}</tr></thead><tbody>
 {% for r in facts.counts.splits %}<tr><td>{{ r.dataset | dataset }}</td><td>{{ r.split }}</td>{% for e in emotions %}<td class="n">{{ r.emotions.get(e, 0) | count }}</td>{% endfor %}</tr>{% endfor %}
@@ -294,7 +301,7 @@ PAGE = """<!doctype html>
 <section id="weights">
 <h2>Weights, seeds and budgets</h2>
 <div class="scroll"><table><thead><tr><th>Role</th><th>Weights</th><th>Identity</th><th>Paper</th></tr></thead><tbody>
-{% for w in facts.weights %}<tr><td>{{ w.role }}</td><td><code>{{ w.name }}</code></td><td class="id">{{ w.identity }}</td><td class="paper">{{ 'the same' if w.name == w.paper else w.paper }}</td></tr>{% endfor %}
+{% for w in facts.weights %}<tr><td>{{ w.role }}</td><td><code>{{ w.name }}</code></td><td class="id">{{ w.identity }}</td><td class="paper">{{ 'the same' if w.name == w.paper else w.paper or 'names none' }}</td></tr>{% endfor %}
 </tbody></table></div>
 <h3>Budgets</h3>
 <div class="scroll"><table><thead><tr><th>Setting</th><th>Limits</th><th class="n">limit</th><th class="n">used</th></tr></thead><tbody>

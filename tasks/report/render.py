@@ -38,7 +38,11 @@ ZERO_AT = 20.0
 def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {
         "number": number,
@@ -110,7 +114,10 @@ def _ladder_plot(rows: list[dict]) -> str | None:
     if not any(row["run"] for row in rows):
         return None
     return plots.ladder(
-        [{"label": f"{r['rung'].split('-')[0]}  {r['title']}", "paper": r["paper"], "run": r["run"]} for r in rows]
+        [
+            {"label": f"{r['rung'].split('-')[0]}  {r['title']}", "paper": r["paper"], "run": r["run"]}
+            for r in rows
+        ]
     )
 
 
@@ -174,11 +181,15 @@ def _headline(stage: str, report: dict) -> str | None:
         without = f", {number((report.get('heldout_no_memory') or {}).get('loss'))} without"
         return text + own + without + (f", {number(other['loss'])} with another's" if other else "")
     if stage == "extractor" and report.get("accuracy"):
-        name = next(reversed([n for n in ("A", "V", "A+V") if n in report["accuracy"]] or list(report["accuracy"])))
+        name = next(
+            reversed([n for n in ("A", "V", "A+V") if n in report["accuracy"]] or list(report["accuracy"]))
+        )
         figures = report["accuracy"][name]
         return f"{percent(figures['accuracy'])} of emotions right from {name}; the commonest label is {percent(figures['majority'])}"
     if stage == "epo" and "accuracy" in after:
-        text = f"{percent(before.get('accuracy'))} → {percent(after['accuracy'])} of held-out pairs ranked right"
+        text = (
+            f"{percent(before.get('accuracy'))} → {percent(after['accuracy'])} of held-out pairs ranked right"
+        )
         length = report.get("length_accuracy")
         return text if length is None else f"{text}; reply length alone would rank {percent(length)}"
     if stage.startswith("dialogue") and "reply" in after:
@@ -210,7 +221,9 @@ def _flat(figures: dict, prefix: str = "") -> list[dict]:
         elif isinstance(value, int) and not isinstance(value, bool):
             rows.append({"name": f"{prefix}{name}", "value": count(value)})
         elif isinstance(value, (str, bool)) and value != "":
-            rows.append({"name": f"{prefix}{name}", "value": str(value).lower() if isinstance(value, bool) else value})
+            rows.append(
+                {"name": f"{prefix}{name}", "value": str(value).lower() if isinstance(value, bool) else value}
+            )
     return rows
 
 

@@ -30,11 +30,12 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
 
 
 class RawFiles(BaseModel, frozen=True, extra="forbid"):
-    """The raw files a stage reads: path relative to the raw root -> digest."""
+    """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus."""
 
     dataset: str
     folder: str
     files: dict[str, str]
+    synthetic: bool = False
 
 
 @dataclass
@@ -106,7 +107,7 @@ def _add(parts: dict, name: str, value: Any) -> None:
         parts["weights"][value.name] = value.identity
     elif isinstance(value, RawFiles):
         parts["input"].update(value.files)
-        parts["setting"][f"{name}.folder"] = value.folder
+        parts["setting"] |= {f"{name}.folder": value.folder, f"{name}.synthetic": value.synthetic}
     elif isinstance(value, BaseModel):
         _add_setting(parts, name, value.model_dump(mode="json"))
     elif isinstance(value, dict):

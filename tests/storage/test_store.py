@@ -51,7 +51,10 @@ def test_a_tree_comes_back_as_it_was(store, tmp_path):
     ref = store.put_tree("model", source)
     laid = store.folder(ref)
     assert (laid / "sub" / "w.bin").read_bytes() == bytes(range(256))
-    assert sorted(p.relative_to(laid).as_posix() for p in laid.rglob("*") if p.is_file()) == ["a.json", "sub/w.bin"]
+    assert sorted(p.relative_to(laid).as_posix() for p in laid.rglob("*") if p.is_file()) == [
+        "a.json",
+        "sub/w.bin",
+    ]
     assert store.put_tree("model", laid).digest == ref.digest
 
 

@@ -49,11 +49,11 @@ def test_shipped_scorers_know_plain_emotions(name):
 
 def test_features_are_unit_vectors_in_the_order_given(scorer):
     features = scorer.features(TEXTS)
-    assert features.dtype == np.float32 and features.shape == (5, 256)
+    assert features.dtype == np.float32 and features.shape == (5, 28)
     assert np.linalg.norm(features, axis=1).tolist() == pytest.approx([1] * 5, abs=1e-5)
     assert np.array_equal(features[0], features[3])
     np.testing.assert_allclose(scorer.features(TEXTS[::-1]), features[::-1], atol=1e-5)
-    assert scorer.features([]).shape == (0, 256) and scorer.probabilities([]).shape == (0, 28)
+    assert scorer.features([]).shape == (0, 28) and scorer.probabilities([]).shape == (0, 28)
 
 
 def test_batch_size_and_empty_texts_do_not_matter(scorer):

@@ -104,7 +104,7 @@ def test_training_end_to_end_writes_a_scorer(tmp_path):
     (tmp_path / "train.tsv").write_text("".join(rows[:30]))
     (tmp_path / "dev.tsv").write_text("".join(rows[30:]))
     settings = HeadTrainingSettings(
-        network=EmotionNetworkSettings(layers=(5, 6), hidden=16), epochs=8, batch_size=10, learning_rate=1e-2
+        network=EmotionNetworkSettings(layers=(5, 6), hidden=32), epochs=8, batch_size=10, learning_rate=1e-2
     )
     torch.manual_seed(9)
     expected = torch.rand(1)

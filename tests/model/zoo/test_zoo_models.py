@@ -1,8 +1,10 @@
 """The resolved folders load with the classes that use them, and the converted weights are right."""
 
-import os
+import csv
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionModel,
     WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
     WhisperModel,
 )
 
@@ -22,6 +25,7 @@ from model.zoo.efficientnet import EfficientNetLite0, _pad_same
 from model.zoo.errors import ZooError
 from model.zoo.resolve import is_cached, resolve
 
+DEMO = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "multidialog_demo"
 TEXT = "in 2024 Zoë said: “no” 🙂\n\tok"
 
 
@@ -140,7 +144,7 @@ def test_smollm2_answers_and_splits_digits():
 
 
 @pytest.mark.slow
-def test_whisper_hears_nothing_different_in_another_process_layout():
+def test_whisper_positions_are_the_published_sinusoids():
     folder = resolved("whisper-tiny.en")
     model = WhisperModel.from_pretrained(folder, dtype=torch.float32).eval()
     tone = np.sin(np.arange(16000) * 0.05).astype(np.float32)
@@ -160,5 +164,28 @@ def test_whisper_hears_nothing_different_in_another_process_layout():
 
 def test_zoo_settings_import_is_light():
     program = "import sys; import model.zoo.settings, model.zoo.catalogue; assert 'torch' not in sys.modules"
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    root = Path(__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEMO.is_dir(), reason="MultiDialog's demo clips are not beside the repository")
+def test_whisper_transcribes_the_demo_clip():
+    av, soxr = pytest.importorskip("av"), pytest.importorskip("soxr")
+    folder = resolved("whisper-tiny.en")
+    with av.open(str(DEMO / "demo1_user1.mp4")) as container:
+        stream = container.streams.audio[0]
+        planar = av.AudioResampler("fltp")
+        parts = [part.to_ndarray() for frame in container.decode(stream) for part in planar.resample(frame)]
+        samples = soxr.resample(np.concatenate(parts, axis=1).mean(0), stream.rate, 16000)
+    model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    mels = WhisperFeatureExtractor.from_pretrained(folder)(
+        samples, sampling_rate=16000, return_tensors="pt"
+    ).input_features
+    heard = AutoTokenizer.from_pretrained(folder).decode(model.generate(mels)[0], skip_special_tokens=True)
+    with open(DEMO / "transcripts.tsv", encoding="utf-8", newline="") as lines:
+        written = {row["file"]: row["text"] for row in csv.DictReader(lines, delimiter="\t")}
+    letters = re.compile(r"[^a-z ]")
+    assert (
+        letters.sub("", heard.lower()).split() == letters.sub("", written["demo1_user1.mp4"].lower()).split()
+    )

@@ -228,8 +228,14 @@ def _metrics(store: Store, rungs) -> list[Ref]:
 def _artefacts(store: Store, folder, notes=()) -> dict[str, list[Ref] | None]:
     """A run on text alone: no features, no extractor, no fourth rung; EPO learned nothing."""
     rungs = [rung for rung in RUNGS if rung != "4-av"]
-    memory = {"nats_recovered": 1.375, "heldout_no_memory": {"loss": 3.5}, "heldout_other_memory": {"loss": 3.0}}
-    reconstructed = {"free_running": {"exact": 0.0, "rows": 1, "examples": [{"original": "o", "reconstructed": "r"}]}}
+    memory = {
+        "nats_recovered": 1.375,
+        "heldout_no_memory": {"loss": 3.5},
+        "heldout_other_memory": {"loss": 3.0},
+    }
+    reconstructed = {
+        "free_running": {"exact": 0.0, "rows": 1, "examples": [{"original": "o", "reconstructed": "r"}]}
+    }
     return {
         "utterances": _utterances(store, list(notes)),
         "utterances.exchanges": _exchanges(store),
@@ -264,8 +270,10 @@ def store(tmp_path) -> Store:
     return Store(tmp_path / "store")
 
 
-@pytest.fixture
-def text_run(store, tmp_path):
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("run")
+    store = Store(tmp_path / "store")
     html, facts = _report(tmp_path, _artefacts(store, tmp_path), store)
     return html, Page(html), facts
 
@@ -295,7 +303,9 @@ def test_ladder_puts_the_papers_figures_beside_the_runs(text_run):
 
 def test_rungs_stand_beside_their_systems_of_table_1(text_run):
     _, page, _ = text_run
-    assert "dev stands in for test" in page.text["datasets"] and "MELD: dev stands in for test" in page.text[""]
+    assert (
+        "dev stands in for test" in page.text["datasets"] and "MELD: dev stands in for test" in page.text[""]
+    )
     for system in TABLE_1_RUNGS.values():
         assert all(f"{value:.3f}" in page.text["datasets"] for value in TABLE_1[system]["meld"])
 
@@ -310,7 +320,10 @@ def test_training_says_loudly_what_did_not_learn(text_run):
     text = page.text["training"]
     assert text.count("did not learn") == 1 and "collapsed" in text
     assert "does not say whether it learned" in text
-    assert "1.375 nats a token recovered by the memories: 2.125 with its own, 3.500 without, 3.000 with another's" in text
+    assert (
+        "1.375 nats a token recovered by the memories: 2.125 with its own, 3.500 without, 3.000 with another's"
+        in text
+    )
     assert "−1.125" in text and "11,873 tokens" in text
     assert facts["training"]["epo"]["learned"] is False
     assert facts["training"]["epo"]["history"]["steps"] == 40
@@ -331,7 +344,7 @@ def test_candidates_show_every_emotion_and_mark_the_kept_ones(text_run):
     assert len(shown) == 6
     for turn in shown:
         assert all(f"{emotion} answer to {turn}" in page.text["candidates"] for emotion in EMOTIONS)
-    assert html.count("class=\"candidate chosen") == sum(turn < 4 for turn in shown)
+    assert html.count('class="candidate chosen') == sum(turn < 4 for turn in shown)
     assert page.text["candidates"].count("no pair: not_below_threshold") == sum(turn >= 4 for turn in shown)
 
 
@@ -346,8 +359,15 @@ def test_counts_of_rows_and_rejects(text_run):
     stages = {row["stage"]: row for row in facts["counts"]["stages"]}
     assert (stages["utterances"]["rows"], stages["utterances"]["rejects"]) == (12, 1)
     assert stages["features"]["rows"] is None
-    assert stages["pairs"] | {"by": 0} == {"stage": "pairs", "table": "pairs", "rows": 4, "rejects": 4, "by": 0}
+    assert stages["pairs"] | {"by": 0} == {
+        "stage": "pairs",
+        "table": "pairs",
+        "rows": 4,
+        "rejects": 4,
+        "by": 0,
+    }
     train = next(row for row in facts["counts"]["splits"] if row["split"] == "train")
+    assert facts["counts"]["without_media"] == 24 and "24 utterances have no clip" in page.text["data"]
     assert (train["same_speaker"], train["gap"], train["selected"], train["pairs"]) == (41, 17, 8, 4)
     reasons = {(r["stage"], r["reason"]): r["count"] for r in facts["counts"]["rejects"]}
     assert reasons == {("utterances", "no_text"): 1, ("pairs", "not_below_threshold"): 4}
@@ -372,7 +392,9 @@ def test_only_the_papers_own_weights_go_unmarked(store, tmp_path):
 
 def test_tables_of_the_sample_corpus_are_headed_so(store, tmp_path):
     plain, _ = _report(tmp_path, _artefacts(store, tmp_path), store)
-    html, facts = _report(tmp_path, _artefacts(store, tmp_path, ["synthetic faces and voices: sample"]), store)
+    html, facts = _report(
+        tmp_path, _artefacts(store, tmp_path, ["synthetic faces and voices: sample"]), store
+    )
     assert "synthetic faces and voices" not in plain
     page = Page(html)
     parts = ("", "ladder", "datasets", "training", "pairs", "candidates", "replies", "data")

@@ -18,7 +18,7 @@ def helper(x):
 def unrelated(x):
     return x + OTHER
 ''',
-    "model/shapes.py": '''
+    "model/shapes.py": """
 from dataclasses import dataclass
 
 @dataclass
@@ -28,9 +28,9 @@ class Shape:
     def area(self):
         from model.maths import helper
         return helper(self.side)
-''',
+""",
     "tasks/__init__.py": "",
-    "tasks/stage.py": '''
+    "tasks/stage.py": """
 from __future__ import annotations
 import json
 import model.maths as maths
@@ -40,7 +40,7 @@ from storage.only_hint import Hint
 def run(settings: Hint) -> Hint:
     # a comment
     return Shape(3).area() + maths.helper(json.loads("1"))
-''',
+""",
     "storage/__init__.py": "",
     "storage/only_hint.py": "class Hint:\n    value = 1\n",
 }

@@ -1,0 +1,76 @@
+"""Profiles and single settings: the paper's values, what a mistake says, what each profile is."""
+
+import pytest
+
+from storage.errors import InputError
+from tasks.settings import Settings, load_settings, profile_names, setting_names
+
+
+def test_the_profiles():
+    assert profile_names() == ["cpu", "paper", "tiny"]
+
+
+def test_the_paper_profile_has_every_value_of_section_4_2():
+    s = load_settings("paper")
+    assert s.llm.weights == "qwen2.5-7b-instruct"
+    assert (s.features.audio_weights, s.features.video_weights) == ("whisper-tiny", "clip-vit-b-32")
+    assert s.features.frames == 8
+    assert (s.extractor.layers, s.extractor.heads, s.extractor.queries) == (6, 8, 32)
+    assert s.compressor.weights == "mamba-370m"
+    assert (s.dialogue.rank, s.dialogue.alpha) == (128, 256)
+    assert (s.epo.beta, s.epo.gamma, s.epo.training.learning_rate) == (2.0, 0.5, 1e-6)
+    assert s.pairs.threshold == 0.1
+    assert s.pairs.fallback == "none"
+    assert s.scorer.weights == "roberta-base-go_emotions"
+    assert len(s.candidates.emotions) == 8
+    assert s.candidates.examples == 0
+    assert s.candidates.budget is s.replies.exchanges is s.dialogue.training.max_tokens is None
+
+
+def test_a_bare_settings_object_is_the_paper():
+    bare, paper = Settings().model_dump(), load_settings("paper").model_dump()
+    for machine in ("run", "candidates"):  # how the machine is used, and the engine
+        bare.pop(machine), paper.pop(machine)
+    assert bare == paper
+
+
+@pytest.mark.parametrize("profile", ["cpu", "tiny", "paper"])
+def test_every_profile_loads(profile):
+    assert isinstance(load_settings(profile), Settings)
+
+
+def test_later_changes_win_over_the_profile():
+    assert load_settings("cpu", ["candidates.budget=16", "candidates.budget=24"]).candidates.budget == 24
+    assert load_settings("cpu", ["candidates.budget=null"]).candidates.budget is None
+    assert load_settings("cpu", ["llm.weights=tiny-llm"]).llm.weights == "tiny-llm"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["epo.gama=0.4"], r"unknown setting epo\.gama .*did you mean epo\.gamma\?"),
+        (["epo.gamma=-1"], r"setting epo\.gamma: .*greater than or equal to 0.*-1"),
+        (["epo.gamma"], "write it as name=value"),
+        (["epo=3"], "setting epo"),
+        (["epo.gamma.x=3"], "setting epo.gamma"),
+        (["pairs.fallback=perhaps"], "pairs.fallback.*none"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(changes, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_settings("cpu", changes)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_profile_names_the_known_ones():
+    with pytest.raises(InputError, match="no profile 'gpu': give one of cpu, paper, tiny"):
+        load_settings("gpu")
+
+
+def test_settings_are_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        Settings().epo.gamma = 1.0
+
+
+def test_every_setting_can_be_named():
+    assert {"data.dialogues", "epo.gamma", "compressor.pretrain.max_tokens"} <= set(setting_names())

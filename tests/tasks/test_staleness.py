@@ -1,0 +1,212 @@
+"""What is stale and why, on the real first stages over the sample corpus' text; no orchestrator.
+
+Each run executes stale items in real worker processes through the same Session that flows use.
+"""
+
+import csv
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage.sample.layout import write_sample
+from storage.shards import read_table
+from tasks.session import Session
+from tasks.settings import load_settings
+from tasks.shards import of_table
+from tasks.stages import fingerprint
+from tasks.stages.planner import run_graph
+
+UNTIL = "utterances"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("raw") / "sample"
+    write_sample(root, media=False)
+    return root
+
+
+@pytest.fixture
+def raw(corpus, tmp_path) -> Path:
+    return Path(shutil.copytree(corpus, tmp_path / "raw"))
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return tmp_path / "store"
+
+
+def run(store: Path, raw: Path, *changes: str) -> list[str]:
+    """Run what is stale up to the exchanges; returns the items that ran."""
+    ran = []
+    with (
+        Session(load_settings("tiny", changes), "tiny", store, raw) as session,
+        ThreadPoolExecutor(2) as pool,
+    ):
+
+        def submit(item, why):
+            ran.append(f"{item.stage.name} {item.label}")
+            return pool.submit(session.execute, item, lambda *_: None)
+
+        run_graph(session.store, session.graph(UNTIL), {}, submit, lambda _: None)
+    return sorted(ran)
+
+
+def reasons(store: Path, raw: Path, *changes: str) -> dict[str, list[str]]:
+    with Session(load_settings("tiny", changes), "tiny", store, raw) as session:
+        return {p.stage.name: p.as_dict()["reasons"] for p in session.plan(UNTIL) if p.state == "stale"}
+
+
+def shards(store: Path, raw: Path) -> dict[str, str]:
+    with Session(load_settings("tiny"), "tiny", store, raw) as session:
+        refs = [ref for plan in session.plan(UNTIL) for refs in plan.outputs.values() for ref in refs]
+        return {ref.name: ref.digest for ref in refs}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_bytes().decode()
+    assert old in text
+    path.write_bytes(text.replace(old, new, 1).encode())
+
+
+@pytest.fixture
+def meld_csv(raw) -> Path:
+    return next(raw.rglob("train_sent_emo.csv"))
+
+
+def test_a_second_run_has_nothing_to_do(store, raw):
+    assert run(store, raw) == [
+        "utterances iemocap", "utterances meld", "utterances multidialog", "utterances.exchanges all",
+    ]  # fmt: skip
+    assert run(store, raw) == []
+    assert reasons(store, raw) == {}
+
+
+def test_touched_files_are_not_changed_files(store, raw):
+    run(store, raw)
+    for path in raw.rglob("*"):
+        path.touch()
+    assert run(store, raw) == []
+
+
+def test_one_changed_sentence_rewrites_its_own_shard_only(store, raw, meld_csv):
+    run(store, raw, "data.bucket_rows=20")
+    with Session(load_settings("tiny", ["data.bucket_rows=20"]), "tiny", store, raw) as session:
+        before = {r.name: r.digest for p in session.plan(UNTIL) for refs in p.outputs.values() for r in refs}
+        ref = of_table(
+            [r for p in session.plan(UNTIL) for refs in p.outputs.values() for r in refs], "utterances"
+        )
+        victim = next(r for r in ref if r.name.startswith("utterances/meld/train/"))
+        text = read_table(session.store.read(victim), "utterances")[0]["text"]
+    edit(meld_csv, text, f"{text} Really")
+    assert reasons(store, raw, "data.bucket_rows=20")["utterances"] == [
+        f"changed input: {meld_csv.relative_to(raw).as_posix()}"
+    ]
+    assert run(store, raw, "data.bucket_rows=20") == ["utterances meld", "utterances.exchanges all"]
+    with Session(load_settings("tiny", ["data.bucket_rows=20"]), "tiny", store, raw) as session:
+        after = {r.name: r.digest for p in session.plan(UNTIL) for refs in p.outputs.values() for r in refs}
+    changed = {name for name in before if before[name] != after[name]}
+    assert victim.name in changed
+    assert len([name for name in changed if name.startswith("utterances/")]) == 1
+    assert len([name for name in before if name.startswith("utterances/meld/train/")]) >= 4
+
+
+def set_cell(path: Path, row: int, column: str, value: str) -> None:
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[row][column] != value
+    rows[row][column] = value
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("column", ["Season", "Sentiment", "Sr No."])
+def test_a_change_in_a_field_nobody_reads_goes_no_further_than_reading(store, raw, meld_csv, column):
+    run(store, raw)
+    set_cell(meld_csv, 0, column, "77")
+    assert run(store, raw) == ["utterances meld"]
+
+
+def test_a_changed_label_reaches_the_exchanges(store, raw, meld_csv):
+    run(store, raw)
+    set_cell(meld_csv, 0, "Emotion", "disgust")
+    assert run(store, raw) == ["utterances meld", "utterances.exchanges all"]
+
+
+def test_a_setting_changed_and_changed_back(store, raw):
+    run(store, raw)
+    assert reasons(store, raw, "data.dialogues=2")["utterances"] == [
+        "changed setting: settings.dialogues None → 2"
+    ]
+    assert len(run(store, raw, "data.dialogues=2")) == 4
+    assert run(store, raw) == []
+
+
+def test_a_setting_that_no_early_stage_reads(store, raw):
+    run(store, raw)
+    assert run(store, raw, "epo.gamma=0.4") == []
+
+
+def test_a_deleted_artefact_is_made_again_to_the_same_bytes(store, raw):
+    run(store, raw)
+    before = shards(store, raw)
+    victim = before["utterances/meld/train/0"]
+    (store / "objects" / victim[:2] / victim).unlink()
+    assert reasons(store, raw)["utterances"] == ["artefact missing or damaged: utterances/meld/train/0"]
+    assert run(store, raw) == ["utterances meld"]
+    assert shards(store, raw) == before
+
+
+def test_a_truncated_artefact_is_made_again(store, raw):
+    run(store, raw)
+    before = shards(store, raw)
+    victim = before["utterances/meld/train/0"]
+    path = store / "objects" / victim[:2] / victim
+    path.write_bytes(path.read_bytes()[:-1])
+    assert run(store, raw) == ["utterances meld"]
+    assert shards(store, raw) == before
+
+
+def test_a_lost_record_is_written_again(store, raw):
+    run(store, raw)
+    for path in (store / "records" / "utterances").glob("*.json"):
+        path.write_text("{")
+    assert run(store, raw) == ["utterances iemocap", "utterances meld", "utterances multidialog"]
+
+
+def test_a_clean_rebuild_elsewhere_has_the_same_digests(store, raw, tmp_path):
+    run(store, raw)
+    moved = Path(shutil.move(raw, tmp_path / "elsewhere"))
+    run(tmp_path / "second", moved)
+    assert shards(tmp_path / "second", moved) == shards(store, moved)
+
+
+def test_changed_code_is_named(store, raw, monkeypatch):
+    run(store, raw)
+    real = fingerprint._digest
+
+    def altered(node):
+        return "0" * 32 if getattr(node, "name", "") == "cut_exchanges" else real(node)
+
+    monkeypatch.setattr(fingerprint, "_digest", altered)
+    from tasks.stages import stage
+
+    stage._code.cache_clear()
+    try:
+        assert reasons(store, raw) == {
+            "utterances.exchanges": ["changed code: storage/exchanges.py:cut_exchanges"]
+        }
+    finally:
+        stage._code.cache_clear()
+
+
+def test_behind_a_stale_stage_all_is_unknown(store, raw):
+    with Session(load_settings("tiny"), "tiny", store, raw) as session:
+        plans = {plan.stage.name: plan for plan in session.plan()}
+    assert plans["utterances"].state == "stale"
+    assert plans["pairs"].state == "unknown"
+    assert plans["utterances.exchanges"].reason == "unknown until utterances has run"
