@@ -43,7 +43,7 @@ class Display:
     def item(self, name: str, why: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
         """Show one item while it runs; yields whom to tell of progress."""
         started = time.monotonic()
-        self.console.print(f"[bold]{_escape(name)}[/] [dim]{_escape(_short(why))}[/]")
+        self.console.print(f"[bold]{_escape(name)}[/] [dim]{_escape(_short(why))}[/]", soft_wrap=True)
         bar = self.bars.add_task(name, total=None, figures="")
         told = started
 
@@ -53,7 +53,7 @@ class Display:
             self.bars.update(bar, completed=step, total=steps, figures=text)
             if not self.console.is_terminal and time.monotonic() - told > LINE_EVERY_S:
                 told = time.monotonic()
-                self.console.print(f"  {_escape(name)}: {step} of {steps} {text}")
+                self.console.print(f"  {_escape(name)}: {step} of {steps} {text}", soft_wrap=True)
 
         try:
             yield progress
@@ -64,7 +64,7 @@ class Display:
     def settled(self, plan: StagePlan) -> None:
         """A stage that is complete, whether it ran, was reused, or had nothing to do."""
         if plan.state == "not run":
-            self.console.print(f"[yellow]{plan.stage.name}: not run: {_escape(plan.reason)}[/]")
+            self.console.print(f"[yellow]{plan.stage.name}: not run: {_escape(plan.reason)}[/]", soft_wrap=True)
         elif not plan.stale:
             self.console.print(f"[dim]{plan.stage.name}: {len(plan.items)} items reused[/]")
 

@@ -28,6 +28,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER = "tokenizer"
 BATCH_TOKENS = 4096
 """Most tokens, padding included, that `compress` runs at once."""
+POOL_GAIN = 10.0
+"""AdamW moves every number by about the learning rate a step; the pool's logits have further to go."""
 
 
 class CompressorError(ValueError):
@@ -59,11 +61,11 @@ class TokenPool(nn.Module):
     def __init__(self, positions: int, width: int, decay: float = 0.7):
         super().__init__()
         start = -decay * torch.arange(positions, dtype=torch.float32)
-        self.logits = nn.Parameter(start.clamp_min(-16)[:, None].repeat(1, width))
+        self.logits = nn.Parameter(start.clamp_min(-16)[:, None].repeat(1, width) / POOL_GAIN)
 
     def forward(self, embeddings: Tensor, position: Tensor, owner: Tensor, utterances: int) -> Tensor:
         """embeddings [N, d] of tokens at `position` [N] of utterance `owner` [N] -> [utterances, d]."""
-        weight = torch.exp(self.logits[position])
+        weight = torch.exp(POOL_GAIN * self.logits[position])
         zeros = torch.zeros(utterances, embeddings.shape[1], dtype=weight.dtype, device=weight.device)
         total = zeros.index_add(0, owner, weight * embeddings)
         # The plain sum of squares keeps the variance of a weighted mean of unit-variance tokens at one.
