@@ -6,8 +6,6 @@ nothing of where pairs come from.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +17,8 @@ from model.adapter import save_adapter
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.loss import PairLogProbs, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
-from model.llm import reply_ids
+from model.llm import Piece, embed, reply_ids
+from model.report import write_json
 from model.training import Progress, fit, seeded_order
 
 ADAPTER_MARK = "lora_"
@@ -27,13 +26,19 @@ ADAPTER_MARK = "lora_"
 
 
 class PreferenceModel(Protocol):
-    """What is asked of the dialogue model: a peft LLM, its tokenizer, and the prompt of an example."""
+    """What is asked of the dialogue model, model.dialogue.dialogue.DialogueModel."""
 
     llm: nn.Module
     tokenizer: object
 
-    def prompt(self, example: DialogueExample) -> Tensor:
-        """Input embeddings [T, d]."""
+    def memories(self, histories: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Tensor]:
+        """Memories [n, d] of distinct histories."""
+        ...
+
+    def pieces(
+        self, examples: Sequence[DialogueExample], memories: dict[tuple[str, ...], Tensor]
+    ) -> list[list[Piece]]:
+        """The prompt of each example as token ids and embeddings."""
         ...
 
 
@@ -65,8 +70,8 @@ def train_epo(
     for parameter in adapter.values():
         parameter.requires_grad_(True)
     kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]
-    learnt = Pairs(model, pairs)
-    checked = Pairs(model, [heldout[i] for i in sorted(kept)])
+    learnt = Pairs(model, pairs, settings.training.batch_size)
+    checked = Pairs(model, [heldout[i] for i in sorted(kept)], settings.training.batch_size)
 
     def loss(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
         return total_loss(
@@ -80,7 +85,7 @@ def train_epo(
     after = next(check for check in history.heldout if check["step"] == history.best_step)
     report = {
         "train_pairs": len(pairs),
-        "heldout_pairs": len(checked.prompts),
+        "heldout_pairs": len(checked.lengths),
         "heldout_before": before,
         "heldout_after": after,
         "length_accuracy": length_accuracy(checked),
@@ -89,41 +94,44 @@ def train_epo(
         "history": history.as_dict(),
     }
     save_adapter(model.llm, out)
-    draft = Path(out) / "report.json.tmp"
-    draft.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(draft, Path(out) / "report.json")
+    write_json(report, Path(out) / "report.json")
     return report
 
 
 class Pairs:
-    """Preference pairs made ready: prompts [T_i, d] are embedded once, for they do not change in training.
+    """Preference pairs made ready: the pieces of their prompts do not change in training, and are made once.
 
-    They are held in host memory, about as large as the features the examples hold.
+    They are held on the CPU; ids become embeddings when a batch is run.
     """
 
-    def __init__(self, model: PreferenceModel, examples: Sequence[PreferenceExample]):
-        for pair in examples:
+    def __init__(self, model: PreferenceModel, pairs: Sequence[PreferenceExample], batch: int):
+        for pair in pairs:
             if not pair.example.reply.strip() or not pair.counter_emotional.strip():
                 raise ValueError(
                     f"EPO: pair {pair.example.key} has an empty reply; leave it out of the pairs"
                 )
         self.llm = model.llm
-        with torch.no_grad():
-            self.prompts = [model.prompt(pair.example).cpu() for pair in examples]
-        self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in examples]
-        self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in examples]
+        examples = [pair.example for pair in pairs]
+        memories = model.memories([example.history for example in examples])
+        self.pieces = [
+            [piece.cpu() for piece in pieces]
+            for start in range(0, len(examples), batch)
+            for pieces in model.pieces(examples[start : start + batch], memories)
+        ]
+        self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in pairs]
+        self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in pairs]
         self.lengths = [
-            len(p) + len(c) + len(r) for p, c, r in zip(self.prompts, self.chosen, self.rejected, strict=True)
+            sum(len(piece) for piece in pieces) + len(chosen) + len(rejected)
+            for pieces, chosen, rejected in zip(self.pieces, self.chosen, self.rejected, strict=True)
         ]
         """Positions the LLM computes for each pair."""
 
     def log_probs(self, rows: Sequence[int]) -> PairLogProbs:
         """Both replies of the pairs numbered `rows`."""
+        with torch.no_grad():
+            prompts = [embed(self.llm, self.pieces[i]) for i in rows]
         return pair_log_probs(
-            self.llm,
-            [self.prompts[i] for i in rows],
-            [self.chosen[i] for i in rows],
-            [self.rejected[i] for i in rows],
+            self.llm, prompts, [self.chosen[i] for i in rows], [self.rejected[i] for i in rows]
         )
 
 

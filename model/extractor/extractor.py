@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from model.extractor.qformer import QFormer
 from model.extractor.settings import ExtractorSettings
 
+PROJECTION_STD = 0.003
+"""Spread of the projections' first weights."""
+
 
 class ExtractorError(ValueError):
     """An extractor folder that cannot be loaded, or features that do not fit."""
@@ -45,6 +48,10 @@ class Branch(nn.Module):
         super().__init__()
         self.qformer = QFormer(width, shape.hidden, shape.layers, shape.heads, shape.queries)
         self.projection = nn.Linear(shape.hidden, shape.llm_width)
+        # The output is normalised, so small weights mean nothing but that the first steps turn it far: soft
+        # prompts of a frozen LLM want a rate many times that of the Q-Former below.
+        nn.init.normal_(self.projection.weight, std=PROJECTION_STD)
+        nn.init.zeros_(self.projection.bias)
         self.scale = nn.Parameter(torch.full((shape.llm_width,), shape.token_rms))
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -86,13 +93,9 @@ class Extractor(nn.Module):
 
 
 def new_extractor(
-    settings: ExtractorSettings, audio_width: int, video_width: int, token_embeddings: Tensor, anchors: Tensor
+    settings: ExtractorSettings, audio_width: int, video_width: int, token_embeddings: Tensor
 ) -> Extractor:
-    """An untrained extractor, its weights drawn from the training seed.
-
-    token_embeddings: [vocabulary, d] of the LLM. anchors: [K, d], embeddings whose random mixtures the
-    projections give at first: the frozen LLM reacts to mixtures of words, hardly to random directions.
-    """
+    """An untrained extractor, its weights drawn from the training seed. token_embeddings: [vocabulary, d]."""
     shape = ExtractorShape(
         audio_width=audio_width,
         video_width=video_width,
@@ -105,14 +108,7 @@ def new_extractor(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
-        extractor = Extractor(shape)
-        anchors = F.rms_norm(anchors.detach().float().cpu(), anchors.shape[-1:])
-        with torch.no_grad():
-            for branch in (extractor.audio, extractor.video):
-                mixture = torch.randn(len(anchors), settings.hidden) / (len(anchors) * settings.hidden) ** 0.5
-                branch.projection.weight.copy_(anchors.T @ mixture)
-                branch.projection.bias.zero_()
-    return extractor
+        return Extractor(shape)
 
 
 def load_extractor(folder: Path) -> Extractor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.branches import branched_log_probs
-from model.llm import chat_pieces, reply_ids, token_ids
+from model.llm import chat_pieces, reply_ids
 from model.prompts import AUDIO, EMOTION_WORDS, VIDEO, emotion_prompt
 
 EMOTIONS = tuple(EMOTION_WORDS)
@@ -37,14 +37,6 @@ def shared_start(tokenizer) -> Tensor:
     while all(shared < len(v) and v[shared] == variants[0][shared] for v in variants):
         shared += 1
     return variants[0][:shared]
-
-
-@torch.no_grad()
-def answer_embeddings(llm: nn.Module, tokenizer) -> Tensor:
-    """Mean token embedding [7, d] of each answer word as it stands after a space."""
-    table = llm.get_input_embeddings()
-    words = [token_ids(tokenizer, " " + EMOTION_WORDS[emotion]) for emotion in EMOTIONS]
-    return torch.stack([table(ids.to(table.weight.device)).mean(dim=0) for ids in words])
 
 
 @torch.no_grad()

@@ -8,8 +8,6 @@ Knows nothing of datasets, splits or storage.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 from model.extractor.extractor import Extractor, new_extractor
 from model.extractor.recognise import (
     EMOTIONS,
-    answer_embeddings,
     emotion_pieces,
     emotion_scores,
     shared_start,
@@ -30,6 +27,7 @@ from model.extractor.recognise import (
 from model.extractor.settings import ExtractorSettings
 from model.llm import embed, load_llm, prefix_cache, reply_ids, reply_log_probs
 from model.prompts import EMOTION_WORDS
+from model.report import write_json
 from model.training import Progress, fit, seeded_order
 
 SILENT, SPOKEN = ("A", "V", "A+V"), ("A+T", "V+T", "A+V+T")
@@ -81,7 +79,6 @@ def train_extractor(
         _width(train, "audio"),
         _width(train, "video"),
         llm.get_input_embeddings().weight,
-        answer_embeddings(llm, tokenizer),
     )
     standardise(extractor, train)
     recogniser = Recogniser(llm, tokenizer, extractor.to(llm.device))
@@ -110,9 +107,7 @@ def train_extractor(
     }
     report["learned"] = _has_learned(report)
     extractor.save(out)
-    draft = Path(out) / "report.json.tmp"
-    draft.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(draft, Path(out) / "report.json")
+    write_json(report, Path(out) / "report.json")
     return report
 
 

@@ -287,7 +287,8 @@ def _folder_digest(folder: Path, cache: Path) -> str:
         remembered = {}
     current = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or "__pycache__" in path.parts:
+        # A model card says what weights are; it does not change what they compute.
+        if not path.is_file() or path.suffix == ".md":
             continue
         stat, relative = path.stat(), path.relative_to(folder).as_posix()
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]

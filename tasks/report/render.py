@@ -121,10 +121,10 @@ def _ladder_plot(rows: list[dict]) -> str | None:
     )
 
 
-def _pairs_plots(pairs: dict | None) -> dict[str, str]:
+def _pairs_plots(pairs: dict | None) -> dict[str, str | None]:
+    drawn: dict[str, str | None] = {"least": None, "sensitivity": None, "calibration": None}
     if pairs is None:
-        return {}
-    drawn = {}
+        return drawn
     thresholds = (pairs["paper_threshold"], pairs["threshold"])
     if pairs["least_cosines"]:
         drawn["least"] = plots.least_cosines(pairs["least_cosines"], *thresholds)

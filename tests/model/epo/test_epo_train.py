@@ -6,10 +6,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
 from model.epo.train import has_collapsed, train_epo
-from model.llm import chat_pieces, embed, load_llm
+from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
 
@@ -18,18 +19,11 @@ SETTINGS = EpoSettings(
 )
 
 
-class TinyDialogue:
-    """Sentence in, prompt out: all that EPO asks of a dialogue model."""
-
-    def __init__(self):
-        llm, self.tokenizer = load_llm(resolve("tiny-llm"), "float32")
-        torch.manual_seed(0)
-        self.llm = get_peft_model(
-            llm, LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj", "q_proj", "o_proj"])
-        )
-
-    def prompt(self, example):
-        return embed(self.llm, chat_pieces(self.tokenizer, example.sentence, {}))
+def tiny_dialogue() -> DialogueModel:
+    llm, tokenizer = load_llm(resolve("tiny-llm"), "float32")
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["v_proj", "q_proj", "o_proj"])
+    return DialogueModel(get_peft_model(llm, lora), tokenizer, "text")
 
 
 def pairs(count: int) -> list[PreferenceExample]:
@@ -46,7 +40,7 @@ def pairs(count: int) -> list[PreferenceExample]:
 
 
 def test_training_ranks_pairs_and_changes_the_adapter_alone(tmp_path):
-    model = TinyDialogue()
+    model = tiny_dialogue()
     before = {name: p.detach().clone() for name, p in model.llm.named_parameters()}
     report = train_epo(model, pairs(12), pairs(6), SETTINGS, tmp_path)
     assert report["learned"] and not report["collapsed"]
@@ -64,7 +58,7 @@ def test_training_ranks_pairs_and_changes_the_adapter_alone(tmp_path):
 
 def test_same_seed_same_bytes(tmp_path):
     for name in ("a", "b"):
-        train_epo(TinyDialogue(), pairs(8), pairs(4), SETTINGS, tmp_path / name)
+        train_epo(tiny_dialogue(), pairs(8), pairs(4), SETTINGS, tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert files == ["adapter_config.json", "adapter_model.safetensors", "report.json"]
     for file in files:
@@ -72,12 +66,12 @@ def test_same_seed_same_bytes(tmp_path):
 
 
 def test_length_alone_is_reported(tmp_path):
-    report = train_epo(TinyDialogue(), pairs(4), pairs(4), SETTINGS, tmp_path)
+    report = train_epo(tiny_dialogue(), pairs(4), pairs(4), SETTINGS, tmp_path)
     assert report["length_accuracy"] == 1.0  # every true reply is longer here
 
 
 def test_bad_input_is_refused(tmp_path):
-    model = TinyDialogue()
+    model = tiny_dialogue()
     empty = PreferenceExample(pairs(1)[0].example, "  ")
     with pytest.raises(ValueError, match="pair k0 has an empty reply"):
         train_epo(model, [empty], pairs(1), SETTINGS, tmp_path)
