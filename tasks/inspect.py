@@ -30,19 +30,21 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
         if not refs:
             reason = next((plan.reason for plan in parts if plan.reason), "it has not run")
             raise InputError(f"{stage} has nothing to show: {reason}; `empamba run --until {stage}` runs it")
-        table = "rejects" if rejects else next((r.name.split("/")[0] for r in refs if _is_table(r)), None)
+        main = _main_table(refs)
+        table = "rejects" if rejects else main
         shards = [r for r in refs if r.name.startswith(f"{table}/")]
-        return Description(_counts(stage, refs), *_rows(session.store, table, shards, limit))
+        return Description(_counts(stage, main, refs), *_rows(session.store, table, shards, limit))
 
 
-def _is_table(ref: Ref) -> bool:
-    name = ref.name.split("/")[0]
-    return name in SCHEMAS and name != "rejects"
+def _main_table(refs: list[Ref]) -> str | None:
+    """The table the stage is named after: the first it puts out that is none of rejects."""
+    tables = (ref.name.split("/")[0] for ref in refs)
+    return next((name for name in tables if name in SCHEMAS and name != "rejects"), None)
 
 
-def _counts(stage: str, refs: list[Ref]) -> dict:
+def _counts(stage: str, table: str | None, refs: list[Ref]) -> dict:
     by: Counter = Counter()
-    for ref in (r for r in refs if _is_table(r)):
+    for ref in (r for r in refs if r.name.startswith(f"{table}/")):
         by["/".join(ref.name.split("/")[1:3])] += ref.rows
     rows = sum(by.values()) or sum(ref.rows for ref in refs if ref.tree)
     rejects = sum(ref.rejects for ref in refs if ref.name.startswith("rejects/"))

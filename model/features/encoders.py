@@ -98,7 +98,8 @@ class EfficientNetEncoder:
     """EfficientNet-Lite0's last feature map, the stand-in where CLIP's weights cannot be had."""
 
     def __init__(self, network: EfficientNetLite0, tokens_per_frame: int | None):
-        self.network = network.eval().requires_grad_(False)
+        # Depthwise convolutions on a CPU are a third quicker with the channels innermost; the values are the same.
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.tokens_per_frame = tokens_per_frame
 
     @property
@@ -108,7 +109,8 @@ class EfficientNetEncoder:
     @torch.no_grad()
     def states(self, frames: np.ndarray) -> Tensor:
         pixels = _pixels(frames, IMAGE_SIZE, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3)
-        tokens = self.network(pixels.to(next(self.network.parameters())))
+        weight = next(self.network.parameters())
+        tokens = self.network(pixels.to(weight).contiguous(memory_format=torch.channels_last))
         return _half(_averaged(tokens, self.tokens_per_frame).flatten(0, 1))
 
 

@@ -1,5 +1,6 @@
 """The extractor's shapes, padding, scale, storage, and the read-off of an emotion."""
 
+import itertools
 import json
 
 import pytest
@@ -94,13 +95,11 @@ def test_shared_start_begins_every_variant(tiny):
     slot = torch.zeros(3, 1)
     start = shared_start(tokenizer)
     assert tokenizer.decode(start).rstrip().endswith("angry, and fearful.")
-    for audio in (slot, None):
-        for video in (slot, None):
-            for sentence in ("Oh, really?", None):
-                first = emotion_pieces(tokenizer, audio, video, sentence)[0]
-                assert torch.equal(first[: len(start)], start) or not (
-                    audio is not None or video is not None or sentence
-                )
+    for audio, video, sentence in itertools.product((slot, None), (slot, None), ("Oh, really?", None)):
+        if audio is None and video is None and sentence is None:
+            continue  # a prompt without any line is never asked
+        first = emotion_pieces(tokenizer, audio, video, sentence)[0]
+        assert torch.equal(first[: len(start)], start)
 
 
 @torch.no_grad()
