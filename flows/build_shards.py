@@ -11,5 +11,5 @@ from tasks.run import RunRequest, open_run
 @flow(name="build-shards", log_prints=True, validate_parameters=True)
 def build_shards(request: RunRequest) -> None:
     """Read the raw trees, cut dialogues into exchanges, and encode every clip."""
-    with open_run(request) as (session, display):
-        run_stages(session, ("utterances", "utterances.exchanges", "features"), request.until, display)
+    with open_run(request) as run:
+        run_stages(run, ("utterances", "utterances.exchanges", "features"), request.until)

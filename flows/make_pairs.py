@@ -11,5 +11,5 @@ from tasks.run import RunRequest, open_run
 @flow(name="make-pairs", log_prints=True)
 def make_pairs(request: RunRequest) -> None:
     """Let the LLM write eight candidates per sentence, score them, and choose the counter-emotional reply."""
-    with open_run(request) as (session, display):
-        run_stages(session, ("candidates", "scores", "scores.calibration", "pairs"), request.until, display)
+    with open_run(request) as run:
+        run_stages(run, ("candidates", "scores", "scores.calibration", "pairs"), request.until)

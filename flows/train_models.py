@@ -21,5 +21,5 @@ STAGES = (
 @flow(name="train-models", log_prints=True)
 def train_models(request: RunRequest) -> None:
     """Fit every trained part, each on what it needs and nothing else."""
-    with open_run(request) as (session, display):
-        run_stages(session, STAGES, request.until, display)
+    with open_run(request) as run:
+        run_stages(run, STAGES, request.until)

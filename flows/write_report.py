@@ -11,5 +11,5 @@ from tasks.run import RunRequest, open_run
 @flow(name="write-report", log_prints=True)
 def write_report(request: RunRequest) -> None:
     """Let every rung of the ladder answer the test exchanges, measure the replies, and write the tables."""
-    with open_run(request) as (session, display):
-        run_stages(session, ("replies", "metrics", "report"), request.until, display)
+    with open_run(request) as run:
+        run_stages(run, ("replies", "metrics", "report"), request.until)

@@ -64,7 +64,9 @@ class Display:
     def settled(self, plan: StagePlan) -> None:
         """A stage that is complete, whether it ran, was reused, or had nothing to do."""
         if plan.state == "not run":
-            self.console.print(f"[yellow]{plan.stage.name}: not run: {_escape(plan.reason)}[/]", soft_wrap=True)
+            self.console.print(
+                f"[yellow]{plan.stage.name}: not run: {_escape(plan.reason)}[/]", soft_wrap=True
+            )
         elif not plan.stale:
             self.console.print(f"[dim]{plan.stage.name}: {len(plan.items)} items reused[/]")
 

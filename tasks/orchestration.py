@@ -7,10 +7,11 @@ a table artifact, and a run a markdown one. Knows nothing of what any stage does
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 
-from prefect import task
+from prefect import Flow, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -21,8 +22,9 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.store import Ref
 from tasks.display import Display
+from tasks.run import Run, RunRequest
 from tasks.session import Session
-from tasks.stages.planner import StagePlan, plan_stage, run_graph
+from tasks.stages.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.stages.stage import Item
 from tasks.stages.worker import StageFailed
 
@@ -32,7 +34,11 @@ PROGRESS_EVERY_S = 3.0
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def run_item(name: str, why: str, item: Item, session: Session, display: Display, answer: Future) -> None:
     """One stale item. `why` is shown among the task run's parameters; the artefacts go to `answer`."""
-    with display.item(name, why) as shown, _progress_artifact(name) as recorded:
+    with (
+        session.slot(item.stage.name),
+        display.item(name, why) as shown,
+        _progress_artifact(name) as recorded,
+    ):
 
         def progress(step: int, steps: int, figures: dict[str, float]) -> None:
             shown(step, steps, figures)
@@ -59,23 +65,16 @@ def _progress_artifact(name: str):
     yield record
 
 
-def run_stages(session: Session, names: tuple[str, ...], until: str | None, display: Display) -> None:
+def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
     """Run what is stale among the stages `names`, as far as `until` needs them. For use inside a flow.
 
-    Raises StageFailed when an item fails, or when an earlier stage is stale: its flow comes first.
+    Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
     """
+    session, display = run.session, run.display
     graph = session.graph(until)
-    settled: dict[str, StagePlan] = {}
-    for node in (n for n in graph if n.stage.name not in names):
-        if all(need in settled for need in node.needs):
-            plan = plan_stage(session.store, node, settled)
-            if plan.state != "stale":
-                settled[node.stage.name] = plan
     mine = [node for node in graph if node.stage.name in names]
-    for node in mine:
-        for need in node.needs:
-            if need not in settled and need not in names:
-                raise StageFailed(f"{node.stage.name} needs {need}, which is stale: run its flow first")
+    if not run.joined:
+        _settle_earlier(run, [node for node in graph if node.stage.name not in names], mine)
 
     def submit(item: Item, why: list[str]) -> Future:
         answer: Future = Future()
@@ -89,7 +88,32 @@ def run_stages(session: Session, names: tuple[str, ...], until: str | None, disp
         display.settled(plan)
         _leave_table(plan)
 
-    run_graph(session.store, mine, settled, submit, on_settled)
+    run_graph(session.store, mine, run.board, submit, on_settled)
+
+
+def _settle_earlier(run: Run, earlier: list[Node], mine: list[Node]) -> None:
+    """Put the stages of other flows on the board as they are; one that this flow needs and is stale is an error."""
+    for node in earlier:
+        if all(need in run.board.settled for need in node.needs):
+            plan = plan_stage(run.session.store, node, run.board.settled)
+            if plan.state != "stale":
+                run.board.settle(plan)
+    names = {node.stage.name for node in mine}
+    for node in mine:
+        for need in node.needs:
+            if need not in run.board.settled and need not in names:
+                raise StageFailed(f"{node.stage.name} needs {need}, which is stale: run its flow first")
+
+
+def side_by_side(request: RunRequest, *flows: Flow) -> None:
+    """Run flows of one open run at once: each starts a stage as soon as what it needs has settled.
+
+    The machine is kept busy where the stages of one flow would leave a core idle. The first failure is raised.
+    """
+    with ThreadPoolExecutor(len(flows)) as pool:
+        # Each thread gets the parent flow's context, so that these become its subflows.
+        for future in [pool.submit(copy_context().run, flow, request) for flow in flows]:
+            future.result()
 
 
 def _tell_failure(running, answer: Future) -> None:

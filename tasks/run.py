@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -15,7 +16,7 @@ from storage.store import write_atomic
 from tasks.display import Display
 from tasks.session import Session
 from tasks.settings import Settings, load_settings
-from tasks.stages.planner import StagePlan
+from tasks.stages.planner import Board, StagePlan
 
 
 class RunRequest(BaseModel, frozen=True, extra="forbid"):
@@ -36,12 +37,35 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
         return Session(self.settings(), Path(self.profile).stem, Path(self.store), raw, self.rehash)
 
 
+@dataclass(frozen=True)
+class Run:
+    """An open run. joined: other flows of the same run settle the stages that are not this flow's."""
+
+    session: Session
+    display: Display
+    board: Board
+    joined: bool = False
+
+
+_OPEN: dict[RunRequest, Run] = {}
+
+
 @contextmanager
-def open_run(request: RunRequest) -> Iterator[tuple[Session, Display]]:
-    """A session whose raw data lies ready, holding the store against a clean-up, and its display."""
+def open_run(request: RunRequest) -> Iterator[Run]:
+    """A session whose raw data lies ready, holding the store against a clean-up, and its display.
+
+    Within an open run of the same request it joins that one.
+    """
+    if request in _OPEN:
+        yield replace(_OPEN[request], joined=True)
+        return
     with request.session() as session, Display() as display, session.store.lock("gc", shared=True):
         session.lay_out_sample()
-        yield session, display
+        _OPEN[request] = Run(session, display, Board())
+        try:
+            yield _OPEN[request]
+        finally:
+            del _OPEN[request]
 
 
 def stale_plan(request: RunRequest) -> list[StagePlan]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from storage.errors import InputError
@@ -93,12 +95,18 @@ class Session:
 
     # Executing ----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def slot(self, stage: str) -> Iterator[None]:
+        """Wait for a place: as many items at once as `run.parallel` and the stage allow."""
+        with self._stage_slots[stage], self._slots:
+            yield
+
     def execute(self, item: Item, progress: Progress) -> list[Ref]:
         """Run one item in a worker process and commit it; another run that has just done it is believed."""
         parts = item.parts()
         key = item.key(parts)
         stage = item.stage.name
-        with self._stage_slots[stage], self._slots, self.store.lock(key):
+        with self.store.lock(key):
             record, _ = fresh_record(self.store, stage, key)
             if record is None:
                 self._drop_damaged(stage, key)

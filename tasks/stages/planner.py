@@ -7,8 +7,9 @@ Prefect or of what any stage does.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from storage.store import Ref, Store
@@ -98,50 +99,83 @@ Submit = Callable[[Item, list[str]], Future]
 """submit(item, reasons) starts an item and returns a future of its artefacts."""
 
 
+class Board:
+    """What has settled in a run so far. Graphs that run side by side share one and wait for each other's stages."""
+
+    def __init__(self) -> None:
+        self.settled: dict[str, StagePlan] = {}
+        self.failure: BaseException | None = None
+        self.changed = threading.Condition()
+
+    def settle(self, plan: StagePlan) -> None:
+        with self.changed:
+            self.settled[plan.stage.name] = plan
+            self.changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """The first failure is kept: it stops new work everywhere and is raised once nothing runs."""
+        with self.changed:
+            self.failure = self.failure or error
+            self.changed.notify_all()
+
+    def notify(self, _=None) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+
 def run_graph(
-    store: Store,
-    graph: list[Node],
-    settled: dict[str, StagePlan],
-    submit: Submit,
-    on_settled: Callable[[StagePlan], None],
+    store: Store, graph: list[Node], board: Board, submit: Submit, on_settled: Callable[[StagePlan], None]
 ) -> None:
-    """Run what is stale in `graph`; `settled` holds earlier stages and gains these.
+    """Run what is stale in `graph`, each stage once what it needs has settled on the board.
 
     Stages whose needs are settled run side by side. The first failure stops new work, waits for what runs,
     and is raised.
     """
     pending = list(graph)
     running: dict[Future, tuple[StagePlan, Item]] = {}
-    failure: BaseException | None = None
+
+    def ready() -> list[Node]:
+        if board.failure is not None:
+            return []
+        return [node for node in pending if all(need in board.settled for need in node.needs)]
 
     def settle(plan: StagePlan) -> None:
-        settled[plan.stage.name] = plan
         on_settled(plan)
+        board.settle(plan)
 
     while True:
-        ready = [n for n in pending if all(name in settled for name in n.needs)] if failure is None else []
-        for node in ready:
-            pending.remove(node)
-            plan = plan_stage(store, node, settled)
-            for item in (i for i in plan.items if i.label in plan.stale):
-                running[submit(item, plan.stale[item.label])] = (plan, item)
-            if not plan.stale:
-                settle(plan)
-        if not running:
-            if failure is not None:
-                raise failure
-            if not pending:
-                return
-            if not ready:
-                raise ValueError(f"{pending[0].stage.name} needs a stage that is not in the graph")
-            continue
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
+        with board.changed:
+            board.changed.wait_for(
+                lambda: (
+                    ready()
+                    or any(f.done() for f in running)
+                    or not running
+                    and (board.failure or not pending)
+                )
+            )
+        for future in [f for f in running if f.done()]:
             plan, item = running.pop(future)
             try:
                 plan.outputs[item.label] = tuple(future.result())
             except BaseException as error:  # noqa: BLE001 - kept, and raised once nothing runs
-                failure = failure or error
+                board.fail(error)
                 continue
             if len(plan.outputs) == len(plan.items):
                 settle(plan)
+        for node in ready():
+            pending.remove(node)
+            try:
+                plan = plan_stage(store, node, board.settled)
+            except BaseException as error:  # noqa: BLE001 - as above: graphs beside this one must not wait for it
+                board.fail(error)
+                break
+            for item in (i for i in plan.items if i.label in plan.stale):
+                future = submit(item, plan.stale[item.label])
+                running[future] = (plan, item)
+                future.add_done_callback(board.notify)
+            if not plan.stale:
+                settle(plan)
+        if not running and (board.failure is not None or not pending):
+            break
+    if board.failure is not None:
+        raise board.failure

@@ -16,7 +16,7 @@ from tasks.session import Session
 from tasks.settings import load_settings
 from tasks.shards import of_table
 from tasks.stages import fingerprint
-from tasks.stages.planner import run_graph
+from tasks.stages.planner import Board, run_graph
 
 UNTIL = "utterances"
 
@@ -50,7 +50,7 @@ def run(store: Path, raw: Path, *changes: str) -> list[str]:
             ran.append(f"{item.stage.name} {item.label}")
             return pool.submit(session.execute, item, lambda *_: None)
 
-        run_graph(session.store, session.graph(UNTIL), {}, submit, lambda _: None)
+        run_graph(session.store, session.graph(UNTIL), Board(), submit, lambda _: None)
     return sorted(ran)
 
 
