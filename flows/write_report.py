@@ -7,9 +7,19 @@ from prefect import flow
 from tasks.orchestration import run_stages
 from tasks.run import RunRequest, open_run
 
+STAGES = (
+    "replies.1-llm",
+    "replies.2-ft",
+    "replies.3-mc",
+    "replies.4-av",
+    "replies.5-epo",
+    "metrics",
+    "report",
+)
+
 
 @flow(name="write-report", log_prints=True)
 def write_report(request: RunRequest) -> None:
     """Let every rung of the ladder answer the test exchanges, measure the replies, and write the tables."""
     with open_run(request) as run:
-        run_stages(run, ("replies", "metrics", "report"), request.until)
+        run_stages(run, STAGES, request.until)

@@ -35,7 +35,7 @@ PROGRESS_EVERY_S = 3.0
 def run_item(name: str, why: str, item: Item, session: Session, display: Display, answer: Future) -> None:
     """One stale item. `why` is shown among the task run's parameters; the artefacts go to `answer`."""
     with (
-        session.slot(item.stage.name),
+        session.slots.take(item.stage.name),
         display.item(name, why) as shown,
         _progress_artifact(name) as recorded,
     ):

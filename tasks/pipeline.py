@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,7 +48,12 @@ DIALOGUE = {
     for name in ("dialogue.text", "dialogue.memory", "dialogue.audiovisual")
 }
 EPO = Stage("epo", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"))
-REPLIES = Stage("replies", "tasks.replies:write_replies", libraries=(*TORCH, "peft", "pyarrow"), workers=2)
+REPLIES = {
+    rung.name: Stage(
+        f"replies.{rung.name}", "tasks.replies:write_replies", libraries=(*TORCH, "peft", "pyarrow")
+    )
+    for rung in LADDER
+}
 METRICS = Stage("metrics", "tasks.metrics:measure_replies", libraries=(*TORCH, "bert-score"))
 REPORT = Stage("report", "tasks.report.stage:write_report", libraries=("jinja2", "matplotlib"))
 
@@ -96,12 +102,11 @@ class Pipeline:
                 ),
                 self._epo,
             ),
-            Node(
-                REPLIES,
-                (*shards, *(r.adapter for r in LADDER if r.adapter), "compressor.finetune", "extractor"),
-                self._replies,
+            *(
+                Node(REPLIES[rung.name], self._reply_needs(rung), partial(self._replies, rung))
+                for rung in LADDER
             ),
-            Node(METRICS, ("replies",), self._metrics),
+            Node(METRICS, tuple(stage.name for stage in REPLIES.values()), self._metrics),
             Node(REPORT, tuple(n.name for n in REPORTED), self._report),
         ]
 
@@ -291,14 +296,18 @@ class Pipeline:
 
     # Evaluation ---------------------------------------------------------------------------------------
 
-    def _replies(self, needed: dict[str, Outputs | None]) -> list[Item]:
-        return [
-            self._rung(rung, needed)
-            for rung in LADDER
-            if rung.adapter is None or needed[rung.adapter] is not None
-        ]
+    def _reply_needs(self, rung: Rung) -> tuple[str, ...]:
+        """Each rung's replies wait for its own parts only."""
+        data = ("utterances", "utterances.exchanges", *(("features", "extractor") if rung.av else ()))
+        return (
+            *data,
+            *(("compressor.finetune",) if rung.mc else ()),
+            *((rung.adapter,) if rung.adapter else ()),
+        )
 
-    def _rung(self, rung: Rung, needed: dict[str, Outputs | None]) -> Item:
+    def _replies(self, rung: Rung, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+        if rung.adapter and needed[rung.adapter] is None:
+            return NotRun(f"{rung.adapter} was not run")
         media = rung.av and needed["extractor"] is not None
         data = _data(needed, "test", "dev")
         arguments = {
@@ -313,12 +322,12 @@ class Pipeline:
             "settings": self.settings.replies,
             "llm": self._llm(),
         }
-        return Item(REPLIES, rung.name, arguments)
+        return [Item(REPLIES[rung.name], "all", arguments)]
 
     def _metrics(self, needed: dict[str, Outputs]) -> list[Item]:
         settings = self.settings.metrics
         arguments = {
-            "replies": of_table(_refs(needed, "replies"), "replies"),
+            "replies": of_table([ref for name in needed for ref in _refs(needed, name)], "replies"),
             "settings": settings,
             "scoring": self.settings.scorer,
             "bertscore": _weights(settings.bertscore.weights),
@@ -328,21 +337,19 @@ class Pipeline:
         return [Item(METRICS, "all", arguments)]
 
     def _report(self, needed: dict[str, Outputs | None]) -> list[Item]:
-        return [
-            Item(
-                REPORT,
-                "all",
-                {
-                    "profile": self.profile,
-                    "settings": self.settings.model_copy(update={"run": Settings().run}),
-                    "artefacts": {
-                        name: None if outputs is None else [ref for refs in outputs.values() for ref in refs]
-                        for name, outputs in sorted(needed.items())
-                    },
-                    "weights": {role: _weights(name) for role, name in weight_names(self.settings).items()},
-                },
-            )
-        ]
+        replies = [ref for stage in REPLIES.values() for ref in _refs(needed, stage.name)]
+        artefacts = {
+            name: None if outputs is None else [ref for refs in outputs.values() for ref in refs]
+            for name, outputs in sorted(needed.items())
+            if not name.startswith("replies.")
+        }
+        arguments = {
+            "profile": self.profile,
+            "settings": self.settings.model_copy(update={"run": Settings().run}),
+            "artefacts": {**artefacts, "replies": replies},
+            "weights": {role: _weights(name) for role, name in weight_names(self.settings).items()},
+        }
+        return [Item(REPORT, "all", arguments)]
 
     def _llm(self) -> Weights:
         return _weights(self.settings.llm.weights)
@@ -350,7 +357,7 @@ class Pipeline:
 
 REPORTED = (
     UTTERANCES, EXCHANGES, FEATURES, CANDIDATES, SCORES, CALIBRATION, PAIRS, EXTRACTOR, PRETRAIN, FINETUNE,
-    *DIALOGUE.values(), EPO, REPLIES, METRICS,
+    *DIALOGUE.values(), EPO, *REPLIES.values(), METRICS,
 )  # fmt: skip
 STAGES = (*REPORTED, REPORT)
 
@@ -369,7 +376,7 @@ def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
 
 
 def _refs(needed: dict[str, Outputs | None], name: str) -> list[Ref]:
-    return [ref for refs in (needed[name] or {}).values() for ref in refs]
+    return [ref for refs in (needed.get(name) or {}).values() for ref in refs]
 
 
 def _only(needed: dict[str, Outputs | None], name: str) -> Ref:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from storage.errors import InputError
 from storage.filestat import StatCache
 from storage.sample.layout import write_sample
 from storage.store import Record, Ref, Store, digest_bytes
-from tasks.pipeline import STAGES, Pipeline, read_raw_files
+from tasks.pipeline import Pipeline, read_raw_files
 from tasks.settings import Settings
 from tasks.stages.fingerprint import fingerprint
 from tasks.stages.planner import StagePlan, plan_all
+from tasks.stages.slots import Slots, urgency
 from tasks.stages.stage import Item, RawFiles, fresh_record
 from tasks.stages.worker import Progress, StageWorker
 
@@ -37,8 +36,9 @@ class Session:
         self._idle: dict[str, list[StageWorker]] = defaultdict(list)
         self._all_workers: list[StageWorker] = []
         self._guard = threading.Lock()
-        self._slots = threading.Semaphore(settings.run.parallel)
-        self._stage_slots = {s.name: threading.Semaphore(self._workers_of(s)) for s in STAGES}
+        graph = self.pipeline.graph()
+        limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
+        self.slots = Slots(settings.run.parallel, limits, urgency(graph))
 
     # Raw data -----------------------------------------------------------------------------------------
 
@@ -94,12 +94,6 @@ class Session:
         return [n for n in graph if n.stage.name in wanted]
 
     # Executing ----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def slot(self, stage: str) -> Iterator[None]:
-        """Wait for a place: as many items at once as `run.parallel` and the stage allow."""
-        with self._stage_slots[stage], self._slots:
-            yield
 
     def execute(self, item: Item, progress: Progress) -> list[Ref]:
         """Run one item in a worker process and commit it; another run that has just done it is believed."""
