@@ -71,7 +71,8 @@ class Pipeline:
 
     def graph(self) -> list[Node]:
         """All stages, each after what it needs."""
-        shards = ("utterances", "utterances.exchanges", "features")
+        text = ("utterances", "utterances.exchanges")
+        shards = (*text, "features")
         return [
             Node(UTTERANCES, (), self._utterances),
             Node(EXCHANGES, ("utterances",), self._exchanges),
@@ -83,8 +84,8 @@ class Pipeline:
             Node(EXTRACTOR, ("utterances", "features"), self._extractor),
             Node(PRETRAIN, ("utterances",), self._pretrain),
             Node(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune),
-            Node(DIALOGUE["dialogue.text"], shards, self._dialogue_text),
-            Node(DIALOGUE["dialogue.memory"], (*shards, "compressor.finetune"), self._dialogue_memory),
+            Node(DIALOGUE["dialogue.text"], text, self._dialogue_text),
+            Node(DIALOGUE["dialogue.memory"], (*text, "compressor.finetune"), self._dialogue_memory),
             Node(
                 DIALOGUE["dialogue.audiovisual"],
                 (*shards, "compressor.finetune", "extractor"),
