@@ -377,7 +377,7 @@ def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
 
 
 def _refs(needed: dict[str, Outputs | None], name: str) -> list[Ref]:
-    return [ref for refs in (needed.get(name) or {}).values() for ref in refs]
+    return [ref for refs in (needed[name] or {}).values() for ref in refs]
 
 
 def _only(needed: dict[str, Outputs | None], name: str) -> Ref:
@@ -391,11 +391,11 @@ def _label(ref: Ref) -> str:
 
 
 def _data(needed: dict[str, Outputs | None], *splits: str) -> dict[str, list[Ref]]:
-    """The shards of the splits, by the argument names that stages share."""
+    """The shards of the splits, by the argument names that stages share; no features where none are needed."""
     return {
         "utterances": of_table(_refs(needed, "utterances"), "utterances", *splits),
         "exchanges": of_table(_refs(needed, "utterances.exchanges"), "exchanges", *splits),
-        "features": of_table(_refs(needed, "features"), "features", *splits),
+        "features": of_table(_refs(needed, "features"), "features", *splits) if "features" in needed else [],
     }
 
 
