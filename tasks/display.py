@@ -61,14 +61,16 @@ class Display:
             self.bars.remove_task(bar)
         self.console.print(f"  [green]done[/] {_escape(name)} in {time.monotonic() - started:.0f} s")
 
-    def settled(self, plan: StagePlan) -> None:
-        """A stage that is complete, whether it ran, was reused, or had nothing to do."""
+    def settled(self, plan: StagePlan, learned: str | None = None) -> None:
+        """A stage that is complete, whether it ran, was reused, or had nothing to do; and what it learned."""
         if plan.state == "not run":
             self.console.print(
                 f"[yellow]{plan.stage.name}: not run: {_escape(plan.reason)}[/]", soft_wrap=True
             )
         elif not plan.stale:
             self.console.print(f"[dim]{plan.stage.name}: {len(plan.items)} items reused[/]")
+        if learned:
+            self.console.print(f"  {plan.stage.name}: {_escape(learned)}", soft_wrap=True)
 
 
 def _short(text: str, width: int = 150) -> str:
