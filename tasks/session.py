@@ -18,7 +18,7 @@ from tasks.settings import Settings
 from tasks.stages.fingerprint import fingerprint
 from tasks.stages.planner import StagePlan, plan_all
 from tasks.stages.slots import Slots, urgency
-from tasks.stages.stage import Item, RawFiles, fresh_record
+from tasks.stages.stage import Item, RawFiles, Stage, fresh_record
 from tasks.stages.worker import Progress, StageWorker
 
 SAMPLE = ("storage.sample.layout:write_sample",)
@@ -112,23 +112,27 @@ class Session:
 
     def _run(self, item: Item, progress: Progress) -> tuple[Ref, ...]:
         with self._guard:
-            idle = self._idle[item.stage.name]
-            worker = idle.pop() if idle else self._start(item.stage.name)
+            idle = self._idle[self._pool_of(item.stage)]
+            worker = idle.pop() if idle else self._start(self._pool_of(item.stage))
         try:
             outputs = worker.run(item, progress)
         except BaseException:
             worker.kill()
             raise
         with self._guard:
-            self._idle[item.stage.name].append(worker)
+            self._idle[self._pool_of(item.stage)].append(worker)
         return tuple(outputs)
 
-    def _start(self, stage: str) -> StageWorker:
+    def _pool_of(self, stage: Stage) -> str:
+        """Whose workers a stage uses: its own, or those that stages share to import their libraries once."""
+        return "shared" if self.settings.run.share_workers and not stage.own_process else stage.name
+
+    def _start(self, pool: str) -> StageWorker:
         threads = self.settings.run.threads
         environment = {"HF_HUB_OFFLINE": "1"} if self.profile != "paper" else {}
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
-        worker = StageWorker(stage, self.store.root, self.raw_root, environment)
+        worker = StageWorker(pool, self.store.root, self.raw_root, environment)
         self._all_workers.append(worker)
         return worker
 
@@ -139,11 +143,11 @@ class Session:
             if not self.store.holds(ref, rehash=True):
                 self.store.drop(ref)
 
-    def _workers_of(self, stage) -> int:
+    def _workers_of(self, stage: Stage) -> int:
         return self.settings.run.feature_workers if stage.name == "features" else stage.workers
 
     def release(self, stage: str) -> None:
-        """End a settled stage's workers, so that their memory goes back."""
+        """End a settled stage's own workers, so that their memory goes back."""
         with self._guard:
             workers = self._idle.pop(stage, [])
         for worker in workers:

@@ -62,6 +62,11 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a stage's process; None: torch's own."
     )
+    share_workers: bool = Field(
+        False,
+        description="Stages share processes, which saves each its imports. Off on a GPU, whose memory must go "
+        "back when a stage ends.",
+    )
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):

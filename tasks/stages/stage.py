@@ -61,7 +61,8 @@ class Stage:
     """name: for people and `--until`. function: "package.module:name", imported only where it runs.
 
     code: further entry points that the fingerprint cannot follow from the function. libraries: the
-    distributions whose version can change the output. workers: how many items may run at once.
+    distributions whose version can change the output. workers: how many items may run at once. own_process:
+    its processes are never shared with other stages, since what they hold must go when the stage ends.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Stage:
     code: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     workers: int = 1
+    own_process: bool = False
 
 
 @dataclass(frozen=True)

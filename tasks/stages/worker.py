@@ -36,12 +36,12 @@ class StageFailed(RuntimeError):
 
 
 class StageWorker:
-    """One child process that runs items of one stage, one after the other."""
+    """One child process that runs items, one after the other. Its log is named after its pool."""
 
-    def __init__(self, stage: str, store: Path, raw: Path | None, environment: dict[str, str]):
-        log = store / "logs" / f"{stage}.log"
+    def __init__(self, pool: str, store: Path, raw: Path | None, environment: dict[str, str]):
+        log = store / "logs" / f"{pool}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.stage, self.log_path, self.store, self.raw = stage, log, store, raw
+        self.log_path, self.store, self.raw = log, store, raw
         self.log = open(log, "ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tasks.stages.worker"],
@@ -55,6 +55,7 @@ class StageWorker:
 
     def run(self, item: Item, progress: Progress) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed."""
+        name = f"{item.stage.name} [{item.label}]"
         job = {
             "function": item.stage.function,
             "arguments": {name: _encode(value) for name, value in item.arguments.items()},
@@ -70,12 +71,12 @@ class StageWorker:
                 if "progress" in answer:
                     progress(*answer["progress"])
                 elif "failed" in answer:
-                    raise StageFailed(f"{self.stage} [{item.label}]: {answer['failed']}", answer["usage"])
+                    raise StageFailed(f"{name}: {answer['failed']}", answer["usage"])
                 else:
                     return [Ref(**ref) for ref in answer["done"]]
         except BrokenPipeError:
             pass
-        raise StageFailed(f"{self.stage} [{item.label}]: its process {self._ending()}; log: {self.log_path}")
+        raise StageFailed(f"{name}: its process {self._ending()}; log: {self.log_path}")
 
     def _ending(self) -> str:
         code = self.process.wait()
