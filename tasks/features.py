@@ -77,7 +77,7 @@ def _extract_all(
         except MediaError as error:
             yield clip, Reject(*clip.key, reason=error.reason, detail=str(error))
             continue
-        heard = None if sound is None else _audio_encoder(audio).states(sound).numpy()
+        heard = None if sound is None else _audio_encoder(audio, settings.dtype).states(sound).numpy()
         seen = None if pictures is None else _video_encoder(video, settings).states(pictures).numpy()
         row = {}
         for name, states in (("audio", heard), ("video", seen)):
@@ -110,13 +110,13 @@ def _frame_seed(clip: Utterance, settings: FeatureSettings) -> int:
 
 
 @cache
-def _audio_encoder(name: str) -> AudioEncoder:
-    return AudioEncoder.load(resolve(name))
+def _audio_encoder(name: str, dtype: str) -> AudioEncoder:
+    return AudioEncoder.load(resolve(name), dtype)
 
 
 @cache
 def _video_encoder(name: str, settings: FeatureSettings) -> VideoEncoder:
-    return load_video_encoder(resolve(name), settings.video_tokens_per_frame)
+    return load_video_encoder(resolve(name), settings.video_tokens_per_frame, settings.dtype)
 
 
 def _pack(blobs: dict) -> bytes:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, WhisperFeatureExtractor, WhisperModel
 
+from model.llm import DTYPES
 from model.zoo.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, EfficientNetLite0
 
 SAMPLE_RATE = 16_000
@@ -35,10 +36,10 @@ class AudioEncoder:
         self.encoder, self.mel = encoder.eval().requires_grad_(False), mel
 
     @classmethod
-    def load(cls, folder: Path) -> AudioEncoder:
-        """From a local Whisper folder. FeatureError where weights are missing."""
+    def load(cls, folder: Path, dtype: str = "float32") -> AudioEncoder:
+        """From a local Whisper folder, computing in `dtype`. FeatureError where weights are missing."""
         mel = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        return cls(_load(WhisperModel, folder).encoder, mel)
+        return cls(_load(WhisperModel, folder).encoder.to(DTYPES[dtype]), mel)
 
     @property
     def width(self) -> int:
@@ -114,18 +115,20 @@ class EfficientNetEncoder:
         return _half(_averaged(tokens, self.tokens_per_frame).flatten(0, 1))
 
 
-def load_video_encoder(folder: Path, tokens_per_frame: int | None = None) -> VideoEncoder:
-    """The frame encoder that the folder's config.json names: CLIP or EfficientNet-Lite0.
+def load_video_encoder(
+    folder: Path, tokens_per_frame: int | None = None, dtype: str = "float32"
+) -> VideoEncoder:
+    """The frame encoder that the folder's config.json names, CLIP or EfficientNet-Lite0, computing in `dtype`.
 
     tokens_per_frame: as FeatureSettings.video_tokens_per_frame. FeatureError for any other model.
     """
     folder = Path(folder)
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type == "efficientnet-lite0":
-        return EfficientNetEncoder(EfficientNetLite0.from_folder(folder), tokens_per_frame)
+        return EfficientNetEncoder(EfficientNetLite0.from_folder(folder).to(DTYPES[dtype]), tokens_per_frame)
     if model_type in ("clip", "clip_vision_model"):
         described = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        tower = _load(CLIPVisionModel, folder)
+        tower = _load(CLIPVisionModel, folder).to(DTYPES[dtype])
         return ClipEncoder(tower, described["image_mean"], described["image_std"], tokens_per_frame)
     raise FeatureError(
         f"{folder}: model type {model_type!r} is no frame encoder; give CLIP or EfficientNet-Lite0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isqrt
+from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -21,6 +22,9 @@ class FeatureSettings(BaseModel, frozen=True, extra="forbid"):
     )
     max_seconds: float = Field(
         30.0, gt=0, le=30, description="Longest utterance; Whisper's window. Not in the paper."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="What the encoders compute in. Not in the paper."
     )
     seed: int = Field(0, description="Draws the frames. Not in the paper.")
 
