@@ -8,7 +8,6 @@ from typing import Literal
 
 from model.dialogue.settings import DialogueSettings
 from model.dialogue.train import train_dialogue
-
 from model.zoo.resolve import resolve
 from storage.store import Ref
 from tasks.examples import dialogue_examples

@@ -9,10 +9,10 @@ import random
 from functools import cache
 
 import numpy as np
-from model.scorer.scorer import EmotionScorer
 
 from model.pairs.selection import equal_error_cosine
 from model.pairs.settings import PairSettings
+from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from storage.shards import read_table
 from storage.store import Ref, canonical
