@@ -107,8 +107,8 @@ def test_iemocap_lines(text_tree):
 def test_small_tree_has_every_kind_of_file(small_tree):
     root, counts = small_tree
     kinds = Counter(path.suffix for path in root.rglob("*") if path.is_file())
-    # 2 turns of: 3 MELD dialogues, 2 MultiDialog, 1 IEMOCAP (with one dialog wav and avi).
-    assert kinds == {".mp4": 6 + 4, ".wav": 4 + 2 + 1, ".avi": 1, ".csv": 3, ".jsonl": 2, ".txt": 2}
+    # 2 turns of: 3 MELD dialogues, 2 MultiDialog, 1 IEMOCAP (with one dialog wav and avi); and the marker.
+    assert kinds == {".mp4": 6 + 4, ".wav": 4 + 2 + 1, ".avi": 1, ".csv": 3, ".jsonl": 2, ".txt": 3}
     assert [count["with_media"] for count in counts.values()] == [6, 4, 2]
 
 
