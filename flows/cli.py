@@ -62,8 +62,9 @@ def run(
 ) -> None:
     """Do what is stale, with progress; print where the report is."""
     request = _request(profile, store, raw, until, changes, rehash)
-    if all(plan.state in ("fresh", "not run") for plan in stale_plan(request)):
-        report = publish_report(request)
+    plans = stale_plan(request)
+    if all(plan.state in ("fresh", "not run") for plan in plans):
+        report = publish_report(request, plans)
         out.print(
             "Nothing is stale: no task was run." + (f" Report: {report}" if report else ""), soft_wrap=True
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from storage.store import write_atomic
+from storage.store import Store, write_atomic
 from tasks.display import Display
 from tasks.session import Session
 from tasks.settings import Settings, load_settings
@@ -78,12 +78,15 @@ def is_stale(request: RunRequest) -> bool:
     return any(plan.state in ("stale", "unknown") for plan in stale_plan(request))
 
 
-def publish_report(request: RunRequest) -> str | None:
-    """Copy the latest report beside the store's artefacts under its plain name; None when none was asked for."""
-    with request.session() as session:
-        plan = {p.stage.name: p for p in session.plan(request.until)}.get("report")
-        if plan is None or plan.state != "fresh":
-            return None
-        for ref in plan.outputs["all"]:
-            write_atomic(session.store.root / ref.name, session.store.read(ref))
-        return str(session.store.root / "report.html")
+def publish_report(request: RunRequest, plans: list[StagePlan]) -> str | None:
+    """Copy the report of a plan beside the store's artefacts, under its plain name; None where there is none."""
+    plan = {p.stage.name: p for p in plans}.get("report")
+    if plan is None or plan.state != "fresh":
+        return None
+    store = Store(Path(request.store))
+    for ref in plan.outputs["all"]:
+        data = store.read(ref)
+        path = store.root / ref.name
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
+    return str(store.root / "report.html")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 
 from storage.errors import InputError
@@ -42,7 +43,7 @@ class Session:
 
     # Raw data -----------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def raw_root(self) -> Path:
         """The raw root; for the sample corpus a folder of the store named after what writes it."""
         if self.raw is not None:

@@ -18,6 +18,8 @@ PACKAGES = ("flows", "tasks", "model", "storage")
 ROOT = Path(__file__).resolve().parents[2]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+Use = tuple[str, tuple[str, ...]]
+"""A name read in code, and the attributes that follow it."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def _visit(module_name: str, name: str, seen: dict[str, str]) -> None:
         return
     if name in module.definitions:
         node = module.definitions[name]
-        seen[label] = _digest(node)
-        _follow(module, node, seen)
+        seen[label], uses = _facts(module_name, name)
+        _follow(module, node, uses, seen)
         _visit_statements(module, seen)
     elif name in module.imports:  # re-exported
         target, attribute = module.imports[name]
@@ -123,12 +125,19 @@ def _visit_statements(module: Module, seen: dict[str, str]) -> None:
             "".join(ast.dump(_normal(s)) for s in module.statements).encode(), digest_size=16
         ).hexdigest()
         for statement in module.statements:
-            _follow(module, statement, seen)
+            _follow(module, statement, _uses(_normal(statement)), seen)
 
 
-def _follow(module: Module, node: ast.stmt, seen: dict[str, str]) -> None:
+@cache
+def _facts(module_name: str, name: str) -> tuple[str, frozenset[Use]]:
+    """A definition's digest and what it reads: computed once, however many stages reach it."""
+    node = _parse(module_name).definitions[name]
+    return _digest(node), _uses(_normal(node))
+
+
+def _follow(module: Module, node: ast.stmt, uses: frozenset[Use], seen: dict[str, str]) -> None:
     imports = {**module.imports, **_imports([node], module.name)}
-    for name, path in sorted(_uses(_normal(node))):
+    for name, path in sorted(uses):
         if name in imports:
             target, attribute = imports[name]
             if attribute is not None:
@@ -149,7 +158,7 @@ def _follow_path(module_name: str, path: tuple[str, ...], seen: dict[str, str]) 
             return
 
 
-def _uses(node: ast.AST) -> set[tuple[str, tuple[str, ...]]]:
+def _uses(node: ast.AST) -> frozenset[Use]:
     """Every name read in `node`, with the attributes that follow it: a.b.c -> ("a", ("b", "c"))."""
     found = set()
 
@@ -163,7 +172,7 @@ def _uses(node: ast.AST) -> set[tuple[str, tuple[str, ...]]]:
                 walk(child, ())
 
     walk(node, ())
-    return found
+    return frozenset(found)
 
 
 class _Normaliser(ast.NodeTransformer):

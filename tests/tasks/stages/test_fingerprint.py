@@ -53,13 +53,19 @@ def tree(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    module._parse.cache_clear()
+    forget()
     yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """As in a new process, which is where changed code is seen."""
     module._parse.cache_clear()
+    module._facts.cache_clear()
 
 
 def code_of_run() -> dict[str, str]:
-    module._parse.cache_clear()
+    forget()
     return module.fingerprint("tasks.stage:run")
 
 
@@ -122,6 +128,6 @@ def test_statements_that_run_on_import_count(tree):
 
 
 def test_the_real_stages_reach_the_method():
-    module._parse.cache_clear()
+    forget()
     assert "model/epo/loss.py:epo_loss" in module.fingerprint("tasks.epo:fit_epo")
     assert "storage/media.py:decode_audio" in module.fingerprint("tasks.features:extract_features")
