@@ -65,6 +65,7 @@ def _parse(name: str) -> Module | None:
     return Module(name, definitions, _imports(tree.body, name), tuple(loose))
 
 
+@cache
 def _source(name: str) -> Path | None:
     if name.split(".")[0] not in PACKAGES:
         return None
@@ -108,9 +109,9 @@ def _visit(module_name: str, name: str, seen: dict[str, str]) -> None:
     if label in seen:
         return
     if name in module.definitions:
-        node = module.definitions[name]
-        seen[label], uses = _facts(module_name, name)
-        _follow(module, node, uses, seen)
+        facts = _facts(module_name, name)
+        seen[label] = facts.digest
+        _follow(module, facts, seen)
         _visit_statements(module, seen)
     elif name in module.imports:  # re-exported
         target, attribute = module.imports[name]
@@ -121,23 +122,35 @@ def _visit(module_name: str, name: str, seen: dict[str, str]) -> None:
 def _visit_statements(module: Module, seen: dict[str, str]) -> None:
     label = f"{_source(module.name).relative_to(ROOT).as_posix()}:<on import>"
     if module.statements and label not in seen:
-        seen[label] = hashlib.blake2b(
-            "".join(ast.dump(_normal(s)) for s in module.statements).encode(), digest_size=16
-        ).hexdigest()
-        for statement in module.statements:
-            _follow(module, statement, _uses(_normal(statement)), seen)
+        facts = [_read(statement, module.name) for statement in module.statements]
+        seen[label] = hashlib.blake2b("".join(f.digest for f in facts).encode(), digest_size=16).hexdigest()
+        for each in facts:
+            _follow(module, each, seen)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one definition comes to: its digest, what it reads, and what it imports itself."""
+
+    digest: str
+    uses: tuple[Use, ...]
+    imports: dict[str, tuple[str, str | None]]
 
 
 @cache
-def _facts(module_name: str, name: str) -> tuple[str, frozenset[Use]]:
-    """A definition's digest and what it reads: computed once, however many stages reach it."""
-    node = _parse(module_name).definitions[name]
-    return _digest(node), _uses(_normal(node))
+def _facts(module_name: str, name: str) -> Facts:
+    """A definition's facts: read once, however many stages reach it."""
+    return _read(_parse(module_name).definitions[name], module_name)
 
 
-def _follow(module: Module, node: ast.stmt, uses: frozenset[Use], seen: dict[str, str]) -> None:
-    imports = {**module.imports, **_imports([node], module.name)}
-    for name, path in sorted(uses):
+def _read(node: ast.stmt, module_name: str) -> Facts:
+    normal = _normal(node)
+    return Facts(_digest(normal), tuple(sorted(_uses(normal))), _imports([node], module_name))
+
+
+def _follow(module: Module, facts: Facts, seen: dict[str, str]) -> None:
+    imports = {**module.imports, **facts.imports}
+    for name, path in facts.uses:
         if name in imports:
             target, attribute = imports[name]
             if attribute is not None:
@@ -158,7 +171,7 @@ def _follow_path(module_name: str, path: tuple[str, ...], seen: dict[str, str]) 
             return
 
 
-def _uses(node: ast.AST) -> frozenset[Use]:
+def _uses(node: ast.AST) -> set[Use]:
     """Every name read in `node`, with the attributes that follow it: a.b.c -> ("a", ("b", "c"))."""
     found = set()
 
@@ -172,7 +185,7 @@ def _uses(node: ast.AST) -> frozenset[Use]:
                 walk(child, ())
 
     walk(node, ())
-    return frozenset(found)
+    return found
 
 
 class _Normaliser(ast.NodeTransformer):
@@ -206,5 +219,5 @@ def _is_docstring(node: ast.stmt) -> bool:
     )
 
 
-def _digest(node: ast.stmt) -> str:
-    return hashlib.blake2b(ast.dump(_normal(node)).encode(), digest_size=16).hexdigest()
+def _digest(normal: ast.stmt) -> str:
+    return hashlib.blake2b(ast.dump(normal).encode(), digest_size=16).hexdigest()

@@ -62,6 +62,7 @@ def forget() -> None:
     """As in a new process, which is where changed code is seen."""
     module._parse.cache_clear()
     module._facts.cache_clear()
+    module._source.cache_clear()
 
 
 def code_of_run() -> dict[str, str]:
