@@ -7,6 +7,8 @@ Knows nothing of keys, records or Prefect.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import json
 import os
@@ -142,6 +144,15 @@ def serve() -> None:
                     "usage": isinstance(error, InputError),
                 }
             )
+        _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """Return what an item freed to the system: glibc would keep it, and a shared worker would only grow."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _call(job: dict, work: Workspace) -> list[Ref]:
