@@ -5,7 +5,6 @@ Knows nothing of training or of prompts.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -109,11 +108,3 @@ def emotion_examples(
         for u in sorted(rows, key=lambda u: u.key)
         if u.emotion is not None and u.key in media
     ]
-
-
-def by_dataset(refs: Iterable[Ref]) -> dict[str, list[Ref]]:
-    """Shards by their dataset."""
-    found: dict[str, list[Ref]] = defaultdict(list)
-    for ref in refs:
-        found[ref.name.split("/")[1]].append(ref)
-    return dict(found)

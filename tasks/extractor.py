@@ -16,7 +16,7 @@ from tasks.stages.stage import Weights, Workspace
 def fit_extractor(
     utterances: list[Ref], features: list[Ref], settings: ExtractorSettings, llm: Weights, work: Workspace
 ) -> list[Ref]:
-    """Train on train, choose on dev, report recognition on test beside it. Output: the folder "extractor"."""
+    """Train on train; dev chooses the checkpoint and gives the recognition figures. Output: "extractor"."""
     train = emotion_examples(work.store, utterances, features, "train")
     heldout = emotion_examples(work.store, utterances, features, "dev")
     with tempfile.TemporaryDirectory() as folder:
