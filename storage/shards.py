@@ -21,7 +21,7 @@ from storage.exchanges import Exchange
 from storage.utterance import Reject, Utterance
 
 VERSIONS = {
-    "utterances": 1,
+    "utterances": 2,
     "exchanges": 1,
     "rejects": 1,
     "candidates": 1,
@@ -81,6 +81,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("start", pa.float64()),
             pa.field("end", pa.float64()),
             pa.field("side", _TEXT),
+            pa.field("seconds", pa.float64()),
             pa.field("media_digest", _TEXT),
         ],
     ),

@@ -38,6 +38,8 @@ class Utterance:
     start: float | None = None
     end: float | None = None
     side: str | None = None
+    seconds: float | None = None
+    """How long the release says the utterance lasts; None where it does not say. Told from the clip's own length."""
     media_digest: str | None = None
     """Digest of the media files, span and side together; None without media."""
 

@@ -21,47 +21,74 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def peak_memory(process: psutil.Process, stop: threading.Event) -> list[int]:
-    """Largest sum of resident memory of a process and all it started, sampled ten times a second."""
-    peak = [0]
+class PeakMemory:
+    """Largest memory of a process and all it started, sampled twice a second until `stop`.
 
-    def watch() -> None:
-        while not stop.wait(0.1):
+    `resident` adds up resident sets, so what processes share (libraries, forked pages) counts once for each;
+    `proportional` divides shared pages among those that share them: what the machine really gave.
+    """
+
+    def __init__(self, process: psutil.Process):
+        self.resident = self.proportional = 0
+        self.at_peak: list[str] = []
+        self._process, self._stop = process, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.5):
             try:
-                family = [process, *process.children(recursive=True)]
-                peak[0] = max(peak[0], sum(_resident(p) for p in family))
+                family = [self._process, *self._process.children(recursive=True)]
             except psutil.NoSuchProcess:
                 return
+            sizes = {process.pid: _memory(process.pid) for process in family}
+            self.resident = max(self.resident, sum(rss for rss, _ in sizes.values()))
+            proportional = sum(pss for _, pss in sizes.values())
+            if proportional > self.proportional:
+                self.proportional = proportional
+                self.at_peak = [
+                    f"{pss / 1e9:.2f} GB {_name(pid)}" for pid, (_, pss) in sizes.items() if pss > 1e8
+                ]
 
-    threading.Thread(target=watch, daemon=True).start()
-    return peak
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
-def _resident(process: psutil.Process) -> int:
+def _memory(pid: int) -> tuple[int, int]:
+    """Resident and proportional bytes of a process; zeros when it has gone."""
     try:
-        return process.memory_info().rss
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:] if line.endswith("kB")}
+    return sizes.get("Rss", 0), sizes.get("Pss", 0)
+
+
+def _name(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline()[1:4])
     except psutil.NoSuchProcess:
-        return 0
+        return "gone"
 
 
-def timed(arguments: list[str]) -> tuple[float, int, str]:
-    """Seconds, peak bytes and what was printed."""
+def timed(arguments: list[str]) -> tuple[float, PeakMemory, str]:
+    """Seconds, peak memory and what was printed."""
     started = time.monotonic()
     command = [sys.executable, "-m", "flows.cli", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    stop = threading.Event()
-    peak = peak_memory(psutil.Process(process.pid), stop)
+    peak = PeakMemory(psutil.Process(process.pid))
     lines = []
     for line in process.stdout:
         print(line, end="", flush=True)
         lines.append(line)
-    stop.set()
+    peak.stop()
     if process.wait():
         raise SystemExit(f"the run failed with exit code {process.returncode}")
-    return time.monotonic() - started, peak[0], "".join(lines)
+    return time.monotonic() - started, peak, "".join(lines)
 
 
 def stage_seconds(printed: str) -> dict[str, int]:
@@ -82,8 +109,10 @@ def main() -> None:
         "ratio": round(first / second, 1),
         "first_s": round(first, 1),
         "second_s": round(second, 1),
-        "peak_gb": round(memory / 1e9, 2),
-        "second_peak_gb": round(second_memory / 1e9, 2),
+        "peak_resident_gb": round(memory.resident / 1e9, 2),
+        "peak_proportional_gb": round(memory.proportional / 1e9, 2),
+        "at_peak": memory.at_peak,
+        "second_peak_resident_gb": round(second_memory.resident / 1e9, 2),
         "stage_s": stage_seconds(printed),
         "arguments": arguments,
     }
