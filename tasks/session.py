@@ -22,6 +22,7 @@ from tasks.stages.slots import Slots, urgency
 from tasks.stages.stage import Item, RawFiles, Stage, fresh_record
 from tasks.stages.worker import Progress, StageWorker
 
+SHARED = "shared"
 SAMPLE = ("storage.sample.layout:write_sample",)
 
 
@@ -126,14 +127,14 @@ class Session:
 
     def _pool_of(self, stage: Stage) -> str:
         """Whose workers a stage uses: its own, or those that stages share to import their libraries once."""
-        return "shared" if self.settings.run.share_workers and not stage.own_process else stage.name
+        return SHARED if self.settings.run.share_workers and not stage.own_process else stage.name
 
     def _start(self, pool: str) -> StageWorker:
         threads = self.settings.run.threads
         environment = {"HF_HUB_OFFLINE": "1"} if self.profile != "paper" else {}
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
-        worker = StageWorker(pool, self.store.root, self.raw_root, environment)
+        worker = StageWorker(pool, self.store.root, self.raw_root, environment, forks=pool == SHARED)
         self._all_workers.append(worker)
         return worker
 

@@ -64,8 +64,8 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     )
     share_workers: bool = Field(
         False,
-        description="Stages share processes, which saves each its imports. Off on a GPU, whose memory must go "
-        "back when a stage ends.",
+        description="Items are forked from processes that stages share, which saves each its imports (Linux). "
+        "Off on a GPU: what has looked for one must not be forked.",
     )
 
 

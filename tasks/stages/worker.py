@@ -1,17 +1,18 @@
 """Stage functions run here, in child processes that can be killed and give their memory back.
 
 The parent (`StageWorker`) sends one item a line, as JSON, over standard input; the child answers with progress
-lines and, last, the artefacts or the failure. When the parent goes, the child's input ends and it goes too.
+lines and, last, the artefacts or the failure. A shared worker imports a stage's libraries once and forks for each
+item, so that all an item took goes back when it ends. When the parent goes, the child's input ends and it goes too.
 Knows nothing of keys, records or Prefect.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from storage.store import Ref, Store
 from tasks.stages.stage import Item, Workspace
 
 Progress = Callable[[int, int, dict[str, float]], None]
+FORKS = "--forks"
 
 
 class StageFailed(RuntimeError):
@@ -38,15 +40,21 @@ class StageFailed(RuntimeError):
 
 
 class StageWorker:
-    """One child process that runs items, one after the other. Its log is named after its pool."""
+    """One child process that runs items, one after the other. Its log is named after its pool.
 
-    def __init__(self, pool: str, store: Path, raw: Path | None, environment: dict[str, str]):
+    forks: every item gets a fork of the child and leaves nothing behind in it. Otherwise what an item loads
+    stays for the next one.
+    """
+
+    def __init__(
+        self, pool: str, store: Path, raw: Path | None, environment: dict[str, str], forks: bool = False
+    ):
         log = store / "logs" / f"{pool}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log_path, self.store, self.raw = log, store, raw
         self.log = open(log, "ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.stages.worker"],
+            [sys.executable, "-m", "tasks.stages.worker", *([FORKS] if forks else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -74,15 +82,13 @@ class StageWorker:
                     progress(*answer["progress"])
                 elif "failed" in answer:
                     raise StageFailed(f"{name}: {answer['failed']}", answer["usage"])
+                elif "died" in answer:
+                    raise StageFailed(f"{name}: its process {_ending(answer['died'])}; log: {self.log_path}")
                 else:
                     return [Ref(**ref) for ref in answer["done"]]
         except BrokenPipeError:
             pass
-        raise StageFailed(f"{name}: its process {self._ending()}; log: {self.log_path}")
-
-    def _ending(self) -> str:
-        code = self.process.wait()
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        raise StageFailed(f"{name}: its process {_ending(self.process.wait())}; log: {self.log_path}")
 
     def close(self) -> None:
         """End the child: its input is closed, and what does not end by itself is killed with its children."""
@@ -106,6 +112,10 @@ class StageWorker:
         self.log.close()
 
 
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
+
 def _encode(value):
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
@@ -116,7 +126,7 @@ def _encode(value):
     return value
 
 
-def serve() -> None:
+def serve(forks: bool) -> None:
     """The child: read items from standard input until it ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print goes to the log, never between the answers
@@ -126,38 +136,68 @@ def serve() -> None:
 
     for line in sys.stdin.buffer:
         job = json.loads(line)
-        work = Workspace(
-            store=Store(job["store"]),
-            raw=None if job["raw"] is None else Path(job["raw"]),
-            basis=job["basis"],
-            progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
+        if forks:
+            _run_forked(job, answer)
+        else:
+            _run(job, answer)
+
+
+def _run(job: dict, answer: Callable[[dict], None]) -> None:
+    """Run one item and tell the parent how it ended."""
+    work = Workspace(
+        store=Store(job["store"]),
+        raw=None if job["raw"] is None else Path(job["raw"]),
+        basis=job["basis"],
+        progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
+    )
+    try:
+        answer({"done": [ref.model_dump() for ref in _call(job, work)]})
+    except Exception as error:  # the boundary of the process: every failure is told to the parent
+        traceback.print_exc()
+        text = str(error).strip() or type(error).__name__
+        known = isinstance(error, (InputError, RuntimeError, ValueError))
+        answer(
+            {
+                "failed": text if known else f"{type(error).__name__}: {text}",
+                "usage": isinstance(error, InputError),
+            }
         )
+
+
+def _run_forked(job: dict, answer: Callable[[dict], None]) -> None:
+    """Run one item in a fork of this process, which itself only imports: no threads, nothing computed."""
+    _function(job)
+    gc.freeze()  # a collection in the fork would touch, and so copy, every page that is shared
+    child = os.fork()
+    if child == 0:
+        code = 1
         try:
-            answer({"done": [ref.model_dump() for ref in _call(job, work)]})
-        except Exception as error:  # the boundary of the process: every failure is told to the parent
-            traceback.print_exc()
-            text = str(error).strip() or type(error).__name__
-            known = isinstance(error, (InputError, RuntimeError, ValueError))
-            answer(
-                {
-                    "failed": text if known else f"{type(error).__name__}: {text}",
-                    "usage": isinstance(error, InputError),
-                }
-            )
-        _give_back_memory()
+            _run(job, answer)
+            code = 0
+        finally:
+            os._exit(code)
+    code = _wait(child)
+    if code:
+        answer({"died": code})
 
 
-def _give_back_memory() -> None:
-    """Return what an item freed to the system: glibc would keep it, and a shared worker would only grow."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def _wait(child: int) -> int:
+    """Exit code of a fork, negative for the signal that ended it. It is killed when the parent goes meanwhile."""
+    ended = os.pidfd_open(child)
+    ready, _, _ = select.select([sys.stdin.buffer, ended], [], [])
+    if ended not in ready:  # the input has ended: nobody waits for the answer
+        os.kill(child, signal.SIGKILL)
+    os.close(ended)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _function(job: dict) -> Callable[..., list[Ref]]:
+    module, name = job["function"].split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _call(job: dict, work: Workspace) -> list[Ref]:
-    module, name = job["function"].split(":")
-    function = getattr(importlib.import_module(module), name)
+    function = _function(job)
     hints = get_type_hints(function)
     arguments = {
         key: TypeAdapter(hints[key]).validate_python(value) for key, value in job["arguments"].items()
@@ -166,4 +206,4 @@ def _call(job: dict, work: Workspace) -> list[Ref]:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(forks=FORKS in sys.argv[1:])
