@@ -1,7 +1,7 @@
 """The one training loop: AdamW with fp32 master weights, warm-up and cosine, seeded batches, best checkpoint.
 
-The order of batches is a function of the seed and the row lengths alone. Knows nothing of any loss, of
-storage, or of who shows the progress.
+The order of batches is a function of the seed and the row lengths alone, so a run that was cut off goes on from
+its last step checkpoint to the same weights. Knows nothing of any loss, of storage, or of who shows the progress.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -85,56 +86,107 @@ def fit(
     evaluate: Callable[[], dict[str, float]],
     settings: TrainingSettings,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
     """Train `parameters` in place and leave them at the best held-out loss.
 
-    loss(rows) -> (scalar with gradient, logs); evaluate() -> figures, of which "loss" chooses the
-    checkpoint (lower is better); it is called before the first step and `settings.evaluations` times.
-    The optimizer works on fp32 copies, so low-precision weights still learn from small steps.
-    Raises TrainingError on a loss that is not finite.
+    loss(rows) -> (scalar with gradient, logs), a function of the rows and the parameters alone; evaluate() ->
+    figures, of which "loss" chooses the checkpoint (lower is better); it is called before the first step and
+    `settings.evaluations` times. The optimizer works on fp32 copies, so low-precision weights still learn from
+    small steps. checkpoints: where a run that is cut off leaves its state and goes on from; the caller removes
+    it in the end. Raises TrainingError on a loss that is not finite.
     """
     torch.manual_seed(settings.seed)
     batches = plan_batches(lengths, settings)
-    masters = {name: p.detach().float().clone() for name, p in parameters.items()}
-    optimizer = torch.optim.AdamW(list(masters.values()), lr=0.0, weight_decay=settings.weight_decay)
-    history = History(heldout=[{"step": 0, **evaluate()}])
-    best, best_loss = _snapshot(parameters), history.heldout[0]["loss"]
+    state = _State.start(parameters, settings)
+    saved = checkpoints.load() if checkpoints is not None else None
+    if saved is None:
+        state.check(parameters, evaluate())
+    else:
+        state.restore(parameters, *saved)
     checks = {round(len(batches) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-    for step, rows in enumerate(batches):
+    for step in range(state.step, len(batches)):
+        rows = batches[step]
         value, logs = loss(rows)
         if not torch.isfinite(value):
             raise TrainingError(f"step {step + 1}: loss is {value.item()} on rows {rows}")
         value.backward()
-        _update(parameters, masters, optimizer, rate(step, len(batches), settings), settings.gradient_clip)
+        state.update(parameters, rate(step, len(batches), settings), settings.gradient_clip)
+        history = state.history
         history.tokens += sum(lengths[i] for i in rows)
         history.rows += len(rows)
         history.train.append({"step": step + 1, "loss": value.item(), **logs})
         if step + 1 in checks:
-            history.heldout.append({"step": step + 1, **evaluate()})
-            if history.heldout[-1]["loss"] < best_loss:
-                best, best_loss = _snapshot(parameters), history.heldout[-1]["loss"]
-                history.best_step = step + 1
+            state.check(parameters, evaluate())
         if progress is not None:
             progress(step + 1, len(batches), history.train[-1])
+        if checkpoints is not None and checkpoints.due():
+            checkpoints.save(*state.saved())
     with torch.no_grad():
         for name, p in parameters.items():
-            p.copy_(best[name])
-    return history
+            p.copy_(state.best[name])
+    return state.history
+
+
+@dataclass
+class _State:
+    """All that the next step depends on."""
+
+    masters: dict[str, Tensor]
+    optimizer: torch.optim.AdamW
+    best: dict[str, Tensor]
+    history: History = field(default_factory=History)
+    step: int = 0
+
+    @classmethod
+    def start(cls, parameters: dict[str, Tensor], settings: TrainingSettings) -> _State:
+        masters = {name: p.detach().float().clone() for name, p in parameters.items()}
+        optimizer = torch.optim.AdamW(list(masters.values()), lr=0.0, weight_decay=settings.weight_decay)
+        return cls(masters, optimizer, _snapshot(parameters))
+
+    def check(self, parameters: dict[str, Tensor], figures: dict[str, float]) -> None:
+        """Note held-out figures, and keep the parameters if none before were better."""
+        heldout = self.history.heldout
+        best = min((entry["loss"] for entry in heldout), default=math.inf)
+        heldout.append({"step": self.step, **figures})
+        if figures["loss"] < best:
+            self.best, self.history.best_step = _snapshot(parameters), self.step
+
+    @torch.no_grad()
+    def update(self, parameters: dict[str, Tensor], learning_rate: float, clip: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        for name, master in self.masters.items():
+            gradient = parameters[name].grad
+            master.grad = torch.zeros_like(master) if gradient is None else gradient.float()
+            parameters[name].grad = None
+        torch.nn.utils.clip_grad_norm_(list(self.masters.values()), clip)
+        self.optimizer.step()
+        for name, master in self.masters.items():
+            parameters[name].copy_(master)
+        self.step += 1
+
+    def saved(self) -> tuple[dict[str, Tensor], dict]:
+        """Tensors and facts for a checkpoint; `restore` is its inverse."""
+        tensors = {f"best/{name}": t for name, t in self.best.items()}
+        for name, master in self.masters.items():
+            tensors[f"master/{name}"] = master
+            tensors |= {f"{part}/{name}": t for part, t in self.optimizer.state[master].items()}
+        return tensors, {"step": self.step, "history": self.history.as_dict()}
+
+    @torch.no_grad()
+    def restore(self, parameters: dict[str, Tensor], tensors: dict[str, Tensor], facts: dict) -> None:
+        self.step, self.history = facts["step"], History(**facts["history"])
+        for name, master in self.masters.items():
+            master.copy_(tensors[f"master/{name}"])
+            parameters[name].copy_(master)
+            self.best[name].copy_(tensors[f"best/{name}"])
+            # Adam counts its steps in a tensor on the CPU; its two moments live beside the weights.
+            self.optimizer.state[master] = {
+                part: tensors[f"{part}/{name}"].to("cpu" if part == "step" else master.device)
+                for part in ("step", "exp_avg", "exp_avg_sq")
+            }
 
 
 def _snapshot(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in parameters.items()}
-
-
-@torch.no_grad()
-def _update(parameters, masters, optimizer, learning_rate: float, clip: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    for name, master in masters.items():
-        gradient = parameters[name].grad
-        master.grad = torch.zeros_like(master) if gradient is None else gradient.float()
-        parameters[name].grad = None
-    torch.nn.utils.clip_grad_norm_(list(masters.values()), clip)
-    optimizer.step()
-    for name, master in masters.items():
-        parameters[name].copy_(master)

@@ -155,6 +155,11 @@ KEY_COLUMNS = ("dataset", "split", "dialogue_id", "turn")
 _EXTRA_KEY = {"candidates": ("emotion",), "scores": ("emotion",), "replies": ("rung",)}
 
 
+def key_columns(schema_name: str) -> tuple[str, ...]:
+    """The columns that tell one row of a table from another (rejects have no such key)."""
+    return KEY_COLUMNS + _EXTRA_KEY.get(schema_name, ())
+
+
 def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
     """Parquet bytes of `rows`, sorted by key; the same rows in any order give the same bytes.
 
@@ -168,7 +173,7 @@ def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
     if schema_name == "rejects":
         rows.sort(key=_reject_order)
     else:
-        columns = KEY_COLUMNS + _EXTRA_KEY.get(schema_name, ())
+        columns = key_columns(schema_name)
         keyed = sorted(((tuple(row[c] for c in columns), row) for row in rows), key=lambda pair: pair[0])
         for (before, _), (after, _) in zip(keyed, keyed[1:], strict=False):
             if before == after:

@@ -6,6 +6,7 @@ Layout under the root:
     records/STAGE/KEY.json  what a stage with this key put out; written last, so it commits the work
     last/STAGE/LABEL.json   what the item's latest record was made from; for reasons only
     rows/STAGE.sqlite       finished rows, by the digest of what each was made from
+    scratch/KEY/            what an unfinished item goes on from (step checkpoints); removed once it is done
     locks/                  kernel file locks; a killed process holds none
 
 Writes go to a temporary name and are renamed, so a kill leaves a whole file or none. Knows nothing of

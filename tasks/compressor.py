@@ -23,7 +23,15 @@ def pretrain_compressor(
     train = [line for d in _lines(work, utterances, "train") for line in d]
     heldout = [line for d in _lines(work, utterances, "dev") for line in d]
     with tempfile.TemporaryDirectory() as folder:
-        pretrain(resolve(llm.name), train, heldout, settings, Path(folder), work.progress)
+        pretrain(
+            resolve(llm.name),
+            train,
+            heldout,
+            settings,
+            Path(folder),
+            work.progress,
+            checkpoints=work.checkpoints(),
+        )
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
 
 
@@ -34,7 +42,16 @@ def finetune_compressor(
     train, heldout = _lines(work, utterances, "train"), _lines(work, utterances, "dev")
     start = work.store.folder(compressor)
     with tempfile.TemporaryDirectory() as folder:
-        finetune(resolve(llm.name), start, train, heldout, settings, Path(folder), work.progress)
+        finetune(
+            resolve(llm.name),
+            start,
+            train,
+            heldout,
+            settings,
+            Path(folder),
+            work.progress,
+            work.checkpoints(),
+        )
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
 
 

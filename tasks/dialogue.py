@@ -39,5 +39,6 @@ def fit_dialogue(
             compressor=None if compressor is None else work.store.folder(compressor),
             extractor=None if extractor is None else work.store.folder(extractor),
             progress=work.progress,
+            checkpoints=work.checkpoints(),
         )
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]

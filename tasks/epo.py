@@ -46,7 +46,7 @@ def fit_epo(
         trainable=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        train_epo(model, train, heldout, settings, Path(folder), work.progress)
+        train_epo(model, train, heldout, settings, Path(folder), work.progress, work.checkpoints())
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]
 
 

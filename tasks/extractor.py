@@ -20,5 +20,7 @@ def fit_extractor(
     train = emotion_examples(work.store, utterances, features, "train")
     heldout = emotion_examples(work.store, utterances, features, "dev")
     with tempfile.TemporaryDirectory() as folder:
-        train_extractor(resolve(llm.name), train, heldout, settings, Path(folder), work.progress)
+        train_extractor(
+            resolve(llm.name), train, heldout, settings, Path(folder), work.progress, work.checkpoints()
+        )
         return [work.store.put_tree("extractor", Path(folder), rows=len(train))]

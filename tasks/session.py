@@ -5,6 +5,7 @@ Knows nothing of Prefect or of what a stage does.
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import defaultdict
 from functools import cached_property
@@ -106,18 +107,24 @@ class Session:
             record, _ = fresh_record(self.store, stage, key)
             if record is None:
                 self._drop_damaged(stage, key)
-                record = Record(stage=stage, label=item.label, key=key, outputs=self._run(item, progress))
+                record = Record(
+                    stage=stage, label=item.label, key=key, outputs=self._run(item, key, progress)
+                )
                 self.store.commit(record, parts)
+                shutil.rmtree(self._scratch(key), ignore_errors=True)
             else:
                 self.store.remember(stage, item.label, key, parts)
         return list(record.outputs)
 
-    def _run(self, item: Item, progress: Progress) -> tuple[Ref, ...]:
+    def _scratch(self, key: str) -> Path:
+        return self.store.root / "scratch" / key
+
+    def _run(self, item: Item, key: str, progress: Progress) -> tuple[Ref, ...]:
         with self._guard:
             idle = self._idle[self._pool_of(item.stage)]
             worker = idle.pop() if idle else self._start(self._pool_of(item.stage))
         try:
-            outputs = worker.run(item, progress)
+            outputs = worker.run(item, progress, self._scratch(key), self.settings.run.checkpoint_s)
         except BaseException:
             worker.kill()
             raise

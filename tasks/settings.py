@@ -62,6 +62,9 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a stage's process; None: torch's own."
     )
+    checkpoint_s: float = Field(
+        600.0, ge=0, description="Seconds between a training run's step checkpoints; 0: after every step."
+    )
     share_workers: bool = Field(
         False,
         description="Items are forked from processes that stages share, which saves each its imports (Linux). "

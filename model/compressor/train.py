@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.checkpoints import Checkpoints
 from model.compressor.compressor import MambaCompressor, load_compressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
@@ -42,6 +43,7 @@ def pretrain(
     out: Path,
     progress: Progress | None = None,
     start: Path | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> dict:
     """Train on single utterances, save the compressor and report.json in `out`, and return the report.
 
@@ -58,7 +60,7 @@ def pretrain(
         compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     data = [_rows([(text,) for text in texts], compressor, task, settings) for texts in (train, heldout)]
-    return _train(compressor, task, *data, settings.pretrain, settings, out, progress)
+    return _train(compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints)
 
 
 def finetune(
@@ -69,6 +71,7 @@ def finetune(
     settings: CompressorSettings,
     out: Path,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> dict:
     """As `pretrain`, on dialogues of role-tagged utterances ("gpt: ...", figure 11), from a pretrained one.
 
@@ -79,7 +82,7 @@ def finetune(
     compressor = load_compressor(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
     data = [_rows(dialogues, compressor, task, settings) for dialogues in (train, heldout)]
-    return _train(compressor, task, *data, settings.finetune, settings, out, progress)
+    return _train(compressor, task, *data, settings.finetune, settings, out, progress, checkpoints)
 
 
 def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
@@ -128,6 +131,7 @@ def _train(
     limits: CompressorSettings,
     out: Path,
     progress: Progress | None,
+    checkpoints: Checkpoints | None,
 ) -> dict:
     rows, checked = train[0], heldout[0]
     if not rows or not checked:
@@ -151,6 +155,7 @@ def _train(
         lambda: figures(compressor, task, checked, settings.batch_size),
         settings,
         progress,
+        checkpoints,
     )
     compressor.requires_grad_(False).eval()
     batch = settings.batch_size

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from model.adapter import save_adapter
+from model.checkpoints import Checkpoints
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
@@ -32,6 +33,7 @@ def train_dialogue(
     compressor: Path | None = None,
     extractor: Path | None = None,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> dict:
     """Train a new LoRA adapter, save it in peft's layout and report.json in `out`, and return the report.
 
@@ -66,6 +68,7 @@ def train_dialogue(
         lambda: checked.figures(batch, weight),
         settings.training,
         progress,
+        checkpoints,
     )
     before = record.heldout[0]
     after = next(check for check in record.heldout if check["step"] == record.best_step)

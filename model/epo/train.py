@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.adapter import save_adapter
+from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.loss import PairLogProbs, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
@@ -49,6 +50,7 @@ def train_epo(
     settings: EpoSettings,
     out: Path,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> dict:
     """Train the model's adapter in place, save it and report.json in `out`, and return the report.
 
@@ -79,7 +81,13 @@ def train_epo(
         )
 
     history = fit(
-        adapter, learnt.lengths, loss, lambda: figures(checked, settings), settings.training, progress
+        adapter,
+        learnt.lengths,
+        loss,
+        lambda: figures(checked, settings),
+        settings.training,
+        progress,
+        checkpoints,
     )
     before = history.heldout[0]
     after = next(check for check in history.heldout if check["step"] == history.best_step)

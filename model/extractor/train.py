@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.checkpoints import Checkpoints
 from model.extractor.extractor import Extractor, new_extractor
 from model.extractor.recognise import (
     EMOTIONS,
@@ -62,6 +63,7 @@ def train_extractor(
     settings: ExtractorSettings,
     out: Path,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> dict:
     """Train, save the extractor and report.json in `out`, and return the report.
 
@@ -96,6 +98,7 @@ def train_extractor(
         lambda: recogniser.figures(checked, batch),
         settings.training.model_copy(update={"epochs": 1}),  # the epochs are in the rows already
         progress,
+        checkpoints,
     )
     report = {
         "train_clips": len(train),

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from storage.store import Record, Ref, Store, canonical, digest_bytes
 from tasks.stages.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from model.checkpoints import Checkpoints
 
 
 class Weights(BaseModel, frozen=True, extra="forbid"):
@@ -43,13 +46,22 @@ class Workspace:
     """What a running stage is given besides its arguments.
 
     raw: the raw root. basis: a digest of the code, libraries and weights the item is made with, for the keys
-    of its rows. progress: whom to tell, as progress(step, steps, figures).
+    of its rows. progress: whom to tell, as progress(step, steps, figures). scratch: a folder of the item's own
+    that outlives a kill and is removed once the item is done.
     """
 
     store: Store
     raw: Path | None
     basis: str
     progress: Callable[[int, int, dict[str, float]], None]
+    scratch: Path | None = None
+    checkpoint_s: float = 600.0
+
+    def checkpoints(self) -> Checkpoints | None:
+        """Where a training run leaves its state, every `checkpoint_s` seconds, and goes on from after a kill."""
+        from model.checkpoints import Checkpoints
+
+        return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s)
 
     def row_key(self, *inputs) -> str:
         """Digest of what one row is made from."""

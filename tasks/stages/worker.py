@@ -63,8 +63,10 @@ class StageWorker:
             start_new_session=True,
         )
 
-    def run(self, item: Item, progress: Progress) -> list[Ref]:
-        """Run one item and return its artefacts. Raises StageFailed."""
+    def run(
+        self, item: Item, progress: Progress, scratch: Path | None = None, checkpoint_s: float = 600.0
+    ) -> list[Ref]:
+        """Run one item and return its artefacts. scratch, checkpoint_s: see Workspace. Raises StageFailed."""
         name = f"{item.stage.name} [{item.label}]"
         job = {
             "function": item.stage.function,
@@ -72,6 +74,8 @@ class StageWorker:
             "store": str(self.store),
             "raw": None if self.raw is None else str(self.raw),
             "basis": item.basis(),
+            "scratch": None if scratch is None else str(scratch),
+            "checkpoint_s": checkpoint_s,
         }
         try:
             self.process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -149,6 +153,8 @@ def _run(job: dict, answer: Callable[[dict], None]) -> None:
         raw=None if job["raw"] is None else Path(job["raw"]),
         basis=job["basis"],
         progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
+        scratch=None if job["scratch"] is None else Path(job["scratch"]),
+        checkpoint_s=job["checkpoint_s"],
     )
     try:
         answer({"done": [ref.model_dump() for ref in _call(job, work)]})

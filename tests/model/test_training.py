@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
 from model.training import TrainingError, fit, plan_batches, rate, seeded_order
 
@@ -83,3 +84,68 @@ def test_a_loss_that_is_not_finite_stops_training():
             lambda: {"loss": 1.0},
             TrainingSettings(),
         )
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of `fit` runs after it."""
+
+
+def regression(dtype: torch.dtype):
+    """A small problem with adapters' traits: several tensors, low precision, a held-out loss that turns."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(24, 6, generator=generator)
+    targets = inputs @ torch.randn(6, 1, generator=generator) + 0.3 * torch.randn(24, 1, generator=generator)
+    parameters = {
+        "weight": torch.zeros(6, 1, dtype=dtype, requires_grad=True),
+        "bias": torch.zeros(1, dtype=dtype, requires_grad=True),
+    }
+
+    def loss(rows):
+        guess = inputs[rows].to(dtype) @ parameters["weight"] + parameters["bias"]
+        return (guess.float() - targets[rows]).square().mean(), {"rows": float(len(rows))}
+
+    return parameters, loss, lambda: {"loss": loss(list(range(16, 24)))[0].item()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("killed_at", [1, 7, 8, 19])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, dtype, killed_at):
+    settings = TrainingSettings(learning_rate=0.2, batch_size=3, epochs=4, weight_decay=0.1)
+    whole, loss, evaluate = regression(dtype)
+    expected = fit(whole, [1] * 16, loss, evaluate, settings)
+
+    def kill(step, steps, logs):
+        if step == killed_at:
+            raise Killed
+
+    parameters, loss, evaluate = regression(dtype)
+    with pytest.raises(Killed):
+        fit(parameters, [1] * 16, loss, evaluate, settings, kill, Checkpoints(tmp_path, 0.0))
+    ran = []
+    parameters, loss, evaluate = regression(dtype)
+    history = fit(
+        parameters,
+        [1] * 16,
+        loss,
+        evaluate,
+        settings,
+        lambda step, *_: ran.append(step),
+        Checkpoints(tmp_path),
+    )
+    # The step that was told last had not been saved yet.
+    assert ran == list(range(killed_at, 25))
+    assert history == expected
+    for name, value in whole.items():
+        assert torch.equal(parameters[name], value)
+
+
+def test_a_damaged_checkpoint_starts_training_again(tmp_path, capsys):
+    settings = TrainingSettings(learning_rate=0.2, batch_size=3)
+    parameters, loss, evaluate = regression(torch.float32)
+    fit(parameters, [1] * 16, loss, evaluate, settings, checkpoints=Checkpoints(tmp_path, 0.0))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:200])
+    again, loss, evaluate = regression(torch.float32)
+    history = fit(again, [1] * 16, loss, evaluate, settings, checkpoints=Checkpoints(tmp_path))
+    assert len(history.train) == 6 and torch.equal(again["weight"], parameters["weight"])
+    assert "damaged" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""Step checkpoints of a training run: all that the next step depends on, in one file, whole or not at all.
+
+Knows nothing of losses, models, or of what the tensors are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FILE = "step.safetensors"
+
+
+class Checkpoints:
+    """The latest checkpoint of one run, in a folder of its own. How often it is written changes no result."""
+
+    def __init__(self, folder: Path, every_s: float = 600.0):
+        self.folder, self.every_s = Path(folder), every_s
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether `every_s` seconds have passed since the last save, or since the start."""
+        return time.monotonic() - self._saved >= self.every_s
+
+    def save(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        """Replace the checkpoint. `facts`: JSON values, floats kept exactly."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f"{FILE}.tmp"
+        save_file(
+            {name: t.detach().contiguous() for name, t in tensors.items()},
+            draft,
+            {"facts": json.dumps(facts)},
+        )
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, self.folder / FILE)
+        self._saved = time.monotonic()
+
+    def load(self) -> tuple[dict[str, Tensor], dict] | None:
+        """The saved (tensors, facts), or None where there are none. A damaged file is told and left out."""
+        path = self.folder / FILE
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            print(f"{path}: damaged ({error}); training starts again", file=sys.stderr, flush=True)
+            return None
