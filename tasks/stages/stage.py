@@ -174,8 +174,33 @@ def reasons(store: Store, item: Item, parts: dict, amiss: str) -> list[str]:
     last = store.last(item.stage.name, item.label)
     if last is None:
         return ["first run"]
-    found = [line for kind in parts for line in _differences(kind, last["parts"].get(kind, {}), parts[kind])]
-    return found or ["its record is gone"]
+    before = last["parts"]
+    found = [line for kind in parts for line in _differences(kind, before.get(kind, {}), parts[kind])]
+    return _named(store, before["input"], parts["input"], found) or ["its record is gone"]
+
+
+def _named(store: Store, old: dict[str, str], new: dict[str, str], lines: list[str]) -> list[str]:
+    """The lines with changed shards named by their dialogues and turns, where both versions are still there."""
+    from tasks.explain import changed_dialogues, is_shard  # Parquet is read only where something has changed
+
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    dialogues = changed_dialogues(store, *(_shards(parts, changed) for parts in (old, new)))
+    if not dialogues:
+        return lines
+    told = {f"{what}: {name}" for name in changed if is_shard(_artefact(name)) for what in INPUT_CHANGES}
+    return [f"changed input: {line}" for line in dialogues] + [line for line in lines if line not in told]
+
+
+def _shards(parts: dict[str, str], names: set[str]) -> list[Ref]:
+    return [Ref(name=_artefact(n), digest=parts[n], size=0) for n in sorted(names & parts.keys())]
+
+
+def _artefact(name: str) -> str:
+    """The artefact's own name, without that of the argument it was given as."""
+    return name.split(" ")[-1]
+
+
+INPUT_CHANGES = ("changed input", "new input", "input gone")
 
 
 def _differences(kind: str, old: dict, new: dict) -> list[str]:

@@ -1,0 +1,101 @@
+"""Which dialogues and turns changed between two versions of a shard: the last word of a reason.
+
+Reads shards only; knows nothing of stages, of keys, or of why anyone asks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from storage.shards import SCHEMAS, key_columns, read_table
+from storage.store import Ref, Store, StoreError
+
+NAMED = 5
+"""Dialogues named in one reason; further ones are counted."""
+
+MOST_SHARDS = 32
+
+Rows = dict[tuple[str, str], dict[tuple, dict]]
+"""(place, dialogue id) -> rest of the row's key -> row."""
+
+
+def changed_dialogues(store: Store, old: list[Ref], new: list[Ref]) -> list[str]:
+    """One line for each dialogue that differs between two sets of shards, as "meld/train dialogue 17: turn 3 (text)".
+
+    Shards of the same digest are not read, and of several tables the earliest. Empty where an old one is not there any more, and where so many
+    changed that no name would help.
+    """
+    same = {ref.digest for ref in old} & {ref.digest for ref in new}
+    changed = [[r for r in refs if r.digest not in same and is_shard(r.name)] for refs in (old, new)]
+    # What changed in an early table changed in those made from it: the earliest names the cause.
+    earliest = min((list(SCHEMAS).index(_table(r)) for refs in changed for r in refs), default=None)
+    changed = [[r for r in refs if list(SCHEMAS).index(_table(r)) == earliest] for refs in changed]
+    if max(map(len, changed)) > MOST_SHARDS:
+        return []
+    try:
+        before, after = (_rows(store, refs) for refs in changed)
+    except StoreError:
+        return []
+    return compare(before, after)
+
+
+def is_shard(name: str) -> bool:
+    """Whether an artefact of this name is a table of dialogues' rows."""
+    table, slash, _ = name.partition("/")
+    return bool(slash) and table in SCHEMAS and table != "rejects"
+
+
+def compare(before: Rows, after: Rows) -> list[str]:
+    """The lines of `changed_dialogues` from the rows themselves."""
+    lines = []
+    for key in sorted(before.keys() | after.keys(), key=_natural):
+        what = _difference(before.get(key), after.get(key))
+        if what:
+            lines.append(f"{key[0]} dialogue {key[1]}: {what}")
+    if len(lines) > NAMED + 1:
+        return [*lines[:NAMED], f"and {len(lines) - NAMED} more dialogues"]
+    return lines
+
+
+def group(rows: list[dict], table: str) -> Rows:
+    """Rows by dialogue."""
+    found: Rows = defaultdict(dict)
+    for row in rows:
+        dataset, split, dialogue, *rest = (row[name] for name in key_columns(table))
+        found[f"{dataset}/{split}", dialogue][tuple(rest)] = row
+    return dict(found)
+
+
+def _rows(store: Store, refs: list[Ref]) -> Rows:
+    found: Rows = {}
+    for ref in refs:
+        table = _table(ref)
+        # Of features what they were made from is compared, not the states themselves.
+        columns = (*key_columns(table), "media_digest") if table == "features" else None
+        found |= group(read_table(store.read(ref), table, columns), table)
+    return found
+
+
+def _table(ref: Ref) -> str:
+    return ref.name.split("/")[0]
+
+
+def _difference(before: dict | None, after: dict | None) -> str:
+    if before is None:
+        return "new"
+    if after is None:
+        return "gone"
+    parts = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        columns = [] if old is None or new is None else [name for name in new if old.get(name) != new[name]]
+        told = "new" if old is None else "gone" if new is None else ", ".join(columns)
+        parts.append(f"turn {key[0]} ({told})")
+    return "; ".join(dict.fromkeys(parts[:3])) + ("; …" if len(parts) > 3 else "")
+
+
+def _natural(key: tuple[str, str]) -> tuple:
+    """Dialogue 9 before dialogue 10."""
+    return (key[0], (0, int(key[1]), "") if key[1].isdigit() else (1, 0, key[1]))
