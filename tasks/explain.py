@@ -33,7 +33,7 @@ def changed_dialogues(store: Store, old: list[Ref], new: list[Ref]) -> list[str]
     if max(map(len, changed)) > MOST_SHARDS:
         return []
     try:
-        before, after = (_rows(store, refs) for refs in changed)
+        before, after = (read_shards(store, refs) for refs in changed)
     except StoreError:
         return []
     return compare(before, after)
@@ -66,7 +66,8 @@ def group(rows: list[dict], table: str) -> Rows:
     return dict(found)
 
 
-def _rows(store: Store, refs: list[Ref]) -> Rows:
+def read_shards(store: Store, refs: list[Ref]) -> Rows:
+    """The rows of some shards of one table, by dialogue. StoreError where one is gone."""
     found: Rows = {}
     for ref in refs:
         table = _table(ref)

@@ -69,13 +69,14 @@ class Pipeline:
     profile: str
     store: Store
     raw_files: tuple[RawFiles, ...]
+    raw_root: Path
 
     def graph(self) -> list[Node]:
         """All stages, each after what it needs."""
         text = ("utterances", "utterances.exchanges")
         shards = (*text, "features")
         return [
-            Node(UTTERANCES, (), self._utterances),
+            Node(UTTERANCES, (), self._utterances, self._changed_utterances),
             Node(EXCHANGES, ("utterances",), self._exchanges),
             Node(FEATURES, ("utterances",), self._features),
             Node(CANDIDATES, ("utterances.exchanges",), self._candidates),
@@ -119,6 +120,13 @@ class Pipeline:
             Item(UTTERANCES, raw.dataset, {"source": raw, "settings": self.settings.data})
             for raw in self.raw_files
         ]
+
+    def _changed_utterances(self, item: Item, outputs: tuple[Ref, ...]) -> list[str]:
+        from tasks.utterances import (
+            changed_utterances,
+        )  # the readers are needed only where a raw file changed
+
+        return changed_utterances(**item.arguments, root=self.raw_root, store=self.store, outputs=outputs)
 
     def _exchanges(self, needed: dict[str, Outputs]) -> list[Item]:
         budget = self.settings.candidates.budget

@@ -35,7 +35,7 @@ class Session:
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
         self.rehash = rehash
-        self.pipeline = Pipeline(settings, profile, self.store, self._raw_files())
+        self.pipeline = self._pipeline()
         self._idle: dict[str, list[StageWorker]] = defaultdict(list)
         self._all_workers: list[StageWorker] = []
         self._guard = threading.Lock()
@@ -61,7 +61,10 @@ class Session:
             with self.store.lock("sample"):
                 if not self.raw_root.is_dir():
                     write_sample(self.raw_root)
-            self.pipeline = Pipeline(self.settings, self.profile, self.store, self._raw_files())
+            self.pipeline = self._pipeline()
+
+    def _pipeline(self) -> Pipeline:
+        return Pipeline(self.settings, self.profile, self.store, self._raw_files(), self.raw_root)
 
     def _raw_files(self) -> tuple[RawFiles, ...]:
         if self.raw is None and not self.raw_root.is_dir():

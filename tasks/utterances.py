@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from storage.errors import InputError
 from storage.readers.find import RawDataset, read_dataset
 from storage.settings import DataSettings
 from storage.shards import reject_to_row, utterance_to_row
-from storage.store import Ref, canonical
+from storage.store import Ref, Store, StoreError, canonical
 from storage.utterance import Utterance
-from tasks.shards import write_buckets, write_rejects
+from tasks.explain import compare, group, read_shards
+from tasks.shards import of_table, write_buckets, write_rejects
 from tasks.stages.stage import RawFiles, Workspace
 
 
@@ -29,6 +31,21 @@ def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) 
     )
     card = canonical({**_card(read.utterances, len(read.rejects), read.notes), "synthetic": source.synthetic})
     return [*shards, rejects, work.store.put_bytes(f"card/{source.dataset}", card)]
+
+
+def changed_utterances(
+    source: RawFiles, settings: DataSettings, root: Path, store: Store, outputs: tuple[Ref, ...]
+) -> list[str]:
+    """What differs between the raw files as they are and the shards made from them before. Writes nothing."""
+    raw = RawDataset(source.dataset, root / source.folder, tuple(source.files))
+    try:
+        read = read_dataset(raw, root, settings, lambda path: _digest(source, root, path))
+        before = read_shards(store, of_table(outputs, "utterances"))
+    except InputError as error:
+        return [f"cannot be read now: {error}"]
+    except StoreError:
+        return []
+    return compare(before, group([utterance_to_row(u) for u in read.utterances], "utterances"))
 
 
 def _digest(source: RawFiles, root: Path, path: Path) -> str:

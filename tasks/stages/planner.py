@@ -33,6 +33,8 @@ class Node:
     stage: Stage
     needs: tuple[str, ...]
     items: Callable[[dict[str, Outputs | None]], list[Item] | NotRun]
+    explain: Callable[[Item, tuple[Ref, ...]], list[str]] | None = None
+    """explain(item, its last outputs) says what changed inside the raw files it reads; only asked when stale."""
 
 
 @dataclass
@@ -73,7 +75,7 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
         parts = item.parts()
         record, amiss = fresh_record(store, node.stage.name, item.key(parts))
         if record is None:
-            plan.stale[item.label] = reasons(store, item, parts, amiss)
+            plan.stale[item.label] = reasons(store, item, parts, amiss, node.explain)
         else:
             plan.outputs[item.label] = record.outputs
     if plan.stale:

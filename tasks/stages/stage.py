@@ -167,8 +167,14 @@ def fresh_record(store: Store, stage: str, key: str) -> tuple[Record | None, str
     return (None, f"artefact missing or damaged: {', '.join(gone)}") if gone else (record, "fresh")
 
 
-def reasons(store: Store, item: Item, parts: dict, amiss: str) -> list[str]:
-    """Why the item is stale, against what it was last made from."""
+def reasons(
+    store: Store,
+    item: Item,
+    parts: dict,
+    amiss: str,
+    explain: Callable[[Item, tuple[Ref, ...]], list[str]] | None = None,
+) -> list[str]:
+    """Why the item is stale, against what it was last made from. explain: see planner.Node."""
     if amiss != "no record":
         return [amiss]
     last = store.last(item.stage.name, item.label)
@@ -176,6 +182,9 @@ def reasons(store: Store, item: Item, parts: dict, amiss: str) -> list[str]:
         return ["first run"]
     before = last["parts"]
     found = [line for kind in parts for line in _differences(kind, before.get(kind, {}), parts[kind])]
+    if explain is not None and before["input"] != parts["input"]:
+        record = store.record(item.stage.name, last["key"])
+        found += [f"changed input: {line}" for line in (explain(item, record.outputs) if record else [])]
     return _named(store, before["input"], parts["input"], found) or ["its record is gone"]
 
 

@@ -99,11 +99,13 @@ def test_one_changed_sentence_rewrites_its_own_shard_only(store, raw, meld_csv):
             [r for p in session.plan(UNTIL) for refs in p.outputs.values() for r in refs], "utterances"
         )
         victim = next(r for r in ref if r.name.startswith("utterances/meld/train/"))
-        text = read_table(session.store.read(victim), "utterances")[0]["text"]
+        row = read_table(session.store.read(victim), "utterances")[0]
+    text = row["text"]
     edit(meld_csv, text, f"{text} Really")
-    assert reasons(store, raw, "data.bucket_rows=20")["utterances"] == [
-        f"changed input: {meld_csv.relative_to(raw).as_posix()}"
-    ]
+    told = reasons(store, raw, "data.bucket_rows=20")["utterances"]
+    assert told[0] == f"changed input: {meld_csv.relative_to(raw).as_posix()}"
+    dialogue, turn = row["dialogue_id"], row["turn"]
+    assert told[1:] == [f"changed input: meld/train dialogue {dialogue}: turn {turn} (text)"]
     assert run(store, raw, "data.bucket_rows=20") == ["utterances meld", "utterances.exchanges all"]
     with Session(load_settings("tiny", ["data.bucket_rows=20"]), "tiny", store, raw) as session:
         after = {r.name: r.digest for p in session.plan(UNTIL) for refs in p.outputs.values() for r in refs}
