@@ -35,12 +35,13 @@ Changes = Annotated[
     list[str] | None, typer.Option("--set", help="One setting: data.dialogues=40. Repeatable.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+Force = Annotated[list[str] | None, typer.Option(help="Run this stage whether stale or not. Repeatable.")]
 Rehash = Annotated[bool, typer.Option(help="Read every raw file again instead of trusting its time stamp.")]
 
 STATE_STYLE = {"fresh": "green", "stale": "yellow", "unknown": "magenta", "not run": "dim"}
 
 
-def _request(profile, store, raw, until, changes, rehash=False) -> RunRequest:
+def _request(profile, store, raw, until, changes, rehash=False, force=None) -> RunRequest:
     return RunRequest(
         profile=profile,
         store=str(store),
@@ -48,6 +49,7 @@ def _request(profile, store, raw, until, changes, rehash=False) -> RunRequest:
         until=until,
         changes=tuple(changes or ()),
         rehash=rehash,
+        force=tuple(force or ()),
     )
 
 
@@ -59,9 +61,10 @@ def run(
     profile: Profile = "cpu",
     store: StoreFolder = Path("store"),
     rehash: Rehash = False,
+    force: Force = None,
 ) -> None:
     """Do what is stale, with progress; print where the report is."""
-    request = _request(profile, store, raw, until, changes, rehash)
+    request = _request(profile, store, raw, until, changes, rehash, force)
     plans = stale_plan(request)
     if all(plan.state in ("fresh", "not run") for plan in plans):
         report = publish_report(request, plans)

@@ -16,8 +16,8 @@ from tasks.run import RunRequest, open_run, publish_report, stale_plan
 def reproduce(request: RunRequest) -> str | None:
     """Build shards, make pairs, train models, write the report; each stage as soon as it can. Returns its path."""
     before = stale_plan(request)
-    with open_run(request):
+    with open_run(request) as run:
         side_by_side(request, build_shards, make_pairs, train_models, write_report)
-    report = publish_report(request, stale_plan(request))
+    report = publish_report(request, run.settled())
     leave_summary(before, report)
     return report

@@ -221,6 +221,11 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
 
+    def drop_rows(self, stage: str) -> None:
+        """Remove a stage's finished rows; they can all be made again."""
+        for path in (self.root / "rows").glob(f"{stage}.sqlite*"):
+            path.unlink()
+
     def rows(self, stage: str) -> RowStore:
         return RowStore(self.root / "rows" / f"{stage}.sqlite")
 

@@ -39,6 +39,33 @@ def changed_dialogues(store: Store, old: list[Ref], new: list[Ref]) -> list[str]
     return compare(before, after)
 
 
+def changed_rows(store: Store, old: list[Ref], new: list[Ref]) -> tuple[int, int] | None:
+    """(rows changed, added or removed, rows there are now) of the table of which the largest share changed.
+
+    None where it cannot be told: an old shard is not there any more.
+    """
+    counts = []
+    for table in {_table(ref) for ref in (*old, *new)}:
+        before, after = ({r.name: r for r in refs if _table(r) == table} for refs in (old, new))
+        names = [n for n in before.keys() | after.keys() if _digest(before.get(n)) != _digest(after.get(n))]
+        try:
+            was, now = (read_shards(store, [refs[n] for n in names if n in refs]) for refs in (before, after))
+            same = read_shards(store, [ref for name, ref in after.items() if name not in names])
+        except StoreError:
+            return None
+        changed = sum(_different_rows(was.get(key, {}), now.get(key, {})) for key in was.keys() | now.keys())
+        counts.append((changed, sum(map(len, now.values())) + sum(map(len, same.values()))))
+    return max(counts, key=lambda count: count[0] / max(1, count[1]), default=(0, 0))
+
+
+def _digest(ref: Ref | None) -> str | None:
+    return None if ref is None else ref.digest
+
+
+def _different_rows(before: dict[tuple, dict], after: dict[tuple, dict]) -> int:
+    return sum(before.get(row) != after.get(row) for row in before.keys() | after.keys())
+
+
 def is_shard(name: str) -> bool:
     """Whether an artefact of this name is a table of dialogues' rows."""
     table, slash, _ = name.partition("/")

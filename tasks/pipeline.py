@@ -22,7 +22,7 @@ from tasks.exchanges import SelectionSettings
 from tasks.rungs import LADDER, Rung
 from tasks.settings import Settings, weight_names
 from tasks.shards import of_table, place
-from tasks.stages.planner import Node, NotRun, Outputs
+from tasks.stages.planner import Items, Node, NotRun, Outputs
 from tasks.stages.stage import Item, RawFiles, Stage, Weights
 
 TORCH = ("torch", "transformers")
@@ -83,17 +83,17 @@ class Pipeline:
             Node(SCORES, ("candidates", "utterances.exchanges"), self._scores),
             Node(CALIBRATION, ("utterances",), self._calibration),
             Node(PAIRS, ("scores", "scores.calibration", "utterances.exchanges"), self._pairs),
-            Node(EXTRACTOR, ("utterances", "features"), self._extractor),
-            Node(PRETRAIN, ("utterances",), self._pretrain),
-            Node(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune),
-            Node(DIALOGUE["dialogue.text"], text, self._dialogue_text),
-            Node(DIALOGUE["dialogue.memory"], (*text, "compressor.finetune"), self._dialogue_memory),
-            Node(
+            self._trained(EXTRACTOR, ("utterances", "features"), self._extractor),
+            self._trained(PRETRAIN, ("utterances",), self._pretrain),
+            self._trained(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune),
+            self._trained(DIALOGUE["dialogue.text"], text, self._dialogue_text),
+            self._trained(DIALOGUE["dialogue.memory"], (*text, "compressor.finetune"), self._dialogue_memory),
+            self._trained(
                 DIALOGUE["dialogue.audiovisual"],
                 (*shards, "compressor.finetune", "extractor"),
                 self._dialogue_audiovisual,
             ),
-            Node(
+            self._trained(
                 EPO,
                 (
                     *shards,
@@ -112,6 +112,9 @@ class Pipeline:
             Node(METRICS, tuple(stage.name for stage in REPLIES.values()), self._metrics),
             Node(REPORT, tuple(n.name for n in REPORTED), self._report),
         ]
+
+    def _trained(self, stage: Stage, needs: tuple[str, ...], items: Items) -> Node:
+        return Node(stage, needs, items, retrain=self.settings.retrain)
 
     # Data ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Knows nothing of Prefect or of what stages do.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,13 +29,16 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
     store: str = Field("store", description="Folder of artefacts and records.")
     until: str | None = Field(None, description="Last stage to run; none: all.")
     rehash: bool = Field(False, description="Read every raw file again instead of trusting its time stamp.")
+    force: tuple[str, ...] = Field((), description="Stages that run whether stale or not.")
 
     def settings(self) -> Settings:
         return load_settings(self.profile, self.changes)
 
     def session(self) -> Session:
         raw = None if self.raw is None else Path(self.raw)
-        return Session(self.settings(), Path(self.profile).stem, Path(self.store), raw, self.rehash)
+        return Session(
+            self.settings(), Path(self.profile).stem, Path(self.store), raw, self.rehash, self.force
+        )
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Run:
     display: Display
     board: Board
     joined: bool = False
+
+    def settled(self) -> list[StagePlan]:
+        """The stages that have settled, in the pipeline's order."""
+        names = [node.stage.name for node in self.session.graph()]
+        return [self.board.settled[name] for name in names if name in self.board.settled]
 
 
 _OPEN: dict[RunRequest, Run] = {}
@@ -61,6 +70,7 @@ def open_run(request: RunRequest) -> Iterator[Run]:
         return
     with request.session() as session, Display() as display, session.store.lock("gc", shared=True):
         session.lay_out_sample()
+        session.forget_rows()
         _OPEN[request] = Run(session, display, Board())
         try:
             yield _OPEN[request]
@@ -79,14 +89,29 @@ def is_stale(request: RunRequest) -> bool:
 
 
 def publish_report(request: RunRequest, plans: list[StagePlan]) -> str | None:
-    """Copy the report of a plan beside the store's artefacts, under its plain name; None where there is none."""
+    """Copy a run's report beside the store's artefacts, under its plain name; None where there is none.
+
+    plans: the settled stages; what they did is added to the copy. A copy that stands already stays as it is
+    when nothing ran.
+    """
     plan = {p.stage.name: p for p in plans}.get("report")
-    if plan is None or plan.state != "fresh":
+    if plan is None or "all" not in plan.outputs:
         return None
     store = Store(Path(request.store))
-    for ref in plan.outputs["all"]:
-        data = store.read(ref)
-        path = store.root / ref.name
-        if not path.is_file() or path.read_bytes() != data:
-            write_atomic(path, data)
-    return str(store.root / "report.html")
+    html, facts = plan.outputs["all"]
+    if any(p.stale for p in plans) or _published(store) != facts.digest:
+        from tasks.report.this_run import describe, published  # jinja2, which a plan does not need
+
+        for ref in (html, facts):
+            data = published(ref.name, store.read(ref), ref.digest, describe(plans))
+            write_atomic(store.root / ref.name, data)
+    return str(store.root / html.name)
+
+
+def _published(store: Store) -> str | None:
+    """The digest of the report artefact that the published copy is of."""
+    try:
+        facts = json.loads((store.root / "report.json").read_bytes())
+        return facts["run"]["artefact"] if (store.root / "report.html").is_file() else None
+    except (OSError, ValueError, KeyError):
+        return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import defaultdict
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from storage.store import Record, Ref, Store, digest_bytes
 from tasks.pipeline import Pipeline, read_raw_files
 from tasks.settings import Settings
 from tasks.stages.fingerprint import fingerprint
-from tasks.stages.planner import StagePlan, plan_all
+from tasks.stages.planner import Node, StagePlan, plan_all
 from tasks.stages.slots import Slots, urgency
 from tasks.stages.stage import Item, RawFiles, Stage, fresh_record
 from tasks.stages.worker import Progress, StageWorker
@@ -30,11 +31,19 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 class Session:
     """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus."""
 
-    def __init__(self, settings: Settings, profile: str, store: Path, raw: Path | None, rehash: bool = False):
+    def __init__(
+        self,
+        settings: Settings,
+        profile: str,
+        store: Path,
+        raw: Path | None,
+        rehash: bool = False,
+        force: tuple[str, ...] = (),
+    ):
         self.store = Store(store)
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
-        self.rehash = rehash
+        self.rehash, self.force = rehash, force
         self.pipeline = self._pipeline()
         self._idle: dict[str, list[StageWorker]] = defaultdict(list)
         self._all_workers: list[StageWorker] = []
@@ -86,18 +95,24 @@ class Session:
     def graph(self, until: str | None = None):
         """The nodes that `until` needs, itself included, in order. `until` may name a stage or its parts."""
         graph = self.pipeline.graph()
+        graph = [replace(node, forced=node.stage.name in self._forced) for node in graph]
         if until is None:
             return graph
-        wanted = {
-            n.stage.name for n in graph if n.stage.name == until or n.stage.name.startswith(f"{until}.")
-        }
-        if not wanted:
-            names = ", ".join(dict.fromkeys(n.stage.name.split(".")[0] for n in graph))
-            raise InputError(f"no stage {until!r}: give one of {names}")
+        wanted = _named(graph, until)
         for node in reversed(graph):
             if node.stage.name in wanted:
                 wanted |= set(node.needs)
         return [n for n in graph if n.stage.name in wanted]
+
+    @cached_property
+    def _forced(self) -> set[str]:
+        graph = self.pipeline.graph()
+        return {name for stage in self.force for name in _named(graph, stage)}
+
+    def forget_rows(self) -> None:
+        """Drop the finished rows of forced stages, so that their items do all their work again."""
+        for stage in self._forced:
+            self.store.drop_rows(stage)
 
     # Executing ----------------------------------------------------------------------------------------
 
@@ -108,7 +123,7 @@ class Session:
         stage = item.stage.name
         with self.store.lock(key):
             record, _ = fresh_record(self.store, stage, key)
-            if record is None:
+            if record is None or stage in self._forced:
                 self._drop_damaged(stage, key)
                 record = Record(
                     stage=stage, label=item.label, key=key, outputs=self._run(item, key, progress)
@@ -174,3 +189,12 @@ class Session:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _named(graph: list[Node], name: str) -> set[str]:
+    """The stages that `name` means: a stage, or all parts of one. InputError where there is none."""
+    found = {n.stage.name for n in graph if n.stage.name == name or n.stage.name.startswith(f"{name}.")}
+    if not found:
+        names = ", ".join(dict.fromkeys(n.stage.name.split(".")[0] for n in graph))
+        raise InputError(f"no stage {name!r}: give one of {names}")
+    return found

@@ -24,6 +24,7 @@ from model.pairs.settings import PairSettings
 from model.scorer.settings import ScorerSettings
 from storage.errors import InputError
 from storage.settings import DataSettings
+from tasks.stages.retrain import RetrainSettings
 
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
 
@@ -87,6 +88,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     epo: EpoSettings = EpoSettings()
     replies: ReplySettings = ReplySettings()
     metrics: MetricSettings = MetricSettings()
+    retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
 
 

@@ -322,6 +322,7 @@ PAGE = """<!doctype html>
 {% for s in facts.settings %}<tr><td><code>{{ s.name }}</code></td><td class="words">{{ s.value | setting }}</td><td class="words note">{{ s.description }}</td></tr>{% endfor %}
 </tbody></table></div></details>
 </section>
+<!-- this run -->
 </main>
 </body>
 </html>

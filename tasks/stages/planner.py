@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from storage.store import Ref, Store
+from tasks.stages.retrain import RetrainSettings, waits
 from tasks.stages.stage import Item, Stage, fresh_record, reasons
 
 Outputs = dict[str, tuple[Ref, ...]]
@@ -26,15 +27,22 @@ class NotRun:
     reason: str
 
 
+Items = Callable[[dict[str, Outputs | None]], list[Item] | NotRun]
+
+
 @dataclass(frozen=True)
 class Node:
     """A stage in the graph. items(outputs of the needed stages) says what to run; None for one not run."""
 
     stage: Stage
     needs: tuple[str, ...]
-    items: Callable[[dict[str, Outputs | None]], list[Item] | NotRun]
+    items: Items
     explain: Callable[[Item, tuple[Ref, ...]], list[str]] | None = None
     """explain(item, its last outputs) says what changed inside the raw files it reads; only asked when stale."""
+    retrain: RetrainSettings | None = None
+    """Of a trained stage: when changed rows make it stale."""
+    forced: bool = False
+    """Every item runs, whatever its record."""
 
 
 @dataclass
@@ -49,10 +57,13 @@ class StagePlan:
     """Label -> reasons."""
     reason: str = ""
     outputs: Outputs = field(default_factory=dict)
+    behind: dict[str, str] = field(default_factory=dict)
+    """Label -> how far an item that may wait is behind its data."""
 
     def as_dict(self) -> dict:
         told = [self.reason] if self.reason else []
         told += list(dict.fromkeys(line for lines in self.stale.values() for line in lines))
+        told += list(dict.fromkeys(self.behind.values()))
         return {
             "stage": self.stage.name,
             "state": self.state,
@@ -72,8 +83,15 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
         return StagePlan(node.stage, "not run", reason=items.reason)
     plan = StagePlan(node.stage, "fresh", items)
     for item in items:
+        if node.forced:
+            plan.stale[item.label] = ["forced"]
+            continue
         parts = item.parts()
         record, amiss = fresh_record(store, node.stage.name, item.key(parts))
+        if record is None and node.retrain is not None:
+            waiting = waits(store, item, parts, node.retrain)
+            if waiting is not None:
+                record, plan.behind[item.label] = waiting
         if record is None:
             plan.stale[item.label] = reasons(store, item, parts, amiss, node.explain)
         else:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from storage.store import Record, Ref, Store, canonical, digest_bytes
+from tasks.explain import changed_dialogues, is_shard
 from tasks.stages.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -190,21 +191,19 @@ def reasons(
 
 def _named(store: Store, old: dict[str, str], new: dict[str, str], lines: list[str]) -> list[str]:
     """The lines with changed shards named by their dialogues and turns, where both versions are still there."""
-    from tasks.explain import changed_dialogues, is_shard  # Parquet is read only where something has changed
-
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     dialogues = changed_dialogues(store, *(_shards(parts, changed) for parts in (old, new)))
     if not dialogues:
         return lines
-    told = {f"{what}: {name}" for name in changed if is_shard(_artefact(name)) for what in INPUT_CHANGES}
+    told = {f"{what}: {name}" for name in changed if is_shard(artefact(name)) for what in INPUT_CHANGES}
     return [f"changed input: {line}" for line in dialogues] + [line for line in lines if line not in told]
 
 
 def _shards(parts: dict[str, str], names: set[str]) -> list[Ref]:
-    return [Ref(name=_artefact(n), digest=parts[n], size=0) for n in sorted(names & parts.keys())]
+    return [Ref(name=artefact(n), digest=parts[n], size=0) for n in sorted(names & parts.keys())]
 
 
-def _artefact(name: str) -> str:
+def artefact(name: str) -> str:
     """The artefact's own name, without that of the argument it was given as."""
     return name.split(" ")[-1]
 

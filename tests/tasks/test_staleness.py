@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import InputError
 from storage.sample.layout import write_sample
 from storage.shards import read_table
 from tasks.session import Session
@@ -38,13 +39,14 @@ def store(tmp_path) -> Path:
     return tmp_path / "store"
 
 
-def run(store: Path, raw: Path, *changes: str) -> list[str]:
+def run(store: Path, raw: Path, *changes: str, force: tuple[str, ...] = ()) -> list[str]:
     """Run what is stale up to the exchanges; returns the items that ran."""
     ran = []
     with (
-        Session(load_settings("tiny", changes), "tiny", store, raw) as session,
+        Session(load_settings("tiny", changes), "tiny", store, raw, force=force) as session,
         ThreadPoolExecutor(2) as pool,
     ):
+        session.forget_rows()
 
         def submit(item, why):
             ran.append(f"{item.stage.name} {item.label}")
@@ -185,6 +187,19 @@ def test_a_clean_rebuild_elsewhere_has_the_same_digests(store, raw, tmp_path):
     moved = Path(shutil.move(raw, tmp_path / "elsewhere"))
     run(tmp_path / "second", moved)
     assert shards(tmp_path / "second", moved) == shards(store, moved)
+
+
+def test_a_forced_stage_runs_and_what_follows_stays_fresh(store, raw):
+    run(store, raw)
+    (record,) = (store / "records" / "utterances.exchanges").glob("*.json")
+    record.write_bytes(record.read_bytes().replace(b"utterances.exchanges", b"utterances.exchangeS"))
+    assert run(store, raw, force=("utterances.exchanges",)) == ["utterances.exchanges all"]
+    assert b"exchangeS" not in record.read_bytes()  # really done again, not believed
+    assert run(store, raw, force=("utterances",)) == [
+        "utterances iemocap", "utterances meld", "utterances multidialog", "utterances.exchanges all",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="no stage 'uterances': give one of utterances, features"):
+        run(store, raw, force=("uterances",))
 
 
 def test_changed_code_is_named(store, raw, monkeypatch):

@@ -1,0 +1,111 @@
+"""When changed rows retrain a model and when it may wait, on the real compressor stage of the tiny profile."""
+
+import csv
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage.sample.layout import write_sample
+from tasks.session import Session
+from tasks.settings import load_settings
+from tasks.stages.planner import Board, StagePlan, run_graph
+
+UNTIL = "compressor.pretrain"
+NEVER = "retrain.when=never"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a raw corpus and the store of a finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_sample(folder / "raw", media=False)
+    run(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def session(folder: Path, *changes: str) -> Session:
+    return Session(load_settings("tiny", changes), "tiny", folder / "store", folder / "raw")
+
+
+def run(folder: Path, *changes: str) -> list[str]:
+    ran = []
+    with session(folder, *changes) as opened, ThreadPoolExecutor(2) as pool:
+
+        def submit(item, why):
+            ran.append(item.stage.name)
+            return pool.submit(opened.execute, item, lambda *_: None)
+
+        run_graph(opened.store, opened.graph(UNTIL), Board(), submit, lambda _: None)
+    return sorted(set(ran))
+
+
+def plan(folder: Path, *changes: str) -> StagePlan:
+    with session(folder, *changes) as opened:
+        return {p.stage.name: p for p in opened.plan(UNTIL)}[UNTIL]
+
+
+def say_otherwise(folder: Path, rows: int) -> int:
+    """Change the first sentences of MELD's train file; returns the rows that train and dev hold in all."""
+    with session(folder) as opened:
+        refs = [ref for refs in opened.plan("utterances")[0].outputs.values() for ref in refs]
+    path = next((folder / "raw").rglob("train_sent_emo.csv"))
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    for line in lines[:rows]:
+        line["Utterance"] += " Really."
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    return sum(ref.rows for ref in refs if "/train/" in ref.name or "/dev/" in ref.name)
+
+
+def test_by_default_one_changed_row_retrains(folder):
+    say_otherwise(folder, 1)
+    assert run(folder) == ["compressor.pretrain", "utterances"]
+
+
+def test_rows_that_may_wait_leave_the_model_and_are_counted(folder):
+    before = plan(folder).outputs
+    say_otherwise(folder, 3)
+    assert run(folder, NEVER) == ["utterances"]
+    waiting = plan(folder, NEVER)
+    assert (waiting.state, waiting.outputs) == ("fresh", before)
+    assert waiting.as_dict()["reasons"][0].startswith("behind the data by 3 rows (")
+    assert plan(folder).state == "stale"
+
+
+def test_a_share_decides(folder):
+    total = say_otherwise(folder, 4)
+    run(folder, NEVER)
+    assert plan(folder, "retrain.when=share", f"retrain.share={4.5 / total}").state == "fresh"
+    assert plan(folder, "retrain.when=share", f"retrain.share={3.5 / total}").state == "stale"
+
+
+def test_rows_are_counted_from_the_data_the_model_was_trained_on(folder):
+    say_otherwise(folder, 2)
+    run(folder, NEVER)
+    say_otherwise(folder, 3)
+    run(folder, NEVER)
+    assert "behind the data by 3 rows" in plan(folder, NEVER).as_dict()["reasons"][0]
+
+
+def test_a_changed_setting_never_waits(folder):
+    assert plan(folder, NEVER, "compressor.pretrain.learning_rate=0.01").state == "stale"
+
+
+def test_a_model_that_is_gone_does_not_serve(folder):
+    say_otherwise(folder, 1)
+    run(folder, NEVER)
+    record = json.loads(next((folder / "store/records" / UNTIL).glob("*.json")).read_text())
+    digest = record["outputs"][0]["digest"]
+    (folder / "store/objects" / digest[:2] / digest).unlink()
+    assert plan(folder, NEVER).state == "stale"
