@@ -18,8 +18,8 @@ from rich.table import Table
 
 from storage.errors import InputError
 from storage.store import StoreError
+from tasks.display import status_tree
 from tasks.run import RunRequest, publish_report, stale_plan
-from tasks.stages.planner import StagePlan
 from tasks.stages.worker import StageFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -37,8 +37,6 @@ Changes = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Force = Annotated[list[str] | None, typer.Option(help="Run this stage whether stale or not. Repeatable.")]
 Rehash = Annotated[bool, typer.Option(help="Read every raw file again instead of trusting its time stamp.")]
-
-STATE_STYLE = {"fresh": "green", "stale": "yellow", "unknown": "magenta", "not run": "dim"}
 
 
 def _request(profile, store, raw, until, changes, rehash=False, force=None) -> RunRequest:
@@ -108,20 +106,7 @@ def status(
     if as_json:
         print(json.dumps({"stages": [plan.as_dict() for plan in plans]}))
         return
-    out.print(_status_table(plans))
-
-
-def _status_table(plans: list[StagePlan]) -> Table:
-    table = Table("stage", "state", "stale items", "why", box=None, pad_edge=False)
-    for plan in plans:
-        told = plan.as_dict()
-        reasons = told["reasons"][:4] + (["…"] if len(told["reasons"]) > 4 else [])
-        count = f"{told['stale_items']} of {told['items']}" if told["items"] else ""
-        style = STATE_STYLE[plan.state]
-        table.add_row(
-            plan.stage.name, f"[{style}]{plan.state}[/]", count, "\n".join(reasons).replace("[", "\\[")
-        )
-    return table
+    out.print(status_tree(plans))
 
 
 @app.command()

@@ -10,11 +10,42 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.tree import Tree
 
 from tasks.stages.planner import StagePlan
 
 LINE_EVERY_S = 30.0
+STATE_STYLE = {"fresh": "green", "stale": "yellow", "unknown": "magenta", "not run": "dim"}
+ITEMS_SHOWN, REASONS_SHOWN = 6, 4
+
+
+def status_tree(plans: list[StagePlan]) -> Tree:
+    """The plan as a tree: stages with their parts below, and below a stale one its items and why they are."""
+    tree = Tree("pipeline", guide_style="dim")
+    branches: dict[str, Tree] = {}
+    for plan in plans:
+        group, _, part = plan.stage.name.partition(".")
+        if part and group not in branches:
+            branches[group] = tree.add(group)
+        branch = (branches[group] if part else tree).add(_stage_line(plan))
+        branches.setdefault(plan.stage.name, branch)
+        for label, reasons in list(plan.stale.items())[:ITEMS_SHOWN]:
+            item = branch.add(escape(label)) if label != "all" else branch
+            for reason in [*reasons[:REASONS_SHOWN], *(["…"] if len(reasons) > REASONS_SHOWN else [])]:
+                item.add(f"[dim]{escape(reason)}[/]")
+        if len(plan.stale) > ITEMS_SHOWN:
+            branch.add(f"[dim]… and {len(plan.stale) - ITEMS_SHOWN} more items[/]")
+        for line in dict.fromkeys(plan.behind.values()):
+            branch.add(f"[cyan]{escape(line)}[/]")
+    return tree
+
+
+def _stage_line(plan: StagePlan) -> str:
+    count = f" {len(plan.stale)} of {len(plan.items)} items" if plan.stale else ""
+    reason = f" [dim]({escape(plan.reason)})[/]" if plan.reason else ""
+    return f"{plan.stage.name} [{STATE_STYLE[plan.state]}]{plan.state}[/]{count}{reason}"
 
 
 class Display:
@@ -43,7 +74,7 @@ class Display:
     def item(self, name: str, why: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
         """Show one item while it runs; yields whom to tell of progress."""
         started = time.monotonic()
-        self.console.print(f"[bold]{_escape(name)}[/] [dim]{_escape(_short(why))}[/]", soft_wrap=True)
+        self.console.print(f"[bold]{escape(name)}[/] [dim]{escape(_short(why))}[/]", soft_wrap=True)
         bar = self.bars.add_task(name, total=None, figures="")
         told = started
 
@@ -53,29 +84,25 @@ class Display:
             self.bars.update(bar, completed=step, total=steps, figures=text)
             if not self.console.is_terminal and time.monotonic() - told > LINE_EVERY_S:
                 told = time.monotonic()
-                self.console.print(f"  {_escape(name)}: {step} of {steps} {text}", soft_wrap=True)
+                self.console.print(f"  {escape(name)}: {step} of {steps} {text}", soft_wrap=True)
 
         try:
             yield progress
         finally:
             self.bars.remove_task(bar)
-        self.console.print(f"  [green]done[/] {_escape(name)} in {time.monotonic() - started:.0f} s")
+        self.console.print(f"  [green]done[/] {escape(name)} in {time.monotonic() - started:.0f} s")
 
     def settled(self, plan: StagePlan, learned: str | None = None) -> None:
         """A stage that is complete, whether it ran, was reused, or had nothing to do; and what it learned."""
         if plan.state == "not run":
             self.console.print(
-                f"[yellow]{plan.stage.name}: not run: {_escape(plan.reason)}[/]", soft_wrap=True
+                f"[yellow]{plan.stage.name}: not run: {escape(plan.reason)}[/]", soft_wrap=True
             )
         elif not plan.stale:
             self.console.print(f"[dim]{plan.stage.name}: {len(plan.items)} items reused[/]")
         if learned:
-            self.console.print(f"  {plan.stage.name}: {_escape(learned)}", soft_wrap=True)
+            self.console.print(f"  {plan.stage.name}: {escape(learned)}", soft_wrap=True)
 
 
 def _short(text: str, width: int = 150) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
