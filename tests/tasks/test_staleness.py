@@ -204,23 +204,23 @@ def test_a_forced_stage_runs_and_what_follows_stays_fresh(store, raw):
 
 def test_changed_code_is_named(store, raw, monkeypatch):
     run(store, raw)
-    real = fingerprint._digest
+    real = fingerprint.module_facts
 
-    def altered(node):
-        return "0" * 32 if getattr(node, "name", "") == "cut_exchanges" else real(node)
+    def altered(text, module):
+        return real(text.replace("def cut_exchanges(", "def cut_exchanges(_=0, *"), module)
 
-    monkeypatch.setattr(fingerprint, "_digest", altered)
+    monkeypatch.setattr(fingerprint, "module_facts", altered)
     from tasks.stages import stage
 
     stage._code.cache_clear()
-    fingerprint._facts.cache_clear()
+    fingerprint._module.cache_clear()
     try:
         assert reasons(store, raw) == {
             "utterances.exchanges": ["changed code: storage/exchanges.py:cut_exchanges"]
         }
     finally:
         stage._code.cache_clear()
-        fingerprint._facts.cache_clear()
+        fingerprint._module.cache_clear()
 
 
 def test_behind_a_stale_stage_all_is_unknown(store, raw):

@@ -60,8 +60,7 @@ def tree(tmp_path, monkeypatch):
 
 def forget() -> None:
     """As in a new process, which is where changed code is seen."""
-    module._parse.cache_clear()
-    module._facts.cache_clear()
+    module._module.cache_clear()
     module._source.cache_clear()
 
 
