@@ -20,7 +20,8 @@ from model.zoo.resolve import resolve
 from storage.exchanges import Exchange
 from storage.shards import read_table, row_to_exchange
 from storage.store import Ref, canonical
-from tasks.shards import place, shard_name, write_shard
+from tasks.shard_names import place, shard_name
+from tasks.shards import write_shard
 from tasks.stages.stage import Weights, Workspace
 
 

@@ -20,7 +20,8 @@ from storage.media import MediaError, Window, decode_audio, decode_windows
 from storage.shards import pack_array, read_table, reject_to_row, row_to_utterance, write_table
 from storage.store import Ref, canonical
 from storage.utterance import Reject, Utterance
-from tasks.shards import place, shard_name, write_shard
+from tasks.shard_names import place, shard_name
+from tasks.shards import write_shard
 from tasks.stages.stage import Weights, Workspace
 
 

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from storage.errors import InputError
-from storage.shards import KEY_COLUMNS, SCHEMAS, read_table
+from storage.shards import SCHEMAS, read_table
 from storage.store import Ref
+from storage.tables import KEY_COLUMNS
 from tasks.run import RunRequest
 
 HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}

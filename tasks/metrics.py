@@ -18,7 +18,7 @@ from storage.shards import read_table
 from storage.store import Ref, canonical
 from tasks.rungs import LADDER
 from tasks.settings import MetricSettings
-from tasks.shards import of_table
+from tasks.shard_names import of_table
 from tasks.stages.stage import Weights, Workspace
 
 ALL = "all"

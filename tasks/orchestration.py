@@ -85,7 +85,7 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
         return answer
 
     def on_settled(plan: StagePlan) -> None:
-        session.release(plan.stage.name)
+        session.workers.release(plan.stage.name)
         told = [
             training_line(session.store, refs) for label, refs in plan.outputs.items() if label in plan.stale
         ]

@@ -13,7 +13,8 @@ from model.pairs.settings import PairSettings
 from storage.shards import reject_to_row
 from storage.store import Ref, canonical
 from storage.utterance import Reject
-from tasks.shards import of_table, place, read_rows, shard_name, write_rejects, write_shard
+from tasks.shard_names import of_table, place, shard_name
+from tasks.shards import read_rows, write_rejects, write_shard
 from tasks.stages.stage import Workspace
 
 

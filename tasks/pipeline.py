@@ -16,12 +16,12 @@ from model.settings import TrainingSettings
 from model.zoo.resolve import identity
 from storage.filestat import StatCache
 from storage.readers.find import find_datasets
-from storage.sample.layout import is_sample
+from storage.sample import is_sample
 from storage.store import Ref, Store
-from tasks.exchanges import SelectionSettings
 from tasks.rungs import LADDER, Rung
+from tasks.selection import SelectionSettings
 from tasks.settings import Settings, weight_names
-from tasks.shards import of_table, place
+from tasks.shard_names import of_table, place
 from tasks.stages.planner import Items, Node, NotRun, Outputs
 from tasks.stages.stage import Item, RawFiles, Stage, Weights
 
@@ -381,7 +381,7 @@ def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
         RawFiles(
             dataset=raw.dataset,
             folder=raw.folder.relative_to(root).as_posix(),
-            files={path: cache.digest(root / path) for path in raw.files},
+            files={path: cache.digest(f"{root}/{path}") for path in raw.files},
             synthetic=is_sample(root),
         )
         for raw in find_datasets(root)

@@ -15,7 +15,8 @@ from storage.shards import reject_to_row, utterance_to_row
 from storage.store import Ref, Store, StoreError, canonical
 from storage.utterance import Utterance
 from tasks.explain import compare, group, read_shards
-from tasks.shards import of_table, write_buckets, write_rejects
+from tasks.shard_names import of_table
+from tasks.shards import write_buckets, write_rejects
 from tasks.stages.stage import RawFiles, Workspace
 
 
