@@ -1,4 +1,4 @@
-"""Save a LoRA adapter in peft's layout with bytes that depend on the weights alone.
+"""Save and load a LoRA adapter in peft's layout, with bytes that depend on the weights alone.
 
 peft writes the local path of the base model, sets in the order of their hashes, and a model card; none of
 them may differ between two equal runs. Knows nothing of how an adapter was trained.
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from peft import PeftModel
 from torch import nn
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -35,3 +36,8 @@ def save_adapter(llm: nn.Module, folder: Path) -> None:
             os.replace(draft / name, folder / name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def load_adapter(llm: nn.Module, folder: Path, trainable: bool) -> PeftModel:
+    """The LLM with the adapter of a folder. It computes in the LLM's dtype; training keeps fp32 masters of its own."""
+    return PeftModel.from_pretrained(llm, str(folder), is_trainable=trainable, autocast_adapter_dtype=False)

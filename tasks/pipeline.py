@@ -85,7 +85,7 @@ class Pipeline:
             Node(PAIRS, ("scores", "scores.calibration", "utterances.exchanges"), self._pairs),
             self._trained(EXTRACTOR, ("utterances", "features"), self._extractor),
             self._trained(PRETRAIN, ("utterances",), self._pretrain),
-            self._trained(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune),
+            self._trained(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune, anew=False),
             self._trained(DIALOGUE["dialogue.text"], text, self._dialogue_text),
             self._trained(DIALOGUE["dialogue.memory"], (*text, "compressor.finetune"), self._dialogue_memory),
             self._trained(
@@ -104,6 +104,7 @@ class Pipeline:
                     "dialogue.audiovisual",
                 ),
                 self._epo,
+                anew=False,
             ),
             *(
                 Node(REPLIES[rung.name], self._reply_needs(rung), partial(self._replies, rung))
@@ -113,8 +114,8 @@ class Pipeline:
             Node(REPORT, tuple(n.name for n in REPORTED), self._report),
         ]
 
-    def _trained(self, stage: Stage, needs: tuple[str, ...], items: Items) -> Node:
-        return Node(stage, needs, items, retrain=self.settings.retrain)
+    def _trained(self, stage: Stage, needs: tuple[str, ...], items: Items, anew: bool = True) -> Node:
+        return Node(stage, needs, items, retrain=self.settings.retrain, anew=anew)
 
     # Data ---------------------------------------------------------------------------------------------
 

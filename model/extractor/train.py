@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints import Checkpoints
-from model.extractor.extractor import Extractor, new_extractor
+from model.extractor.extractor import Extractor, load_extractor, new_extractor
 from model.extractor.recognise import (
     EMOTIONS,
     emotion_pieces,
@@ -64,25 +64,25 @@ def train_extractor(
     out: Path,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    start: Path | None = None,
 ) -> dict:
     """Train, save the extractor and report.json in `out`, and return the report.
 
     The report holds held-out loss before and after, accuracy by input setting (over all held-out clips that
-    have the modalities, and by dataset) against the majority share, and the history. ValueError names a
-    clip without features or with an unknown emotion, and an empty split.
+    have the modalities, and by dataset) against the majority share, and the history. start: the folder of an
+    extractor of the same settings to go on from, instead of new weights. ValueError names a clip without features or with an unknown emotion, and an empty split.
     """
     _check(train, "train")
     _check(heldout, "heldout")
     if settings.training.threads is not None:
         torch.set_num_threads(settings.training.threads)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
-    extractor = new_extractor(
-        settings,
-        _width(train, "audio"),
-        _width(train, "video"),
-        llm.get_input_embeddings().weight,
-    )
-    standardise(extractor, train)
+    if start is not None:
+        extractor = load_extractor(start).requires_grad_(True).train()
+    else:
+        table = llm.get_input_embeddings().weight
+        extractor = new_extractor(settings, _width(train, "audio"), _width(train, "video"), table)
+        standardise(extractor, train)
     recogniser = Recogniser(llm, tokenizer, extractor.to(llm.device))
     rows = drawn_rows(train, settings)
     kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]

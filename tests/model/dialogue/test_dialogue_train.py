@@ -137,3 +137,12 @@ def test_bad_input_is_refused(responsive_llm_folder, tmp_path):
         train_dialogue(responsive_llm_folder, [blank], examples(2), settings(), tmp_path, "text")
     with pytest.raises(ValueError, match="0 train"):
         train_dialogue(responsive_llm_folder, [], examples(2), settings(), tmp_path, "text")
+
+
+def test_training_goes_on_from_an_adapter(responsive_llm_folder, compressor_folder, trained, tmp_path):
+    folder, first = trained
+    again = train_dialogue(
+        responsive_llm_folder, examples(24), examples(6), settings(1), tmp_path, "memory", compressor_folder,
+        start=folder,
+    )  # fmt: skip
+    assert again["heldout_before"]["loss"] == pytest.approx(first["heldout_after"]["loss"], abs=1e-5)

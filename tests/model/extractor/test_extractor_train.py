@@ -109,3 +109,11 @@ def test_bad_clips_are_refused_by_key(tmp_path):
         train_extractor(resolve("tiny-llm"), good, [bare], SETTINGS, tmp_path)
     with pytest.raises(ValueError, match="no heldout clips"):
         train_extractor(resolve("tiny-llm"), good, [], SETTINGS, tmp_path)
+
+
+def test_training_goes_on_from_an_extractor(llm_folder, tmp_path):
+    first = train(llm_folder, tmp_path / "first")
+    again = train_extractor(
+        llm_folder, clips(56, 1), clips(21, 2), SETTINGS, tmp_path / "again", start=tmp_path / "first"
+    )
+    assert again["heldout_before"]["loss"] == pytest.approx(first["heldout_after"]["loss"], abs=1e-5)
