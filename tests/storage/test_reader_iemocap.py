@@ -127,7 +127,8 @@ def test_labels_without_text_and_text_without_label(tmp_path):
     write_dialogue(tmp_path, "Ses01F_impro01", TURNS, labels=labels)
     result = read_all(tmp_path)
     assert [u.emotion_raw for u in result.utterances] == ["neu", None, None, None]
-    assert sorted(r.reason for r in result.rejects) == ["bad_label_line", "label_without_text"]
+    assert sorted(r.reason for r in result.defects) == ["bad_label_line", "label_without_text"]
+    assert not result.rejects
 
 
 def test_unknown_label_names_the_line(tmp_path):

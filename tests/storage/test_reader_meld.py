@@ -17,7 +17,7 @@ SHARED = Path(__file__).resolve().parents[2] / "../shared/data/meld"
 HEADER = (
     "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 )
-TIMES = '"00:16:16,059","00:16:21,731"'
+EPISODES = {"train": 1, "dev": 2, "test": 3}
 
 needs_meld = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared MELD label files are not here")
 
@@ -33,11 +33,13 @@ def real():
 
 
 def write_labels(path, rows, header=HEADER):
-    """rows: (utterance, speaker, emotion, dialogue, turn)."""
+    """rows: (utterance, speaker, emotion, dialogue, turn). No two clips show the same seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [header]
+    episode = EPISODES[path.name.partition("_")[0]]
     for number, (text, speaker, emotion, dialogue, turn) in enumerate(rows, start=1):
-        lines.append(f'{number},"{text}",{speaker},{emotion},neutral,{dialogue},{turn},8,21,{TIMES}')
+        times = f'"00:{number // 60:02}:{number % 60:02},059","00:{number // 60:02}:{number % 60:02},859"'
+        lines.append(f'{number},"{text}",{speaker},{emotion},neutral,{dialogue},{turn},8,{episode},{times}')
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode())
 
 
