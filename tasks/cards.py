@@ -107,7 +107,7 @@ def by_reason(lines: list[Reject]) -> list[dict]:
 
 
 def compare_published(published: Iterable[Published], splits: dict[str, dict]) -> list[dict]:
-    """Each published figure beside the one read. Labels are compared where nothing else hides a difference."""
+    """Each published figure beside the one read."""
     rows = []
     for figures in published:
         parts = [splits[s] for s in figures.splits if s in splits]
@@ -120,7 +120,8 @@ def compare_published(published: Iterable[Published], splits: dict[str, dict]) -
         }
         told = {"dialogues": figures.dialogues, "utterances": figures.utterances}
         pairs = [(what, value, read[what]) for what, value in told.items() if value is not None]
-        pairs += [(f"label {label}", value, labels[label]) for label, value in figures.labels.items()]
+        if read["utterances"]:  # of a part that is not there at all the labels say nothing more
+            pairs += [(f"label {label}", value, labels[label]) for label, value in figures.labels.items()]
         rows += [
             {"part": figures.name, "what": what, "published": value, "read": found}
             for what, value, found in pairs
