@@ -76,6 +76,8 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
     session, display = run.session, run.display
     graph = session.graph(until)
     mine = [node for node in graph if node.stage.name in names]
+    # The exchanges are a part of the card where they are cut at all.
+    carded = max({"utterances", "utterances.exchanges"} & {node.stage.name for node in mine}, default="")
     if not run.joined:
         _settle_earlier(run, [node for node in graph if node.stage.name not in names], mine)
 
@@ -93,7 +95,7 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
         ]
         display.settled(plan, next((line for line in told if line), None))
         _leave_table(plan)
-        if plan.stage.name == "utterances.exchanges":
+        if plan.stage.name == carded:
             leave_cards(session.store, run.board.settled["utterances"], plan)
 
     run_graph(session.store, mine, run.board, submit, on_settled)
@@ -153,9 +155,9 @@ def _leave_table(plan: StagePlan) -> None:
     )
 
 
-def leave_cards(store: Store, utterances: StagePlan, exchanges: StagePlan) -> None:
-    """A markdown artifact for each dataset: its card, with the exchanges that were cut from it."""
-    counts = exchange_counts((ref for refs in exchanges.outputs.values() for ref in refs), store)
+def leave_cards(store: Store, utterances: StagePlan, cut: StagePlan) -> None:
+    """A markdown artifact for each dataset: its card, with the exchanges that were cut from it, if any were."""
+    counts = exchange_counts((ref for refs in cut.outputs.values() for ref in refs), store)
     for ref in (r for refs in utterances.outputs.values() for r in refs if r.name.startswith("card/")):
         dataset = ref.name.split("/")[1]
         create_markdown_artifact(
