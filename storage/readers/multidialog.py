@@ -266,7 +266,7 @@ def media_of_row(row: dict) -> tuple[str, int | None, str]:
         value = row.get(name)
         if isinstance(value, dict):
             value = value.get("path")
-        match = MEDIA_STEM.fullmatch(stem(value)) if isinstance(value, str) else None
+        match = MEDIA_STEM.fullmatch(stem(value)) if isinstance(value, str) and is_text(value) else None
         if match:
             return match[1], int(match[2]), match[3]
     return "", None, ""
