@@ -147,7 +147,7 @@ def exchange_counts(exchanges: Iterable[Ref], store: Store) -> dict[str, dict[st
 
 def card_tables(card: dict, exchanges: dict[str, dict[str, int]]) -> list[Table]:
     """The card as tables. exchanges: split -> {"exchanges", "same_speaker", "gap"}; empty where none were cut."""
-    splits = card["splits"]
+    splits = {split: card["splits"][split] for split in SPLITS if split in card["splits"]}
     tables = [
         Table(
             "What was read",
@@ -167,12 +167,16 @@ def card_tables(card: dict, exchanges: dict[str, dict[str, int]]) -> list[Table]
         Table(
             "Turns of a dialogue",
             ("split", "fewest", "mean", "most", "dialogues of one turn"),
-            [(s, *f["turns"].values()) for s, f in splits.items() if f["turns"]],
+            [(s, *(f["turns"][name] for name in ("min", "mean", "max", "one"))) for s, f in splits.items() if f["turns"]],
         ),
         Table(
             "Lengths as the release states them",
             ("split", "utterances", "hours", "mean s", "median s", f"under {SHORT_S} s", f"over {LONG_S:g} s"),
-            [(s, *f["seconds"].values()) for s, f in splits.items() if f["seconds"]],
+            [
+                (s, *(f["seconds"][name] for name in ("stated", "hours", "mean", "median", "short", "long")))
+                for s, f in splits.items()
+                if f["seconds"]
+            ],
         ),
         Table("Rows turned away", ("split", "reason", "rows", "one of them"), reason_rows(card["turned_away"])),
         Table(

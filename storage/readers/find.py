@@ -228,6 +228,8 @@ def part_clips(
 
     Files that hold a whole dialogue (IEMOCAP's avi) are left out: their dialogue is in one split.
     """
+    if not digests:
+        return list(utterances), []
     owners: dict[str, Utterance] = {}
     kept, told = [], []
     for u in sorted(utterances, key=lambda u: (-SPLITS.index(u.split), u.key)):

@@ -272,6 +272,8 @@ def without_shared_clips(
     Of two splits the one less used for testing loses it, so that no clip is both learned from and tested on;
     within a split both keep it and are flagged.
     """
+    if not any(u.video_path for u in utterances):
+        return utterances, []
     counts = Counter(spans.values())
     owners: dict[Span, Key] = {}
     kept, told = {}, []

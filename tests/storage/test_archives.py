@@ -109,7 +109,7 @@ def test_cut_off_archives_give_their_whole_members(tmp_path, members, packed):
         name = f"{number}.tar.gz"
         (tmp_path / name).write_bytes(packed[: draw.randrange(len(packed))])
         listing = list_members(tmp_path, name)
-        assert "damaged after" in listing.problem
+        assert "damaged, noticed after" in listing.problem
         for member in listing.digests:
             assert read_member(tmp_path, f"{name}::{member}") == members[member]
 

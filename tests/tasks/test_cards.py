@@ -1,5 +1,6 @@
 """Data cards: counts by hand, and what is published beside what was read."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,16 @@ from storage.readers.common import Dialogues
 from storage.readers.find import find_datasets, read_dataset
 from storage.readers.published import PUBLISHED
 from storage.settings import DataSettings
+from storage.store import canonical
 from storage.utterance import Reject, Utterance
 from tasks.cards import card_markdown, card_tables, make_card, verdict
 
 MELD = Path(__file__).resolve().parents[2] / "../shared/data/meld"
+
+
+def card_of(dataset, read, settings=None, synthetic=False):
+    """A card as it comes back from the store, its keys sorted."""
+    return json.loads(canonical(make_card(dataset, read, settings or DataSettings(), synthetic)))
 
 
 def say(dialogue, turn, split="train", emotion="happy", raw="joy", seconds=None, dataset="meld"):
@@ -31,7 +38,7 @@ def test_counts_by_hand():
         Reject("meld", "train", "", None, "bad_row", "line 8"),
     ]
     worn = [Reject("meld", "dev", "0", 0, "known_bad", "media withdrawn")] * 2
-    card = make_card("meld", Dialogues(said, away, worn, ["a note"], rows=8), DataSettings(), synthetic=False)
+    card = card_of("meld", Dialogues(said, away, worn, ["a note"], rows=8), DataSettings(), synthetic=False)
     cut = {"train": {"exchanges": 3, "gap": 1}}
     assert table(card, "What was read", cut) == [
         ("train", 2, 5, 2, 0, 0, 3, 0, 1),
@@ -52,7 +59,7 @@ def test_counts_by_hand():
 
 def test_single_clips_are_no_dialogues():
     said = [say(name, 0, dataset="ravdess", raw="03") for name in "abc"]
-    card = make_card("ravdess", Dialogues(said, rows=3), DataSettings(), synthetic=False)
+    card = card_of("ravdess", Dialogues(said, rows=3), DataSettings(), synthetic=False)
     assert table(card, "What was read")[0][1:3] == (0, 3)
     assert not table(card, "Turns of a dialogue")
 
@@ -62,13 +69,13 @@ def test_single_clips_are_no_dialogues():
     [(DataSettings(dialogues=5), False, "subset"), (DataSettings(), True, "sample is not the corpus")],
 )
 def test_what_is_not_the_corpus_is_not_compared(settings, synthetic, why):
-    card = make_card("meld", Dialogues([say("0", 0)], rows=1), settings, synthetic)
+    card = card_of("meld", Dialogues([say("0", 0)], rows=1), settings, synthetic)
     assert not table(card, "Beside what is published") and why in verdict(card)
 
 
 def test_a_cell_cannot_break_the_table():
     away = [Reject("meld", "train", "", None, "bad_row", "a|b\nc")]
-    card = make_card("meld", Dialogues([say("0", 0)], away, rows=2), DataSettings(), False)
+    card = card_of("meld", Dialogues([say("0", 0)], away, rows=2), DataSettings(), False)
     assert "| train | bad_row | 1 | a\\|b c |" in card_markdown("t", card, {})
 
 
@@ -83,7 +90,7 @@ def test_published_labels_add_up_to_the_published_utterances():
 def test_real_meld_differs_from_its_page_by_one_dialogue():
     (raw,) = find_datasets(MELD)
     read = read_dataset(raw, MELD, DataSettings(), content_digest)
-    card = make_card("meld", read, DataSettings(), synthetic=False)
+    card = card_of("meld", read, DataSettings(), synthetic=False)
     rows = {row[:2]: row[2:] for row in table(card, "Beside what is published") if row[0] != "test"}
     assert rows == {
         ("train", "dialogues"): (1039, 1038, "-1"),
