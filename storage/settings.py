@@ -35,8 +35,8 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     dialogues: int | None = Field(
         None,
         ge=1,
-        description="Read the N dialogues of smallest seeded hash per dataset, each keeping its official split; "
-        "None reads all. Not in the paper",
+        description="Read the N dialogues (RAVDESS, CREMA-D: clips) of smallest seeded hash per dataset, each keeping "
+        "its official split; None reads all. Not in the paper",
     )
     seed: int = Field(0, description="Seed of the subset and of the splits; not in the paper")
     bucket_rows: int = Field(500, ge=1, description="Rows aimed at per shard; not in the paper")

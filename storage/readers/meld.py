@@ -45,6 +45,8 @@ CLIP_FOLDERS = {
     "test": "test",
 }
 CLIP_NAME = re.compile(r"(final_videos_test)?dia([0-9]{1,9})_utt([0-9]{1,9})\.mp4")
+PACKED = {f"{split}.tar.gz": split for split in ("train", "dev", "test")}
+"""Archives inside the release's own; the train label file lies in the first."""
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
 TIMES = ("Season", "Episode", "StartTime", "EndTime")
 DYADIC = "Old_Dialogue_ID"
@@ -73,7 +75,7 @@ class LabelFile:
 def claim(paths: list[str]) -> list[str]:
     """Of all files under a root, those of MELD; none where there is no label file.
 
-    RawDataError: a clip that may be of any split, since ids restart in each.
+    RawDataError: a clip that may be of any split, since ids restart in each; a split that is still packed.
     """
     labels = [p for p in paths if file_name(p) in LABEL_FILES]
     if not labels:
@@ -84,6 +86,13 @@ def claim(paths: list[str]) -> list[str]:
             raise RawDataError(
                 f"{DATASET}: {path} may be of train, dev or test, whose ids all start at 0; "
                 f"name its folder after the split: {', '.join(CLIP_FOLDERS)}"
+            )
+    unpacked = {clip_split(path) for path in clips}
+    for path in paths:
+        if PACKED.get(file_name(path), "") not in ("", *unpacked):
+            raise RawDataError(
+                f"{DATASET}: {path} is still packed; unpack it in its folder (tar -xzf), or take it away to read "
+                "text only"
             )
     return sorted(labels + clips)
 

@@ -56,6 +56,16 @@ def test_a_clip_in_no_splits_folder_is_ambiguous(tmp_path):
         find_datasets(tmp_path)
 
 
+def test_a_split_of_meld_that_is_still_packed(tmp_path):
+    """The release's archive holds archives; the train label file lies in one of them."""
+    write_meld(tmp_path / "MELD.Raw", "dev")
+    touch(tmp_path / "MELD.Raw/train.tar.gz")
+    with pytest.raises(RawDataError, match=r"MELD\.Raw/train\.tar\.gz is still packed"):
+        find_datasets(tmp_path)
+    touch(tmp_path / "MELD.Raw/train_splits/dia0_utt0.mp4")
+    assert find_datasets(tmp_path)
+
+
 def test_two_clips_of_one_row_that_differ_are_named(tmp_path):
     write_meld(tmp_path)
     touch(tmp_path / "train_splits/dia0_utt0.mp4", b"one")
