@@ -255,8 +255,11 @@ def bucket_count(rows: int, per_bucket: int) -> int:
     return 2 ** round(math.log2(rows / per_bucket))
 
 
+_UTTERANCE_COLUMNS = tuple(f.name for f in fields(Utterance))
+
+
 def utterance_to_row(utterance: Utterance) -> dict:
-    return {f.name: getattr(utterance, f.name) for f in fields(Utterance)}
+    return {name: getattr(utterance, name) for name in _UTTERANCE_COLUMNS}
 
 
 def row_to_utterance(row: dict) -> Utterance:

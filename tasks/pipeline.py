@@ -6,7 +6,7 @@ Builds items from settings and earlier stages' artefacts only; runs nothing, imp
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from storage.filestat import StatCache
 from storage.readers.find import find_datasets
 from storage.sample import is_sample
 from storage.store import Ref, Store
+from storage.utterance import CLIP_DATASETS
 from tasks.rungs import LADDER, Rung
 from tasks.selection import SelectionSettings
 from tasks.settings import Settings, weight_names
@@ -59,6 +60,9 @@ METRICS = Stage("metrics", "tasks.metrics:measure_replies", libraries=(*TORCH, "
 REPORT = Stage("report", "tasks.report.stage:write_report", libraries=("jinja2", "matplotlib"))
 
 NO_MEDIA = "no media: no utterance has a clip"
+NO_DIALOGUES = "no dialogues: only single clips were read"
+CLIPS_SUFFICE = ("utterances", "features", "extractor", "report")
+"""Stages that have work where only single clips were read (RAVDESS, CREMA-D)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,14 @@ class Pipeline:
 
     def graph(self) -> list[Node]:
         """All stages, each after what it needs."""
+        return [
+            node
+            if node.stage.name in CLIPS_SUFFICE
+            else replace(node, items=partial(_of_dialogues, node.items))
+            for node in self._nodes()
+        ]
+
+    def _nodes(self) -> list[Node]:
         text = ("utterances", "utterances.exchanges")
         shards = (*text, "features")
         return [
@@ -141,7 +153,7 @@ class Pipeline:
             total = max(2, budget // emotions)
             dev = max(1, total // 8)
             selection = SelectionSettings(train=total - dev, dev=dev, seed=self.settings.candidates.seed)
-        refs = of_table(_refs(needed, "utterances"), "utterances")
+        refs = _dialogue_shards(needed)
         return [Item(EXCHANGES, "all", {"utterances": refs, "selection": selection})]
 
     def _features(self, needed: dict[str, Outputs]) -> list[Item] | NotRun:
@@ -207,7 +219,7 @@ class Pipeline:
             return NotRun("pairs.fallback is none")
         scorer = self.settings.scorer
         arguments = {
-            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train"),
+            "utterances": _dialogue_shards(needed, "train"),
             "pairs": self.settings.pairs,
             "settings": scorer,
             "scorer": _weights(scorer.weights),
@@ -255,7 +267,7 @@ class Pipeline:
     def _compressor_arguments(self, needed: dict[str, Outputs], **unread: TrainingSettings) -> dict:
         """`unread`: the other part's settings, at their defaults, so that they make nothing stale."""
         return {
-            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train", "dev"),
+            "utterances": _dialogue_shards(needed, "train", "dev"),
             "settings": self.settings.compressor.model_copy(update=unread),
             "llm": self._llm(),
         }
@@ -406,10 +418,29 @@ def _label(ref: Ref) -> str:
 def _data(needed: dict[str, Outputs | None], *splits: str) -> dict[str, list[Ref]]:
     """The shards of the splits, by the argument names that stages share; no features where none are needed."""
     return {
-        "utterances": of_table(_refs(needed, "utterances"), "utterances", *splits),
+        "utterances": _dialogue_shards(needed, *splits),
         "exchanges": of_table(_refs(needed, "utterances.exchanges"), "exchanges", *splits),
-        "features": of_table(_refs(needed, "features"), "features", *splits) if "features" in needed else [],
+        "features": _of_dialogue_sets(of_table(_refs(needed, "features"), "features", *splits))
+        if "features" in needed
+        else [],
     }
+
+
+def _dialogue_shards(needed: dict[str, Outputs | None], *splits: str) -> list[Ref]:
+    """The utterance shards that hold dialogues. Single clips teach the extractor and nothing else."""
+    return _of_dialogue_sets(of_table(_refs(needed, "utterances"), "utterances", *splits))
+
+
+def _of_dialogue_sets(refs: list[Ref]) -> list[Ref]:
+    return [ref for ref in refs if place(ref)[0] not in CLIP_DATASETS]
+
+
+def _of_dialogues(items: Items, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+    """A stage's items, unless what it reads of dialogues was not made because there are none."""
+    without = "utterances" in needed and not _dialogue_shards(needed)
+    if without or all(outputs is None for outputs in needed.values()):
+        return NotRun(NO_DIALOGUES)
+    return items(needed)
 
 
 def _weights(name: str) -> Weights:

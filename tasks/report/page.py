@@ -295,6 +295,12 @@ PAGE = """<!doctype html>
 {% if facts.counts.rejects %}<div class="scroll"><table><thead><tr><th>Stage</th><th>Dataset</th><th>Split</th><th>Reason</th><th class="n">rows</th><th>One of them</th></tr></thead><tbody>
 {% for r in facts.counts.rejects %}<tr><td><code>{{ r.stage }}</code></td><td>{{ r.dataset | dataset }}</td><td>{{ r.split }}</td><td>{{ r.reason }}</td><td class="n">{{ r.count | count }}</td><td class="words note">{{ r.example }}</td></tr>{% endfor %}
 </tbody></table></div>{% else %}<p>None were.</p>{% endif %}
+<h3>Data cards</h3>
+{% for name, card in facts.counts.cards.items() %}<details><summary>{{ name | dataset }}: {{ card.verdict }}</summary>
+{% for t in card.tables %}<h3>{{ t.title }}</h3><div class="scroll"><table><thead><tr>{% for h in t.header %}<th{% if not loop.first %} class="n"{% endif %}>{{ h }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in t.rows %}<tr>{% for cell in row %}<td class="{{ 'words' if cell is string else 'n' }}">{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</tbody></table></div>{% endfor %}
+</details>{% endfor %}
 {% for name, notes in facts.counts.notes.items() if notes %}<h3>Notes on {{ name | dataset }}</h3><ul>{% for note in notes %}<li class="words">{{ note }}</li>{% endfor %}</ul>{% endfor %}
 </section>
 

@@ -8,8 +8,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from storage.readers.common import Dialogues
+from storage.settings import DataSettings
 from storage.shards import write_table
 from storage.store import Ref, Store, canonical
+from storage.utterance import Reject, Utterance
+from tasks.cards import make_card
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
 from tasks.report.stage import write_report
 from tasks.settings import load_settings, weight_names
@@ -67,17 +71,19 @@ def _rejects(store: Store, name: str, rows: list[dict]) -> Ref:
 
 
 def _utterances(store: Store, notes: list[str]) -> list[Ref]:
-    emotions = {"happy": 5, "none": 7}
-    splits = {
-        split: {"utterances": 12, "dialogues": 2, "with_media": 0, "emotions": emotions}
+    said = [
+        Utterance("meld", split, f"d{t % 2}", t, "A", "hello", "happy" if t < 5 else None, "joy", seconds=2.5)
         for split in ("train", "dev")
-    }
+        for t in range(12)
+    ]
+    away = Reject("meld", "train", "d1", 30, "no_text", "row 3 has no <text> & more")
+    read = Dialogues(said, [away], [away], notes, rows=len(said) + 1)
     rows = [{**_key(t), "speaker": "A", "text": "hello"} for t in range(12)]
     reject = {**_key(3), "stage": "utterances", "reason": "no_text", "detail": "row 3 has no <text> & more"}
     return [
         _shard(store, "utterances", "meld/train/0", rows),
         _rejects(store, "meld", [reject]),
-        _json(store, "card/meld", {"splits": splits, "rejects": 1, "notes": notes}),
+        _json(store, "card/meld", make_card("meld", read, DataSettings(), False)),
     ]
 
 
