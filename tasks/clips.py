@@ -12,6 +12,7 @@ from pathlib import Path
 from model.features.settings import FeatureSettings
 from storage.media.clip import Clip, Request
 from storage.media.container import MediaError
+from storage.media.decord_frames import require
 from storage.media.pictures import Window
 from storage.media.pool import DecoderPool
 from storage.media.settings import MediaSettings
@@ -28,6 +29,7 @@ def decode_all(
     A file that holds a whole dialogue is decoded once for all of its utterances, and their sounds one by one, so
     that a bad one costs only its own.
     """
+    require(media.decoder)
     groups = _by_video(clips)
     requests = [request for group in groups for request in _requests(group, settings, media, root)]
     with DecoderPool(_decoders(len(requests)), media.timeout_s) as pool:
