@@ -1,6 +1,7 @@
 """Decoding against clips whose every frame carries its number, and sounds of known samples."""
 
 import pickle
+import tarfile
 from pathlib import Path
 
 import av
@@ -199,6 +200,19 @@ def test_errors_name_the_file_as_it_was_asked_for(film, tmp_path):
     with pytest.raises(MediaError) as error:
         decode_clip(Request(str(tmp_path), None, "a.mp4"))
     assert str(error.value) == "a.mp4: no audio stream"
+
+
+def test_a_member_of_an_archive_is_decoded_where_it_lies(film, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where archives are indexed
+    soundfile.write(tmp_path / "a.wav", film.tone(44_100), 44_100)
+    with tarfile.open(tmp_path / "chunks.tar.gz", "w:gz") as archive:
+        for name in ("first.wav", "t_x/t_x_0k.wav"):
+            archive.add(tmp_path / "a.wav", name)
+    plain, member = (Request(str(tmp_path), None, p) for p in ("a.wav", "chunks.tar.gz::t_x/t_x_0k.wav"))
+    np.testing.assert_array_equal(decode_clip(plain).audio, decode_clip(member).audio)
+    with pytest.raises(MediaError) as error:
+        decode_clip(Request(str(tmp_path), None, "chunks.tar.gz::absent.wav"))
+    assert error.value.reason == "missing" and str(error.value).startswith("chunks.tar.gz::absent.wav: ")
 
 
 def test_what_is_too_long_is_not_decoded(film, tmp_path):

@@ -1,0 +1,401 @@
+"""Read single members of a tar or tar.gz where it lies: "DIR/x.tar.gz::member" stands for a file inside it.
+
+The first look at an archive passes over it once and leaves, in the user's cache, the place and digest of every
+member and a restart point each few megabytes, so that a member of a 1.9 GB archive later costs a seek. A restart
+point is the 32 kB that inflate looks back on, at a block boundary (as in zlib's example zran). Knows nothing of
+datasets or of decoding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import fcntl
+import gzip
+import os
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+from storage.errors import InputError
+
+MARK = "::"
+"""Between the path of an archive and the name of a member."""
+SUFFIXES = (".tar.gz", ".tgz", ".tar")
+SPACING = 16 << 20
+"""Bytes of inflated data between restart points: a member costs half of that on average, some 25 ms."""
+CHUNK = 1 << 20
+WINDOW = 32_768
+FORMAT = 1
+
+TABLES = """
+create table if not exists archives (path text primary key, size int, mtime_ns int, inode int, problem text);
+create table if not exists members (
+  archive text, name text, start int, size int, digest text, primary key (archive, name)) without rowid;
+create table if not exists points (
+  archive text, start int, at int, bits int, window blob, primary key (archive, start)) without rowid;
+"""
+
+
+class ArchiveError(InputError):
+    """A member that cannot be read. `reason`: "missing" or "corrupt"."""
+
+    def __init__(self, reason: str, path: str, detail: str):
+        super().__init__(reason, path, detail)  # all three, so that it crosses between processes
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.args[1]}: {self.args[2]}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Member name -> digest of its content (blake2b, as storage/filestat), and what is wrong with the archive.
+
+    `problem` is empty for a whole archive; of a damaged one the members before the damage are listed.
+    """
+
+    digests: dict[str, str]
+    problem: str
+
+
+@dataclass(frozen=True)
+class Member:
+    name: str
+    start: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where inflating may start: `start` bytes of data lie before it, at byte `at` of the file less `bits` bits."""
+
+    start: int
+    at: int
+    bits: int
+    window: bytes
+
+
+@dataclass
+class Index:
+    members: dict[str, Member] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    problem: str = ""
+
+
+def is_member(path: str) -> bool:
+    return MARK in path
+
+
+def member_path(archive: str, name: str) -> str:
+    return f"{archive}{MARK}{name}"
+
+
+def list_members(root: Path, archive: str) -> Listing:
+    """The regular files of an archive below `root`. Passes over it once in its life; later from the cache."""
+    name = _indexed(Path(root) / archive)
+    with _opened() as database:
+        rows = database.execute("select name, digest from members where archive = ?", (name,)).fetchall()
+        (problem,) = database.execute("select problem from archives where path = ?", (name,)).fetchone()
+    return Listing(dict(rows), problem)
+
+
+def member_digest(root: Path, path: str) -> str:
+    """Digest of a member's content, the same as of the unpacked file. ArchiveError: no such member."""
+    archive, _, name = path.partition(MARK)
+    return _find(_indexed(Path(root) / archive), name, path).digest
+
+
+def read_member(root: Path, path: str) -> bytes:
+    """The content of a member. ArchiveError where it is missing, or its bytes are not those first indexed."""
+    archive, _, name = path.partition(MARK)
+    file = Path(root) / archive
+    key = _indexed(file)
+    member = _find(key, name, path)
+    try:
+        data = _read(file, key, member)
+    except (OSError, EOFError, ValueError) as error:
+        raise ArchiveError("corrupt", path, f"cannot be read: {error}") from None
+    if _digest(data) != member.digest:
+        raise ArchiveError("corrupt", path, "its bytes are not those that were indexed")
+    return data
+
+
+@contextmanager
+def local_file(root: Path, path: str) -> Iterator[Path]:
+    """A file that decoders can open: `path` below `root` itself, or a member in a temporary file."""
+    if not is_member(path):
+        yield Path(root) / path
+        return
+    with tempfile.NamedTemporaryFile(suffix=os.path.splitext(path)[1]) as file:
+        file.write(read_member(root, path))
+        file.flush()
+        yield Path(file.name)
+
+
+# The cache ---------------------------------------------------------------------------------------------
+
+
+def _cache_file() -> Path:
+    return Path.home() / ".cache" / "empamba" / f"archives-{FORMAT}.sqlite"
+
+
+@cache
+def _in_memory() -> sqlite3.Connection:
+    """Stands in for the cache where the user's home cannot be written."""
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    database.executescript(TABLES)
+    return database
+
+
+@contextmanager
+def _opened() -> Iterator[sqlite3.Connection]:
+    path = _cache_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=60)
+        database.executescript(TABLES)
+    except (OSError, sqlite3.DatabaseError):
+        yield _in_memory()
+        return
+    with closing(database):
+        yield database
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """One process at a time passes over an archive; a killed one holds nothing."""
+    try:
+        file = open(_cache_file().with_suffix(".lock"), "w")  # noqa: SIM115 - closed below
+    except OSError:
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _indexed(file: Path) -> str:
+    """Make sure the cache knows the archive as it is now; returns its name there."""
+    name = os.path.abspath(file)
+    try:
+        stat = os.stat(name)
+    except OSError as error:
+        raise ArchiveError("missing", str(file), f"cannot be read: {error.strerror}") from None
+    now = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if _known(name) != now:
+        with _building():
+            if _known(name) != now:
+                _write(name, now, _build(file))
+    return name
+
+
+def _known(name: str) -> tuple | None:
+    query = "select size, mtime_ns, inode from archives where path = ?"
+    with _opened() as database:
+        return database.execute(query, (name,)).fetchone()
+
+
+def _write(name: str, stat: tuple, index: Index) -> None:
+    with _opened() as database, database:
+        for table in ("members", "points"):
+            database.execute(f"delete from {table} where archive = ?", (name,))
+        database.executemany(
+            "insert into members values (?, ?, ?, ?, ?)",
+            [(name, m.name, m.start, m.size, m.digest) for m in index.members.values()],
+        )
+        database.executemany(
+            "insert or replace into points values (?, ?, ?, ?, ?)",
+            [(name, p.start, p.at, p.bits, p.window) for p in index.points],
+        )
+        database.execute(
+            "insert or replace into archives values (?, ?, ?, ?, ?)", (name, *stat, index.problem)
+        )
+
+
+def _find(archive: str, name: str, path: str) -> Member:
+    query = "select name, start, size, digest from members where archive = ? and name = ?"
+    with _opened() as database:
+        row = database.execute(query, (archive, name)).fetchone()
+    if row is None:
+        raise ArchiveError("missing", path, "no such member")
+    return Member(*row)
+
+
+# Passing over an archive -------------------------------------------------------------------------------
+
+
+def _build(file: Path) -> Index:
+    index = Index()
+    with open(file, "rb") as raw:
+        plain = raw.read(2) != b"\x1f\x8b"
+        raw.seek(0)
+        source = raw if plain else _Blocks(_inflated(raw, index.points))
+        try:
+            with tarfile.open(fileobj=source, mode="r|") as archive:
+                for entry in archive:
+                    if entry.isreg():
+                        data = archive.extractfile(entry).read()
+                        if len(data) != entry.size:
+                            raise EOFError(f"{entry.name} is cut off")
+                        name = entry.name.removeprefix("./")
+                        index.members[name] = Member(name, entry.offset_data, entry.size, _digest(data))
+                        archive.members = []  # tarfile keeps every header it has seen
+        except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+            index.problem = f"damaged after {len(index.members)} members: {error}"
+    return index
+
+
+class _Blocks:
+    """A generator of bytes with the one method of a file that tarfile needs of a stream."""
+
+    def __init__(self, blocks: Iterator[bytes]):
+        self._blocks, self._left = blocks, b""
+
+    def read(self, size: int) -> bytes:
+        parts, have = [self._left], len(self._left)
+        while have < size and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+            have += len(block)
+        data = b"".join(parts)
+        self._left = data[size:]
+        return data[:size]
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def _read(file: Path, archive: str, member: Member) -> bytes:
+    query = "select start, at, bits, window from points where archive = ? and start <= ? order by start desc limit 1"
+    with _opened() as database:
+        row = database.execute(query, (archive, member.start)).fetchone()
+    with open(file, "rb") as raw:
+        if row is not None and _zlib() is not None:
+            data = _inflate_from(raw, Point(*row), member.start, member.size)
+            if len(data) == member.size:
+                return data
+        raw.seek(0)
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        with gzip.open(raw) if packed else contextlib.nullcontext(raw) as data:
+            data.seek(member.start)
+            return data.read(member.size)
+
+
+# zlib, with the block boundaries that Python's own binding hides ------------------------------------------
+
+Z_OK, Z_STREAM_END, Z_BUF_ERROR = 0, 1, -5
+Z_NO_FLUSH, Z_BLOCK = 0, 5
+AT_BOUNDARY, IN_LAST_BLOCK = 128, 64
+GZIP, RAW = 31, -15
+
+
+class _Stream(ctypes.Structure):
+    _fields_ = [
+        ("next_in", ctypes.c_void_p), ("avail_in", ctypes.c_uint), ("total_in", ctypes.c_ulong),
+        ("next_out", ctypes.c_void_p), ("avail_out", ctypes.c_uint), ("total_out", ctypes.c_ulong),
+        ("msg", ctypes.c_char_p), ("state", ctypes.c_void_p), ("zalloc", ctypes.c_void_p),
+        ("zfree", ctypes.c_void_p), ("opaque", ctypes.c_void_p), ("data_type", ctypes.c_int),
+        ("adler", ctypes.c_ulong), ("reserved", ctypes.c_ulong),
+    ]  # fmt: skip
+
+
+@cache
+def _zlib() -> ctypes.CDLL | None:
+    """The system's zlib; None where there is none, and then members are found by reading from the start."""
+    try:
+        library = ctypes.CDLL(ctypes.util.find_library("z") or "libz.so.1")
+        library.zlibVersion.restype = ctypes.c_char_p
+        return library if library.zlibVersion().startswith(b"1.") else None
+    except (OSError, AttributeError):
+        return None
+
+
+@contextmanager
+def _inflating(bits: int) -> Iterator[_Stream]:
+    stream = _Stream()
+    version = ctypes.c_char_p(_zlib().zlibVersion())
+    if _zlib().inflateInit2_(ctypes.byref(stream), bits, version, ctypes.sizeof(_Stream)) != Z_OK:
+        raise OSError("zlib cannot start")
+    try:
+        yield stream
+    finally:
+        _zlib().inflateEnd(ctypes.byref(stream))
+
+
+def _inflated(raw: BinaryIO, points: list[Point]) -> Iterator[bytes]:
+    """The data of a gzip file in blocks; a restart point goes to `points` each SPACING. EOFError, OSError: damage."""
+    if _zlib() is None:
+        with gzip.open(raw) as file:
+            while block := file.read(CHUNK):
+                yield block
+        return
+    room = ctypes.create_string_buffer(CHUNK)
+    taken, made, tail, ended = 0, 0, b"", False
+    with _inflating(GZIP) as stream:
+        while chunk := raw.read(CHUNK):
+            given = ctypes.c_char_p(chunk)
+            stream.next_in, stream.avail_in = ctypes.cast(given, ctypes.c_void_p), len(chunk)
+            full = False
+            while stream.avail_in or full:
+                if ended:  # a further gzip file follows in the same one, or padding does
+                    if chunk[-stream.avail_in :].strip(b"\0") == b"":
+                        break
+                    _zlib().inflateReset(ctypes.byref(stream))
+                    tail, ended = b"", False
+                before = stream.avail_in
+                block, code = _step(stream, room, Z_BLOCK)
+                full = len(block) == CHUNK
+                taken += before - stream.avail_in
+                made += len(block)
+                tail = (tail + block)[-WINDOW:]
+                if block:
+                    yield block
+                ended = code == Z_STREAM_END
+                boundary = stream.data_type & AT_BOUNDARY and not stream.data_type & IN_LAST_BLOCK
+                if boundary and (not points or not tail or made - points[-1].start >= SPACING):
+                    points.append(Point(made, taken, stream.data_type & 7, tail))
+    if not ended:
+        raise EOFError("the file is cut off")
+
+
+def _step(stream: _Stream, room: ctypes.Array, flush: int) -> tuple[bytes, int]:
+    stream.next_out, stream.avail_out = ctypes.addressof(room), len(room)
+    code = _zlib().inflate(ctypes.byref(stream), flush)
+    if code not in (Z_OK, Z_STREAM_END, Z_BUF_ERROR):
+        raise OSError(f"the gzip data are damaged (zlib code {code})")
+    return ctypes.string_at(room, len(room) - stream.avail_out), code
+
+
+def _inflate_from(raw: BinaryIO, point: Point, start: int, size: int) -> bytes:
+    """`size` bytes of data from `start`; fewer where the gzip stream ends before."""
+    raw.seek(point.at - (1 if point.bits else 0))
+    room = ctypes.create_string_buffer(CHUNK)
+    found, place = bytearray(), point.start
+    with _inflating(RAW) as stream:
+        if point.bits:
+            value = raw.read(1)[0] >> (8 - point.bits)
+            _zlib().inflatePrime(ctypes.byref(stream), point.bits, value)
+        if point.window:
+            _zlib().inflateSetDictionary(ctypes.byref(stream), point.window, len(point.window))
+        code = Z_OK
+        while code != Z_STREAM_END and len(found) < size and (chunk := raw.read(CHUNK // 4)):
+            given = ctypes.c_char_p(chunk)
+            stream.next_in, stream.avail_in = ctypes.cast(given, ctypes.c_void_p), len(chunk)
+            full = False
+            while code != Z_STREAM_END and len(found) < size and (stream.avail_in or full):
+                block, code = _step(stream, room, Z_NO_FLUSH)
+                full = len(block) == CHUNK
+                found += block[max(0, start - place) :]
+                place += len(block)
+    return bytes(found[:size])
