@@ -26,7 +26,7 @@ from tasks.stages.planner import Items, Node, NotRun, Outputs
 from tasks.stages.stage import Item, RawFiles, Stage, Weights
 
 TORCH = ("torch", "transformers")
-MEDIA = ("av", "soxr", "pillow", "decord")
+MEDIA = ("av", "soxr", "decord")
 
 UTTERANCES = Stage("utterances", "tasks.utterances:write_utterances", libraries=("pyarrow",), workers=2)
 EXCHANGES = Stage("utterances.exchanges", "tasks.exchanges:write_exchanges", libraries=("pyarrow",))

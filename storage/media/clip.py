@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from storage.archives import ArchiveError, local_file
-from storage.media.container import MediaError
+from storage.media.container import MediaError, MediaFile
 from storage.media.pictures import Window, decode_windows
 from storage.media.probe import Probe, probe
 from storage.media.sound import SAMPLE_RATE, decode_audio, level_db, speech_channel
@@ -77,20 +77,27 @@ def decode_clip(request: Request) -> Clip:
 
 def _with_file(clip: Clip, request: Request, name: str, path: Path) -> Clip:
     """The clip with what one file adds to it: sound, frames, or both."""
-    found = probe(path)
     sound, pictures, seconds, facts = clip.audio, clip.frames, clip.seconds, dict(clip.facts)
-    if name == request.audio:
-        _judge(path, found, request.max_seconds)
-        sound = decode_audio(path, request.max_seconds)
-        seconds = len(sound) / SAMPLE_RATE
-        facts["audio"] = _audio_facts(found, sound)
-    if name == request.video:
-        frames, used = decode_windows(
-            path, found, request.windows, request.count, request.size, request.max_seconds, request.decoder
-        )
-        pictures = tuple(f.about(name) if isinstance(f, MediaError) else f for f in frames)
-        seconds = seconds or found.video.seconds
-        facts["video"] = {**_described(found), **vars(found.video), "decoder": used}
+    with MediaFile(path) as file:
+        found = probe(file)
+        if name == request.audio:
+            _judge(path, found, request.max_seconds)
+            sound = decode_audio(file, request.max_seconds)
+            seconds = len(sound) / SAMPLE_RATE
+            facts["audio"] = _audio_facts(found, sound)
+        if name == request.video:
+            frames, used = decode_windows(
+                file,
+                found,
+                request.windows,
+                request.count,
+                request.size,
+                request.max_seconds,
+                request.decoder,
+            )
+            pictures = tuple(f.about(name) if isinstance(f, MediaError) else f for f in frames)
+            seconds = seconds or found.video.seconds
+            facts["video"] = {**_described(found), **vars(found.video), "decoder": used}
     return Clip(sound, pictures, seconds, facts)
 
 

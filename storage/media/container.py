@@ -1,4 +1,4 @@
-"""Opening a media file and stepping through it, and the one error of a clip that cannot be used.
+"""Opening a media file and reading it once, and the one error of a clip that cannot be used.
 
 Knows nothing of datasets, features or shards.
 """
@@ -6,6 +6,7 @@ Knows nothing of datasets, features or shards.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -32,36 +33,54 @@ class MediaError(InputError):
         return MediaError(self.reason, name, self.args[2])
 
 
-def open_media(path: Path) -> av.container.InputContainer:
-    """The opened file. MediaError: missing, empty, corrupt. A pipe is waited for, like any slow file."""
-    path = Path(path)
-    if not path.exists():
-        raise MediaError("missing", path, "no such file")
-    if path.is_file() and path.stat().st_size == 0:
-        raise MediaError("empty", path, "the file is empty")
-    try:
-        return av.open(str(path))
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise MediaError("corrupt", path, f"cannot be opened: {error}") from None
+class MediaFile:
+    """An opened file, its first video and its first audio stream (None: it has none). A context manager.
 
+    What the file holds of the two is read once and kept, still compressed: probing and decoding both go over it.
+    MediaError: missing, empty, corrupt. A pipe is waited for, like any slow file.
+    """
 
-def packets(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
-    """What the file holds of some streams, undecoded; a cut-off file ends where it was cut."""
-    source = container.demux(*streams)
-    while True:
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        if not self.path.exists():
+            raise MediaError("missing", path, "no such file")
+        if self.path.is_file() and self.path.stat().st_size == 0:
+            raise MediaError("empty", path, "the file is empty")
         try:
-            packet = next(source, None)
-        except (av.error.FFmpegError, OSError):
-            return
-        if packet is None:
-            return
-        yield packet
+            self._container = av.open(str(path))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise MediaError("corrupt", path, f"cannot be opened: {error}") from None
+        self.format: str = self._container.format.name
+        self.video: av.VideoStream | None = next(iter(self._container.streams.video), None)
+        self.audio: av.AudioStream | None = next(iter(self._container.streams.audio), None)
+        if self.video is not None:
+            self.video.thread_count = 1  # two threads gain nothing; clips are decoded side by side instead
 
-
-def frames(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator:
-    """Decoded frames of one stream in order; packets that cannot be decoded are left out."""
-    for packet in packets(container, stream):
+    @cached_property
+    def _packets(self) -> dict[int, list[av.Packet]]:
+        """Of each stream, as far as the file can be read: a cut-off file ends where it was cut."""
+        streams = [stream for stream in (self.video, self.audio) if stream is not None]
+        kept: dict[int, list[av.Packet]] = {stream.index: [] for stream in streams}
         try:
-            yield from packet.decode()
+            for packet in self._container.demux(*streams):
+                kept[packet.stream.index].append(packet)
         except (av.error.FFmpegError, OSError):
-            continue
+            pass
+        return kept
+
+    def packets(self, stream: av.stream.Stream) -> list[av.Packet]:
+        return self._packets[stream.index]
+
+    def frames(self, stream: av.stream.Stream) -> Iterator:
+        """Decoded frames of a stream in order, once; packets that cannot be decoded are left out."""
+        for packet in self.packets(stream):
+            try:
+                yield from packet.decode()
+            except (av.error.FFmpegError, OSError):
+                continue
+
+    def __enter__(self) -> MediaFile:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._container.close()

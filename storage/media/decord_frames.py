@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
+import av
 
 from storage.errors import InputError
 from storage.media.probe import Probe
 
 
-def decord_pictures(path: Path, found: Probe, numbers: Sequence[int]) -> dict[int, np.ndarray] | None:
-    """Frame number -> uint8 [height, width, 3], upright, full size. None: decord is not to be trusted here."""
+def decord_frames(path: Path, found: Probe, numbers: Sequence[int]) -> dict[int, av.VideoFrame] | None:
+    """Frame number -> RGB frame, upright, full size. None: decord is not to be trusted here."""
     if not well_formed(found):
         return None
     import decord
@@ -30,7 +30,10 @@ def decord_pictures(path: Path, found: Probe, numbers: Sequence[int]) -> dict[in
         pictures = reader.get_batch(list(numbers)).asnumpy()
     except (decord.DECORDError, RuntimeError):
         return None
-    return dict(zip(numbers, pictures, strict=True))
+    return {
+        number: av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, picture in zip(numbers, pictures, strict=True)
+    }
 
 
 def well_formed(found: Probe) -> bool:

@@ -1,20 +1,19 @@
-"""A few seeded frames of a clip, exact on every file: drawn by time, decoded in sequence, cut and resized.
+"""A few seeded frames of a clip, exact on every file: drawn by time, decoded in sequence, resized and cut.
 
-Pillow resizes. Knows nothing of sound, and of decord only when to ask it (decord_frames).
+FFmpeg's scaler resizes (bicubic, with antialiasing), straight from the decoded frame. Knows nothing of sound, and of
+decord only when to ask it (decord_frames).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
 
-from storage.media.container import MediaError, frames, open_media
-from storage.media.decord_frames import decord_pictures
+from storage.media.container import MediaError, MediaFile
+from storage.media.decord_frames import decord_frames
 from storage.media.probe import Probe, Timeline
 from storage.media.sound import too_long
 
@@ -36,7 +35,7 @@ class Window:
 
 
 def decode_windows(
-    path: Path,
+    file: MediaFile,
     found: Probe,
     windows: Sequence[Window],
     count: int = 8,
@@ -47,10 +46,10 @@ def decode_windows(
     """`count` random frames of each window, in order, uint8 [count, size, size, 3] RGB (paper, section 3.1: 8),
     from a single pass over the file, and which decoder gave them.
 
-    Frames are drawn without repeats where there are enough. Each is cut to its window's side first, then to the
-    centre square, then resized (bicubic). A window that cannot be served gives its MediaError in place of its
+    Frames are drawn without repeats where there are enough. Each is the centre square of its window's side. A window that cannot be served gives its MediaError in place of its
     frames (`max_seconds` bounds each window); a file that cannot be read raises it: no_video, corrupt.
     """
+    path = file.path
     if found.timeline is None:
         raise MediaError("no_video", path, "no video stream")
     if not len(found.timeline.seconds):
@@ -65,10 +64,10 @@ def decode_windows(
         return list(plans), decoder
     pictures, used = None, decoder
     if decoder == "decord":
-        whole = decord_pictures(path, found, sorted(wanted))
+        whole = decord_frames(path, found, sorted(wanted))
         pictures = None if whole is None else _cut(whole, wanted, size)
     if pictures is None:
-        pictures, used = _in_sequence(path, found.timeline, wanted, size), "pyav"
+        pictures, used = _in_sequence(file, found.timeline, wanted, size), "pyav"
     if not pictures:
         raise MediaError("corrupt", path, "no video frame can be decoded")
     return [
@@ -80,7 +79,7 @@ def decode_windows(
 
 
 def _draw(
-    timeline: Timeline, window: Window, count: int, path: Path, max_seconds: float | None
+    timeline: Timeline, window: Window, count: int, path: object, max_seconds: float | None
 ) -> np.ndarray | MediaError:
     """Sorted frame numbers [count] of a window; with repeats only where it has fewer frames than `count`."""
     seconds = timeline.seconds
@@ -97,7 +96,7 @@ def _draw(
     return np.sort(generator.choice(np.arange(first, last), size=count, replace=last - first < count))
 
 
-def _cut(whole: dict[int, np.ndarray], wanted: dict[int, set[str | None]], size: int) -> Pictures:
+def _cut(whole: dict[int, av.VideoFrame], wanted: dict[int, set[str | None]], size: int) -> Pictures:
     pictures: Pictures = {}
     for number, sides in wanted.items():
         for side in sides:
@@ -105,7 +104,9 @@ def _cut(whole: dict[int, np.ndarray], wanted: dict[int, set[str | None]], size:
     return pictures
 
 
-def _in_sequence(path: Path, timeline: Timeline, wanted: dict[int, set[str | None]], size: int) -> Pictures:
+def _in_sequence(
+    file: MediaFile, timeline: Timeline, wanted: dict[int, set[str | None]], size: int
+) -> Pictures:
     """Pictures decoded one after the other up to the last wanted frame: seeking is wrong by up to thousands of
     frames in avi files with B-frames.
 
@@ -114,18 +115,15 @@ def _in_sequence(path: Path, timeline: Timeline, wanted: dict[int, set[str | Non
     """
     pictures: Pictures = {}
     number, frame = -1, None
-    with open_media(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_count = 1  # two threads gain nothing; clips are decoded side by side instead
-        for frame in frames(container, stream):
-            number = _frame_number(frame, timeline, number + 1)
-            for side in wanted.get(number, ()):
-                pictures.setdefault(side, {}).setdefault(number, _picture(_upright(frame), side, size))
-            if number >= max(wanted):
-                break
-        if frame is not None:
-            for side in {side for sides in wanted.values() for side in sides} - pictures.keys():
-                pictures[side] = {number: _picture(_upright(frame), side, size)}
+    for frame in file.frames(file.video):
+        number = _frame_number(frame, timeline, number + 1)
+        for side in wanted.get(number, ()):
+            pictures.setdefault(side, {}).setdefault(number, _picture(frame, side, size))
+        if number >= max(wanted):
+            break
+    if frame is not None:
+        for side in {side for sides in wanted.values() for side in sides} - pictures.keys():
+            pictures[side] = {number: _picture(frame, side, size)}
     return pictures
 
 
@@ -135,22 +133,19 @@ def _frame_number(frame: av.VideoFrame, timeline: Timeline, counted: int) -> int
     return int(np.abs(timeline.seconds - (float(frame.pts * frame.time_base) - timeline.origin)).argmin())
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-
-
-def _picture(image: np.ndarray, side: str | None, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] of a frame [height, width, 3]: one half, centre square, bicubic with antialiasing."""
-    width = image.shape[1]
-    if side == "left":
-        image = image[:, : width // 2]
-    elif side == "right":
-        image = image[:, width - width // 2 :]
-    height, width = image.shape[:2]
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    square = Image.fromarray(np.ascontiguousarray(image[top : top + edge, left : left + edge]))
-    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+def _picture(frame: av.VideoFrame, side: str | None, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: upright, one half, its centre square, which is scaled to `size`."""
+    turns = frame.rotation // 90
+    width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+    part = width if side is None else width // 2
+    edge = min(part, height)
+    shown, tall = round(part * size / edge), round(height * size / edge)
+    wide = shown if side is None else round(width * size / edge)
+    scaled = (tall, wide) if turns % 2 else (wide, tall)
+    image = np.rot90(frame.reformat(*scaled, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray(), turns)
+    left = (wide - shown if side == "right" else 0) + (shown - size) // 2
+    top = (tall - size) // 2
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
 def _nearest(pictures: dict[int, np.ndarray], index: int) -> np.ndarray:

@@ -6,13 +6,13 @@ lie. Knows nothing of who asks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 
-from storage.media.container import MediaError, open_media, packets
+from storage.media.container import MediaError, MediaFile
 
 
 @dataclass(frozen=True)
@@ -67,37 +67,31 @@ class Probe:
         return max((stream.seconds for stream in (self.video, self.audio) if stream), default=0.0)
 
 
-def probe(path: Path) -> Probe:
-    """One pass over the packets. MediaError: missing, empty, corrupt (cannot be opened, or holds neither)."""
-    with open_media(path) as container:
-        video, audio = (
-            next(iter(streams), None) for streams in (container.streams.video, container.streams.audio)
-        )
-        chosen = [stream for stream in (video, audio) if stream is not None]
-        if not chosen:
-            raise MediaError("corrupt", path, "neither a video nor an audio stream")
-        spans = {stream.index: _Span() for stream in chosen}
-        for packet in packets(container, *chosen):
-            spans[packet.stream.index].add(packet)
-        timeline = None if video is None else _timeline(container, video, spans[video.index])
-        return Probe(
-            container.format.name,
-            Path(path).stat().st_size,
-            None if video is None else _video_facts(video, timeline),
-            None if audio is None else _audio_facts(audio, spans[audio.index]),
-            timeline,
-        )
+def probe(file: MediaFile) -> Probe:
+    """Of an opened file. MediaError: corrupt (it holds neither kind of stream)."""
+    if file.video is None and file.audio is None:
+        raise MediaError("corrupt", file.path, "neither a video nor an audio stream")
+    timeline = None if file.video is None else _timeline(file)
+    return Probe(
+        file.format,
+        file.path.stat().st_size,
+        None if file.video is None else _video_facts(file.video, timeline),
+        None if file.audio is None else _audio_facts(file.audio, _Span(file.packets(file.audio))),
+        timeline,
+    )
 
 
 class _Span:
-    """Times of the packets of one stream, in seconds, as they come."""
+    """Times of the packets of one stream, in seconds, and from the first packet to the end of the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, packets: Iterable[av.Packet]) -> None:
         self.times: list[float] = []
         self.shown = self.trimmed = 0
         self.first = self.last = 0.0
+        for packet in packets:
+            self._add(packet)
 
-    def add(self, packet: av.Packet) -> None:
+    def _add(self, packet: av.Packet) -> None:
         if not packet.size or packet.is_corrupt:
             return
         if packet.is_discard:
@@ -112,12 +106,13 @@ class _Span:
             self.times.append(time)
 
 
-def _timeline(container: av.container.InputContainer, stream: av.VideoStream, span: _Span) -> Timeline:
+def _timeline(file: MediaFile) -> Timeline:
+    span = _Span(file.packets(file.video))
     # Avi with B-frames: packets in decoding order, with times that are missing or wrong.
-    if container.format.name != "avi" and span.times and len(span.times) == span.shown:
+    if file.format != "avi" and span.times and len(span.times) == span.shown:
         ordered = np.array(sorted(span.times))
         return Timeline(ordered - ordered[0], float(ordered[0]), span.trimmed)
-    return Timeline(np.arange(span.shown) / _rate(stream), None, span.trimmed)
+    return Timeline(np.arange(span.shown) / _rate(file.video), None, span.trimmed)
 
 
 def _rate(stream: av.VideoStream) -> float:

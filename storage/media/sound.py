@@ -12,7 +12,7 @@ import av
 import numpy as np
 import soxr
 
-from storage.media.container import MediaError, frames, open_media
+from storage.media.container import MediaError, MediaFile
 
 SAMPLE_RATE = 16_000
 CENTRE = "FC"
@@ -20,33 +20,30 @@ SILENCE = 1e-4
 """Peak below which nothing is there to be heard: -80 dB of full scale, three steps of 16-bit sound."""
 
 
-def decode_audio(path: Path, max_seconds: float | None = None) -> np.ndarray:
-    """The first audio stream as float32 [n], mono, 16 kHz.
+def decode_audio(file: MediaFile, max_seconds: float | None = None) -> np.ndarray:
+    """The audio stream as float32 [n], mono, 16 kHz.
 
     One or two channels are averaged; of more the centre channel is taken, which carries the speech in 5.1
-    (their average would be six times too quiet). Raises MediaError: missing, empty, corrupt, no_audio,
-    too_long (longer than `max_seconds`), silent.
+    (their average would be six times too quiet). Raises MediaError: no_audio, corrupt, too_long (longer than
+    `max_seconds`), silent.
     """
-    with open_media(path) as container:
-        if not container.streams.audio:
-            raise MediaError("no_audio", path, "no audio stream")
-        stream = container.streams.audio[0]
-        parts: list[np.ndarray] = []
-        samples, rate = 0, 0
+    path = file.path
+    if file.audio is None:
+        raise MediaError("no_audio", path, "no audio stream")
+    parts: list[np.ndarray] = []
+    samples, rate = 0, 0
+    # To planar float, rate and channels unchanged: a downmix here would be sqrt(2) too loud.
+    resampler = av.AudioResampler("fltp")
+    for frame in file.frames(file.audio):
+        rate = rate or frame.sample_rate
         try:
-            # To planar float, rate and channels unchanged: a downmix here would be sqrt(2) too loud.
-            resampler = av.AudioResampler("fltp")
-            for frame in frames(container, stream):
-                rate = rate or frame.sample_rate
-                for block in resampler.resample(frame):
-                    parts.append(_mono(block))
-                    samples += block.samples
-                if max_seconds is not None and samples > max_seconds * rate:
-                    raise too_long(path, max_seconds)
-        except (av.error.FFmpegError, ValueError) as error:
-            if isinstance(error, MediaError):
-                raise
+            blocks = resampler.resample(frame)
+        except (av.error.FFmpegError, ValueError) as error:  # rate or channels change on the way
             raise MediaError("corrupt", path, f"audio cannot be decoded: {error}") from None
+        parts += map(_mono, blocks)
+        samples += sum(block.samples for block in blocks)
+        if max_seconds is not None and samples > max_seconds * rate:
+            raise too_long(path, max_seconds)
     if not samples or not rate:
         raise MediaError("corrupt", path, "no audio can be decoded")
     sound = np.concatenate(parts)

@@ -104,13 +104,13 @@ def test_a_file_on_which_the_decoder_dies_costs_its_own_clip(folder):
 
 
 def test_memory_a_decoder_may_have_is_bounded(film, tmp_path):
-    """One picture of 4096 x 4096 is 50 MB; without that room it is a reject, and the next clip is decoded."""
+    """One picture of 4096 x 4096 is 25 MB; without that room it is a reject, and the next clip is decoded."""
     film.write_video(tmp_path / "wide.mp4", [np.zeros((4096, 4096, 3), np.uint8)] * 2, preset="ultrafast")
     film.write_video(tmp_path / "small.mp4", [film.coded(n) for n in range(10)])
     wide, small = (Request(str(tmp_path), name, None, (Window(0),)) for name in ("wide.mp4", "small.mp4"))
     with DecoderPool(1) as roomy:
         assert isinstance(next(roomy.map([small])), Clip)
-        enough = decoders()[0].memory_info().vms + (30 << 20)
+        enough = decoders()[0].memory_info().vms + (8 << 20)
         assert isinstance(next(roomy.map([wide])), Clip)
     with DecoderPool(1, memory_bytes=enough) as tight:
         first, then = tight.map([wide, small])

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from storage.media.container import MediaError
-from storage.media.probe import probe
+from storage.media.container import MediaError, MediaFile
+from storage.media.probe import probe as probe_file
+
+
+def probe(path):
+    with MediaFile(path) as file:
+        return probe_file(file)
 
 
 @pytest.mark.parametrize(
