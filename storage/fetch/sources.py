@@ -134,8 +134,9 @@ class Source:
 
 
 def _json(ask: Ask, url: str, key: str | None = None):
+    text = ask(url)
     try:
-        body = json.loads(ask(url))
+        body = json.loads(text)
     except ValueError:
         raise FetchError(f"{url}: answered with something that is no JSON") from None
     return body if key is None else body[key]
