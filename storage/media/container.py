@@ -5,13 +5,16 @@ Knows nothing of datasets, features or shards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import av
 
 from storage.errors import InputError
+
+Stream = TypeVar("Stream", bound=av.stream.Stream)
 
 REASONS = (
     "missing", "empty", "corrupt", "no_video", "no_audio", "silent", "too_long", "mis_cut", "timeout", "crashed",
@@ -34,7 +37,7 @@ class MediaError(InputError):
 
 
 class MediaFile:
-    """An opened file, its first video and its first audio stream (None: it has none). A context manager.
+    """An opened file, its first video and its first audio stream (None: none of a known codec). A context manager.
 
     What the file holds of the two is read once and kept, still compressed: probing and decoding both go over it.
     MediaError: missing, empty, corrupt. A pipe is waited for, like any slow file.
@@ -51,8 +54,8 @@ class MediaFile:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise MediaError("corrupt", path, f"cannot be opened: {error}") from None
         self.format: str = self._container.format.name
-        self.video: av.VideoStream | None = next(iter(self._container.streams.video), None)
-        self.audio: av.AudioStream | None = next(iter(self._container.streams.audio), None)
+        self.video: av.VideoStream | None = _first_decodable(self._container.streams.video)
+        self.audio: av.AudioStream | None = _first_decodable(self._container.streams.audio)
         if self.video is not None:
             self.video.thread_count = 1  # two threads gain nothing; clips are decoded side by side instead
 
@@ -84,3 +87,7 @@ class MediaFile:
 
     def __exit__(self, *_) -> None:
         self._container.close()
+
+
+def _first_decodable(streams: Iterable[Stream]) -> Stream | None:
+    return next((stream for stream in streams if stream.codec_context is not None), None)

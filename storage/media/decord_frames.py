@@ -23,6 +23,7 @@ def decord_frames(path: Path, found: Probe, numbers: Sequence[int]) -> dict[int,
         return None
     import decord
 
+    decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
         if len(reader) != len(found.timeline.seconds):

@@ -16,6 +16,8 @@ from storage.media.container import MediaError, MediaFile
 
 SAMPLE_RATE = 16_000
 CENTRE = "FC"
+MOST_CHANNELS = 8
+"""7.1. Damaged headers claim up to 64, and PyAV 18 reads arrays of more than 8 planes from memory that is not theirs."""
 SILENCE = 1e-4
 """Peak below which nothing is there to be heard: -80 dB of full scale, three steps of 16-bit sound."""
 
@@ -36,6 +38,8 @@ def decode_audio(file: MediaFile, max_seconds: float | None = None) -> np.ndarra
     resampler = av.AudioResampler("fltp")
     for frame in file.frames(file.audio):
         rate = rate or frame.sample_rate
+        if frame.layout.nb_channels > MOST_CHANNELS:
+            raise MediaError("corrupt", path, f"{frame.layout.nb_channels} channels")
         try:
             blocks = resampler.resample(frame)
         except (av.error.FFmpegError, ValueError) as error:  # rate or channels change on the way

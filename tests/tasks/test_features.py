@@ -1,5 +1,6 @@
 """The stage `features` on clips good and bad, with the tiny profile's encoders; real clips all the way from raw files."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from model.features.settings import FeatureSettings
 from model.zoo.resolve import identity
 from storage.errors import InputError
 from storage.media.clip import Request, decode_clip
+from storage.media.container import REASONS
 from storage.media.pictures import Window
 from storage.media.settings import MediaSettings
 from storage.sample.media import write_avi, write_mp4, write_wav
@@ -173,6 +175,26 @@ def test_decord_asked_for_and_absent_stops_the_run(stage, monkeypatch):
     monkeypatch.setattr("storage.media.decord_frames.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install decord"):
         stage.run([utterance(0, "a.mp4", "a.mp4")], MediaSettings(decoder="decord"))
+
+
+def test_forty_damaged_files_are_features_or_rejects(stage):
+    """A seeded part of the campaign of benchmarks/fuzz_media.py, through the whole stage."""
+    fuzz = load("fuzz_media", Path(__file__).resolve().parents[1] / "benchmarks/fuzz_media.py")
+    rows = []
+    for turn, name in enumerate(fuzz.damaged_files(stage.raw, 40, seed=3)):
+        asked = fuzz.request(stage.raw, name)
+        rows.append(utterance(turn, asked.video, asked.audio))
+    features, rejects, summary = stage.run(rows, MediaSettings(timeout_s=30))
+    assert features.keys() | rejects.keys() == set(range(40)) and not features.keys() & rejects.keys()
+    assert {row["reason"] for row in rejects.values()} <= set(REASONS) - {"timeout", "crashed"}
+    assert 5 < len(rejects) < 35 and summary["clips"] == len(features)
+
+
+def load(name: str, path: Path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.skipif(not DEMO.is_dir(), reason="the real clips do not lie in ../shared/data/multidialog_demo")

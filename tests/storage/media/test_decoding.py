@@ -195,6 +195,14 @@ def test_a_clip_is_what_its_files_are(film, tmp_path):
     assert video["frames"] == 25 and "decoder" in video
 
 
+def test_a_stream_of_absurdly_many_channels_is_refused(film, tmp_path):
+    """Found by damaging files: PyAV reads more than eight planes from memory that is not theirs, and dies."""
+    soundfile.write(tmp_path / "a.wav", np.full((4_000, 24), 0.1), 16_000)
+    with pytest.raises(MediaError, match="24 channels") as error:
+        film.decode_sound(tmp_path / "a.wav")
+    assert error.value.reason == "corrupt"
+
+
 def test_errors_name_the_file_as_it_was_asked_for(film, tmp_path):
     film.write_video(tmp_path / "a.mp4", [film.coded(0)])
     with pytest.raises(MediaError) as error:
