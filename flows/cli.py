@@ -228,6 +228,52 @@ def sample(folder: Path, seed: int = 0) -> None:
         out.print(f"{dataset}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
 
 
+@app.command()
+def fetch(
+    dataset: Annotated[
+        str, typer.Argument(help="meld, multidialog, ravdess, crema-d; iemocap says where to ask.")
+    ],
+    folder: Annotated[Path, typer.Option("--to", help="The dataset gets a folder of its name in it.")] = Path(
+        "raw"
+    ),
+    only: Annotated[str, typer.Option(help="Only files whose path matches: 'metadata/*'.")] = "*",
+    accept: Annotated[bool, typer.Option("--accept-licence", help="Do not ask.")] = False,
+) -> None:
+    """Bring a dataset from where its authors publish it; a broken download is gone on from."""
+    from fnmatch import fnmatch
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from storage.fetch.download import fetch as bring
+    from storage.fetch.sources import source_of
+
+    source = source_of(dataset)
+    out.print(
+        f"{source.title}\nlicence: {source.licence}\n{source.licence_url}", soft_wrap=True, highlight=False
+    )
+    if not accept:
+        if not sys.stdin.isatty():
+            raise InputError("nobody to ask: read the licence, then say --accept-licence")
+        typer.confirm("Do you accept it?", abort=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True) as bars:
+        shown: dict = {}
+
+        def progress(name: str, here: int, total: int | None) -> None:
+            if name not in shown:
+                for old in shown.values():
+                    bars.remove_task(old)
+                shown.clear()
+                shown[name] = bars.add_task(name, total=total)
+            bars.update(shown[name], completed=here, total=total)
+
+        target = folder / dataset.lower()
+        brought, there = bring(source, target, lambda name: fnmatch(name, only), progress)
+    out.print(
+        f"{brought} files brought to {target}, {there} were there. Next: {source.after}", soft_wrap=True
+    )
+
+
 def main() -> None:
     """Entry point: one line and an exit code for every known mistake, a traceback only for a defect."""
     try:

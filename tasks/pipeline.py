@@ -27,11 +27,16 @@ from tasks.stages.planner import Items, Node, NotRun, Outputs
 from tasks.stages.stage import Item, RawFiles, Stage, Weights
 
 TORCH = ("torch", "transformers")
-MEDIA = ("av", "librosa", "soxr")
+MEDIA = ("av", "soxr", "decord")
 
 UTTERANCES = Stage("utterances", "tasks.utterances:write_utterances", libraries=("pyarrow",), workers=2)
 EXCHANGES = Stage("utterances.exchanges", "tasks.exchanges:write_exchanges", libraries=("pyarrow",))
-FEATURES = Stage("features", "tasks.features:extract_features", libraries=(*TORCH, *MEDIA, "pyarrow"))
+FEATURES = Stage(
+    "features",
+    "tasks.features:extract_features",
+    code=("storage.media.worker:serve",),
+    libraries=(*TORCH, *MEDIA, "pyarrow"),
+)
 CANDIDATES = Stage(
     "candidates",
     "tasks.candidates:write_candidates",
@@ -158,13 +163,14 @@ class Pipeline:
 
     def _features(self, needed: dict[str, Outputs]) -> list[Item] | NotRun:
         settings = self.settings.features
-        media = self._media_splits(needed)
+        places = self._media_splits(needed)
         arguments = {
             "settings": settings,
+            "media": self.settings.media,
             "audio": _weights(settings.audio_weights),
             "video": _weights(settings.video_weights),
         }
-        shards = [r for r in of_table(_refs(needed, "utterances"), "utterances") if place(r) in media]
+        shards = [r for r in of_table(_refs(needed, "utterances"), "utterances") if place(r) in places]
         items = [Item(FEATURES, _label(ref), {"utterances": ref, **arguments}) for ref in shards]
         return items or NotRun(NO_MEDIA)
 

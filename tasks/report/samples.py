@@ -9,8 +9,9 @@ import hashlib
 import heapq
 from collections.abc import Iterable
 
-from storage.shards import KEY_COLUMNS, read_table
+from storage.shards import read_table
 from storage.store import Ref, Store
+from storage.tables import KEY_COLUMNS
 from tasks.report.counts import Artefacts, tables_of
 
 Key = tuple[str, str, str, int]
