@@ -24,8 +24,8 @@ VERSIONS = {
     "utterances": 2,
     "exchanges": 1,
     "rejects": 1,
-    "candidates": 1,
-    "scores": 1,
+    "candidates": 2,
+    "scores": 2,
     "pairs": 1,
     "features": 1,
     "replies": 1,
@@ -60,6 +60,8 @@ _CANDIDATE = [
     pa.field("reason", _TEXT),
     _required("seed", pa.int64()),
     _required("engine", _TEXT),
+    _required("weights", _TEXT),
+    _required("settings", _TEXT),
 ]
 
 

@@ -79,7 +79,7 @@ class Pipeline:
             Node(UTTERANCES, (), self._utterances, self._changed_utterances),
             Node(EXCHANGES, ("utterances",), self._exchanges),
             Node(FEATURES, ("utterances",), self._features),
-            Node(CANDIDATES, ("utterances.exchanges",), self._candidates),
+            Node(CANDIDATES, text, self._candidates),
             Node(SCORES, ("candidates", "utterances.exchanges"), self._scores),
             Node(CALIBRATION, ("utterances",), self._calibration),
             Node(PAIRS, ("scores", "scores.calibration", "utterances.exchanges"), self._pairs),
@@ -172,14 +172,25 @@ class Pipeline:
     def _candidates(self, needed: dict[str, Outputs]) -> list[Item]:
         refs = _refs(needed, "utterances.exchanges")
         summary = json.loads(self.store.read(next(r for r in refs if r.name == "exchanges.json")))
+        settings = self.settings.candidates
+        engine = _engine(settings.engine)
+        utterances = {_label(r): r for r in of_table(_refs(needed, "utterances"), "utterances")}
         arguments = {
             # The budget chose the exchanges; a candidate does not depend on it.
-            "settings": self.settings.candidates.model_copy(update={"budget": None}),
-            "engine": _engine(self.settings.candidates.engine),
-            "llm": self._llm(),
+            "settings": settings.model_copy(update={"budget": None}),
+            "engine": engine,
+            "llm": _served(settings.server.model) if engine == "openai" else self._llm(),
         }
         return [
-            Item(CANDIDATES, _label(ref), {"exchanges": ref, **arguments})
+            Item(
+                CANDIDATES,
+                _label(ref),
+                {
+                    "exchanges": ref,
+                    "utterances": utterances[_label(ref)] if settings.history else None,
+                    **arguments,
+                },
+            )
             for ref in of_table(refs, "exchanges", "train", "dev")
             if summary["selected"][ref.name]
         ]
@@ -413,6 +424,11 @@ def _data(needed: dict[str, Outputs | None], *splits: str) -> dict[str, list[Ref
 
 def _weights(name: str) -> Weights:
     return Weights(name=name, identity=identity(name))
+
+
+def _served(model: str) -> Weights:
+    """What a server serves is known by its name there alone."""
+    return Weights(name=model, identity=f"served:{model}")
 
 
 def _engine(kind: str) -> str:
