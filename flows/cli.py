@@ -25,6 +25,8 @@ from tasks.stages.worker import StageFailed
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
 app.add_typer(weights_app, name="weights")
+scorer_app = typer.Typer(no_args_is_help=True, help="The project's own emotion scorer.")
+app.add_typer(scorer_app, name="scorer")
 out, err = Console(), Console(stderr=True)
 
 Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
@@ -217,6 +219,40 @@ def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
 
     for role, name in weight_names(load_settings(profile, changes or ())).items():
         out.print(f"{role}: {name} → {resolve(name)}", soft_wrap=True)
+
+
+@scorer_app.command("train")
+def train_scorer(
+    train: Annotated[Path, typer.Argument(help="GoEmotions' train.tsv.")],
+    dev: Annotated[Path, typer.Argument(help="GoEmotions' dev.tsv; it chooses the epoch.")],
+    folder: Annotated[Path, typer.Argument(help="Where the scorer is written.")],
+    settings: Annotated[Path | None, typer.Option(help="A JSON file of training settings.")] = None,
+) -> None:
+    """Train a scorer on GoEmotions; prints its figures on the dev file."""
+    _quiet_prefect()
+    from flows.train_scorer import train_scorer as flow
+
+    print(json.dumps(flow(train, dev, folder, settings)))
+
+
+@scorer_app.command("evaluate")
+def evaluate_scorer(
+    file: Annotated[Path, typer.Argument(help="A TSV of GoEmotions' form: text, label ids, comment id.")],
+    weights: Annotated[str | None, typer.Option(help="Weight name or folder; none: the profile's.")] = None,
+    profile: Profile = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Macro- and micro-F1 of a scorer over the 28 labels, with the thresholds it was trained with."""
+    from tasks.scorer import measure_scorer
+    from tasks.settings import load_settings
+
+    found = measure_scorer(file, weights or load_settings(profile).scorer.weights)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        out.print(
+            "{weights} on {rows} texts: macro-F1 {macro_f1:.3f}, micro-F1 {micro_f1:.3f}".format_map(found)
+        )
 
 
 @app.command()

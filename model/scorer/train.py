@@ -8,7 +8,6 @@ together. The epoch that does best on the validation file is kept; the threshold
 import csv
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def train_goemotions_head(
 ) -> dict[str, float]:
     """Train on `train_tsv`, choose the epoch on `dev_tsv`, write `out`; returns the dev figures.
 
-    `out` gets model.safetensors (float16, the head only) and config.json. Progress goes to standard output, one
+    `out` gets model.safetensors (float16, what was trained only) and config.json. Progress goes to standard output, one
     line an epoch. The caller's random state is left as it was.
     """
     settings = settings or HeadTrainingSettings()
@@ -96,10 +95,11 @@ def train_goemotions_head(
     return figures
 
 
-def evaluate_scorer(scorer: EmotionScorer, thresholds: Sequence[float], tsv: Path) -> dict[str, float]:
-    """Macro- and micro-F1 of a scorer on a GoEmotions-format file; `thresholds` float [28], one a label."""
+def evaluate_scorer(scorer: EmotionScorer, tsv: Path) -> dict[str, float]:
+    """Macro- and micro-F1 of a scorer, with its own thresholds, on a GoEmotions-format file; and its rows."""
     read = read_goemotions(tsv)
-    return f1_figures(scorer.probabilities(read.texts) >= np.asarray(thresholds), read.labels)
+    predicted = scorer.probabilities(read.texts) >= scorer.thresholds
+    return {"rows": len(read.texts), **f1_figures(predicted, read.labels)}
 
 
 def pooled_layers(network: EmotionNetwork, texts: list[str], max_tokens: int) -> Tensor:
