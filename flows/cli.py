@@ -18,7 +18,7 @@ from rich.table import Table
 
 from storage.errors import InputError
 from storage.store import StoreError
-from tasks.display import status_tree
+from tasks.display import candidate_card, status_tree
 from tasks.run import RunRequest, publish_report, stale_plan
 from tasks.stages.worker import StageFailed
 
@@ -124,10 +124,15 @@ def show(
     store: StoreFolder = Path("store"),
     as_json: AsJson = False,
 ) -> None:
-    """A stage's rows, counts and rejects, as of its latest run with these settings."""
-    from tasks.inspect import describe
+    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8."""
+    from tasks.inspect import candidate_cards, describe
 
-    found = describe(_request(profile, store, raw, None, changes), stage, rows, rejects)
+    request = _request(profile, store, raw, None, changes)
+    if stage == "candidates" and not rejects and not as_json:
+        for example in candidate_cards(request, rows):
+            out.print(candidate_card(example))
+        return
+    found = describe(request, stage, rows, rejects)
     if as_json:
         print(json.dumps(found.counts))
         return

@@ -22,6 +22,9 @@ from storage.utterance import Reject
 from tasks.shards import of_table, place, read_rows, shard_name, write_rejects, write_shard
 from tasks.stages.stage import Workspace
 
+COSINE_BINS = 40
+"""Equal parts of -1 to 1 in which all usable candidates' cosines are counted."""
+
 
 def choose_pairs(
     scores: list[Ref], exchanges: list[Ref], calibration: Ref | None, settings: PairSettings, work: Workspace
@@ -53,6 +56,7 @@ def choose_pairs(
         ]
     shards = _shards_like(scores, kept, work)
     summary = _summary(settings.threshold, threshold, equal_error, by_exchange, kept, rejects)
+    summary |= {"selection": settings.selection, **_shares(by_exchange, replies, kept, threshold)}
     return [
         *shards,
         write_rejects(work.store, "pairs", rejects),
@@ -173,4 +177,34 @@ def _summary(
         "rejects": dict(sorted(Counter(r["reason"] for r in rejects).items())),
         "least_cosines": [round(c, 6) for c in least],
         "kept_at_paper_threshold": sum(c < paper for c in least),
+    }
+
+
+def _shares(by_exchange: dict, replies: dict, kept: list[dict], threshold: float) -> dict:
+    """What is kept of each dataset, of true replies of each emotion, and of candidates of each emotion asked for;
+    and how the cosines of all usable candidates lie."""
+    pairs = {_key(pair): pair["rejected_emotion"] for pair in kept}
+    datasets: dict[str, Counter] = defaultdict(Counter)
+    true: dict[str, Counter] = defaultdict(Counter)
+    asked: dict[str, Counter] = {emotion: Counter() for emotion in GENERATION_EMOTIONS}
+    counts = [0] * COSINE_BINS
+    for key, rows in by_exchange.items():
+        facts = {"exchanges": 1, "pairs": int(key in pairs)}
+        datasets[key[0]].update(facts)
+        true[replies[key]["reply_emotion"] or "none"].update(facts)
+        for row in rows:
+            usable = row["usable"]
+            asked[row["emotion"]].update(
+                candidates=1,
+                usable=int(usable),
+                below=int(usable and _cosine(row) < threshold),
+                pairs=int(pairs.get(key) == row["emotion"]),
+            )
+            if usable:
+                counts[min(COSINE_BINS - 1, max(0, int((_cosine(row) + 1) / 2 * COSINE_BINS)))] += 1
+    return {
+        "by_dataset": {name: dict(facts) for name, facts in sorted(datasets.items())},
+        "by_reply_emotion": {name: dict(facts) for name, facts in sorted(true.items())},
+        "by_asked_emotion": {name: dict(facts) for name, facts in asked.items() if facts},
+        "cosine_counts": counts,
     }
