@@ -27,6 +27,8 @@ weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained w
 app.add_typer(weights_app, name="weights")
 scorer_app = typer.Typer(no_args_is_help=True, help="The project's own emotion scorer.")
 app.add_typer(scorer_app, name="scorer")
+export_app = typer.Typer(no_args_is_help=True, help="A run's results as datasets of their own.")
+app.add_typer(export_app, name="export")
 out, err = Console(), Console(stderr=True)
 
 Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
@@ -224,6 +226,23 @@ def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
 
     for role, name in weight_names(load_settings(profile, changes or ())).items():
         out.print(f"{role}: {name} → {resolve(name)}", soft_wrap=True)
+
+
+@export_app.command("pairs")
+def export_pairs(
+    folder: Annotated[Path, typer.Argument(help="A new folder for Parquet files and data card.")],
+    raw: Raw = None,
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    store: StoreFolder = Path("store"),
+) -> None:
+    """Preference pairs as trainers read them (prompt, chosen, rejected), with where each comes from."""
+    from tasks.export import export_pairs as export
+
+    counts = export(_request(profile, store, raw, None, changes), folder)
+    out.print(
+        f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()), soft_wrap=True
+    )
 
 
 @scorer_app.command("train")
