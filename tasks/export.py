@@ -11,7 +11,6 @@ from pathlib import Path
 from storage.errors import InputError
 from storage.preferences import COLUMNS, write_preferences
 from storage.store import Ref, Store, write_atomic
-from tasks.examples import read_dialogues, row_key, tagged
 from tasks.run import RunRequest
 from tasks.settings import Settings
 from tasks.shards import read_rows
@@ -50,6 +49,8 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
 
 
 def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[dict]:
+    from tasks.examples import read_dialogues, row_key, tagged  # torch, which no refusal needs
+
     histories = {}
     for dialogue in read_dialogues(store, artefacts["utterances"], *SPLITS).values():
         lines = tagged(dialogue)

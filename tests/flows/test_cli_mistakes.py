@@ -41,7 +41,6 @@ def refused(done: subprocess.CompletedProcess) -> str:
         (["report"], "no report"),
         (["run", "--colour", "red"], "No such option"),
         (["scorer", "evaluate", "nowhere.tsv"], "nowhere.tsv: no such file; give a TSV of GoEmotions"),
-        (["scorer", "evaluate", "strange/notes.txt"], "notes.txt, row 1: 1 fields instead of 3"),
         (["export", "pairs", "strange"], "strange is not empty"),
         (["export", "pairs", "new"], "utterances is stale: `empamba run --until pairs` makes the pairs"),
     ],
