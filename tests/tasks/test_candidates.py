@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -82,6 +83,24 @@ def test_an_engine_that_is_killed_again_and_again_loses_no_finished_row(pipeline
     assert set(chat_server.answered) == prompts
     keys = [(r["dataset"], r["split"], r["dialogue_id"], r["turn"], r["emotion"]) for r in rows]
     assert len(keys) == len(set(keys)) and len(rows) % 8 == 0
+
+
+def test_a_cancelled_stage_takes_its_engine_with_it(pipeline, chat_server):
+    seen = []
+
+    def cancel(step, *_):
+        seen[:] = seen or engines()
+        if step >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(progress=cancel)
+    assert len(seen) == 1
+    for _ in range(100):
+        if not Path(f"/proc/{seen[0]}").exists():
+            break
+        time.sleep(0.1)
+    assert not Path(f"/proc/{seen[0]}").exists()
 
 
 def test_history_and_the_comparison_without_examples(pipeline, chat_server):
