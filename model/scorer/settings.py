@@ -48,6 +48,14 @@ class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
     part: Literal["all", "even", "odd"] = Field(
         default="all", description="rows of the train file used, by position: lets two scorers share none"
     )
+    start: str = Field(
+        default="", description="scorer whose head is gone on from; empty: a head is trained first"
+    )
+    tuning_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="training rows behind thresholds and centre, the first ones; None: all",
+    )
     seed: int = Field(default=0, ge=0, description="seed of initial values, order and dropout")
     max_tokens: int = Field(default=64, ge=2, description="longer texts are cut here in training")
     epochs: int = Field(default=25, ge=1, description="passes over the training rows")

@@ -5,6 +5,8 @@ for each text and the head is trained on them; then, where the settings give a r
 together. The epoch that does best on the validation file is kept; the thresholds come from the training file.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import os
@@ -19,7 +21,7 @@ from torch.nn import functional
 
 from model.scorer.batches import length_sorted_batches, pad_rows, shuffled_batches
 from model.scorer.labels import GOEMOTIONS_LABELS
-from model.scorer.network import MODEL_TYPE, EmotionHead, EmotionNetwork, load_encoder
+from model.scorer.network import MODEL_TYPE, EmotionHead, EmotionNetwork, load_encoder, load_network
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import HeadTrainingSettings
 from model.zoo.resolve import identity, resolve
@@ -35,6 +37,10 @@ class LabelledTexts:
 
     texts: list[str]
     labels: np.ndarray
+
+    def first(self, count: int | None) -> LabelledTexts:
+        """The first `count` of them; all for None."""
+        return LabelledTexts(self.texts[:count], self.labels[:count])
 
 
 def read_goemotions(path: Path, part: str = "all") -> LabelledTexts:
@@ -82,17 +88,33 @@ def train_goemotions_head(
         network = EmotionNetwork(
             load_encoder(settings.network.base), settings.network, settings.dropout, settings.adapter.dropout
         )
-        parts = [(pooled_layers(network, d.texts, settings.max_tokens), d.labels) for d in (train, dev)]
-        fit_head(network.head, *parts, settings)
+        if settings.start:
+            start_from(network, load_network(resolve(settings.start)))
+        else:
+            fit_head(network.head, *_pooled(network, settings, train, dev), settings)
         if settings.network.rank:
             fit_adapter(network, train, dev, settings)
-            parts = [(pooled_layers(network, d.texts, settings.max_tokens), d.labels) for d in (train, dev)]
-        center_hidden(network.head, parts[0][0])
-    (trained, train_labels), (held, dev_labels) = parts
-    thresholds = tune_thresholds(probabilities(network.head, trained), train_labels)
-    figures = f1_figures(probabilities(network.head, held) >= thresholds, dev_labels)
+        (tuned, tuned_labels), held = _pooled(network, settings, train.first(settings.tuning_rows), dev)
+        center_hidden(network.head, tuned)
+    thresholds = tune_thresholds(probabilities(network.head, tuned), tuned_labels)
+    figures = f1_figures(probabilities(network.head, held[0]) >= thresholds, held[1])
     _write(out, network, thresholds, figures, settings)
     return figures
+
+
+def start_from(network: EmotionNetwork, other: EmotionNetwork) -> None:
+    """Take the head of `other`; ValueError where its shape is another."""
+    shape = {"base", "layers", "pooling", "hidden"}
+    if network.settings.model_dump(include=shape) != other.settings.model_dump(include=shape):
+        raise ValueError(
+            "the scorer to start from has another encoder, layers, pooling or width: name them alike"
+        )
+    network.head.load_state_dict(other.head.state_dict())
+
+
+def _pooled(network: EmotionNetwork, settings: HeadTrainingSettings, *parts: LabelledTexts):
+    """(pooled layers, labels) of each part."""
+    return [(pooled_layers(network, part.texts, settings.max_tokens), part.labels) for part in parts]
 
 
 def evaluate_scorer(scorer: EmotionScorer, tsv: Path) -> dict[str, float]:

@@ -170,6 +170,20 @@ def test_the_adapter_learns_and_costs_nothing_once_loaded(goemotions, tmp_path):
         EmotionNetwork(load_encoder("minilm-l6"), settings).load_trained_state(state)
 
 
+def test_training_may_start_from_a_head_that_is_there(goemotions, tmp_path):
+    paths = [goemotions / name for name in ("train.tsv", "dev.tsv")]
+    train_goemotions_head(*paths, tmp_path / "first", _settings(0))
+    going_on = _settings(4).model_copy(update={"start": str(tmp_path / "first"), "tuning_rows": 20})
+    train_goemotions_head(*paths, tmp_path / "second", going_on)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert torch.equal(first["center"], second["center"])  # of the head that was there
+    moved = (first["dense.weight"].float() - second["dense.weight"].float()).abs()
+    assert 0 < moved.max() < 0.1
+    other = going_on.model_copy(update={"network": going_on.network.model_copy(update={"layers": (6,)})})
+    with pytest.raises(ValueError, match="another encoder, layers, pooling or width"):
+        train_goemotions_head(*paths, tmp_path / "third", other)
+
+
 def test_batches_are_random_but_of_like_length():
     lengths = [n % 30 + 1 for n in range(1000)]
     torch.manual_seed(0)
