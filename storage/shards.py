@@ -51,6 +51,8 @@ _CANDIDATE = [
     pa.field("reason", _TEXT),
     _required("seed", pa.int64()),
     _required("engine", _TEXT),
+    _required("weights", _TEXT),
+    _required("settings", _TEXT),
 ]
 
 
