@@ -1,8 +1,8 @@
 """A causal language model that reads token ids and embeddings in one prompt.
 
 Prompts are lists of pieces: token ids [n] or embeddings [n, d], which stand where the paper's placeholders
-<memory>, <audio> and <video> stand. Sequences are right-padded for training and left-padded for generation;
-logits are computed at reply positions only. Knows nothing of what the embeddings mean.
+<memory>, <audio> and <video> stand. Sequences are left-padded for generation. Knows nothing of what the
+embeddings mean.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Piece = Tensor
 """Token ids (int64 [n]) or embeddings (floating [n, d])."""
+
+PrefixCache = list[tuple[Tensor, Tensor]]
+"""Keys and values of every layer, each [1, kv_heads, P, head_dim]."""
 
 
 def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
@@ -86,11 +88,8 @@ def embed(llm: nn.Module, pieces: list[Piece]) -> Tensor:
     )
 
 
-def prefix_cache(llm: nn.Module, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of a constant prefix, encoded once: per layer two tensors [1, heads, P, head_dim].
-
-    Valid only while the model is frozen.
-    """
+def prefix_cache(llm: nn.Module, ids: Tensor) -> PrefixCache:
+    """A constant prefix [P], encoded once. Valid only while the model is frozen."""
     body, _ = body_and_head(llm)
     cache = DynamicCache(config=body.config)
     with torch.no_grad():
@@ -98,63 +97,12 @@ def prefix_cache(llm: nn.Module, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def expanded_cache(prefix: list[tuple[Tensor, Tensor]], batch: int) -> DynamicCache:
-    """A fresh cache of `batch` rows that all begin with `prefix`."""
+def filled_cache(prefix: PrefixCache) -> DynamicCache:
+    """A fresh cache of one row that begins with `prefix`."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(prefix):
-        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
+        cache.update(keys, values, layer)
     return cache
-
-
-def reply_logits(
-    llm: nn.Module,
-    prompts: list[Tensor],
-    replies: list[Tensor],
-    prefix: list[tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model foretells at every reply token, given its prompt and the reply before it.
-
-    prompts: input embeddings [T_i, d]; replies: token ids [n_i] (n_i >= 1); prefix: a cached constant start
-    that stands before every prompt (frozen model only).
-    Returns logits [sum n_i, vocabulary] in fp32, the reply tokens [sum n_i], and the row of each [sum n_i].
-    """
-    body, head = body_and_head(llm)
-    table = llm.get_input_embeddings()
-    rows = [torch.cat([p, table(r.to(p.device))]) for p, r in zip(prompts, replies, strict=True)]
-    lengths = [len(row) for row in rows]
-    inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    device = inputs.device
-    mask = torch.arange(inputs.shape[1], device=device)[None] < torch.tensor(lengths, device=device)[:, None]
-    cache = None
-    if prefix is not None:
-        cache = expanded_cache(prefix, len(rows))
-        seen = torch.ones(len(rows), prefix[0][0].shape[2], dtype=torch.bool, device=device)
-        mask = torch.cat([seen, mask], dim=1)
-    hidden = body(
-        inputs_embeds=inputs, attention_mask=mask.long(), past_key_values=cache, use_cache=cache is not None
-    ).last_hidden_state
-    owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in replies]))
-    # The token at position t is predicted from the hidden state at t - 1.
-    position = torch.cat(
-        [torch.arange(len(p) - 1, len(p) - 1 + len(r)) for p, r in zip(prompts, replies, strict=True)]
-    )
-    # Rows are gathered first: a head applied to a 3-d slice would copy the vocabulary matrix per row.
-    logits = head(hidden[owner.to(device), position.to(device)]).float()
-    return logits, torch.cat([r.to(device) for r in replies]), owner.to(device)
-
-
-def reply_log_probs(
-    llm: nn.Module,
-    prompts: list[Tensor],
-    replies: list[Tensor],
-    prefix: list[tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of every reply token given its prompt; arguments as of `reply_logits`.
-
-    Returns log-probabilities [sum n_i] in fp32 and the row each belongs to [sum n_i].
-    """
-    logits, targets, owner = reply_logits(llm, prompts, replies, prefix)
-    return -F.cross_entropy(logits, targets, reduction="none"), owner
 
 
 def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:

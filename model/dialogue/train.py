@@ -13,12 +13,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from model.adapter import save_adapter
+from model.branches import reply_log_probs
 from model.checkpoints import Checkpoints
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import embed, load_llm, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, reply_ids
 from model.report import write_json
 from model.training import Progress, fit, seeded_order
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.branches import reply_log_probs
 from model.checkpoints import Checkpoints
 from model.extractor.extractor import Extractor, new_extractor
 from model.extractor.recognise import (
@@ -26,7 +27,7 @@ from model.extractor.recognise import (
     shared_start,
 )
 from model.extractor.settings import ExtractorSettings
-from model.llm import embed, load_llm, prefix_cache, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, prefix_cache, reply_ids
 from model.prompts import EMOTION_WORDS
 from model.report import write_json
 from model.training import Progress, fit, seeded_order

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model.branches import reply_log_probs
 from model.llm import (
     chat_pieces,
     embed,
@@ -11,7 +12,6 @@ from model.llm import (
     mean_by_row,
     prefix_cache,
     reply_ids,
-    reply_log_probs,
     token_ids,
 )
 

@@ -8,13 +8,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from model.branches import reply_log_probs
 from model.compressor.compressor import new_compressor
 from model.compressor.settings import CompressorSettings
 from model.dialogue.dialogue import DialogueModel, load_dialogue, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.dialogue.train import Exchanges, add_adapter, train_dialogue
-from model.llm import load_llm, reply_log_probs
+from model.llm import load_llm
 from model.settings import TrainingSettings
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
-from model.epo.train import has_collapsed, train_epo
+from model.epo.train import has_collapsed, mean_repetition, train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
@@ -68,6 +68,22 @@ def test_same_seed_same_bytes(tmp_path):
 def test_length_alone_is_reported(tmp_path):
     report = train_epo(tiny_dialogue(), pairs(4), pairs(4), SETTINGS, tmp_path)
     assert report["length_accuracy"] == 1.0  # every true reply is longer here
+
+
+def test_what_is_logged(tmp_path):
+    report = train_epo(tiny_dialogue(), pairs(4), pairs(4), SETTINGS, tmp_path)
+    assert report["gamma_over_beta"] == 0.25
+    step = report["history"]["train"][0]
+    for name in ("reward_chosen", "reward_rejected", "margin", "accuracy", "epo", "nll"):
+        assert name in step and name in report["heldout_after"]
+    assert step["length_chosen"] > step["length_rejected"] > 1
+    assert 0 <= report["repetition_after"] <= 1
+
+
+def test_repetition_by_hand():
+    # Pairs of "1 2 1 2 1": 12, 21, 12, 21: two of four stood there before.
+    assert mean_repetition([[1, 2, 1, 2, 1], [1, 2, 3]]) == 0.25
+    assert mean_repetition([[7]]) == 0.0 and mean_repetition([]) is None
 
 
 def test_bad_input_is_refused(tmp_path):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.branches import reply_log_probs
 from model.extractor.extractor import ExtractorError, load_extractor, new_extractor
 from model.extractor.recognise import EMOTIONS, emotion_pieces, emotion_scores, recognise, shared_start
 from model.extractor.settings import ExtractorSettings
-from model.llm import embed, load_llm, prefix_cache, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, prefix_cache, reply_ids
 from model.prompts import EMOTION_WORDS
 from model.zoo.resolve import resolve
 
