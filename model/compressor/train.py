@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import Checkpoints
-from model.compressor.compressor import MambaCompressor, load_compressor, new_compressor
+from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
 from model.llm import greedy_replies, load_llm
@@ -54,7 +54,7 @@ def pretrain(
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     table = llm.get_input_embeddings().weight
     if start is not None:
-        compressor = load_compressor(start, tokenizer, table)
+        compressor = MambaCompressor.load(start, tokenizer, table)
     else:
         weights = resolve(settings.weights) if settings.weights else None
         compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
@@ -79,7 +79,7 @@ def finetune(
     """
     _use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
-    compressor = load_compressor(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
+    compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
     data = [_rows(dialogues, compressor, task, settings) for dialogues in (train, heldout)]
     return _train(compressor, task, *data, settings.finetune, settings, out, progress, checkpoints)

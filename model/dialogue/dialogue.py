@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from model.compressor.compressor import MambaCompressor, load_compressor
+from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.extractor.extractor import load_extractor
@@ -221,6 +221,6 @@ def load_parts(
     """Compressor and extractor, frozen, on the LLM's device; None where there is no folder."""
     table = llm.get_input_embeddings().weight
     return (
-        load_compressor(compressor, tokenizer, table) if compressor is not None else None,
+        MambaCompressor.load(compressor, tokenizer, table) if compressor is not None else None,
         load_extractor(extractor).to(table.device) if extractor is not None else None,
     )
