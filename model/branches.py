@@ -91,6 +91,7 @@ def branched_scores(
     layout = plan_layout(
         [len(p) for p in prompts], [[len(r) for r in row] for row in replies], shared, cached
     ).to(device)
+    _check_window(body, layout)
     targets = torch.cat([r for row in replies for r in row]).to(device)
     said = table(targets).split([sum(len(r) for r in row) for row in replies])
     parts = [part for p, row in zip(prompts, said, strict=True) for part in (p[shared:].to(device), row)]
@@ -168,6 +169,15 @@ def plan_layout(
     return Layout(
         cached, shared, tuple(blocks), torch.cat(positions), torch.tensor(sources), torch.tensor(owner)
     )
+
+
+def _check_window(body: nn.Module, layout: Layout) -> None:
+    """ValueError where a prompt with its reply is longer than the model can number."""
+    window, longest = getattr(body.config, "max_position_embeddings", None), int(layout.positions.max()) + 1
+    if window is not None and longest > window:
+        raise ValueError(
+            f"a prompt and its reply have {longest} tokens, the LLM's window has {window}; shorten the history"
+        )
 
 
 def branched_attention(

@@ -42,6 +42,12 @@ def body_and_head(llm: nn.Module) -> tuple[nn.Module, nn.Module]:
     return base.model, base.lm_head
 
 
+def llm_folder(llm: nn.Module) -> Path:
+    """The folder that the base weights were loaded from."""
+    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    return Path(base.config._name_or_path)
+
+
 def token_ids(tokenizer, text: str) -> Tensor:
     """Token ids [n] of plain text, no special tokens added."""
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)

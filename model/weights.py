@@ -12,7 +12,12 @@ MOST = 5
 
 def differing_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """In words, which weights are missing, unknown, or of another shape; empty where they fit exactly."""
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    return differing_tensors(model.state_dict(), weights)
+
+
+def differing_tensors(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """As `differing_weights`, for tensors by name."""
+    wanted = {name: tuple(value.shape) for name, value in expected.items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     both = sorted(wanted.keys() & found.keys())
     return named(

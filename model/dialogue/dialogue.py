@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
+from model.adapter import load_adapter
 from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
@@ -208,9 +208,7 @@ def load_dialogue(
     parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
     if adapter is not None:
         # The adapter computes in the LLM's dtype; training keeps fp32 masters of its own.
-        llm = PeftModel.from_pretrained(
-            llm, str(adapter), is_trainable=trainable, autocast_adapter_dtype=False
-        )
+        llm = load_adapter(llm, adapter, trainable)
         llm = llm.eval() if trainable else llm.merge_and_unload().eval()
     return DialogueModel(llm, tokenizer, history, *parts, settings)
 

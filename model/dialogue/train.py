@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.adapter import save_adapter
 from model.branches import reply_log_probs
+from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
@@ -70,6 +71,7 @@ def train_dialogue(
         settings.training,
         progress,
         checkpoints,
+        [example.key for example in train],
     )
     before = record.heldout[0]
     after = next(check for check in record.heldout if check["step"] == record.best_step)
@@ -87,6 +89,9 @@ def train_dialogue(
     }
     save_adapter(model.llm, out)
     write_json(report, Path(out) / "report.json")
+    parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
+    weights = {role: folder for role, folder in parts_of.items() if folder is not None}
+    write_card(out, weights, {"train": train, "heldout": checked.examples}, settings, record)
     return report
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from model.adapter import save_adapter
+from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.loss import PairLogProbs, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
-from model.llm import Piece, embed, greedy_replies, reply_ids, token_ids
+from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
 from model.report import write_json
 from model.training import Progress, fit, seeded_order
 
@@ -93,6 +94,7 @@ def train_epo(
         settings.training,
         progress,
         checkpoints,
+        [pair.example.key for pair in pairs],
     )
     before = history.heldout[0]
     after = next(check for check in history.heldout if check["step"] == history.best_step)
@@ -112,6 +114,8 @@ def train_epo(
     }
     save_adapter(model.llm, out)
     write_json(report, Path(out) / "report.json")
+    looked_at = [heldout[i] for i in sorted(kept)]
+    write_card(out, {"llm": llm_folder(model.llm)}, {"train": pairs, "heldout": looked_at}, settings, history)
     return report
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.branches import reply_log_probs
+from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.extractor.extractor import Extractor, new_extractor
 from model.extractor.recognise import (
@@ -100,6 +101,7 @@ def train_extractor(
         settings.training.model_copy(update={"epochs": 1}),  # the epochs are in the rows already
         progress,
         checkpoints,
+        [row.example.key for row in rows],
     )
     report = {
         "train_clips": len(train),
@@ -112,6 +114,7 @@ def train_extractor(
     report["learned"] = _has_learned(report)
     extractor.save(out)
     write_json(report, Path(out) / "report.json")
+    write_card(out, {"llm": llm_folder}, {"train": train, "heldout": heldout}, settings, history)
     return report
 
 
@@ -288,3 +291,8 @@ def _check(examples: Sequence[EmotionExample], split: str) -> None:
             )
         if example.audio is None and example.video is None:
             raise ValueError(f"extractor: {example.key} has neither audio nor video; leave it out of {split}")
+        for modality, features in (("audio", example.audio), ("video", example.video)):
+            if features is not None and not len(features):
+                raise ValueError(
+                    f"extractor: the {modality} of {example.key} has length zero; leave it out of {split}"
+                )
