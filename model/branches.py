@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from model.llm import PrefixCache, body_and_head, filled_cache
+from model.llm import PrefixCache, body_and_head, filled_cache, shared_length
 from model.token_log_probs import token_log_probs
 
 ATTENTION = "branches"
@@ -123,17 +123,6 @@ def reply_log_probs(
 ) -> tuple[Tensor, Tensor]:
     """As `branched_log_probs`, one reply [n_i] to each prompt."""
     return branched_log_probs(llm, prompts, [[reply] for reply in replies], prefix)
-
-
-def shared_length(prompts: Sequence[Tensor]) -> int:
-    """How many leading embeddings all prompts have in common."""
-    if len(prompts) < 2:
-        return 0
-    first, shared = prompts[0], min(len(p) for p in prompts)
-    for other in prompts[1:]:
-        same = (first[:shared] == other[:shared].to(first.device)).all(1)
-        shared = shared if bool(same.all()) else int(same.int().argmin())
-    return shared
 
 
 def plan_layout(

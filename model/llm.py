@@ -8,6 +8,7 @@ embeddings mean.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -96,19 +97,35 @@ def embed(llm: nn.Module, pieces: list[Piece]) -> Tensor:
 
 def prefix_cache(llm: nn.Module, ids: Tensor) -> PrefixCache:
     """A constant prefix [P], encoded once. Valid only while the model is frozen."""
+    return embedded_cache(llm, embed(llm, [ids]))
+
+
+def embedded_cache(llm: nn.Module, prefix: Tensor) -> PrefixCache:
+    """As `prefix_cache`, of input embeddings [P, d]."""
     body, _ = body_and_head(llm)
     cache = DynamicCache(config=body.config)
     with torch.no_grad():
-        body(input_ids=ids[None].to(body.device), past_key_values=cache, use_cache=True)
+        body(inputs_embeds=prefix[None], past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def filled_cache(prefix: PrefixCache) -> DynamicCache:
-    """A fresh cache of one row that begins with `prefix`."""
+def filled_cache(prefix: PrefixCache, rows: int = 1) -> DynamicCache:
+    """A fresh cache of rows that all begin with `prefix`."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(prefix):
-        cache.update(keys, values, layer)
+        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
     return cache
+
+
+def shared_length(prompts: Sequence[Tensor]) -> int:
+    """How many leading embeddings all prompts have in common."""
+    if len(prompts) < 2:
+        return 0
+    first, shared = prompts[0], min(len(p) for p in prompts)
+    for other in prompts[1:]:
+        same = (first[:shared] == other[:shared].to(first.device)).all(1)
+        shared = shared if bool(same.all()) else int(same.int().argmin())
+    return shared
 
 
 def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:
@@ -121,18 +138,24 @@ def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:
 def greedy_replies(llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tokens: int) -> list[str]:
     """Greedy continuation of each prompt [T_i, d], as text without special tokens.
 
-    Rows are left-padded; the attention mask keeps padding out of positions and attention.
+    What all prompts begin with is encoded once. After it rows are left-padded; the attention mask keeps padding
+    out of positions and attention.
     """
     longest = max(len(p) for p in prompts)
+    # The last position of the shortest is read for every row, so that each has something to go on from.
+    shared = min(shared_length(prompts), min(len(p) for p in prompts) - 1)
     width, device = prompts[0].shape[1], prompts[0].device
     inputs = torch.zeros(len(prompts), longest, width, dtype=prompts[0].dtype, device=device)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
     for row, prompt in enumerate(prompts):
-        inputs[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) :] = 1
+        own = longest - len(prompt) + shared
+        inputs[row, :shared], inputs[row, own:] = prompt[:shared], prompt[shared:]
+        mask[row, :shared], mask[row, own:] = 1, 1
+    cache = filled_cache(embedded_cache(llm, prompts[0][:shared]), len(prompts)) if shared else None
     out = llm.generate(
         inputs_embeds=inputs,
         attention_mask=mask,
+        past_key_values=cache,
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
