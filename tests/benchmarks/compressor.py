@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from peak import forget_peak, peak_mb
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,18 +95,6 @@ def measure(part: str, side: str, length: int) -> dict:
         seconds.append(time.process_time() - begin)
         del out
     return {"s": min(seconds), "mb": peak_mb() - before, "norms": [g.norm().item() for g in gradients]}
-
-
-def peak_mb() -> float:
-    """Largest resident set since the last `forget_peak`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def forget_peak() -> float:
-    """The resident set now becomes the peak; returns it."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_mb()
 
 
 def child(part: str, side: str, lengths: list[int], mambapy: str | None, memory: bool) -> dict[str, dict]:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import torch
+from peak import forget_peak, peak_mb
 
 ROOT = Path(__file__).resolve().parents[2]
 MELD = ROOT.parent / "shared" / "data" / "meld" / "train_sent_emo.csv"
@@ -30,7 +31,9 @@ BETA, GAMMA, WEIGHT = 2.0, 0.5, 1.0
 RATE = 1e-6
 SIZES = {64: 8, 256: 4, 1024: 2}
 """Tokens of a prompt -> pairs a step: what fits 24 GB beside TRL's logits."""
-HEADLINE = 256
+CASES = ((64, False), (256, False), (256, True), (1024, True))
+"""Size, and whether table 6's instruction stands before the history, as it does where this project trains."""
+HEADLINE = (256, True)
 
 
 def dialogues() -> list[list[str]]:
@@ -130,18 +133,6 @@ def triples(batch: dict) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return found
 
 
-def peak_mb() -> float:
-    """Largest resident set since the last `forget_peak`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def forget_peak() -> float:
-    """The resident set now becomes the peak; returns it."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_mb()
-
-
 def measure(side: str, size: int, steps: int, instructed: bool) -> dict:
     """CPU seconds of the quickest step, peak MB above the loaded model, and the loss before any step."""
     from model.epo.loss import pair_log_probs, total_loss
@@ -219,11 +210,10 @@ def main() -> None:
     if asked.side:
         print(json.dumps(measure(asked.side, asked.size, asked.steps, asked.instructed)))
         return
-    sizes = [asked.size] if asked.size else list(SIZES)
     result = {"name": "epo", "data": "MELD" if MELD.is_file() else "sample"}
-    cases = [(size, False) for size in sizes] + [(HEADLINE, True)] * (HEADLINE in sizes)
-    for size, instructed in cases:
-        sides = ["ours", "trl", *(["trl-checkpointing"] if size == HEADLINE and not instructed else [])]
+    for size, instructed in [case for case in CASES if asked.size in (None, case[0])]:
+        headline = (size, instructed) == HEADLINE
+        sides = ["ours", "trl", *(["trl-checkpointing"] if headline else [])]
         figures = {side: child(side, size, asked.steps, instructed) for side in sides}
         name = f"{size}{' with table 6' if instructed else ''}"
         for side, found in figures.items():
@@ -237,8 +227,8 @@ def main() -> None:
         if abs(ours["loss"] - trl["loss"]) > 1e-5 * abs(trl["loss"]):
             raise SystemExit(f"{name}: losses differ: {ours['loss']} and {trl['loss']}")
         result[name] = {"pace": round(trl["s"] / ours["s"], 2), "memory": round(ours["mb"] / trl["mb"], 3)}
-    if HEADLINE in sizes:
-        result["ratio"] = result[str(HEADLINE)]["pace"]
+        if headline:
+            result["ratio"] = result[name]["pace"]
     print(json.dumps(result))
 
 

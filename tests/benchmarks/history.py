@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from peak import forget_peak, peak_mb
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPICAL_CHAT = ROOT.parent / "shared" / "data" / "topical_chat" / "valid_freq.json"
@@ -134,18 +135,6 @@ def streaming() -> dict:
         "anew_ms": 1e3 * (time.process_time() - begin),
         "state_kb": sum(4 * (t.window.numel() + t.state.numel()) for t in past) / 1024,
     }
-
-
-def peak_mb() -> float:
-    """Largest resident set since the last `forget_peak`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def forget_peak() -> float:
-    """The resident set now becomes the peak; returns it."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_mb()
 
 
 def child(kind: str, count: int) -> dict:
