@@ -13,12 +13,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from model.adapter import load_adapter, save_adapter
+from model.branches import reply_log_probs
+from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import embed, load_llm, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, reply_ids
 from model.report import write_json
 from model.training import Progress, fit, seeded_order
 
@@ -72,6 +74,7 @@ def train_dialogue(
         settings.training,
         progress,
         checkpoints,
+        [example.key for example in train],
     )
     before = record.heldout[0]
     after = next(check for check in record.heldout if check["step"] == record.best_step)
@@ -89,6 +92,9 @@ def train_dialogue(
     }
     save_adapter(model.llm, out)
     write_json(report, Path(out) / "report.json")
+    parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
+    weights = {role: folder for role, folder in parts_of.items() if folder is not None}
+    write_card(out, weights, {"train": train, "heldout": checked.examples}, settings, record)
     return report
 
 

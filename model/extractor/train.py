@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.branches import reply_log_probs
+from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.extractor.extractor import Extractor, load_extractor, new_extractor
 from model.extractor.recognise import (
@@ -26,7 +28,7 @@ from model.extractor.recognise import (
     shared_start,
 )
 from model.extractor.settings import ExtractorSettings
-from model.llm import embed, load_llm, prefix_cache, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, prefix_cache, reply_ids
 from model.prompts import EMOTION_WORDS
 from model.report import write_json
 from model.training import Progress, fit, seeded_order
@@ -70,7 +72,8 @@ def train_extractor(
 
     The report holds held-out loss before and after, accuracy by input setting (over all held-out clips that
     have the modalities, and by dataset) against the majority share, and the history. start: the folder of an
-    extractor of the same settings to go on from, instead of new weights. ValueError names a clip without features or with an unknown emotion, and an empty split.
+    extractor of the same settings to go on from, instead of new weights. ValueError names a clip without
+    features or with an unknown emotion, and an empty split.
     """
     _check(train, "train")
     _check(heldout, "heldout")
@@ -99,6 +102,7 @@ def train_extractor(
         settings.training.model_copy(update={"epochs": 1}),  # the epochs are in the rows already
         progress,
         checkpoints,
+        [row.example.key for row in rows],
     )
     report = {
         "train_clips": len(train),
@@ -111,6 +115,7 @@ def train_extractor(
     report["learned"] = _has_learned(report)
     extractor.save(out)
     write_json(report, Path(out) / "report.json")
+    write_card(out, {"llm": llm_folder}, {"train": train, "heldout": heldout}, settings, history)
     return report
 
 
@@ -287,3 +292,8 @@ def _check(examples: Sequence[EmotionExample], split: str) -> None:
             )
         if example.audio is None and example.video is None:
             raise ValueError(f"extractor: {example.key} has neither audio nor video; leave it out of {split}")
+        for modality, features in (("audio", example.audio), ("video", example.video)):
+            if features is not None and not len(features):
+                raise ValueError(
+                    f"extractor: the {modality} of {example.key} has length zero; leave it out of {split}"
+                )
