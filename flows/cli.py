@@ -195,15 +195,23 @@ def verify(
 @app.command()
 def gc(
     store: StoreFolder = Path("store"),
+    superseded: Annotated[
+        bool, typer.Option("--superseded", help="Forget all but each item's latest record first.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Drop what no item's latest record needs, after saying how much."""
-    from tasks.upkeep import collect, unneeded
+    """Drop what no record needs, after saying how much; waits for running flows."""
+    from tasks.upkeep import collect
 
-    files, size = unneeded(store)
-    out.print(f"{len(files)} files, {size / 1e6:.1f} MB, are needed by no latest record")
-    if files and (yes or typer.confirm("Drop them?")):
-        out.print(f"dropped {collect(store) / 1e6:.1f} MB")
+    found = collect(store, superseded, dry=True)
+    out.print(
+        f"{found.before / 1e6:.1f} MB, of which {found.files} files, {(found.before - found.after) / 1e6:.1f} MB, "
+        "are needed by no " + ("latest record" if superseded else "record"),
+        soft_wrap=True,
+    )
+    if found.files and (yes or typer.confirm("Drop them?")):
+        done = collect(store, superseded)
+        out.print(f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB after")
 
 
 @weights_app.command("list")

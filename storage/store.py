@@ -32,6 +32,8 @@ from pydantic import BaseModel
 from storage.filestat import StatCache, content_digest
 
 DIGEST_BYTES = 16
+TEMPORARY = ".tmp-"
+"""What the names of unfinished files begin with."""
 
 
 class StoreError(RuntimeError):
@@ -83,18 +85,32 @@ def canonical(value) -> bytes:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    """The whole file or none, durable on return. StoreError where it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """StoreError, in one line, for what keeps a file of the store from being written."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(
+            f"{path}: cannot be written: {reason}; nothing is lost: make room or give write access, and run again"
+        ) from error
 
 
 class Store:
@@ -151,15 +167,18 @@ class Store:
         """A tree laid out as files; made on first use, by hard links where the file system has them."""
         target = self.root / "trees" / tree.digest
         if not target.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
-            for member in self.members(tree):
-                path = temporary / member.name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self.read(member))
-            with contextlib.suppress(OSError):  # another process laid it out first
-                os.rename(temporary, target)
-            shutil.rmtree(temporary, ignore_errors=True)
+            with writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=TEMPORARY))
+                try:
+                    for member in self.members(tree):
+                        path = temporary / member.name
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(self.read(member))
+                    with contextlib.suppress(OSError):  # another process laid it out first
+                        os.rename(temporary, target)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
         return target
 
     def holds(self, ref: Ref, rehash: bool = False) -> bool:
@@ -239,10 +258,12 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, name: str, shared: bool = False) -> Iterator[None]:
-        """A kernel file lock: it goes when the process goes, however it goes."""
+        """A kernel file lock: it goes when the process goes, however it goes. StoreError in a read-only store."""
         path = self.root / "locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")
+        with file:
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
 
@@ -259,12 +280,14 @@ class RowStore:
     """Finished rows of one stage: digest of a row's own inputs -> bytes. Each put is durable on return."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        self.connection.execute("pragma journal_mode=wal")
-        self.connection.execute(
-            "create table if not exists rows(key text primary key, value blob) without rowid"
-        )
+        self.path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            self.connection.execute("pragma journal_mode=wal")
+            self.connection.execute(
+                "create table if not exists rows(key text primary key, value blob) without rowid"
+            )
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         found = {}
@@ -276,7 +299,7 @@ class RowStore:
         return found
 
     def put(self, key: str, value: bytes) -> None:
-        with self.connection:
+        with writing(self.path), self.connection:
             self.connection.execute("insert or replace into rows values (?, ?)", (key, value))
 
     def close(self) -> None:

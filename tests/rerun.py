@@ -2,13 +2,15 @@
 
 For tests and benchmarks, in process (`run`) or as a program that can be killed or given another source tree:
 
-    python -m tests.rerun PROFILE STORE RAW [SETTING=VALUE …]     prints the items that ran, as one JSON line
+    python -m tests.rerun PROFILE STORE RAW [--until STAGE] [SETTING=VALUE …]
+
+prints the items that ran, as one JSON line.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -32,9 +34,14 @@ def session(
 
 
 def run(opened: Session, until: str | None = None) -> list[str]:
-    """Run what is stale; returns "stage label" of every item that ran, sorted."""
+    """Run what is stale; returns "stage label" of every item that this run computed itself, sorted."""
     ran: list[str] = []
+    compute = opened.workers.run
     opened.forget_rows()
+
+    def counted(item: Item, *rest):
+        ran.append(f"{item.stage.name} {item.label}")
+        return compute(item, *rest)
 
     def execute(item: Item):
         with opened.slots.take(item.stage.name):
@@ -43,13 +50,16 @@ def run(opened: Session, until: str | None = None) -> list[str]:
     def settled(plan: StagePlan) -> None:
         opened.workers.release(plan.stage.name)
 
-    with ThreadPoolExecutor(16) as pool, opened.store.lock("gc", shared=True):
+    opened.workers.run = counted
+    try:
+        with ThreadPoolExecutor(16) as pool, opened.store.lock("gc", shared=True):
 
-        def submit(item: Item, why: list[str]) -> Future:
-            ran.append(f"{item.stage.name} {item.label}")
-            return pool.submit(execute, item)
+            def submit(item: Item, why: list[str]) -> Future:
+                return pool.submit(execute, item)
 
-        run_graph(opened.store, opened.graph(until), Board(), submit, settled)
+            run_graph(opened.store, opened.graph(until), Board(), submit, settled)
+    finally:
+        del opened.workers.run
     return sorted(ran)
 
 
@@ -64,6 +74,11 @@ def digests(opened: Session, until: str | None = None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    profile, store, raw, *changes = sys.argv[1:]
-    with session(profile, Path(store), Path(raw), changes) as opened:
-        print(json.dumps(run(opened)))
+    parser = argparse.ArgumentParser()
+    for name in ("profile", "store", "raw"):
+        parser.add_argument(name)
+    parser.add_argument("changes", nargs="*")
+    parser.add_argument("--until")
+    asked = parser.parse_args()
+    with session(asked.profile, Path(asked.store), Path(asked.raw), asked.changes) as opened:
+        print(json.dumps(run(opened, asked.until)))

@@ -1,0 +1,247 @@
+"""Kill -9 at random moments, each followed by a re-run: `make bench NAME=faults`.
+
+A run, or the worker process that computes one of its items, is killed; the next run goes on from the store as it
+lies and may be killed in turn, until one comes through. After every kill each recorded artefact is compared with its
+digest; in the end all digests must be those of a run that nobody disturbed. Runs are made at the stage layer, and
+some by the command line against a running Prefect server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from storage.sample.layout import write_sample
+from tasks.upkeep import damaged
+from tests.rerun import digests, session
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "candidates.budget=48", "candidates.max_new_tokens=16", "pairs.fallback=none", "pairs.threshold=1.0",
+    "replies.exchanges=2", "compressor.free_running_rows=1",
+    *(f"{part}.max_tokens=200" for part in ("compressor.pretrain", "compressor.finetune", "dialogue.training", "epo.training")),
+    *(f"{part}.heldout_rows=2" for part in ("compressor.pretrain", "dialogue.training", "epo.training")),
+    "run.checkpoint_s=0",
+)  # fmt: skip
+"""A run in seconds; training leaves its state after every step."""
+
+HANGS_S = 600
+
+
+@dataclass
+class Told:
+    """What a campaign saw. finished: runs that came through. wrong: what must not be."""
+
+    kills: dict[str, int] = field(default_factory=lambda: {"run": 0, "worker": 0})
+    finished: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def killed(self) -> int:
+        return sum(self.kills.values())
+
+
+def lay_out(folder: Path) -> Path:
+    """MELD's tree of the sample corpus, text alone."""
+    write_sample(folder, media=False, dialogues=2, turns=6)
+    for tree in ("MultiDialog", "IEMOCAP_full_release"):
+        shutil.rmtree(folder / tree)
+    return folder
+
+
+def campaign(
+    kills: int, seed: int, raw: Path, folder: Path, profile: str = "tiny", until: str | None = None,
+    changes: tuple[str, ...] = SMALL, server: dict[str, str] | None = None,
+) -> Told:  # fmt: skip
+    """server: the environment of a Prefect server to run against; None: at the stage layer."""
+    draw, told = random.Random(seed), Told()
+    command = _command(profile, raw, until, changes, server is not None)
+    started = time.monotonic()
+    expected = _finish([*command, str(folder / "undisturbed")], server, told) and _digests(
+        profile, folder / "undisturbed", raw, until, changes
+    )
+    length = time.monotonic() - started
+    while told.killed < kills and not told.wrong:
+        store = folder / f"disturbed-{told.finished}"
+        while told.killed < kills and _disturb([*command, str(store)], server, draw, length, told):
+            told.wrong += [f"after {told.killed} kills: {line}" for line in damaged(store, repair=False)]
+        if _finish([*command, str(store)], server, told):
+            found = _digests(profile, store, raw, until, changes)
+            told.wrong += [f"{name} differs" for name in expected if expected[name] != found.get(name)]
+            told.finished += 1
+        shutil.rmtree(store)
+    return told
+
+
+def _command(
+    profile: str, raw: Path, until: str | None, changes: tuple[str, ...], orchestrated: bool
+) -> list[str]:
+    """The run's command, its store left open as the last argument."""
+    ends = [] if until is None else ["--until", until]
+    if orchestrated:
+        settings = [word for change in changes for word in ("--set", change)]
+        return [
+            sys.executable,
+            "-m",
+            "flows.cli",
+            "run",
+            "--profile",
+            profile,
+            "--raw",
+            str(raw),
+            *ends,
+            *settings,
+            "--store",
+        ]
+    return [sys.executable, "-c", PROGRAM, profile, str(raw), until or "", json.dumps(changes)]
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from tests.rerun import run, session
+profile, raw, until, changes, store = sys.argv[1:]
+with session(profile, Path(store), Path(raw), json.loads(changes)) as opened:
+    run(opened, until or None)
+"""
+
+
+def _start(command: list[str], server: dict[str, str] | None) -> subprocess.Popen:
+    environment = {**os.environ, **(server or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet)
+
+
+def _disturb(command: list[str], server: dict | None, draw: random.Random, length: float, told: Told) -> bool:
+    """Start a run and kill it, or one of its workers; False where it had come through before."""
+    process = _start(command, server)
+    try:
+        process.wait(draw.uniform(0, length))
+        return False
+    except subprocess.TimeoutExpired:
+        pass
+    workers = [
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if "tasks.stages.worker" in p.cmdline()
+    ]
+    victim = draw.choice(["run", "worker"]) if workers else "run"
+    try:
+        os.kill(draw.choice(workers).pid if victim == "worker" else process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        victim = "run"
+        process.kill()
+    told.kills[victim] += 1
+    try:
+        process.wait(HANGS_S)
+    except subprocess.TimeoutExpired:
+        told.wrong.append(f"a run hung after its {victim} was killed")
+        process.kill()
+    return True
+
+
+def _finish(command: list[str], server: dict | None, told: Told) -> bool:
+    process = _start(command, server)
+    try:
+        code = process.wait(HANGS_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = "no end"
+    if code:
+        told.wrong.append(f"a run that nobody disturbed ended with {code}")
+    return not code
+
+
+def _digests(
+    profile: str, store: Path, raw: Path, until: str | None, changes: tuple[str, ...]
+) -> dict[str, str]:
+    with session(profile, store, raw, changes) as opened:
+        return digests(opened, until)
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
+    """A running server; yields the environment of its clients."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(folder),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    command = [
+        str(Path(sys.executable).with_name("prefect")),
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield {"PREFECT_HOME": str(folder), "PREFECT_API_URL": address}
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=180, help="at the stage layer")
+    parser.add_argument("--server-kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        raw = lay_out(folder / "raw")
+        told = {"stage layer": campaign(arguments.kills, arguments.seed, raw, folder / "layer")}
+        print(told, flush=True)
+        if arguments.server_kills:
+            with prefect_server(folder / "prefect") as server:
+                told["server"] = campaign(
+                    arguments.server_kills, arguments.seed, raw, folder / "server", server=server
+                )
+    wrong = [line for each in told.values() for line in each.wrong]
+    print("\n".join(wrong))
+    print(
+        json.dumps(
+            {
+                "name": "faults",
+                "ratio": 0 if wrong else 1,
+                "wrong": len(wrong),
+                **{name: {**each.kills, "finished": each.finished} for name, each in told.items()},
+            }
+        )
+    )
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
