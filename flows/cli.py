@@ -18,13 +18,17 @@ from rich.table import Table
 
 from storage.errors import InputError
 from storage.store import StoreError
-from tasks.display import status_tree
+from tasks.display import candidate_card, status_tree
 from tasks.run import RunRequest, publish_report, stale_plan
 from tasks.stages.worker import StageFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
 app.add_typer(weights_app, name="weights")
+scorer_app = typer.Typer(no_args_is_help=True, help="The project's own emotion scorer.")
+app.add_typer(scorer_app, name="scorer")
+export_app = typer.Typer(no_args_is_help=True, help="A run's results as datasets of their own.")
+app.add_typer(export_app, name="export")
 out, err = Console(), Console(stderr=True)
 
 Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
@@ -122,10 +126,15 @@ def show(
     store: StoreFolder = Path("store"),
     as_json: AsJson = False,
 ) -> None:
-    """A stage's rows, counts and rejects, as of its latest run with these settings."""
-    from tasks.inspect import describe
+    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8."""
+    from tasks.inspect import candidate_cards, describe
 
-    found = describe(_request(profile, store, raw, None, changes), stage, rows, rejects)
+    request = _request(profile, store, raw, None, changes)
+    if stage == "candidates" and not rejects and not as_json:
+        for example in candidate_cards(request, rows):
+            out.print(candidate_card(example))
+        return
+    found = describe(request, stage, rows, rejects)
     if as_json:
         print(json.dumps(found.counts))
         return
@@ -219,6 +228,57 @@ def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
         out.print(f"{role}: {name} → {resolve(name)}", soft_wrap=True)
 
 
+@export_app.command("pairs")
+def export_pairs(
+    folder: Annotated[Path, typer.Argument(help="A new folder for Parquet files and data card.")],
+    raw: Raw = None,
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    store: StoreFolder = Path("store"),
+) -> None:
+    """Preference pairs as trainers read them (prompt, chosen, rejected), with where each comes from."""
+    from tasks.export import export_pairs as export
+
+    counts = export(_request(profile, store, raw, None, changes), folder)
+    out.print(
+        f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()), soft_wrap=True
+    )
+
+
+@scorer_app.command("train")
+def train_scorer(
+    train: Annotated[Path, typer.Argument(help="GoEmotions' train.tsv.")],
+    dev: Annotated[Path, typer.Argument(help="GoEmotions' dev.tsv; it chooses the epoch.")],
+    folder: Annotated[Path, typer.Argument(help="Where the scorer is written.")],
+    settings: Annotated[Path | None, typer.Option(help="A JSON file of training settings.")] = None,
+) -> None:
+    """Train a scorer on GoEmotions; prints its figures on the dev file."""
+    _quiet_prefect()
+    from flows.train_scorer import train_scorer as flow
+
+    print(json.dumps(flow(train, dev, folder, settings)))
+
+
+@scorer_app.command("evaluate")
+def evaluate_scorer(
+    file: Annotated[Path, typer.Argument(help="A TSV of GoEmotions' form: text, label ids, comment id.")],
+    weights: Annotated[str | None, typer.Option(help="Weight name or folder; none: the profile's.")] = None,
+    profile: Profile = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Macro- and micro-F1 of a scorer over the 28 labels, with the thresholds it was trained with."""
+    from tasks.scorer import measure_scorer
+    from tasks.settings import load_settings
+
+    found = measure_scorer(file, weights or load_settings(profile).scorer.weights)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        out.print(
+            "{weights} on {rows} texts: macro-F1 {macro_f1:.3f}, micro-F1 {micro_f1:.3f}".format_map(found)
+        )
+
+
 @app.command()
 def sample(folder: Path, seed: int = 0) -> None:
     """Write the bundled sample corpus as raw MultiDialog, MELD and IEMOCAP trees."""
@@ -226,6 +286,52 @@ def sample(folder: Path, seed: int = 0) -> None:
 
     for dataset, counts in write_sample(folder, seed).items():
         out.print(f"{dataset}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[
+        str, typer.Argument(help="meld, multidialog, ravdess, crema-d; iemocap says where to ask.")
+    ],
+    folder: Annotated[Path, typer.Option("--to", help="The dataset gets a folder of its name in it.")] = Path(
+        "raw"
+    ),
+    only: Annotated[str, typer.Option(help="Only files whose path matches: 'metadata/*'.")] = "*",
+    accept: Annotated[bool, typer.Option("--accept-licence", help="Do not ask.")] = False,
+) -> None:
+    """Bring a dataset from where its authors publish it; a broken download is gone on from."""
+    from fnmatch import fnmatch
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from storage.fetch.download import fetch as bring
+    from storage.fetch.sources import source_of
+
+    source = source_of(dataset)
+    out.print(
+        f"{source.title}\nlicence: {source.licence}\n{source.licence_url}", soft_wrap=True, highlight=False
+    )
+    if not accept:
+        if not sys.stdin.isatty():
+            raise InputError("nobody to ask: read the licence, then say --accept-licence")
+        typer.confirm("Do you accept it?", abort=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True) as bars:
+        shown: dict = {}
+
+        def progress(name: str, here: int, total: int | None) -> None:
+            if name not in shown:
+                for old in shown.values():
+                    bars.remove_task(old)
+                shown.clear()
+                shown[name] = bars.add_task(name, total=total)
+            bars.update(shown[name], completed=here, total=total)
+
+        target = folder / dataset.lower()
+        brought, there = bring(source, target, lambda name: fnmatch(name, only), progress)
+    out.print(
+        f"{brought} files brought to {target}, {there} were there. Next: {source.after}", soft_wrap=True
+    )
 
 
 def main() -> None:

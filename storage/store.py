@@ -29,6 +29,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from storage.filestat import StatCache, content_digest
+
 DIGEST_BYTES = 16
 
 
@@ -37,7 +39,11 @@ class StoreError(RuntimeError):
 
 
 class Ref(BaseModel, frozen=True, extra="forbid"):
-    """An artefact: the name its stage gave it and the digest of its bytes (a tree's: of its listing)."""
+    """An artefact: the name its stage gave it and the digest of its bytes (a tree's: of its listing).
+
+    views: of a table's shard, the digest of each view's rows (storage/tables). view: the one that a reader is
+    given; empty for the whole.
+    """
 
     name: str
     digest: str
@@ -45,6 +51,17 @@ class Ref(BaseModel, frozen=True, extra="forbid"):
     rows: int = 0
     rejects: int = 0
     tree: bool = False
+    views: dict[str, str] = {}
+    view: str = ""
+
+    def seen_as(self, view: str) -> Ref:
+        """The artefact as a reader of one of its views is given it."""
+        return self.model_copy(update={"view": view})
+
+    @property
+    def content(self) -> str:
+        """The digest of what its reader reads."""
+        return self.views[self.view] if self.view else self.digest
 
 
 class Record(BaseModel, frozen=True, extra="forbid"):
@@ -58,11 +75,6 @@ class Record(BaseModel, frozen=True, extra="forbid"):
 
 def digest_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
 
 
 def canonical(value) -> bytes:
@@ -86,18 +98,25 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class Store:
-    """One store folder. Cheap to open; creates nothing until something is written."""
+    """One store folder. Cheap to open; creates nothing until something is written.
 
-    def __init__(self, root: Path | str):
+    stats: with it, an artefact that was written to since it was last looked at is read again and compared.
+    """
+
+    def __init__(self, root: Path | str, stats: StatCache | None = None):
         self.root = Path(root).resolve()
+        self.stats = stats
 
     # Objects ------------------------------------------------------------------------------------------
 
     def object_path(self, digest: str) -> Path:
         return self.root / "objects" / digest[:2] / digest
 
-    def put_bytes(self, name: str, data: bytes, rows: int = 0, rejects: int = 0) -> Ref:
-        ref = Ref(name=name, digest=digest_bytes(data), size=len(data), rows=rows, rejects=rejects)
+    def put_bytes(
+        self, name: str, data: bytes, rows: int = 0, rejects: int = 0, views: dict[str, str] | None = None
+    ) -> Ref:
+        digest = digest_bytes(data)
+        ref = Ref(name=name, digest=digest, size=len(data), rows=rows, rejects=rejects, views=views or {})
         if not self.holds(ref):
             write_atomic(self.object_path(ref.digest), data)
         return ref
@@ -144,12 +163,18 @@ class Store:
         return target
 
     def holds(self, ref: Ref, rehash: bool = False) -> bool:
-        """Whether the artefact is there whole: by size, or by digest when `rehash`."""
+        """Whether the artefact is there whole: by digest when `rehash`, by the stat cache's where there is one, else by size."""
         path = self.object_path(ref.digest)
         try:
-            if path.stat().st_size != ref.size or (rehash and digest_file(path) != ref.digest):
-                return False
+            if rehash:
+                whole = content_digest(path) == ref.digest
+            elif self.stats is not None:
+                whole = self.stats.digest(path) == ref.digest
+            else:
+                whole = path.stat().st_size == ref.size
         except FileNotFoundError:
+            return False
+        if not whole:
             return False
         return all(self.holds(member, rehash) for member in self.members(ref)) if ref.tree else True
 

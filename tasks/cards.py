@@ -17,7 +17,7 @@ from storage.readers.published import PUBLISHED, Published
 from storage.settings import DataSettings
 from storage.store import Ref, Store
 from storage.utterance import CLIP_DATASETS, EMOTIONS, SPLITS, Reject, Utterance
-from tasks.shards import of_table, place
+from tasks.shard_names import of_table, place
 
 SHORT_S, LONG_S = 0.3, 30.0
 """Stated lengths below and above which a clip is likely cut wrongly."""

@@ -1,33 +1,41 @@
 """Stage `features`: the clips of one utterance shard -> hidden states of the audio and the video encoder.
 
-A row is looked up by what it is made from before anything is decoded. A clip that cannot be decoded becomes a
-reject with its reason. Knows nothing of decoding (storage/media) or of the encoders (model/features).
+A row is looked up by what it is made from before anything is decoded; utterances that share a clip share its row. A
+clip that cannot be used becomes a reject with its reason. Knows nothing of decoding (storage/media) or of the
+encoders (model/features).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
-
-import numpy as np
 
 from model.features.encoders import AudioEncoder, VideoEncoder, load_video_encoder
 from model.features.settings import FeatureSettings
 from model.zoo.resolve import resolve
-from storage.media import MediaError, Window, decode_audio, decode_windows
+from storage.media.clip import Clip
+from storage.media.container import MediaError
+from storage.media.settings import MediaSettings
 from storage.shards import pack_array, read_table, reject_to_row, row_to_utterance, write_table
 from storage.store import Ref, canonical
 from storage.utterance import Reject, Utterance
-from tasks.shards import place, shard_name, write_shard
+from tasks.clips import decode_all
+from tasks.shard_names import place, shard_name
+from tasks.shards import write_shard
 from tasks.stages.stage import Weights, Workspace
 
 
 def extract_features(
-    utterances: Ref, settings: FeatureSettings, audio: Weights, video: Weights, work: Workspace
+    utterances: Ref,
+    settings: FeatureSettings,
+    media: MediaSettings,
+    audio: Weights,
+    video: Weights,
+    work: Workspace,
 ) -> list[Ref]:
-    """Outputs: features/… of the shard's utterances that have media, rejects/…"""
+    """Outputs: features/… of the shard's utterances that have media, rejects/…, media/… (what the clips are)."""
     dataset, split = place(utterances)
     bucket = int(utterances.name.split("/")[-1])
     clips = [
@@ -35,78 +43,87 @@ def extract_features(
         for u in map(row_to_utterance, read_table(work.store.read(utterances), "utterances"))
         if u.media_digest
     ]
+    made_with = [settings.model_dump(mode="json"), media.decoder]
+    keys = {u.key: work.row_key(u.media_digest, *made_with) for u in clips}
     memo = work.store.rows("features")
-    keys = {u.key: work.row_key(u.media_digest, settings.model_dump(mode="json")) for u in clips}
     known = memo.get_many(keys.values())
-    missing = [clip for clip in clips if keys[clip.key] not in known]
-    rejects = []
-    for done, (clip, made) in enumerate(_extract_all(missing, settings, audio.name, video.name, work.raw)):
-        if isinstance(made, Reject):
-            rejects.append(reject_to_row(made, "features"))
+    missing = list({keys[u.key]: u for u in reversed(clips) if keys[u.key] not in known}.values())[::-1]
+    failed: dict[str, MediaError] = {}
+    for done, (clip, decoded) in enumerate(decode_all(missing, settings, media, work.raw)):
+        if isinstance(decoded, MediaError):
+            failed[keys[clip.key]] = decoded
         else:
-            known[keys[clip.key]] = _pack(made)
+            known[keys[clip.key]] = _pack(_encode(decoded, settings, audio.name, video.name), decoded)
             memo.put(keys[clip.key], known[keys[clip.key]])
         work.progress(done + 1, len(missing), {})
     memo.close()
-    rows = [
-        {**_key_columns(clip), **_unpack(known[keys[clip.key]]), "media_digest": clip.media_digest}
-        for clip in clips
-        if keys[clip.key] in known
-    ]
-    name = shard_name("features", dataset, split, bucket)
-    turned_away = write_table(rejects, "rejects")
+    rows, facts, rejects = [], {}, []
+    for clip in clips:
+        error = failed.get(keys[clip.key])
+        if error is None:
+            row, told = _unpack(known[keys[clip.key]])
+            error = _mis_cut(clip, told["seconds"], media)
+        if error is not None:
+            rejects.append(Reject(*clip.key, error.reason, str(error)))
+            continue
+        facts[clip] = told
+        rows.append({**_key_columns(clip), **row, "media_digest": clip.media_digest})
+    place_name = f"{dataset}/{split}/{bucket}"
+    turned_away = write_table([reject_to_row(r, "features") for r in rejects], "rejects")
     return [
-        write_shard(work.store, "features", name, rows, rejects=len(rejects)),
-        work.store.put_bytes(f"rejects/{dataset}/{split}/{bucket}", turned_away, rejects=len(rejects)),
-    ]
+        write_shard(work.store, "features", shard_name("features", dataset, split, bucket), rows, rejects=len(rejects)),
+        work.store.put_bytes(f"rejects/{place_name}", turned_away, rejects=len(rejects)),
+        work.store.put_bytes(f"media/{place_name}", canonical(summary(facts, rejects))),
+    ]  # fmt: skip
+
+
+def _mis_cut(clip: Utterance, seconds: float, media: MediaSettings) -> MediaError | None:
+    """Why the clip is not the utterance its release lists, if it is not."""
+    if clip.seconds is None or media.mis_cut_seconds is None:
+        return None
+    if abs(seconds - clip.seconds) <= media.mis_cut_seconds:
+        return None
+    path = clip.audio_path or clip.video_path
+    return MediaError("mis_cut", path, f"lasts {seconds:.2f} s, the release says {clip.seconds:.2f} s")
+
+
+def summary(facts: dict[Utterance, dict], rejects: list[Reject]) -> dict:
+    """What the clips of one shard are: hours, streams, who decoded them, and which utterances share a clip."""
+    shared: dict[str, list[str]] = defaultdict(list)
+    for clip in facts:
+        shared[clip.media_digest].append(f"{clip.dialogue_id} turn {clip.turn}")
+    return {
+        "clips": len(facts),
+        "seconds": round(sum(told["seconds"] for told in facts.values()), 2),
+        "bytes": sum(told[kind]["bytes"] for told in facts.values() for kind in ("audio", "video") if kind in told),
+        "picture": _counted(f"{v['codec']} {v['width']}x{v['height']} at {v['rate']:.3f}" for v in _streams(facts, "video")),
+        "sound": _counted(f"{a['codec']} {a['rate']} Hz {a['layout'] or a['channels']}, {a['mono']}" for a in _streams(facts, "audio")),
+        "decoder": _counted(v["decoder"] for v in _streams(facts, "video")),
+        "rejects": _counted(reject.reason for reject in rejects),
+        "shared": sorted(names for names in shared.values() if len(names) > 1),
+    }  # fmt: skip
+
+
+def _streams(facts: dict[Utterance, dict], kind: str) -> list[dict]:
+    return [told[kind] for told in facts.values() if kind in told]
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
 
 
 def _key_columns(clip: Utterance) -> dict:
     return {"dataset": clip.dataset, "split": clip.split, "dialogue_id": clip.dialogue_id, "turn": clip.turn}
 
 
-def _extract_all(
-    clips: list[Utterance], settings: FeatureSettings, audio: str, video: str, root: Path
-) -> Iterator[tuple[Utterance, dict | Reject]]:
-    """Each clip with its blobs and shapes, or with the reject of what cannot be decoded."""
-    for clip, pictures in _frames_of_all(clips, settings, root):
-        try:
-            if isinstance(pictures, MediaError):
-                raise pictures
-            sound = decode_audio(root / clip.audio_path, settings.max_seconds) if clip.audio_path else None
-        except MediaError as error:
-            yield clip, Reject(*clip.key, reason=error.reason, detail=str(error))
-            continue
-        heard = None if sound is None else _audio_encoder(audio, settings.dtype).states(sound).numpy()
-        seen = None if pictures is None else _video_encoder(video, settings).states(pictures).numpy()
-        row = {}
-        for name, states in (("audio", heard), ("video", seen)):
-            row[name], row[f"{name}_shape"] = pack_array(states)
-        yield clip, row
-
-
-def _frames_of_all(
-    clips: list[Utterance], settings: FeatureSettings, root: Path
-) -> Iterator[tuple[Utterance, np.ndarray | MediaError | None]]:
-    """Each clip's frames; a file that holds a whole dialogue is decoded once for all of its utterances."""
-    by_file: dict[str | None, list[Utterance]] = {}
-    for clip in clips:
-        by_file.setdefault(clip.video_path, []).append(clip)
-    for path, members in by_file.items():
-        if path is None:
-            yield from ((clip, None) for clip in members)
-            continue
-        windows = [Window(_frame_seed(clip, settings), clip.start, clip.end, clip.side) for clip in members]
-        try:
-            pictures = decode_windows(root / path, windows, settings.frames)
-        except MediaError as error:
-            pictures = [error] * len(members)
-        yield from zip(members, pictures, strict=True)
-
-
-def _frame_seed(clip: Utterance, settings: FeatureSettings) -> int:
-    """The frames follow from the clip's content and the seed, never from ids."""
-    return int(clip.media_digest[:8], 16) ^ settings.seed
+def _encode(clip: Clip, settings: FeatureSettings, audio: str, video: str) -> dict:
+    """Blobs and shapes of one decoded clip."""
+    heard = None if clip.audio is None else _audio_encoder(audio, settings.dtype).states(clip.audio).numpy()
+    seen = _video_encoder(video, settings).states(clip.frames[0]).numpy() if clip.frames else None
+    row = {}
+    for name, states in (("audio", heard), ("video", seen)):
+        row[name], row[f"{name}_shape"] = pack_array(states)
+    return row
 
 
 @cache
@@ -119,14 +136,17 @@ def _video_encoder(name: str, settings: FeatureSettings) -> VideoEncoder:
     return load_video_encoder(resolve(name), settings.video_tokens_per_frame, settings.dtype)
 
 
-def _pack(blobs: dict) -> bytes:
-    """One row for the row store: a JSON line of shapes, then the two blobs."""
+def _pack(blobs: dict, clip: Clip) -> bytes:
+    """One row for the row store: a JSON line of shapes and of what the clip is, then the two blobs."""
     sizes = {name: None if blobs[name] is None else len(blobs[name]) for name in ("audio", "video")}
-    head = canonical({"sizes": sizes, "shapes": {n: blobs[f"{n}_shape"] for n in ("audio", "video")}})
+    shapes = {name: blobs[f"{name}_shape"] for name in ("audio", "video")}
+    told = {**clip.facts, "seconds": clip.seconds}
+    head = canonical({"sizes": sizes, "shapes": shapes, "clip": told})
     return head + b"\n" + (blobs["audio"] or b"") + (blobs["video"] or b"")
 
 
-def _unpack(data: bytes) -> dict:
+def _unpack(data: bytes) -> tuple[dict, dict]:
+    """Blobs and shapes, and what the clip is."""
     head, rest = data.split(b"\n", 1)
     facts = json.loads(head)
     row = {}
@@ -134,4 +154,4 @@ def _unpack(data: bytes) -> dict:
         size = facts["sizes"][name]
         row[name], rest = (None, rest) if size is None else (rest[:size], rest[size:])
         row[f"{name}_shape"] = facts["shapes"][name]
-    return row
+    return row, facts["clip"]

@@ -24,7 +24,7 @@ from prefect.cache_policies import NO_CACHE
 from storage.store import Ref, Store
 from tasks.cards import card_markdown, exchange_counts
 from tasks.display import Display
-from tasks.learned import training_line
+from tasks.learned import quality_line, training_line
 from tasks.run import Run, RunRequest
 from tasks.session import Session
 from tasks.stages.planner import Node, StagePlan, plan_stage, run_graph
@@ -89,9 +89,11 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
         return answer
 
     def on_settled(plan: StagePlan) -> None:
-        session.release(plan.stage.name)
+        session.workers.release(plan.stage.name)
         told = [
-            training_line(session.store, refs) for label, refs in plan.outputs.items() if label in plan.stale
+            training_line(session.store, refs) or quality_line(session.store, refs)
+            for label, refs in plan.outputs.items()
+            if label in plan.stale
         ]
         display.settled(plan, next((line for line in told if line), None))
         _leave_table(plan)

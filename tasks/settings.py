@@ -23,6 +23,7 @@ from model.metrics.settings import BertScoreSettings, BootstrapSettings
 from model.pairs.settings import PairSettings
 from model.scorer.settings import ScorerSettings
 from storage.errors import InputError
+from storage.media.settings import MediaSettings
 from storage.settings import DataSettings
 from tasks.stages.retrain import RetrainSettings
 
@@ -77,6 +78,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     """Every setting of a run. A bare `Settings()` is the paper."""
 
     data: DataSettings = DataSettings()
+    media: MediaSettings = MediaSettings()
     features: FeatureSettings = FeatureSettings()
     llm: LLMSettings = LLMSettings()
     candidates: CandidateSettings = CandidateSettings()

@@ -1,7 +1,6 @@
-"""Shards in the store: the names stages give them, and reading and writing them by those names.
+"""Shards in the store: reading and writing them by the names of shard_names.
 
-A shard is named "TABLE/DATASET/SPLIT/BUCKET"; a stage's rejects are "rejects/DATASET". Knows nothing of what
-the rows mean.
+A stage's rejects are named "rejects/DATASET". Knows nothing of what the rows mean.
 """
 
 from __future__ import annotations
@@ -10,32 +9,28 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from storage.shards import bucket_count, bucket_of, read_table, write_table
-from storage.store import Ref, Store
-
-
-def shard_name(table: str, dataset: str, split: str, bucket: int) -> str:
-    return f"{table}/{dataset}/{split}/{bucket}"
-
-
-def place(ref: Ref) -> tuple[str, str]:
-    """(dataset, split) of a shard."""
-    _, dataset, split, _ = ref.name.split("/")
-    return dataset, split
-
-
-def of_table(refs: Iterable[Ref], table: str, *splits: str) -> list[Ref]:
-    """The shards of one table, of some splits where given, in name order."""
-    found = [ref for ref in refs if ref.name.startswith(f"{table}/")]
-    return sorted((r for r in found if not splits or place(r)[1] in splits), key=lambda r: r.name)
+from storage.store import Ref, Store, canonical, digest_bytes
+from storage.tables import VIEWS
+from tasks.shard_names import of_table, shard_name
 
 
 def read_rows(store: Store, refs: Iterable[Ref], table: str, *splits: str) -> list[dict]:
-    """All rows of a table's shards, of some splits where given."""
-    return [row for ref in of_table(refs, table, *splits) for row in read_table(store.read(ref), table)]
+    """All rows of a table's shards, of some splits where given; of a view, its columns."""
+    return [
+        row
+        for ref in of_table(refs, table, *splits)
+        for row in read_table(store.read(ref), table, VIEWS[table][ref.view] if ref.view else None)
+    ]
 
 
 def write_shard(store: Store, table: str, name: str, rows: list[dict], rejects: int = 0) -> Ref:
-    return store.put_bytes(name, write_table(rows, table), rows=len(rows), rejects=rejects)
+    views = {view: _digest(rows, columns) for view, columns in VIEWS.get(table, {}).items()}
+    return store.put_bytes(name, write_table(rows, table), rows=len(rows), rejects=rejects, views=views)
+
+
+def _digest(rows: list[dict], columns: tuple[str, ...]) -> str:
+    """Digest of some columns of the rows, the key among them, in the key's order."""
+    return digest_bytes(canonical(sorted([row.get(name) for name in columns] for row in rows)))
 
 
 def write_buckets(store: Store, table: str, rows: list[dict], per_bucket: int) -> list[Ref]:

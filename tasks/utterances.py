@@ -14,7 +14,8 @@ from storage.shards import reject_to_row, utterance_to_row, write_table
 from storage.store import Ref, Store, StoreError, canonical
 from tasks.cards import make_card
 from tasks.explain import compare, group, read_shards
-from tasks.shards import of_table, write_buckets
+from tasks.shard_names import of_table
+from tasks.shards import write_buckets
 from tasks.stages.stage import RawFiles, Workspace
 
 

@@ -1,0 +1,1 @@
+"""The datasets' files from where their authors publish them: who offers what, and how it is brought here whole."""

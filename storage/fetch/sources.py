@@ -1,0 +1,231 @@
+"""Where each dataset is published, under which licence, and how its list of files is had.
+
+Addresses are the authors' own (their site, Zenodo, the hub, GitHub). A list that the publisher keeps with sizes and
+checksums is asked for when it is needed, so nothing here goes stale with a re-upload. Knows nothing of downloading.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from storage.errors import InputError
+
+Ask = Callable[[str], bytes]
+"""The body of an address."""
+
+
+class FetchError(InputError):
+    """A dataset that cannot be fetched: one line that says what, from where, and what to do."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file. `name`: its path below the dataset's folder. `checksum`: "md5:…" or "sha256:…", None: not published."""
+
+    name: str
+    url: str
+    size: int | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Files at fixed addresses."""
+
+    files: tuple[RemoteFile, ...]
+
+    def listing(self, ask: Ask) -> list[RemoteFile]:
+        return list(self.files)
+
+
+@dataclass(frozen=True)
+class ZenodoRecord:
+    """All files of one record of zenodo.org, with the MD5 that Zenodo keeps of each."""
+
+    url: str
+
+    def listing(self, ask: Ask) -> list[RemoteFile]:
+        return [
+            RemoteFile(
+                file["key"], f"{self.url}/files/{quote(file['key'])}/content", file["size"], file["checksum"]
+            )
+            for file in _json(ask, self.url, "files")
+        ]
+
+
+@dataclass(frozen=True)
+class HubFolders:
+    """Folders of one dataset on the hub, with the SHA-256 of what it keeps as large files."""
+
+    url: str
+    dataset: str
+    folders: tuple[str, ...]
+
+    def listing(self, ask: Ask) -> list[RemoteFile]:
+        found = []
+        for folder in self.folders:
+            entries = _json(ask, f"{self.url}/api/datasets/{self.dataset}/tree/main/{folder}")
+            for entry in (e for e in entries if e["type"] == "file"):
+                address = f"{self.url}/datasets/{self.dataset}/resolve/main/{quote(entry['path'])}"
+                large = entry.get("lfs")
+                checksum = f"sha256:{large['oid']}" if large else None
+                found.append(RemoteFile(entry["path"], address, entry["size"], checksum))
+        return found
+
+
+@dataclass(frozen=True)
+class NamedInCsv:
+    """Files whose names stand in one column of a CSV of the release; the CSV itself comes with them.
+
+    templates: paths below `media`, with {} for the name.
+    """
+
+    csv_url: str
+    column: str
+    media: str
+    templates: tuple[str, ...]
+
+    def listing(self, ask: Ask) -> list[RemoteFile]:
+        text = ask(self.csv_url).decode("utf-8-sig")
+        try:
+            names = [row[self.column] for row in csv.DictReader(io.StringIO(text, newline=""))]
+        except KeyError:
+            raise FetchError(f"{self.csv_url}: no column {self.column}; its layout has changed") from None
+        found = [RemoteFile(PurePosixPath(self.csv_url).name, self.csv_url)]
+        for template in self.templates:
+            found += [RemoteFile(template.format(n), f"{self.media}/{template.format(n)}") for n in names]
+        return found
+
+
+Files = Plain | ZenodoRecord | HubFolders | NamedInCsv
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset's publisher. `after`: what to do with the files. `files` None: `after` says where to ask."""
+
+    title: str
+    licence: str
+    licence_url: str
+    files: tuple[Files, ...] | None
+    after: str
+
+    def listing(self, ask: Ask) -> list[RemoteFile]:
+        """Every file of the dataset. FetchError where a list is no list, or names a path outside the folder."""
+        found = []
+        for files in self.files or ():
+            try:
+                found += files.listing(ask)
+            except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+                raise FetchError(f"{self.title}: the list of files is not as expected ({error!r})") from None
+        for file in found:
+            path = PurePosixPath(file.name)
+            if path.is_absolute() or ".." in path.parts or not path.name:
+                raise FetchError(
+                    f"{self.title}: the list names {file.name!r}, a path outside the dataset's folder"
+                )
+        return found
+
+
+def _json(ask: Ask, url: str, key: str | None = None):
+    text = ask(url)
+    try:
+        body = json.loads(text)
+    except ValueError:
+        raise FetchError(f"{url}: answered with something that is no JSON") from None
+    return body if key is None else body[key]
+
+
+CREMA_D = "https://{}/CheyneyComputerScience/CREMA-D/master"
+
+SOURCES = {
+    "meld": Source(
+        "MELD (Poria et al., ACL 2019)",
+        "GPL-3.0",
+        "https://github.com/declare-lab/MELD/blob/master/LICENSE",
+        (
+            Plain(
+                (
+                    RemoteFile(
+                        "MELD.Raw.tar.gz", "http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz"
+                    ),
+                )
+            ),
+        ),
+        "unpack it, then the three archives inside: tar -xzf MELD.Raw.tar.gz && cd MELD.Raw && "
+        "for a in train dev test; do tar -xzf $a.tar.gz; done",
+    ),
+    "multidialog": Source(
+        "MultiDialog (Park et al., ACL 2024)",
+        "cc, as its card says without a version",
+        "https://huggingface.co/datasets/IVLLab/MultiDialog",
+        (
+            HubFolders(
+                "https://huggingface.co",
+                "IVLLab/MultiDialog",
+                ("metadata/train", "metadata/test_freq", "data/train", "data/test_freq"),
+            ),
+        ),
+        "the archives are read where they lie. The videos are published apart, on a shared drive that the card "
+        "links; put them under a folder named video",
+    ),
+    "ravdess": Source(
+        "RAVDESS (Livingstone and Russo, PLoS ONE 2018)",
+        "CC BY-NC-SA 4.0",
+        "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+        (ZenodoRecord("https://zenodo.org/api/records/1188976"),),
+        "unpack the zips side by side: for z in *.zip; do unzip -qn $z; done",
+    ),
+    "crema-d": Source(
+        "CREMA-D (Cao et al., IEEE TAC 2014)",
+        "ODbL 1.0, contents under DbCL 1.0",
+        "https://github.com/CheyneyComputerScience/CREMA-D/blob/master/LICENSE.txt",
+        (
+            Plain(
+                (
+                    RemoteFile(
+                        "processedResults/summaryTable.csv",
+                        CREMA_D.format("raw.githubusercontent.com") + "/processedResults/summaryTable.csv",
+                    ),
+                    RemoteFile(
+                        "VideoDemographics.csv",
+                        CREMA_D.format("raw.githubusercontent.com") + "/VideoDemographics.csv",
+                    ),
+                )
+            ),
+            NamedInCsv(
+                CREMA_D.format("raw.githubusercontent.com") + "/SentenceFilenames.csv",
+                "Filename",
+                CREMA_D.format("media.githubusercontent.com/media"),
+                ("AudioWAV/{}.wav", "VideoFlash/{}.flv"),
+            ),
+        ),
+        "nothing to unpack",
+    ),
+    "iemocap": Source(
+        "IEMOCAP (Busso et al., 2008)",
+        "an agreement with USC's SAIL, for each user",
+        "https://sail.usc.edu/iemocap/",
+        None,
+        "ask for it with the form at https://sail.usc.edu/iemocap/iemocap_release.htm, then unpack the archive "
+        "that you are sent and name its folder with --raw",
+    ),
+}
+"""Name on the command line -> publisher."""
+
+
+def source_of(dataset: str) -> Source:
+    """The publisher of a dataset that may be fetched. FetchError: unknown, or to be asked for by hand."""
+    name = dataset.lower().replace("_", "-")
+    if name not in SOURCES:
+        raise FetchError(f"no dataset {dataset!r}; known: {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    if source.files is None:
+        raise FetchError(f"{source.title} needs {source.licence}: {source.after}")
+    return source

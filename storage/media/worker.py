@@ -1,0 +1,108 @@
+"""The child that decodes: one request a line on standard input, one answer each on standard output.
+
+An answer is a line of JSON and, behind it, the bytes of the arrays it names. When the parent goes, the input ends
+and so does the child. Knows nothing of why a clip is wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import numpy as np
+
+from storage.media.clip import Clip, Request, decode_clip
+from storage.media.container import MediaError
+from storage.media.pictures import Window
+
+
+def encode_request(request: Request) -> bytes:
+    return json.dumps(asdict(request)).encode() + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    row = json.loads(line)
+    return Request(**{**row, "windows": tuple(Window(**window) for window in row["windows"])})
+
+
+def encode_answer(answer: Clip | MediaError) -> tuple[bytes, list[np.ndarray]]:
+    """The line, and the arrays whose bytes follow it."""
+    if isinstance(answer, MediaError):
+        return json.dumps({"error": _error(answer)}).encode() + b"\n", []
+    parts = [answer.audio, *answer.frames]
+    head = {"parts": [_part(part) for part in parts], "seconds": answer.seconds, "facts": answer.facts}
+    arrays = [np.ascontiguousarray(part) for part in parts if isinstance(part, np.ndarray)]
+    return json.dumps(head).encode() + b"\n", arrays
+
+
+def answer_bytes(head: dict) -> int:
+    """How many bytes follow an answer's line."""
+    return sum(_size(part) for part in head.get("parts", ()) if part and "shape" in part)
+
+
+def decode_answer(head: dict, body: bytes | bytearray) -> Clip | MediaError:
+    if "error" in head:
+        return MediaError(*head["error"])
+    parts, at = [], 0
+    for part in head["parts"]:
+        if part is None:
+            parts.append(None)
+        elif "error" in part:
+            parts.append(MediaError(*part["error"]))
+        else:
+            count = int(np.prod(part["shape"]))
+            parts.append(np.frombuffer(body, part["dtype"], count, at).reshape(part["shape"]))
+            at += _size(part)
+    return Clip(parts[0], tuple(parts[1:]), head["seconds"], head["facts"])
+
+
+def _part(part: np.ndarray | MediaError | None) -> dict | None:
+    if part is None:
+        return None
+    if isinstance(part, MediaError):
+        return {"error": _error(part)}
+    return {"dtype": part.dtype.str, "shape": list(part.shape)}
+
+
+def _size(part: dict) -> int:
+    return int(np.prod(part["shape"])) * np.dtype(part["dtype"]).itemsize
+
+
+def _error(error: MediaError) -> list[str]:
+    return [str(value) for value in error.args]
+
+
+def _decode(request: Request) -> Clip | MediaError:
+    try:
+        return decode_clip(request)
+    except MediaError as error:
+        return error
+    except MemoryError:
+        return MediaError("crashed", request.path, "decoding it takes more memory than a decoder is given")
+    except (
+        Exception
+    ) as error:  # the boundary of the process: what no file should do is told as that file's fault
+        traceback.print_exc()
+        return MediaError("crashed", request.path, f"{type(error).__name__}: {error}")
+
+
+def serve(lines: Iterable[bytes], memory_bytes: int) -> None:
+    """Answer requests until there are no more. memory_bytes: the address space this process may have."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print goes to the log, never between the answers
+    for line in lines:
+        head, arrays = encode_answer(_decode(decode_request(line)))
+        answers.write(head)
+        for array in arrays:
+            answers.write(array)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.stdin.buffer, int(sys.argv[1]))
