@@ -31,7 +31,7 @@ from storage.errors import InputError
 MARK = "::"
 """Between the path of an archive and the name of a member."""
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
-SPACING = 16 << 20
+SPACING = 8 << 20
 """Bytes of inflated data between restart points: a member costs inflating half of that on average."""
 CHUNK = 1 << 20
 WINDOW = 32_768
