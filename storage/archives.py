@@ -17,8 +17,9 @@ import os
 import sqlite3
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
@@ -30,8 +31,8 @@ from storage.errors import InputError
 MARK = "::"
 """Between the path of an archive and the name of a member."""
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
-SPACING = 16 << 20
-"""Bytes of inflated data between restart points: a member costs half of that on average, some 25 ms."""
+SPACING = 8 << 20
+"""Bytes of inflated data between restart points: a member costs inflating half of that on average."""
 CHUNK = 1 << 20
 WINDOW = 32_768
 FORMAT = 1
@@ -100,24 +101,30 @@ def member_path(archive: str, name: str) -> str:
     return f"{archive}{MARK}{name}"
 
 
+def split_member(path: str) -> tuple[str, str]:
+    """(path of the archive, name of the member)."""
+    archive, _, name = path.partition(MARK)
+    return archive, name
+
+
 def list_members(root: Path, archive: str) -> Listing:
     """The regular files of an archive below `root`. Passes over it once in its life; later from the cache."""
     name = _indexed(Path(root) / archive)
-    with _opened() as database:
-        rows = database.execute("select name, digest from members where archive = ?", (name,)).fetchall()
-        (problem,) = database.execute("select problem from archives where path = ?", (name,)).fetchone()
+    database = _database()
+    rows = database.execute("select name, digest from members where archive = ?", (name,)).fetchall()
+    (problem,) = database.execute("select problem from archives where path = ?", (name,)).fetchone()
     return Listing(dict(rows), problem)
 
 
 def member_digest(root: Path, path: str) -> str:
     """Digest of a member's content, the same as of the unpacked file. ArchiveError: no such member."""
-    archive, _, name = path.partition(MARK)
+    archive, name = split_member(path)
     return _find(_indexed(Path(root) / archive), name, path).digest
 
 
 def read_member(root: Path, path: str) -> bytes:
     """The content of a member. ArchiveError where it is missing, or its bytes are not those first indexed."""
-    archive, _, name = path.partition(MARK)
+    archive, name = split_member(path)
     file = Path(root) / archive
     key = _indexed(file)
     member = _find(key, name, path)
@@ -149,26 +156,21 @@ def _cache_file() -> Path:
     return Path.home() / ".cache" / "empamba" / f"archives-{FORMAT}.sqlite"
 
 
+def _database() -> sqlite3.Connection:
+    return _connection(_cache_file(), os.getpid(), threading.get_ident())
+
+
 @cache
-def _in_memory() -> sqlite3.Connection:
-    """Stands in for the cache where the user's home cannot be written."""
-    database = sqlite3.connect(":memory:", check_same_thread=False)
-    database.executescript(TABLES)
-    return database
-
-
-@contextmanager
-def _opened() -> Iterator[sqlite3.Connection]:
-    path = _cache_file()
+def _connection(path: Path, process: int, thread: int) -> sqlite3.Connection:
+    """One connection for each process and thread, which SQLite asks for; in memory where the home is read-only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=60)
         database.executescript(TABLES)
     except (OSError, sqlite3.DatabaseError):
-        yield _in_memory()
-        return
-    with closing(database):
-        yield database
+        database = sqlite3.connect(":memory:")
+        database.executescript(TABLES)
+    return database
 
 
 @contextmanager
@@ -201,12 +203,11 @@ def _indexed(file: Path) -> str:
 
 def _known(name: str) -> tuple | None:
     query = "select size, mtime_ns, inode from archives where path = ?"
-    with _opened() as database:
-        return database.execute(query, (name,)).fetchone()
+    return _database().execute(query, (name,)).fetchone()
 
 
 def _write(name: str, stat: tuple, index: Index) -> None:
-    with _opened() as database, database:
+    with _database() as database:
         for table in ("members", "points"):
             database.execute(f"delete from {table} where archive = ?", (name,))
         database.executemany(
@@ -224,8 +225,7 @@ def _write(name: str, stat: tuple, index: Index) -> None:
 
 def _find(archive: str, name: str, path: str) -> Member:
     query = "select name, start, size, digest from members where archive = ? and name = ?"
-    with _opened() as database:
-        row = database.execute(query, (archive, name)).fetchone()
+    row = _database().execute(query, (archive, name)).fetchone()
     if row is None:
         raise ArchiveError("missing", path, "no such member")
     return Member(*row)
@@ -277,8 +277,7 @@ def _digest(data: bytes) -> str:
 
 def _read(file: Path, archive: str, member: Member) -> bytes:
     query = "select start, at, bits, window from points where archive = ? and start <= ? order by start desc limit 1"
-    with _opened() as database:
-        row = database.execute(query, (archive, member.start)).fetchone()
+    row = _database().execute(query, (archive, member.start)).fetchone()
     with open(file, "rb") as raw:
         if row is not None and _zlib() is not None:
             data = _inflate_from(raw, Point(*row), member.start, member.size)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from storage.archives import is_member, member_digest
+from storage.archives import is_member, list_members, member_path, split_member
 from storage.readers import crema_d, iemocap, meld, multidialog, ravdess
 from storage.readers.common import Dialogues, RawDataError, RawDataset, hold_out, smallest_hashes, walk
 from storage.readers.known_bad import withdraw
@@ -264,7 +264,12 @@ def media_digest(
     contents = []
     for path in (utterance.video_path, utterance.audio_path):
         if path is not None and path not in known:
-            known[path] = member_digest(root, path) if is_member(path) else digest(root / path)
+            if is_member(path):
+                archive, _ = split_member(path)
+                listing = list_members(root, archive)
+                known.update({member_path(archive, name): value for name, value in listing.digests.items()})
+            else:
+                known[path] = digest(root / path)
         contents.append(None if path is None else known[path])
     identity = json.dumps([*contents, utterance.start, utterance.end, utterance.side])
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()

@@ -88,8 +88,10 @@ def claim(paths: list[str]) -> list[str]:
                 f"name its folder after the split: {', '.join(CLIP_FOLDERS)}"
             )
     unpacked = {clip_split(path) for path in clips}
+    beside = {path.rpartition("/")[0] for path in labels}
     for path in paths:
-        if PACKED.get(file_name(path), "") not in ("", *unpacked):
+        split = PACKED.get(file_name(path)) if path.rpartition("/")[0] in beside else None
+        if split is not None and split not in unpacked:
             raise RawDataError(
                 f"{DATASET}: {path} is still packed; unpack it in its folder (tar -xzf), or take it away to read "
                 "text only"

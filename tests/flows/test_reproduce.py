@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,22 @@ def test_counts_in_are_counts_out_and_rejects(folder, raw):
     assert features["rows"] + features["rejects"] == media > 0
     candidates = json.loads(empamba(folder, "show", "candidates", "--json", "--raw", str(raw)).stdout)
     assert candidates["rows"] == 160
+
+
+def test_every_dataset_leaves_a_data_card(folder):
+    """As Prefect artifacts, with the exchanges that were cut; the sample is not held against the corpora."""
+    with closing(sqlite3.connect(folder / "prefect" / "prefect.db")) as database:
+        found = dict(database.execute("select key, data from artifact where type = 'markdown'"))
+    for dataset in ("meld", "multidialog", "iemocap"):
+        card = json.loads(found[f"data-card-{dataset}"])
+        assert "Not compared with published counts: the bundled sample" in card
+        header, row = (
+            line for line in card.splitlines() if line.startswith(("| split | dialogues", "| train | 2 |"))
+        )
+        exchanges = dict(zip(header.split(" | "), row.split(" | "), strict=True))["exchanges"]
+        assert int(exchanges) > 0
+    page = (folder / "store" / "report.html").read_text()
+    assert page.count("Not compared with published counts") == 3
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ import pytest
 from storage import archives
 from storage.archives import ArchiveError, list_members, local_file, member_digest, read_member
 from storage.filestat import content_digest
+from storage.media.clip import Request, decode_clip
+from storage.media.container import MediaError
+from storage.sample.media import write_wav
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,19 @@ def test_a_digest_is_that_of_the_file_unpacked(tmp_path, members, packed):
     assert not path.exists()
     with local_file(tmp_path, "x.tar.gz") as plain:
         assert plain == tmp_path / "x.tar.gz"
+
+
+def test_a_sound_in_an_archive_is_decoded_as_the_file_is(tmp_path):
+    write_wav(tmp_path / "0.wav", 0.3 * np.sin(np.arange(20_000) / 20), 16_000)
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "0.wav", "c/0.wav")
+    packed, plain = (
+        decode_clip(Request(str(tmp_path), None, path)).audio for path in ("x.tar.gz::c/0.wav", "0.wav")
+    )
+    assert len(plain) == 20_000 and np.array_equal(packed, plain)
+    with pytest.raises(MediaError, match="x.tar.gz::c/1.wav.*no such member") as caught:
+        decode_clip(Request(str(tmp_path), None, "x.tar.gz::c/1.wav"))
+    assert caught.value.reason == "missing"
 
 
 def test_an_archive_is_passed_over_once_and_again_when_it_changed(tmp_path, packed, monkeypatch):

@@ -390,6 +390,7 @@ def test_counts_of_rows_and_rejects(text_run):
     train = next(row for row in facts["counts"]["splits"] if row["split"] == "train")
     assert facts["counts"]["without_media"] == 24 and "24 utterances have no clip" in page.text["data"]
     assert (train["same_speaker"], train["gap"], train["selected"], train["pairs"]) == (41, 17, 8, 4)
+    assert "published counts differ" in page.text["data"] and "-1037" in page.text["data"]
     reasons = {(r["stage"], r["reason"]): r["count"] for r in facts["counts"]["rejects"]}
     assert reasons == {("utterances", "no_text"): 1, ("pairs", "not_below_threshold"): 4}
     assert "no_text" in page.text["data"]
