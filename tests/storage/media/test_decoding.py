@@ -59,15 +59,15 @@ def test_a_span_of_a_variable_rate_is_cut_by_time(film, tmp_path):
 
 
 def test_turned_pictures_are_set_upright(film, tmp_path):
-    # Filmed upright by a turned camera: stored turned left, with the instruction to show it turned right.
-    path = film.write_video(tmp_path / "phone.mp4", [np.rot90(film.coded(n)).copy() for n in range(20)])
-    one, turn = 0x10000, np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 0x4000]]) * 0x10000
-    matrices = [np.array([[one, 0, 0], [0, one, 0], [0, 0, 0x4000 * one]]), turn]
-    identity, turned = (matrix.astype(">i4").tobytes() for matrix in matrices)
-    content = path.read_bytes()
-    at = content.index(identity, content.index(b"tkhd"))
-    path.write_bytes(content[:at] + turned + content[at + len(turned) :])
+    path = film.turned(film.write_video(tmp_path / "phone.mp4", [film.sideways(n) for n in range(20)]))
     assert film.numbers(film.decode_frames(path, 4, 0, size=64)) == film.expected_numbers(0, 20, 4, 0)
+
+
+def test_the_halves_of_turned_pictures(film, tmp_path):
+    pictures = [np.concatenate([film.coded(n), film.coded(n + 500)], axis=1) for n in range(20)]
+    path = film.turned(film.write_video(tmp_path / "phone.mp4", [np.rot90(p).copy() for p in pictures]))
+    left, right = (film.numbers(film.decode_frames(path, 4, 7, side=s, size=128)) for s in ("left", "right"))
+    assert left == film.expected_numbers(0, 20, 4, 7) and right == [n + 500 for n in left]
 
 
 def test_windows_of_one_pass_equal_single_calls(film, tmp_path):
