@@ -72,13 +72,13 @@ def test_a_file_that_never_ends_costs_its_own_clip(folder):
     """A pipe that nobody writes to: opening it waits for ever, inside the decoder."""
     os.mkfifo(folder / "pipe.mp4")
     names = ["0.mp4", "pipe.mp4", "1.mp4", "2.mp4"]
-    with DecoderPool(1, timeout_s=4) as pool:
+    with DecoderPool(1, timeout_s=8) as pool:
         list(pool.map([request(folder, "0.mp4")]))  # the start of the process is not what is timed
         started = time.monotonic()
         answers = list(pool.map(request(folder, name) for name in names))
     os.unlink(folder / "pipe.mp4")
-    assert 4 <= time.monotonic() - started < 30
-    assert answers[1].reason == "timeout" and str(answers[1]) == "pipe.mp4: not decoded within 4 s"
+    assert 8 <= time.monotonic() - started < 60
+    assert answers[1].reason == "timeout" and str(answers[1]) == "pipe.mp4: not decoded within 8 s"
     assert [type(answer) for answer in answers].count(Clip) == 3
 
 
