@@ -18,13 +18,17 @@ from rich.table import Table
 
 from storage.errors import InputError
 from storage.store import StoreError
-from tasks.display import status_tree
+from tasks.display import candidate_card, status_tree
 from tasks.run import RunRequest, publish_report, stale_plan
 from tasks.stages.worker import StageFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
 app.add_typer(weights_app, name="weights")
+scorer_app = typer.Typer(no_args_is_help=True, help="The project's own emotion scorer.")
+app.add_typer(scorer_app, name="scorer")
+export_app = typer.Typer(no_args_is_help=True, help="A run's results as datasets of their own.")
+app.add_typer(export_app, name="export")
 out, err = Console(), Console(stderr=True)
 
 Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
@@ -122,10 +126,15 @@ def show(
     store: StoreFolder = Path("store"),
     as_json: AsJson = False,
 ) -> None:
-    """A stage's rows, counts and rejects, as of its latest run with these settings."""
-    from tasks.inspect import describe
+    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8."""
+    from tasks.inspect import candidate_cards, describe
 
-    found = describe(_request(profile, store, raw, None, changes), stage, rows, rejects)
+    request = _request(profile, store, raw, None, changes)
+    if stage == "candidates" and not rejects and not as_json:
+        for example in candidate_cards(request, rows):
+            out.print(candidate_card(example))
+        return
+    found = describe(request, stage, rows, rejects)
     if as_json:
         print(json.dumps(found.counts))
         return
@@ -217,6 +226,57 @@ def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
 
     for role, name in weight_names(load_settings(profile, changes or ())).items():
         out.print(f"{role}: {name} → {resolve(name)}", soft_wrap=True)
+
+
+@export_app.command("pairs")
+def export_pairs(
+    folder: Annotated[Path, typer.Argument(help="A new folder for Parquet files and data card.")],
+    raw: Raw = None,
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    store: StoreFolder = Path("store"),
+) -> None:
+    """Preference pairs as trainers read them (prompt, chosen, rejected), with where each comes from."""
+    from tasks.export import export_pairs as export
+
+    counts = export(_request(profile, store, raw, None, changes), folder)
+    out.print(
+        f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()), soft_wrap=True
+    )
+
+
+@scorer_app.command("train")
+def train_scorer(
+    train: Annotated[Path, typer.Argument(help="GoEmotions' train.tsv.")],
+    dev: Annotated[Path, typer.Argument(help="GoEmotions' dev.tsv; it chooses the epoch.")],
+    folder: Annotated[Path, typer.Argument(help="Where the scorer is written.")],
+    settings: Annotated[Path | None, typer.Option(help="A JSON file of training settings.")] = None,
+) -> None:
+    """Train a scorer on GoEmotions; prints its figures on the dev file."""
+    _quiet_prefect()
+    from flows.train_scorer import train_scorer as flow
+
+    print(json.dumps(flow(train, dev, folder, settings)))
+
+
+@scorer_app.command("evaluate")
+def evaluate_scorer(
+    file: Annotated[Path, typer.Argument(help="A TSV of GoEmotions' form: text, label ids, comment id.")],
+    weights: Annotated[str | None, typer.Option(help="Weight name or folder; none: the profile's.")] = None,
+    profile: Profile = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Macro- and micro-F1 of a scorer over the 28 labels, with the thresholds it was trained with."""
+    from tasks.scorer import measure_scorer
+    from tasks.settings import load_settings
+
+    found = measure_scorer(file, weights or load_settings(profile).scorer.weights)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        out.print(
+            "{weights} on {rows} texts: macro-F1 {macro_f1:.3f}, micro-F1 {micro_f1:.3f}".format_map(found)
+        )
 
 
 @app.command()

@@ -15,6 +15,7 @@ STAGES = (
     "dialogue.memory",
     "dialogue.audiovisual",
     "epo",
+    "epo.control",
 )
 
 

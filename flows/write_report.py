@@ -13,6 +13,7 @@ STAGES = (
     "replies.3-mc",
     "replies.4-av",
     "replies.5-epo",
+    "replies.6-random",
     "metrics",
     "report",
 )

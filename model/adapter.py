@@ -1,4 +1,4 @@
-"""Save a LoRA adapter in peft's layout with bytes that depend on the weights alone.
+"""Save a LoRA adapter in peft's layout with bytes that depend on the weights alone, and load one strictly.
 
 peft writes the local path of the base model, sets in the order of their hashes, and a model card; none of
 them may differ between two equal runs. Knows nothing of how an adapter was trained.
@@ -12,9 +12,48 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
+from model.weights import differing_tensors
+
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class AdapterError(ValueError):
+    """An adapter folder that cannot be loaded, or whose weights do not fit its settings or the LLM."""
+
+
+def load_adapter(llm: nn.Module, folder: Path, trainable: bool = False) -> PeftModel:
+    """The LLM with the adapter of a folder, in the LLM's dtype.
+
+    AdapterError names the weights that are missing, unknown or of another shape: peft itself goes on without
+    them.
+    """
+    folder = Path(folder)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = not trainable
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AdapterError(f"{folder}: no adapter can be read there ({reason}); train it again") from error
+    adapted = get_peft_model(llm, config, autocast_adapter_dtype=False)
+    wanted = get_peft_model_state_dict(adapted)
+    differing = differing_tensors(wanted, weights)
+    if differing:
+        adapted.unload()
+        raise AdapterError(f"{folder}: the adapter does not fit this LLM: {differing}; train it again")
+    set_peft_model_state_dict(adapted, weights)
+    return adapted.requires_grad_(False) if not trainable else adapted
 
 
 def save_adapter(llm: nn.Module, folder: Path) -> None:

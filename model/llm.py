@@ -1,23 +1,26 @@
 """A causal language model that reads token ids and embeddings in one prompt.
 
 Prompts are lists of pieces: token ids [n] or embeddings [n, d], which stand where the paper's placeholders
-<memory>, <audio> and <video> stand. Sequences are right-padded for training and left-padded for generation;
-logits are computed at reply positions only. Knows nothing of what the embeddings mean.
+<memory>, <audio> and <video> stand. Sequences are left-padded for generation. Knows nothing of what the
+embeddings mean.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Piece = Tensor
 """Token ids (int64 [n]) or embeddings (floating [n, d])."""
+
+PrefixCache = list[tuple[Tensor, Tensor]]
+"""Keys and values of every layer, each [1, kv_heads, P, head_dim]."""
 
 
 def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
@@ -38,6 +41,12 @@ def body_and_head(llm: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The decoder stack (embeddings in, hidden states out) and the vocabulary head; unwraps peft."""
     base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
     return base.model, base.lm_head
+
+
+def llm_folder(llm: nn.Module) -> Path:
+    """The folder that the base weights were loaded from."""
+    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    return Path(base.config._name_or_path)
 
 
 def token_ids(tokenizer, text: str) -> Tensor:
@@ -86,75 +95,37 @@ def embed(llm: nn.Module, pieces: list[Piece]) -> Tensor:
     )
 
 
-def prefix_cache(llm: nn.Module, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of a constant prefix, encoded once: per layer two tensors [1, heads, P, head_dim].
+def prefix_cache(llm: nn.Module, ids: Tensor) -> PrefixCache:
+    """A constant prefix [P], encoded once. Valid only while the model is frozen."""
+    return embedded_cache(llm, embed(llm, [ids]))
 
-    Valid only while the model is frozen.
-    """
+
+def embedded_cache(llm: nn.Module, prefix: Tensor) -> PrefixCache:
+    """As `prefix_cache`, of input embeddings [P, d]."""
     body, _ = body_and_head(llm)
     cache = DynamicCache(config=body.config)
     with torch.no_grad():
-        body(input_ids=ids[None].to(body.device), past_key_values=cache, use_cache=True)
+        body(inputs_embeds=prefix[None], past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def expanded_cache(prefix: list[tuple[Tensor, Tensor]], batch: int) -> DynamicCache:
-    """A fresh cache of `batch` rows that all begin with `prefix`."""
+def filled_cache(prefix: PrefixCache, rows: int = 1) -> DynamicCache:
+    """A fresh cache of rows that all begin with `prefix`."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(prefix):
-        cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
+        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
     return cache
 
 
-def reply_logits(
-    llm: nn.Module,
-    prompts: list[Tensor],
-    replies: list[Tensor],
-    prefix: list[tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model foretells at every reply token, given its prompt and the reply before it.
-
-    prompts: input embeddings [T_i, d]; replies: token ids [n_i] (n_i >= 1); prefix: a cached constant start
-    that stands before every prompt (frozen model only).
-    Returns logits [sum n_i, vocabulary] in fp32, the reply tokens [sum n_i], and the row of each [sum n_i].
-    """
-    body, head = body_and_head(llm)
-    table = llm.get_input_embeddings()
-    rows = [torch.cat([p, table(r.to(p.device))]) for p, r in zip(prompts, replies, strict=True)]
-    lengths = [len(row) for row in rows]
-    inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    device = inputs.device
-    mask = torch.arange(inputs.shape[1], device=device)[None] < torch.tensor(lengths, device=device)[:, None]
-    cache = None
-    if prefix is not None:
-        cache = expanded_cache(prefix, len(rows))
-        seen = torch.ones(len(rows), prefix[0][0].shape[2], dtype=torch.bool, device=device)
-        mask = torch.cat([seen, mask], dim=1)
-    hidden = body(
-        inputs_embeds=inputs, attention_mask=mask.long(), past_key_values=cache, use_cache=cache is not None
-    ).last_hidden_state
-    owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in replies]))
-    # The token at position t is predicted from the hidden state at t - 1.
-    position = torch.cat(
-        [torch.arange(len(p) - 1, len(p) - 1 + len(r)) for p, r in zip(prompts, replies, strict=True)]
-    )
-    # Rows are gathered first: a head applied to a 3-d slice would copy the vocabulary matrix per row.
-    logits = head(hidden[owner.to(device), position.to(device)]).float()
-    return logits, torch.cat([r.to(device) for r in replies]), owner.to(device)
-
-
-def reply_log_probs(
-    llm: nn.Module,
-    prompts: list[Tensor],
-    replies: list[Tensor],
-    prefix: list[tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of every reply token given its prompt; arguments as of `reply_logits`.
-
-    Returns log-probabilities [sum n_i] in fp32 and the row each belongs to [sum n_i].
-    """
-    logits, targets, owner = reply_logits(llm, prompts, replies, prefix)
-    return -F.cross_entropy(logits, targets, reduction="none"), owner
+def shared_length(prompts: Sequence[Tensor]) -> int:
+    """How many leading embeddings all prompts have in common."""
+    if len(prompts) < 2:
+        return 0
+    first, shared = prompts[0], min(len(p) for p in prompts)
+    for other in prompts[1:]:
+        same = (first[:shared] == other[:shared].to(first.device)).all(1)
+        shared = shared if bool(same.all()) else int(same.int().argmin())
+    return shared
 
 
 def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:
@@ -167,18 +138,24 @@ def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:
 def greedy_replies(llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tokens: int) -> list[str]:
     """Greedy continuation of each prompt [T_i, d], as text without special tokens.
 
-    Rows are left-padded; the attention mask keeps padding out of positions and attention.
+    What all prompts begin with is encoded once. After it rows are left-padded; the attention mask keeps padding
+    out of positions and attention.
     """
     longest = max(len(p) for p in prompts)
+    # The last position of the shortest is read for every row, so that each has something to go on from.
+    shared = min(shared_length(prompts), min(len(p) for p in prompts) - 1)
     width, device = prompts[0].shape[1], prompts[0].device
     inputs = torch.zeros(len(prompts), longest, width, dtype=prompts[0].dtype, device=device)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
     for row, prompt in enumerate(prompts):
-        inputs[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) :] = 1
+        own = longest - len(prompt) + shared
+        inputs[row, :shared], inputs[row, own:] = prompt[:shared], prompt[shared:]
+        mask[row, :shared], mask[row, own:] = 1, 1
+    cache = filled_cache(embedded_cache(llm, prompts[0][:shared]), len(prompts)) if shared else None
     out = llm.generate(
         inputs_embeds=inputs,
         attention_mask=mask,
+        past_key_values=cache,
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,

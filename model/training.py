@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import Checkpoints
+from model.report import write_json
 from model.settings import TrainingSettings
+
+FAILED_BATCH = "failed-batch.json"
+"""What stopped a run, beside its checkpoint."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as progress(step, steps, logs)."""
@@ -37,7 +41,7 @@ class History:
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step and the rows."""
+    """Training cannot go on; the message names the step and the rows, and the file that holds more of them."""
 
 
 def seeded_order(count: int, seed: int, epoch: int) -> list[int]:
@@ -87,6 +91,7 @@ def fit(
     settings: TrainingSettings,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    names: Sequence[str] | None = None,
 ) -> History:
     """Train `parameters` in place and leave them at the best held-out loss.
 
@@ -94,7 +99,8 @@ def fit(
     figures, of which "loss" chooses the checkpoint (lower is better); it is called before the first step and
     `settings.evaluations` times. The optimizer works on fp32 copies, so low-precision weights still learn from
     small steps. checkpoints: where a run that is cut off leaves its state and goes on from; the caller removes
-    it in the end. Raises TrainingError on a loss that is not finite.
+    it in the end. names: what each row is called in messages. Raises TrainingError on a loss or a gradient that
+    is not finite; with checkpoints, the state before that step and the batch are left there.
     """
     torch.manual_seed(settings.seed)
     batches = plan_batches(lengths, settings)
@@ -109,9 +115,11 @@ def fit(
         rows = batches[step]
         value, logs = loss(rows)
         if not torch.isfinite(value):
-            raise TrainingError(f"step {step + 1}: loss is {value.item()} on rows {rows}")
+            raise _failure(f"loss is {value.item()}", state, rows, names, logs, checkpoints)
         value.backward()
-        state.update(parameters, rate(step, len(batches), settings), settings.gradient_clip)
+        norm = state.update(parameters, rate(step, len(batches), settings), settings.gradient_clip)
+        if norm is not None:
+            raise _failure(f"the gradient's norm is {norm}", state, rows, names, logs, checkpoints)
         history = state.history
         history.tokens += sum(lengths[i] for i in rows)
         history.rows += len(rows)
@@ -126,6 +134,27 @@ def fit(
         for name, p in parameters.items():
             p.copy_(state.best[name])
     return state.history
+
+
+def _failure(
+    what: str,
+    state: _State,
+    rows: list[int],
+    names: Sequence[str] | None,
+    logs: dict[str, float],
+    checkpoints: Checkpoints | None,
+) -> TrainingError:
+    """The error of a step that cannot be taken; its batch and the state before it are saved where there is room."""
+    called = [names[i] for i in rows] if names is not None else rows
+    told = f"step {state.step + 1}: {what} on rows {', '.join(map(str, called))}"
+    if checkpoints is None:
+        return TrainingError(f"{told}; look at these rows, or lower the learning rate")
+    if state.step:
+        checkpoints.save(*state.saved())
+    file = checkpoints.folder / FAILED_BATCH
+    figures = {name: str(value) for name, value in logs.items()}
+    write_json({"step": state.step + 1, "what": what, "rows": rows, "names": called, "logs": figures}, file)
+    return TrainingError(f"{told}; saved in {file}; look at these rows, or lower the learning rate")
 
 
 @dataclass
@@ -153,18 +182,22 @@ class _State:
             self.best, self.history.best_step = _snapshot(parameters), self.step
 
     @torch.no_grad()
-    def update(self, parameters: dict[str, Tensor], learning_rate: float, clip: float) -> None:
+    def update(self, parameters: dict[str, Tensor], learning_rate: float, clip: float) -> float | None:
+        """One step of the optimizer; where the gradient is not finite its norm, and nothing has changed."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         for name, master in self.masters.items():
             gradient = parameters[name].grad
             master.grad = torch.zeros_like(master) if gradient is None else gradient.float()
             parameters[name].grad = None
-        torch.nn.utils.clip_grad_norm_(list(self.masters.values()), clip)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.masters.values()), clip)
+        if not torch.isfinite(norm):
+            return norm.item()
         self.optimizer.step()
         for name, master in self.masters.items():
             parameters[name].copy_(master)
         self.step += 1
+        return None
 
     def saved(self) -> tuple[dict[str, Tensor], dict]:
         """Tensors and facts for a checkpoint; `restore` is its inverse."""

@@ -60,7 +60,7 @@ class ArchiveError(InputError):
 class Listing:
     """Member name -> digest of its content (blake2b, as storage/filestat), and what is wrong with the archive.
 
-    `problem` is empty for a whole archive; of a damaged one the members before the damage are listed.
+    `problem` is empty for a whole archive; of a damaged one the members that were read before it showed are listed.
     """
 
     digests: dict[str, str]
@@ -251,7 +251,7 @@ def _build(file: Path) -> Index:
                         index.members[name] = Member(name, entry.offset_data, entry.size, _digest(data))
                         archive.members = []  # tarfile keeps every header it has seen
         except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-            index.problem = f"damaged after {len(index.members)} members: {error}"
+            index.problem = f"damaged, noticed after {len(index.members)} members: {error}"
     return index
 
 

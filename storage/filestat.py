@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -27,18 +28,21 @@ class StatCache:
     """Digest of files by path; an unchanged file costs one stat.
 
     `rehash=True` distrusts every record of earlier runs and reads each file again. `hashed` counts the files
-    read by this object. Not to be shared between threads.
+    read by this object. Threads may share one.
     """
 
     def __init__(self, path: Path, rehash: bool = False):
         self.path = Path(path)
         self.hashed = 0
+        self._saving = threading.Lock()
         self._changed: dict[str, tuple[Stat, str]] = {}
         self._known: dict[str, tuple[Stat, str]] = {} if rehash else _load(self.path)
 
-    def digest(self, path: Path) -> str:
+    def digest(self, path: Path | str) -> str:
         """blake2b (128 bit, hex) of the file's content. FileNotFoundError where there is none."""
-        name = os.path.abspath(path)
+        name = os.fspath(path)
+        if not os.path.isabs(name):
+            name = os.path.abspath(name)
         now = _stat(name)
         known = self._known.get(name)
         if known is not None and known[0] == now:
@@ -52,17 +56,18 @@ class StatCache:
 
     def save(self) -> None:
         """Write what is new; other processes' records stay. Cheap where nothing is new."""
-        if not self._changed:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [(name, *stat, value) for name, (stat, value) in sorted(self._changed.items())]
-        try:
-            _write(self.path, rows)
-        except sqlite3.DatabaseError:
-            # The file is no database. It holds nothing that cannot be computed again.
-            self.path.unlink(missing_ok=True)
-            _write(self.path, rows)
-        self._changed.clear()
+        with self._saving:
+            changed, self._changed = self._changed, {}
+            if not changed:
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            rows = [(name, *stat, value) for name, (stat, value) in sorted(changed.items())]
+            try:
+                _write(self.path, rows)
+            except sqlite3.DatabaseError:
+                # The file is no database. It holds nothing that cannot be computed again.
+                self.path.unlink(missing_ok=True)
+                _write(self.path, rows)
 
 
 def content_digest(path: Path) -> str:

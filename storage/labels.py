@@ -57,6 +57,7 @@ RAVDESS = {
     "07": "disgust",
     "08": "surprise",
 }
+# The acted emotion in the file's name, and the letters of the votes.
 CREMA_D = {
     "ang": "angry",
     "dis": "disgust",
@@ -64,6 +65,12 @@ CREMA_D = {
     "hap": "happy",
     "neu": "neutral",
     "sad": "sad",
+    "a": "angry",
+    "d": "disgust",
+    "f": "fearful",
+    "h": "happy",
+    "n": "neutral",
+    "s": "sad",
 }
 LABELS: dict[str, dict[str, str | None]] = {
     "multidialog": MULTIDIALOG,

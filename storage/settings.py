@@ -35,18 +35,44 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
     dialogues: int | None = Field(
         None,
         ge=1,
-        description="Read the N dialogues of smallest seeded hash per dataset, each keeping its official split; "
-        "None reads all. Not in the paper",
+        description="Read the N dialogues (RAVDESS, CREMA-D: clips) of smallest seeded hash per dataset, each keeping "
+        "its official split; None reads all. Not in the paper",
     )
     seed: int = Field(0, description="Seed of the subset and of the splits; not in the paper")
     bucket_rows: int = Field(500, ge=1, description="Rows aimed at per shard; not in the paper")
     iemocap_test_share: float = Field(
         0.1, gt=0, lt=1, description="Share of IEMOCAP dialogues in test (section 4.1 splits it 90/10)"
     )
+    iemocap_test_session: int | None = Field(
+        None,
+        ge=1,
+        le=5,
+        description="Leave one session (two speakers) out as IEMOCAP's test, in place of the share; not in the paper",
+    )
+    actor_test_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the RAVDESS and CREMA-D actors in test; not in the paper"
+    )
     validation_share: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="Share of the train dialogues that become dev where a release has none; not in the paper",
+        description="Share of the train dialogues (RAVDESS, CREMA-D: actors) that become dev where a release has "
+        "none; not in the paper",
+    )
+    known_bad: Literal["withdraw", "keep"] = Field(
+        "withdraw",
+        description="What happens to clips that public issues report as bad (storage/readers/known_bad.py); not in "
+        "the paper",
+    )
+    multidialog_video: str = Field(
+        "{conversation}_{turn}{actor}",
+        description="Name, without suffix, of a MultiDialog video of one utterance: the videos are not in the "
+        "release's repository and their naming is not documented; not in the paper",
+    )
+    ravdess_song: bool = Field(True, description="RAVDESS song beside speech; the paper does not say")
+    crema_d_label: Literal["intended", "votes"] = Field(
+        "intended",
+        description="CREMA-D: the emotion acted, or the majority of those who saw and heard the clip (a tie is no "
+        "label); the paper does not say",
     )
     labels: LabelPolicy = LabelPolicy()

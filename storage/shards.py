@@ -18,18 +18,9 @@ import pyarrow.parquet as pq
 
 from storage.errors import InputError
 from storage.exchanges import Exchange
+from storage.tables import KEY_COLUMNS, VERSIONS, key_columns
 from storage.utterance import Reject, Utterance
 
-VERSIONS = {
-    "utterances": 2,
-    "exchanges": 1,
-    "rejects": 1,
-    "candidates": 1,
-    "scores": 1,
-    "pairs": 1,
-    "features": 1,
-    "replies": 1,
-}
 NAME_KEY, VERSION_KEY = b"empamba.table", b"empamba.version"
 FEATURE_ROW_GROUP = 8  # few rows per group: a random row then costs about 2 ms
 FEATURE_BLOBS = ("audio", "video")
@@ -60,6 +51,8 @@ _CANDIDATE = [
     pa.field("reason", _TEXT),
     _required("seed", pa.int64()),
     _required("engine", _TEXT),
+    _required("weights", _TEXT),
+    _required("settings", _TEXT),
 ]
 
 
@@ -150,14 +143,6 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 """Table name -> schema. Columns that may be null may also be left out of a row."""
-
-KEY_COLUMNS = ("dataset", "split", "dialogue_id", "turn")
-_EXTRA_KEY = {"candidates": ("emotion",), "scores": ("emotion",), "replies": ("rung",)}
-
-
-def key_columns(schema_name: str) -> tuple[str, ...]:
-    """The columns that tell one row of a table from another (rejects have no such key)."""
-    return KEY_COLUMNS + _EXTRA_KEY.get(schema_name, ())
 
 
 def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
@@ -272,8 +257,11 @@ def bucket_count(rows: int, per_bucket: int) -> int:
     return 2 ** round(math.log2(rows / per_bucket))
 
 
+_UTTERANCE_COLUMNS = tuple(f.name for f in fields(Utterance))
+
+
 def utterance_to_row(utterance: Utterance) -> dict:
-    return {f.name: getattr(utterance, f.name) for f in fields(Utterance)}
+    return {name: getattr(utterance, name) for name in _UTTERANCE_COLUMNS}
 
 
 def row_to_utterance(row: dict) -> Utterance:

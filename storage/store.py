@@ -29,6 +29,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from storage.filestat import StatCache, content_digest
+
 DIGEST_BYTES = 16
 
 
@@ -60,11 +62,6 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def digest_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
-
-
 def canonical(value) -> bytes:
     """JSON with sorted keys; what JSON cannot hold raises, so nothing is ever digested by its repr."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -86,10 +83,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class Store:
-    """One store folder. Cheap to open; creates nothing until something is written."""
+    """One store folder. Cheap to open; creates nothing until something is written.
 
-    def __init__(self, root: Path | str):
+    stats: with it, an artefact that was written to since it was last looked at is read again and compared.
+    """
+
+    def __init__(self, root: Path | str, stats: StatCache | None = None):
         self.root = Path(root).resolve()
+        self.stats = stats
 
     # Objects ------------------------------------------------------------------------------------------
 
@@ -144,12 +145,18 @@ class Store:
         return target
 
     def holds(self, ref: Ref, rehash: bool = False) -> bool:
-        """Whether the artefact is there whole: by size, or by digest when `rehash`."""
+        """Whether the artefact is there whole: by digest when `rehash`, by the stat cache's where there is one, else by size."""
         path = self.object_path(ref.digest)
         try:
-            if path.stat().st_size != ref.size or (rehash and digest_file(path) != ref.digest):
-                return False
+            if rehash:
+                whole = content_digest(path) == ref.digest
+            elif self.stats is not None:
+                whole = self.stats.digest(path) == ref.digest
+            else:
+                whole = path.stat().st_size == ref.size
         except FileNotFoundError:
+            return False
+        if not whole:
             return False
         return all(self.holds(member, rehash) for member in self.members(ref)) if ref.tree else True
 

@@ -12,13 +12,17 @@ EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise"
 
 SPLITS = ("train", "dev", "test")
 
+CLIP_DATASETS = frozenset({"crema_d", "ravdess"})
+"""Datasets of single acted clips: they teach emotion, and hold neither dialogues nor replies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
     """One turn of one dialogue.
 
     The key is (dataset, split, dialogue_id, turn); ids that a release repeats across splits are never
-    used alone. Paths are relative to the raw root the reader was given. `start` and `end` (seconds) and
+    used alone. Paths are relative to the raw root the reader was given; "x.tar.gz::name" is a member of an
+    archive (storage/archives). `start` and `end` (seconds) and
     `side` ("left" or "right" half of the picture) are set where the video file holds a whole dialogue;
     they apply to the video, the audio file always holds exactly the utterance.
     """

@@ -14,7 +14,12 @@ from tasks.stages.stage import Weights, Workspace
 
 
 def pretrain_compressor(
-    utterances: list[Ref], settings: CompressorSettings, base: Weights | None, llm: Weights, work: Workspace
+    utterances: list[Ref],
+    settings: CompressorSettings,
+    base: Weights | None,
+    llm: Weights,
+    work: Workspace,
+    start: Ref | None = None,
 ) -> list[Ref]:
     """Single utterances (section 3.2, first step). Output: the folder "compressor".
 
@@ -30,6 +35,7 @@ def pretrain_compressor(
             settings,
             Path(folder),
             work.progress,
+            start=work.folder(start),
             checkpoints=work.checkpoints(),
         )
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]

@@ -24,6 +24,7 @@ def fit_dialogue(
     settings: DialogueSettings,
     llm: Weights,
     work: Workspace,
+    start: Ref | None = None,
 ) -> list[Ref]:
     """A new LoRA from the LLM. Output: the folder "adapter"."""
     train = dialogue_examples(work.store, utterances, exchanges, features, "train")
@@ -36,9 +37,10 @@ def fit_dialogue(
             settings,
             Path(folder),
             history=history,
-            compressor=None if compressor is None else work.store.folder(compressor),
-            extractor=None if extractor is None else work.store.folder(extractor),
+            compressor=work.folder(compressor),
+            extractor=work.folder(extractor),
             progress=work.progress,
             checkpoints=work.checkpoints(),
+            start=work.folder(start),
         )
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.tree import Tree
 
 from tasks.stages.planner import StagePlan
@@ -19,6 +21,8 @@ from tasks.stages.planner import StagePlan
 LINE_EVERY_S = 30.0
 STATE_STYLE = {"fresh": "green", "stale": "yellow", "unknown": "magenta", "not run": "dim"}
 ITEMS_SHOWN, REASONS_SHOWN = 6, 4
+BAR = 10
+"""Characters of a cosine's bar on either side of zero."""
 
 
 def status_tree(plans: list[StagePlan]) -> Tree:
@@ -46,6 +50,41 @@ def _stage_line(plan: StagePlan) -> str:
     count = f" {len(plan.stale)} of {len(plan.items)} items" if plan.stale else ""
     reason = f" [dim]({escape(plan.reason)})[/]" if plan.reason else ""
     return f"{plan.stage.name} [{STATE_STYLE[plan.state]}]{plan.state}[/]{count}{reason}"
+
+
+def candidate_card(example: dict) -> Group:
+    """One exchange as in figure 8: sentence, true reply, and every candidate with its cosine to it as a bar."""
+    place = (
+        f"{example['dataset']}/{example['split']} dialogue {example['dialogue_id']}, turn {example['turn']}"
+    )
+    emotion = f" [dim]({escape(example['reply_emotion'])})[/]" if example["reply_emotion"] else ""
+    table = Table.grid(padding=(0, 1))
+    for wide in (False, False, False, True):
+        table.add_column(overflow="fold", no_wrap=not wide)
+    for candidate in example["candidates"]:
+        style = "bold red" if candidate["chosen"] else "" if candidate["usable"] else "dim"
+        cosine = candidate["cosine"]
+        note = " ◀ counter-emotional" if candidate["chosen"] else ""
+        if not candidate["usable"]:
+            note = f" (unusable: {candidate['reason']})"
+        figures = ("", "") if cosine is None else (_bar(cosine), f"{cosine:+.2f}")
+        table.add_row(
+            candidate["emotion"], *figures, escape(f"{candidate['text'] or '(nothing)'}{note}"), style=style
+        )
+    lines = [
+        f"[dim]{escape(place)}[/]"
+        + (f" [yellow]no pair: {example['outcome']}[/]" if example["outcome"] else ""),
+        f"  [bold]sentence[/]    {escape(example['sentence'])}",
+        f"  [bold]true reply[/]  {escape(example['reply'])}{emotion}",
+    ]
+    return Group(*lines, Padding(table, (0, 0, 1, 2)))
+
+
+def _bar(cosine: float) -> str:
+    """A cosine as a bar from the middle: less than zero to the left."""
+    filled = round(min(1.0, abs(cosine)) * BAR)
+    left, right = ("█" * filled, "") if cosine < 0 else ("", "█" * filled)
+    return f"{left:>{BAR}}│{right:<{BAR}}"
 
 
 class Display:

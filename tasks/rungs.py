@@ -28,3 +28,10 @@ LADDER = (
     Rung("5-epo", "+ EPO", "memory", "epo", ft=True, mc=True, av=True, epo=True),
 )
 """The five rungs; without media the fourth is not run and the fifth continues the third (readings)."""
+
+CONTROL = Rung(
+    "6-random", "4 + EPO on random replies", "memory", "epo.control", ft=True, mc=True, av=True, epo=True
+)
+"""Not in the paper: what EPO gains when the rejected reply is any usable candidate. Only where asked for."""
+
+RUNGS = (*LADDER, CONTROL)

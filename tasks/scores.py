@@ -16,7 +16,8 @@ from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from storage.shards import read_table
 from storage.store import Ref, canonical
-from tasks.shards import place, read_rows, shard_name, write_shard
+from tasks.shard_names import place, shard_name
+from tasks.shards import read_rows, write_shard
 from tasks.stages.stage import Weights, Workspace
 
 

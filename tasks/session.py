@@ -6,30 +6,30 @@ Knows nothing of Prefect or of what a stage does.
 from __future__ import annotations
 
 import shutil
-import threading
-from collections import defaultdict
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from storage.errors import InputError
 from storage.filestat import StatCache
-from storage.sample.layout import write_sample
 from storage.store import Record, Ref, Store, digest_bytes
 from tasks.pipeline import Pipeline, read_raw_files
 from tasks.settings import Settings
 from tasks.stages.fingerprint import fingerprint
 from tasks.stages.planner import Node, StagePlan, plan_all
+from tasks.stages.pool import WorkerPool
 from tasks.stages.slots import Slots, urgency
 from tasks.stages.stage import Item, RawFiles, Stage, fresh_record
-from tasks.stages.worker import Progress, StageWorker
+from tasks.stages.worker import Progress
 
-SHARED = "shared"
 SAMPLE = ("storage.sample.layout:write_sample",)
 
 
 class Session:
-    """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus."""
+    """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus.
+
+    workers: where items run; processes of the session's own, unless it is handed some of another.
+    """
 
     def __init__(
         self,
@@ -39,15 +39,17 @@ class Session:
         raw: Path | None,
         rehash: bool = False,
         force: tuple[str, ...] = (),
+        workers: WorkerPool | None = None,
     ):
-        self.store = Store(store)
+        self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
+        self.store = Store(store, self._stats)
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
-        self.rehash, self.force = rehash, force
+        self.force = force
         self.pipeline = self._pipeline()
-        self._idle: dict[str, list[StageWorker]] = defaultdict(list)
-        self._all_workers: list[StageWorker] = []
-        self._guard = threading.Lock()
+        offline = {"HF_HUB_OFFLINE": "1"} if profile != "paper" else {}
+        self._handed = workers is not None
+        self.workers = workers or WorkerPool(settings.run, self.store.root, self.raw_root, offline)
         graph = self.pipeline.graph()
         limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
         self.slots = Slots(settings.run.parallel, limits, urgency(graph))
@@ -66,6 +68,8 @@ class Session:
     def lay_out_sample(self) -> None:
         """Write the sample corpus where the run reads it, once."""
         if self.raw is None and not self.raw_root.is_dir():
+            from storage.sample.layout import write_sample  # the actor, which only a first run needs
+
             self.raw_root.parent.mkdir(parents=True, exist_ok=True)
             with self.store.lock("sample"):
                 if not self.raw_root.is_dir():
@@ -78,19 +82,23 @@ class Session:
     def _raw_files(self) -> tuple[RawFiles, ...]:
         if self.raw is None and not self.raw_root.is_dir():
             return (RawFiles(dataset="sample", folder=".", files={}),)
-        cache = StatCache(self.store.root / "files.sqlite", rehash=self.rehash)
-        files = read_raw_files(self.raw_root, cache)
+        files = read_raw_files(self.raw_root, self._stats)
+        self._save_stats()
+        return files
+
+    def _save_stats(self) -> None:
         try:
-            cache.save()
+            self._stats.save()
         except OSError:
             pass  # a read-only store: the next look hashes again
-        return files
 
     # Planning -----------------------------------------------------------------------------------------
 
     def plan(self, until: str | None = None) -> list[StagePlan]:
         """The plan of the stages that `until` needs (all, without it), running nothing."""
-        return plan_all(self.store, self.graph(until))
+        plans = plan_all(self.store, self.graph(until))
+        self._save_stats()
+        return plans
 
     def graph(self, until: str | None = None):
         """The nodes that `until` needs, itself included, in order. `until` may name a stage or its parts."""
@@ -125,9 +133,8 @@ class Session:
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self._drop_damaged(stage, key)
-                record = Record(
-                    stage=stage, label=item.label, key=key, outputs=self._run(item, key, progress)
-                )
+                outputs = self.workers.run(item, self._scratch(key), progress)
+                record = Record(stage=stage, label=item.label, key=key, outputs=outputs)
                 self.store.commit(record, parts)
                 shutil.rmtree(self._scratch(key), ignore_errors=True)
             else:
@@ -136,32 +143,6 @@ class Session:
 
     def _scratch(self, key: str) -> Path:
         return self.store.root / "scratch" / key
-
-    def _run(self, item: Item, key: str, progress: Progress) -> tuple[Ref, ...]:
-        with self._guard:
-            idle = self._idle[self._pool_of(item.stage)]
-            worker = idle.pop() if idle else self._start(self._pool_of(item.stage))
-        try:
-            outputs = worker.run(item, progress, self._scratch(key), self.settings.run.checkpoint_s)
-        except BaseException:
-            worker.kill()
-            raise
-        with self._guard:
-            self._idle[self._pool_of(item.stage)].append(worker)
-        return tuple(outputs)
-
-    def _pool_of(self, stage: Stage) -> str:
-        """Whose workers a stage uses: its own, or those that stages share to import their libraries once."""
-        return SHARED if self.settings.run.share_workers and not stage.own_process else stage.name
-
-    def _start(self, pool: str) -> StageWorker:
-        threads = self.settings.run.threads
-        environment = {"HF_HUB_OFFLINE": "1"} if self.profile != "paper" else {}
-        if threads is not None:
-            environment["OMP_NUM_THREADS"] = str(threads)
-        worker = StageWorker(pool, self.store.root, self.raw_root, environment, forks=pool == SHARED)
-        self._all_workers.append(worker)
-        return worker
 
     def _drop_damaged(self, stage: str, key: str) -> None:
         """What an old record of this key names and is not whole is removed, so that it is written again."""
@@ -173,22 +154,12 @@ class Session:
     def _workers_of(self, stage: Stage) -> int:
         return self.settings.run.feature_workers if stage.name == "features" else stage.workers
 
-    def release(self, stage: str) -> None:
-        """End a settled stage's own workers, so that their memory goes back."""
-        with self._guard:
-            workers = self._idle.pop(stage, [])
-        for worker in workers:
-            worker.close()
-
-    def close(self) -> None:
-        for worker in self._all_workers:
-            worker.kill()
-
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        if not self._handed:
+            self.workers.close()
 
 
 def _named(graph: list[Node], name: str) -> set[str]:

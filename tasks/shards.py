@@ -1,7 +1,6 @@
-"""Shards in the store: the names stages give them, and reading and writing them by those names.
+"""Shards in the store: reading and writing them by the names of shard_names.
 
-A shard is named "TABLE/DATASET/SPLIT/BUCKET"; a stage's rejects are "rejects/DATASET". Knows nothing of what
-the rows mean.
+A stage's rejects are named "rejects/DATASET". Knows nothing of what the rows mean.
 """
 
 from __future__ import annotations
@@ -11,22 +10,7 @@ from collections.abc import Iterable
 
 from storage.shards import bucket_count, bucket_of, read_table, write_table
 from storage.store import Ref, Store
-
-
-def shard_name(table: str, dataset: str, split: str, bucket: int) -> str:
-    return f"{table}/{dataset}/{split}/{bucket}"
-
-
-def place(ref: Ref) -> tuple[str, str]:
-    """(dataset, split) of a shard."""
-    _, dataset, split, _ = ref.name.split("/")
-    return dataset, split
-
-
-def of_table(refs: Iterable[Ref], table: str, *splits: str) -> list[Ref]:
-    """The shards of one table, of some splits where given, in name order."""
-    found = [ref for ref in refs if ref.name.startswith(f"{table}/")]
-    return sorted((r for r in found if not splits or place(r)[1] in splits), key=lambda r: r.name)
+from tasks.shard_names import of_table, shard_name
 
 
 def read_rows(store: Store, refs: Iterable[Ref], table: str, *splits: str) -> list[dict]:

@@ -5,32 +5,38 @@ Knows nothing of the datasets' formats (storage/readers) or of who reads the sha
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from storage.errors import InputError
 from storage.readers.find import RawDataset, read_dataset
 from storage.settings import DataSettings
-from storage.shards import reject_to_row, utterance_to_row
+from storage.shards import reject_to_row, utterance_to_row, write_table
 from storage.store import Ref, Store, StoreError, canonical
-from storage.utterance import Utterance
+from tasks.cards import make_card
 from tasks.explain import compare, group, read_shards
-from tasks.shards import of_table, write_buckets, write_rejects
+from tasks.shard_names import of_table
+from tasks.shards import write_buckets
 from tasks.stages.stage import RawFiles, Workspace
 
 
 def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) -> list[Ref]:
-    """Read `source` below the raw root. Outputs: utterances/…, rejects/DATASET, card/DATASET."""
+    """Read `source` below the raw root. Outputs: utterances/…, rejects/DATASET, card/DATASET.
+
+    The rejects table also names the faults that cost no row, under the stage "utterances.defects".
+    """
     raw = RawDataset(source.dataset, work.raw / source.folder, tuple(source.files))
     read = read_dataset(raw, work.raw, settings, lambda path: _digest(source, work.raw, path))
     shards = write_buckets(
         work.store, "utterances", [utterance_to_row(u) for u in read.utterances], settings.bucket_rows
     )
-    rejects = write_rejects(
-        work.store, source.dataset, [reject_to_row(r, "utterances") for r in read.rejects]
+    lines = [reject_to_row(r, "utterances") for r in read.rejects]
+    lines += [reject_to_row(r, "utterances.defects") for r in read.defects]
+    name = source.dataset
+    rejects = work.store.put_bytes(
+        f"rejects/{name}", write_table(lines, "rejects"), rejects=len(read.rejects)
     )
-    card = canonical({**_card(read.utterances, len(read.rejects), read.notes), "synthetic": source.synthetic})
-    return [*shards, rejects, work.store.put_bytes(f"card/{source.dataset}", card)]
+    card = canonical(make_card(name, read, settings, source.synthetic))
+    return [*shards, rejects, work.store.put_bytes(f"card/{name}", card)]
 
 
 def changed_utterances(
@@ -50,17 +56,3 @@ def changed_utterances(
 
 def _digest(source: RawFiles, root: Path, path: Path) -> str:
     return source.files[path.relative_to(root).as_posix()]
-
-
-def _card(utterances: list[Utterance], rejects: int, notes: list[str]) -> dict:
-    """Counts for people: utterances, dialogues, media and emotions of each split."""
-    splits = {}
-    for split in sorted({u.split for u in utterances}):
-        inside = [u for u in utterances if u.split == split]
-        splits[split] = {
-            "utterances": len(inside),
-            "dialogues": len({u.dialogue_id for u in inside}),
-            "with_media": sum(u.media_digest is not None for u in inside),
-            "emotions": dict(sorted(Counter(u.emotion or "none" for u in inside).items())),
-        }
-    return {"splits": splits, "rejects": rejects, "notes": list(notes)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, field_validator
 
-from model.generation.settings import EngineArgs, EngineKind, Sampling
+from model.generation.settings import EngineArgs, EngineKind, Sampling, ServerSettings
 
 GENERATION_EMOTIONS = ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful")
 """The eight emotion labels of candidate generation, spelled and ordered as in the paper (section 8)."""
@@ -26,6 +26,17 @@ class CandidateSettings(BaseModel, frozen=True, extra="forbid"):
         description="Not in the paper, which has none. Worked exchanges put before the prompt: a small LLM then "
         "answers the sentence instead of talking about it.",
     )
+    compare: int = Field(
+        0,
+        ge=0,
+        description="Not in the paper. Exchanges of each shard that are asked once more without the worked "
+        "examples, so that the report can say what these change.",
+    )
+    history: int = Field(
+        0,
+        ge=0,
+        description="Not in the paper, whose prompt has the sentence alone. Turns before it that are shown.",
+    )
     temperature: float = Field(0.8, ge=0, description="Not in the paper.")
     top_p: float = Field(0.95, gt=0, le=1, description="Not in the paper.")
     max_new_tokens: int = Field(64, ge=1, description="Not in the paper. Limit of one candidate, in tokens.")
@@ -35,6 +46,9 @@ class CandidateSettings(BaseModel, frozen=True, extra="forbid"):
     )
     engine: EngineKind = Field("auto", description="Not in the paper. auto: vLLM where it is installed.")
     engine_args: EngineArgs = Field(EngineArgs(), description="Not in the paper. How the engine runs.")
+    server: ServerSettings = Field(
+        ServerSettings(), description="Not in the paper. The server that the engine openai asks."
+    )
 
     @field_validator("emotions")
     @classmethod

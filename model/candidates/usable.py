@@ -93,6 +93,8 @@ def _fault(text: str, finish_reason: str, sentence: str, emotion: str, others: I
     words = _words(text)
     if finish_reason == "too_long":
         return "too_long"
+    if finish_reason == "filtered":
+        return "refusal"
     if not words:
         return "truncated" if finish_reason == "length" else "empty"
     if _LABEL.search(text) or words == _words(emotion):

@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, MambaConfig, MambaModel
+from transformers import AutoConfig, AutoTokenizer, MambaModel
 
-from model.compressor.mamba import Mamba
+from model.compressor.mamba import LayerState, Mamba, MambaShape
 from model.compressor.settings import CompressorSettings
 from model.llm import token_ids
 from model.report import write_json
+from model.weights import differing_weights, named
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER = "tokenizer"
@@ -47,7 +48,21 @@ class CompressorShape(BaseModel, frozen=True, extra="forbid"):
     state: int = 0
     conv: int = 0
     expand: int = 0
-    checkpoint: dict = Field({}, description="MambaConfig of a checkpoint.")
+    checkpoint: dict = Field({}, description="Of a checkpoint: vocab_size and what MambaShape holds.")
+
+    @property
+    def mamba(self) -> MambaShape:
+        """Sizes of the Mamba itself."""
+        if self.kind == "checkpoint":
+            sizes = {name: value for name, value in self.checkpoint.items() if name != "vocab_size"}
+            return MambaShape(**sizes)
+        return MambaShape(
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            state_size=self.state,
+            conv_kernel=self.conv,
+            expand=self.expand,
+        )
 
 
 class TokenPool(nn.Module):
@@ -92,10 +107,10 @@ class MambaCompressor(nn.Module):
         if shape.kind == "small":
             self.inlet = nn.Linear(shape.llm_width, shape.hidden, bias=False)
             nn.init.orthogonal_(self.inlet.weight)
-            self.mamba = Mamba(shape.hidden, shape.layers, shape.state, shape.conv, shape.expand)
+            self.mamba = Mamba(shape.mamba)
             self.pool = TokenPool(shape.max_utterance_tokens, shape.llm_width)
         else:
-            self.mamba = MambaModel(MambaConfig(**shape.checkpoint))
+            self.mamba = Mamba(shape.mamba, shape.checkpoint["vocab_size"])
         self.projector = nn.Sequential(
             nn.Linear(shape.hidden, shape.llm_width), nn.GELU(), nn.Linear(shape.llm_width, shape.llm_width)
         )
@@ -116,12 +131,31 @@ class MambaCompressor(nn.Module):
         An utterance beyond `max_utterance_tokens` is cut there. Rows are right-padded: nothing that stands
         before the padding can see it.
         """
+        return self._read(dialogues, None)[0]
+
+    @torch.no_grad()
+    def listen(
+        self, utterance: str, past: Sequence[LayerState] | None = None
+    ) -> tuple[Tensor, list[LayerState]]:
+        """The memory [llm_width] of one more utterance of a dialogue, and the states that the next goes on from.
+
+        past: the states that the utterance before left; None begins a dialogue. The cost is that of the new
+        utterance alone and the states' size is constant, however long the dialogue; the memory is the one that
+        `compress` gives for the whole of it.
+        """
+        found, states = self._read([[self.ids(utterance)]], past)
+        return found[0][0], states
+
+    def _read(
+        self, dialogues: Sequence[Sequence[Tensor]], past: Sequence[LayerState] | None
+    ) -> tuple[list[Tensor], list[LayerState]]:
+        """Memories by dialogue, and the states after the padded rows (of use where nothing was padded)."""
         limit = self.shape.max_utterance_tokens
         dialogues = [[ids[:limit] for ids in utterances] for utterances in dialogues]
         counts = [len(utterances) for utterances in dialogues]
         utterances = [ids for dialogue in dialogues for ids in dialogue]
         if not utterances:
-            return [self.mean.new_zeros(0, self.shape.llm_width) for _ in dialogues]
+            return [self.mean.new_zeros(0, self.shape.llm_width) for _ in dialogues], []
         device = self.mem.device
         flat = torch.cat(utterances).to(device)
         lengths = torch.tensor([len(ids) for ids in utterances])
@@ -129,7 +163,7 @@ class MambaCompressor(nn.Module):
             tokens = (self.table[flat].float() - self.mean) / self.spread
             inputs = self.inlet(tokens)
         else:
-            tokens, inputs = None, self.mamba.get_input_embeddings()(flat)
+            tokens, inputs = None, self.mamba.embeddings(flat)
         rows, places, first = [], [], 0
         parts = inputs.split(lengths.tolist())
         for row, count in enumerate(counts):
@@ -139,19 +173,15 @@ class MambaCompressor(nn.Module):
             first += count
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         row, place = torch.tensor(places, device=device).unbind(1)
-        memories = self.projector(self._states(padded)[row, place])
+        states, left = self.mamba.advance(padded, past)
+        memories = self.projector(states[row, place])
         if tokens is not None:
             owner = torch.repeat_interleave(torch.arange(len(utterances)), lengths).to(device)
             position = torch.cat([torch.arange(int(n)) for n in lengths]).to(device)
             memories = memories + self.pool(tokens, position, owner, len(utterances))
         else:
             memories = F.layer_norm(memories, memories.shape[-1:])
-        return list((self.mean + self.spread * memories).split(counts))
-
-    def _states(self, inputs: Tensor) -> Tensor:
-        if self.shape.kind == "small":
-            return self.mamba(inputs)
-        return self.mamba(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        return list((self.mean + self.spread * memories).split(counts)), left
 
     @torch.no_grad()
     def compress(self, dialogues: Sequence[Sequence[str]]) -> list[Tensor]:
@@ -179,6 +209,36 @@ class MambaCompressor(nn.Module):
             self.tokenizer.save_pretrained(folder / TOKENIZER)
         write_json(self.shape.model_dump(), folder / CONFIG)
 
+    @classmethod
+    def load(cls, folder: Path, llm_tokenizer, llm_table: Tensor) -> MambaCompressor:
+        """The compressor of a folder, frozen and in eval mode, on the device of `llm_table`.
+
+        CompressorError where files are missing or damaged, naming the weights that are absent, unknown or of
+        another shape, or where the LLM is of another width than the one it was trained for.
+        """
+        folder = Path(folder)
+        try:
+            shape = CompressorShape.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+            weights = load_file(folder / WEIGHTS)
+            tokenizer = llm_tokenizer
+            if shape.kind == "checkpoint":
+                tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
+        except (OSError, ValueError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CompressorError(
+                f"{folder}: no compressor can be read there ({reason}); train it again"
+            ) from error
+        if shape.llm_width != llm_table.shape[1]:
+            raise CompressorError(
+                f"{folder}: made for an LLM of width {shape.llm_width}, this one has {llm_table.shape[1]}; train it again"
+            )
+        compressor = cls(shape, tokenizer, llm_table)
+        differing = differing_weights(compressor, weights)
+        if differing:
+            raise CompressorError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {differing}; train it again")
+        compressor.load_state_dict(weights, strict=True)
+        return compressor.to(llm_table.device).requires_grad_(False).eval()
+
 
 def new_compressor(
     settings: CompressorSettings, llm_tokenizer, llm_table: Tensor, weights: Path | None
@@ -199,59 +259,43 @@ def new_compressor(
                 **settings.model_dump(include={"hidden", "layers", "state", "conv", "expand"}),
             )
             return MambaCompressor(shape, llm_tokenizer, llm_table)
-        mamba = MambaModel.from_pretrained(weights, dtype=torch.float32, local_files_only=True)
+        mamba, config = load_checkpoint(weights)
         shape = CompressorShape(
             kind="checkpoint",
             llm_width=width,
-            hidden=mamba.config.hidden_size,
+            hidden=config["hidden_size"],
             max_utterance_tokens=settings.max_utterance_tokens,
-            checkpoint=_model_config(mamba.config),
+            checkpoint=config,
         )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
         compressor = MambaCompressor(shape, tokenizer, llm_table)
-        compressor.mamba.load_state_dict(mamba.state_dict(), strict=True)
+        compressor.mamba.load_state_dict(mamba, strict=True)
         with torch.no_grad():
-            compressor.mem.copy_(mamba.get_input_embeddings().weight.mean(0))
+            compressor.mem.copy_(mamba["embeddings.weight"].mean(0))
         return compressor
 
 
-def load_compressor(folder: Path, llm_tokenizer, llm_table: Tensor) -> MambaCompressor:
-    """The compressor of a folder, frozen and in eval mode, on the device of `llm_table`.
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """Weights in fp32 of any Mamba (version 1) checkpoint of transformers, and the sizes that rebuild it.
 
-    CompressorError where files are missing or damaged, naming the weights that are absent, unknown or of
-    another shape, or where the LLM is of another width than the one it was trained for.
+    CompressorError for another architecture, and where weights are absent, unknown or of another shape: the
+    library would fill them in at random. A vocabulary head is not needed and left out.
     """
-    folder = Path(folder)
-    try:
-        shape = CompressorShape.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
-        tokenizer = llm_tokenizer
-        if shape.kind == "checkpoint":
-            tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type != "mamba" or config.hidden_act != "silu":
         raise CompressorError(
-            f"{folder}: no compressor can be read there ({reason}); train it again"
-        ) from error
-    if shape.llm_width != llm_table.shape[1]:
-        raise CompressorError(
-            f"{folder}: made for an LLM of width {shape.llm_width}, this one has {llm_table.shape[1]}; train it again"
+            f"{folder}: a {config.model_type} model with {getattr(config, 'hidden_act', 'no')} activation; "
+            f"wanted mamba with silu"
         )
-    compressor = MambaCompressor(shape, tokenizer, llm_table)
-    wanted = {name: tuple(value.shape) for name, value in compressor.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if differing:
-        raise CompressorError(f"{folder}: weights differ from {CONFIG} in {', '.join(differing[:5])}")
-    compressor.load_state_dict(weights, strict=True)
-    return compressor.to(llm_table.device).requires_grad_(False).eval()
-
-
-def _model_config(config: MambaConfig) -> dict:
-    """What a MambaConfig needs to be built again; nothing that tells of a path or a library version."""
-    names = (
-        "vocab_size", "hidden_size", "state_size", "num_hidden_layers", "layer_norm_epsilon", "expand",
-        "conv_kernel", "use_bias", "use_conv_bias", "hidden_act", "residual_in_fp32", "time_step_rank",
-    )  # fmt: skip
-    full = config.to_dict()
-    return {name: full[name] for name in names}
+    model, told = MambaModel.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    wrong = {
+        "missing": sorted(told["missing_keys"]),
+        "unknown": sorted(key for key in told["unexpected_keys"] if not key.startswith("lm_head.")),
+        "of another shape": sorted(str(key[0]) for key in told["mismatched_keys"]),
+    }
+    if any(wrong.values()):
+        raise CompressorError(f"{folder}: {named(wrong)}; the checkpoint is partial or of another model")
+    names = (*MambaShape.model_fields, "vocab_size")
+    return model.state_dict(), {name: getattr(config, name) for name in names}

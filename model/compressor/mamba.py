@@ -10,27 +10,15 @@ is needed. Left padding would enter the state: never pad on the left.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t and y_t = C_t h_t + D x_t, with h before the start zero.
-
-    x, dt: [b, l, d]; A: [d, n]; B, C: [b, l, n]; D: [d]. Returns y [b, l, d].
-    Time is taken apart by one `unbind` per tensor, whose backward is one stack. Indexing step by step would
-    allocate a whole zero tensor per step in the backward: quadratic in l.
-    """
-    decay = torch.exp(dt[..., None] * A).unbind(1)
-    inflow = ((dt * x)[..., None] * B[:, :, None, :]).unbind(1)
-    state, states = torch.zeros_like(inflow[0]), []
-    for decay_t, inflow_t in zip(decay, inflow, strict=True):
-        state = torch.addcmul(inflow_t, decay_t, state)
-        states.append(state)
-    y = torch.matmul(torch.stack(states, 1), C[..., None]).squeeze(-1)
-    return y + x * D
+from model.compressor.scan import selective_scan
 
 
 class RMSNorm(nn.Module):
@@ -45,19 +33,53 @@ class RMSNorm(nn.Module):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
 
 
+@dataclass(frozen=True)
+class LayerState:
+    """All that a layer needs of what it has read: its last inputs to the convolution, and the state space.
+
+    window [b, conv - 1, inner]; state [b, n, inner]. Its size does not depend on how much was read.
+    """
+
+    window: Tensor
+    state: Tensor
+
+
+class MambaShape(BaseModel, frozen=True, extra="forbid"):
+    """Sizes of a Mamba, named as in transformers' MambaConfig."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    state_size: int = 16
+    conv_kernel: int = 4
+    expand: int = 2
+    time_step_rank: int = Field(0, description="0: a sixteenth of hidden_size, rounded up.")
+    layer_norm_epsilon: float = 1e-5
+    use_bias: bool = False
+    use_conv_bias: bool = True
+
+    @property
+    def inner(self) -> int:
+        return self.hidden_size * self.expand
+
+    @property
+    def rank(self) -> int:
+        return self.time_step_rank or math.ceil(self.hidden_size / 16)
+
+
 class Mixer(nn.Module):
     """Gated causal convolution and selective scan: [b, l, hidden] -> [b, l, hidden]."""
 
-    def __init__(self, hidden: int, state: int, conv: int, expand: int):
+    def __init__(self, shape: MambaShape):
         super().__init__()
-        inner, self.rank, self.state = hidden * expand, math.ceil(hidden / 16), state
-        self.in_proj = nn.Linear(hidden, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, conv, groups=inner, padding=conv - 1)
+        inner, state, conv = shape.inner, shape.state_size, shape.conv_kernel
+        self.rank, self.state = shape.rank, state
+        self.in_proj = nn.Linear(shape.hidden_size, 2 * inner, bias=shape.use_bias)
+        self.conv1d = nn.Conv1d(inner, inner, conv, groups=inner, bias=shape.use_conv_bias)
         self.x_proj = nn.Linear(inner, self.rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(self.rank, inner)
         self.A_log = nn.Parameter(torch.arange(1, state + 1, dtype=torch.float32).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, hidden, bias=False)
+        self.out_proj = nn.Linear(inner, shape.hidden_size, bias=shape.use_bias)
         self._init_time_step()
 
     @torch.no_grad()
@@ -68,35 +90,92 @@ class Mixer(nn.Module):
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, past: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        """Outputs for `hidden`, which goes on from `past`, and the state after it."""
         x, gate = self.in_proj(hidden).chunk(2, dim=-1)
-        x = F.silu(self.conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+        width = self.conv1d.kernel_size[0] - 1
+        window = x.new_zeros(x.shape[0], width, x.shape[2]) if past is None else past.window
+        padded = torch.cat([window, x], 1)
+        x = F.silu(causal_convolution(padded, self.conv1d.weight, self.conv1d.bias))
         dt, B, C = self.x_proj(x).split([self.rank, self.state, self.state], dim=-1)
-        y = selective_scan(x, F.softplus(self.dt_proj(dt)), -torch.exp(self.A_log), B, C, self.D)
-        return self.out_proj(y * F.silu(gate))
+        y, state = scan(
+            x, F.softplus(self.dt_proj(dt)), -torch.exp(self.A_log), B, C, self.D,
+            None if past is None else past.state,
+        )  # fmt: skip
+        return self.out_proj(y * F.silu(gate)), LayerState(padded[:, padded.shape[1] - width :], state)
+
+
+def causal_convolution(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Each channel's own filter: [b, width - 1 + l, d], the past first, with weight [d, 1, width] -> [b, l, d].
+
+    A sum of a few shifted copies: a depthwise convolution that wants channels first would copy all there and
+    back.
+    """
+    length = padded.shape[1] - weight.shape[2] + 1
+    taps = weight[:, 0].unbind(1)
+    out = padded[:, :length] * taps[0]
+    for shift, tap in enumerate(taps[1:], 1):
+        out = torch.addcmul(out, padded[:, shift : shift + length], tap)
+    return out if bias is None else out + bias
+
+
+def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None):
+    """`selective_scan`, by mamba-ssm's kernel on a GPU where it is installed and nothing came before."""
+    if x.is_cuda and state is None:
+        kernel = gpu_scan()
+        if kernel is not None:
+            first = [t.transpose(1, 2).contiguous() for t in (x, dt)]
+            rest = [t.transpose(1, 2).contiguous() for t in (B, C)]
+            y, last = kernel(*first, A.contiguous(), *rest, D, return_last_state=True)
+            return y.transpose(1, 2), last.transpose(1, 2)
+    return selective_scan(x, dt, A, B, C, D, state)
+
+
+def gpu_scan():
+    """mamba-ssm's selective_scan_fn, or None where it is not installed."""
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError:
+        return None
+    return selective_scan_fn
 
 
 class Block(nn.Module):
     """Pre-norm residual block."""
 
-    def __init__(self, hidden: int, state: int, conv: int, expand: int):
+    def __init__(self, shape: MambaShape):
         super().__init__()
-        self.norm = RMSNorm(hidden)
-        self.mixer = Mixer(hidden, state, conv, expand)
+        self.norm = RMSNorm(shape.hidden_size, shape.layer_norm_epsilon)
+        self.mixer = Mixer(shape)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.mixer(self.norm(hidden))
+    def forward(self, hidden: Tensor, past: LayerState | None = None) -> tuple[Tensor, LayerState]:
+        mixed, state = self.mixer(self.norm(hidden), past)
+        return hidden + mixed, state
 
 
 class Mamba(nn.Module):
-    """A stack of Mamba blocks: embeddings [b, l, hidden] -> hidden states [b, l, hidden]."""
+    """A stack of Mamba blocks: embeddings [b, l, hidden] -> hidden states [b, l, hidden].
 
-    def __init__(self, hidden: int, layers: int, state: int = 16, conv: int = 4, expand: int = 2):
+    vocabulary: number of token embeddings of its own (`embeddings`, of a checkpoint); 0 has none.
+    """
+
+    def __init__(self, shape: MambaShape, vocabulary: int = 0):
         super().__init__()
-        self.layers = nn.ModuleList([Block(hidden, state, conv, expand) for _ in range(layers)])
-        self.norm_f = RMSNorm(hidden)
+        self.shape = shape
+        if vocabulary:
+            self.embeddings = nn.Embedding(vocabulary, shape.hidden_size)
+        self.layers = nn.ModuleList([Block(shape) for _ in range(shape.num_hidden_layers)])
+        self.norm_f = RMSNorm(shape.hidden_size, shape.layer_norm_epsilon)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        for layer in self.layers:
-            embeddings = layer(embeddings)
-        return self.norm_f(embeddings)
+        return self.advance(embeddings)[0]
+
+    def advance(
+        self, embeddings: Tensor, past: Sequence[LayerState] | None = None
+    ) -> tuple[Tensor, list[LayerState]]:
+        """Hidden states of `embeddings`, read after what left the states `past`, and the states after them."""
+        states = []
+        for number, layer in enumerate(self.layers):
+            embeddings, state = layer(embeddings, None if past is None else past[number])
+            states.append(state)
+        return self.norm_f(embeddings), states

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.llm import chat_pieces, embed, prefix_cache, reply_ids, reply_logits, token_ids
+from model.branches import branched_scores
+from model.llm import chat_pieces, embed, prefix_cache, reply_ids, token_ids
 from model.prompts import MEMORY, RECONSTRUCT_DIALOGUE, RECONSTRUCT_UTTERANCE, reconstruction_prompt
 
 
@@ -43,18 +44,16 @@ class Reconstruction:
     def log_probs(self, memories: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probability of every target token [N] in fp32, and whether it is the likeliest [N]."""
         prompts = [self.prompt(m) for m in memories]
-        logits, ids, _ = reply_logits(self.llm, prompts, list(targets), self.prefix)
-        chosen = logits.log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
-        return chosen, logits.detach().argmax(-1) == ids
+        scores = branched_scores(self.llm, prompts, [[target] for target in targets], self.prefix)
+        return scores.log_probs, scores.hits
 
     def without_memory(self, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """As `log_probs`, the memory line left out of the prompt: what the LLM guesses by itself."""
         instruction = RECONSTRUCT_DIALOGUE if self.dialogue else RECONSTRUCT_UTTERANCE
         with torch.no_grad():
             prompt = embed(self.llm, chat_pieces(self.tokenizer, instruction, {}))
-        logits, ids, _ = reply_logits(self.llm, [prompt] * len(targets), list(targets))
-        chosen = logits.log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
-        return chosen, logits.argmax(-1) == ids
+        scores = branched_scores(self.llm, [prompt] * len(targets), [[target] for target in targets])
+        return scores.log_probs, scores.hits
 
     def text_tokens(self, text: str) -> int:
         """Tokens of a text under the LLM's tokenizer."""

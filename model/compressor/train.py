@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.card import write_card
 from model.checkpoints import Checkpoints
-from model.compressor.compressor import MambaCompressor, load_compressor, new_compressor
+from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
 from model.llm import greedy_replies, load_llm
@@ -53,14 +54,19 @@ def pretrain(
     _use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     table = llm.get_input_embeddings().weight
+    built_upon = {"llm": llm_folder}
     if start is not None:
-        compressor = load_compressor(start, tokenizer, table)
+        built_upon["compressor"] = start
+        compressor = MambaCompressor.load(start, tokenizer, table)
     else:
         weights = resolve(settings.weights) if settings.weights else None
+        built_upon |= {"mamba": weights} if weights is not None else {}
         compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     data = [_rows([(text,) for text in texts], compressor, task, settings) for texts in (train, heldout)]
-    return _train(compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints)
+    return _train(
+        compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
+    )
 
 
 def finetune(
@@ -79,10 +85,13 @@ def finetune(
     """
     _use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
-    compressor = load_compressor(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
+    compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
     data = [_rows(dialogues, compressor, task, settings) for dialogues in (train, heldout)]
-    return _train(compressor, task, *data, settings.finetune, settings, out, progress, checkpoints)
+    built_upon = {"llm": llm_folder, "compressor": compressor_folder}
+    return _train(
+        compressor, task, *data, settings.finetune, settings, out, progress, checkpoints, built_upon
+    )
 
 
 def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
@@ -132,6 +141,7 @@ def _train(
     out: Path,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
+    built_upon: dict[str, Path],
 ) -> dict:
     rows, checked = train[0], heldout[0]
     if not rows or not checked:
@@ -156,6 +166,7 @@ def _train(
         settings,
         progress,
         checkpoints,
+        [repr("\n".join(row.utterances)) for row in rows],
     )
     compressor.requires_grad_(False).eval()
     batch = settings.batch_size
@@ -183,6 +194,12 @@ def _train(
     report["learned"] = learned
     compressor.save(out)
     write_json(report, Path(out) / "report.json")
+    seen = {
+        split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", checked))
+    }
+    # A checkpoint of the user's is told by its digest, not by where it lay.
+    said = limits.model_copy(update={"weights": Path(limits.weights).name})
+    write_card(out, built_upon, seen, said, history)
     return report
 
 

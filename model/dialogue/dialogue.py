@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
-from model.compressor.compressor import MambaCompressor, load_compressor
+from model.adapter import load_adapter
+from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.extractor.extractor import load_extractor
@@ -208,9 +208,7 @@ def load_dialogue(
     parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
     if adapter is not None:
         # The adapter computes in the LLM's dtype; training keeps fp32 masters of its own.
-        llm = PeftModel.from_pretrained(
-            llm, str(adapter), is_trainable=trainable, autocast_adapter_dtype=False
-        )
+        llm = load_adapter(llm, adapter, trainable)
         llm = llm.eval() if trainable else llm.merge_and_unload().eval()
     return DialogueModel(llm, tokenizer, history, *parts, settings)
 
@@ -221,6 +219,6 @@ def load_parts(
     """Compressor and extractor, frozen, on the LLM's device; None where there is no folder."""
     table = llm.get_input_embeddings().weight
     return (
-        load_compressor(compressor, tokenizer, table) if compressor is not None else None,
+        MambaCompressor.load(compressor, tokenizer, table) if compressor is not None else None,
         load_extractor(extractor).to(table.device) if extractor is not None else None,
     )

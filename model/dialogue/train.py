@@ -12,13 +12,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from model.adapter import save_adapter
+from model.adapter import load_adapter, save_adapter
+from model.branches import reply_log_probs
+from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import embed, load_llm, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, reply_ids
 from model.report import write_json
 from model.training import Progress, fit, seeded_order
 
@@ -34,11 +36,13 @@ def train_dialogue(
     extractor: Path | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    start: Path | None = None,
 ) -> dict:
-    """Train a new LoRA adapter, save it in peft's layout and report.json in `out`, and return the report.
+    """Train a LoRA adapter, save it in peft's layout and report.json in `out`, and return the report.
 
     The loss is the token mean over replies, plus, where the history is memories, the weighted token mean of
-    their reconstruction (table 5): so the LLM keeps understanding them. ValueError names an empty reply.
+    their reconstruction (table 5): so the LLM keeps understanding them. start: the folder of an adapter of the
+    same settings to go on from, instead of a new one. ValueError names an empty reply.
     """
     if not train or not heldout:
         raise ValueError(f"dialogue: {len(train)} train and {len(heldout)} held-out exchanges; both need one")
@@ -46,7 +50,8 @@ def train_dialogue(
         torch.set_num_threads(settings.training.threads)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
     parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
-    model = DialogueModel(add_adapter(llm, settings), tokenizer, history, *parts, settings)
+    adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
+    model = DialogueModel(adapted, tokenizer, history, *parts, settings)
     kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]
     learnt = Exchanges(model, train)
     dropped = dict(model.counts)
@@ -69,6 +74,7 @@ def train_dialogue(
         settings.training,
         progress,
         checkpoints,
+        [example.key for example in train],
     )
     before = record.heldout[0]
     after = next(check for check in record.heldout if check["step"] == record.best_step)
@@ -86,6 +92,9 @@ def train_dialogue(
     }
     save_adapter(model.llm, out)
     write_json(report, Path(out) / "report.json")
+    parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
+    weights = {role: folder for role, folder in parts_of.items() if folder is not None}
+    write_card(out, weights, {"train": train, "heldout": checked.examples}, settings, record)
     return report
 
 

@@ -24,4 +24,10 @@ class EpoSettings(BaseModel, frozen=True, extra="forbid"):
         ge=1,
         description="Held-out checks in a row with both rewards falling that count as collapse. Not in the paper.",
     )
+    sampled_replies: int = Field(
+        4,
+        ge=0,
+        description="Held-out prompts answered before and after, to see repetition. Not in the paper.",
+    )
+    sampled_tokens: int = Field(24, ge=1, description="Limit of such a reply. Not in the paper.")
     training: TrainingSettings = TrainingSettings(learning_rate=1e-6)

@@ -7,6 +7,7 @@ nothing of where pairs come from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from model.adapter import save_adapter
+from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.loss import PairLogProbs, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
-from model.llm import Piece, embed, reply_ids
+from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
 from model.report import write_json
 from model.training import Progress, fit, seeded_order
 
@@ -55,7 +57,8 @@ def train_epo(
     """Train the model's adapter in place, save it and report.json in `out`, and return the report.
 
     The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
-    far reply length alone would rank the pairs, the flags `learned` and `collapsed`, and the history.
+    far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
+    after, the flags `learned` and `collapsed`, and the history.
     ValueError: no pairs, an empty reply, or a model without an adapter.
     """
     if not pairs or not heldout:
@@ -76,9 +79,12 @@ def train_epo(
     checked = Pairs(model, [heldout[i] for i in sorted(kept)], settings.training.batch_size)
 
     def loss(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
-        return total_loss(
+        value, logs = total_loss(
             learnt.log_probs(rows), settings.beta, settings.gamma, settings.autoregressive_weight
         )
+        return value, {**logs, **learnt.traits(rows)}
+
+    said_before = sampled_replies(checked, settings)
 
     history = fit(
         adapter,
@@ -88,6 +94,7 @@ def train_epo(
         settings.training,
         progress,
         checkpoints,
+        [pair.example.key for pair in pairs],
     )
     before = history.heldout[0]
     after = next(check for check in history.heldout if check["step"] == history.best_step)
@@ -96,13 +103,19 @@ def train_epo(
         "heldout_pairs": len(checked.lengths),
         "heldout_before": before,
         "heldout_after": after,
+        "gamma_over_beta": settings.gamma / settings.beta,
         "length_accuracy": length_accuracy(checked),
+        "traits": checked.traits(range(len(checked.lengths))),
+        "repetition_before": mean_repetition(said_before),
+        "repetition_after": mean_repetition(sampled_replies(checked, settings)),
         "learned": after["epo"] < before["epo"] and after["margin"] > before["margin"],
         "collapsed": has_collapsed(history.heldout, settings.collapse_checks),
         "history": history.as_dict(),
     }
     save_adapter(model.llm, out)
     write_json(report, Path(out) / "report.json")
+    looked_at = [heldout[i] for i in sorted(kept)]
+    write_card(out, {"llm": llm_folder(model.llm)}, {"train": pairs, "heldout": looked_at}, settings, history)
     return report
 
 
@@ -118,7 +131,7 @@ class Pairs:
                 raise ValueError(
                     f"EPO: pair {pair.example.key} has an empty reply; leave it out of the pairs"
                 )
-        self.llm = model.llm
+        self.llm, self.tokenizer = model.llm, model.tokenizer
         examples = [pair.example for pair in pairs]
         memories = model.memories([example.history for example in examples])
         self.pieces = [
@@ -141,6 +154,15 @@ class Pairs:
         return pair_log_probs(
             self.llm, prompts, [self.chosen[i] for i in rows], [self.rejected[i] for i in rows]
         )
+
+    def traits(self, rows: Sequence[int]) -> dict[str, float]:
+        """Mean length and repetition of both replies: what may tell them apart beside emotion."""
+        found = {}
+        for name, replies in (("chosen", self.chosen), ("rejected", self.rejected)):
+            kept = [replies[i].tolist() for i in rows]
+            found[f"length_{name}"] = sum(map(len, kept)) / len(kept)
+            found[f"repetition_{name}"] = mean_repetition(kept)
+        return found
 
 
 @torch.no_grad()
@@ -166,6 +188,26 @@ def length_accuracy(pairs: Pairs) -> float:
     lengths = [(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
     longer = sum((c > r) + 0.5 * (c == r) for c, r in lengths) / len(lengths)
     return max(longer, 1 - longer)
+
+
+@torch.no_grad()
+def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[list[int]]:
+    """Token ids of greedy replies to the first held-out prompts. Loops are how a collapsed model sounds."""
+    rows = range(min(settings.sampled_replies, len(pairs.lengths)))
+    if not rows:
+        return []
+    prompts = [embed(pairs.llm, pairs.pieces[i]) for i in rows]
+    texts = greedy_replies(pairs.llm, pairs.tokenizer, prompts, settings.sampled_tokens)
+    return [token_ids(pairs.tokenizer, text).tolist() for text in texts]
+
+
+def mean_repetition(replies: Sequence[Sequence[int]]) -> float | None:
+    """Share of a reply's token pairs that stood in it before, averaged; None without replies."""
+    shares = []
+    for ids in replies:
+        bigrams = list(pairwise(ids))
+        shares.append(1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0)
+    return sum(shares) / len(shares) if shares else None
 
 
 def has_collapsed(checks: Sequence[dict[str, float]], count: int) -> bool:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from model.extractor.qformer import QFormer
 from model.extractor.settings import ExtractorSettings
+from model.weights import differing_weights
 
 PROJECTION_STD = 0.003
 """Spread of the projections' first weights."""
@@ -127,11 +128,11 @@ def load_extractor(folder: Path) -> Extractor:
             f"{folder}: no extractor can be read there ({reason}); train it again"
         ) from error
     extractor = Extractor(shape)
-    wanted = {name: tuple(value.shape) for name, value in extractor.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    differing = differing_weights(extractor, weights)
     if differing:
-        raise ExtractorError(f"{folder}: weights differ from config.json in {', '.join(differing[:5])}")
+        raise ExtractorError(
+            f"{folder}: model.safetensors does not fit config.json: {differing}; train it again"
+        )
     extractor.load_state_dict(weights, strict=True)
     return extractor.requires_grad_(False).eval()
 

@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.branches import reply_log_probs
+from model.card import write_card
 from model.checkpoints import Checkpoints
-from model.extractor.extractor import Extractor, new_extractor
+from model.extractor.extractor import Extractor, load_extractor, new_extractor
 from model.extractor.recognise import (
     EMOTIONS,
     emotion_pieces,
@@ -26,7 +28,7 @@ from model.extractor.recognise import (
     shared_start,
 )
 from model.extractor.settings import ExtractorSettings
-from model.llm import embed, load_llm, prefix_cache, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, prefix_cache, reply_ids
 from model.prompts import EMOTION_WORDS
 from model.report import write_json
 from model.training import Progress, fit, seeded_order
@@ -64,25 +66,26 @@ def train_extractor(
     out: Path,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    start: Path | None = None,
 ) -> dict:
     """Train, save the extractor and report.json in `out`, and return the report.
 
     The report holds held-out loss before and after, accuracy by input setting (over all held-out clips that
-    have the modalities, and by dataset) against the majority share, and the history. ValueError names a
-    clip without features or with an unknown emotion, and an empty split.
+    have the modalities, and by dataset) against the majority share, and the history. start: the folder of an
+    extractor of the same settings to go on from, instead of new weights. ValueError names a clip without
+    features or with an unknown emotion, and an empty split.
     """
     _check(train, "train")
     _check(heldout, "heldout")
     if settings.training.threads is not None:
         torch.set_num_threads(settings.training.threads)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
-    extractor = new_extractor(
-        settings,
-        _width(train, "audio"),
-        _width(train, "video"),
-        llm.get_input_embeddings().weight,
-    )
-    standardise(extractor, train)
+    if start is not None:
+        extractor = load_extractor(start).requires_grad_(True).train()
+    else:
+        table = llm.get_input_embeddings().weight
+        extractor = new_extractor(settings, _width(train, "audio"), _width(train, "video"), table)
+        standardise(extractor, train)
     recogniser = Recogniser(llm, tokenizer, extractor.to(llm.device))
     rows = drawn_rows(train, settings)
     kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]
@@ -99,6 +102,7 @@ def train_extractor(
         settings.training.model_copy(update={"epochs": 1}),  # the epochs are in the rows already
         progress,
         checkpoints,
+        [row.example.key for row in rows],
     )
     report = {
         "train_clips": len(train),
@@ -111,6 +115,7 @@ def train_extractor(
     report["learned"] = _has_learned(report)
     extractor.save(out)
     write_json(report, Path(out) / "report.json")
+    write_card(out, {"llm": llm_folder}, {"train": train, "heldout": heldout}, settings, history)
     return report
 
 
@@ -287,3 +292,8 @@ def _check(examples: Sequence[EmotionExample], split: str) -> None:
             )
         if example.audio is None and example.video is None:
             raise ValueError(f"extractor: {example.key} has neither audio nor video; leave it out of {split}")
+        for modality, features in (("audio", example.audio), ("video", example.video)):
+            if features is not None and not len(features):
+                raise ValueError(
+                    f"extractor: the {modality} of {example.key} has length zero; leave it out of {split}"
+                )

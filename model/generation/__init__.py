@@ -1,1 +1,1 @@
-"""Text generation in a child process: settings, protocol, the two engines and the client."""
+"""Text generation in a child process: settings, protocol, the engines and the client."""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -31,10 +32,20 @@ _TAIL_LINES = 6
 
 
 class EngineError(RuntimeError):
-    """The engine process did not start, died, hung, or broke the protocol. One line: what, and its last words."""
+    """The engine process did not start, died, hung, or broke the protocol. One line: what, and its last words.
+
+    died: it ended without saying why, so that another may live.
+    """
+
+    def __init__(self, message: str, died: bool = False) -> None:
+        super().__init__(message)
+        self.died = died
 
 
-def resolve_engine(kind: EngineKind) -> Literal["vllm", "transformers"]:
+Engine = Literal["vllm", "transformers", "openai"]
+
+
+def resolve_engine(kind: EngineKind) -> Engine:
     """The engine that `kind` means on this machine: "auto" is vLLM where it is installed."""
     if kind == "auto":
         return "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -64,19 +75,23 @@ def child_environment(threads: int | None) -> dict[str, str]:
 class GenerationEngine:
     """A generation engine in a child process, as a context manager.
 
-    The child starts with the first `generate`, and again after an error; leaving the context kills it and all
-    that it started. `generate` may be called from several threads, which then wait for one another.
+    The child starts with the first `generate`, again after an error, and a few times by itself when it dies (killed
+    for memory, say); leaving the context kills it and all that it started. `generate` may be called from several threads, which then wait for one another.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        """Raises ValueError when the model folder holds no model."""
-        if not (Path(settings.model) / "config.json").is_file():
-            raise ValueError(f"{settings.model}: no config.json there; give the folder of a converted model")
+        """Raises ValueError when the model folder holds no model, or a server's model has no name."""
         kind = resolve_engine(settings.engine)
-        self.settings = settings.model_copy(
-            update={"engine": kind, "model": str(Path(settings.model).resolve())}
-        )
-        self.engine: Literal["vllm", "transformers"] = kind
+        if kind == "openai":
+            if not settings.model:
+                raise ValueError("candidates.server.model is empty; name the model as its server does")
+            model = settings.model
+        elif (Path(settings.model) / "config.json").is_file():
+            model = str(Path(settings.model).resolve())
+        else:
+            raise ValueError(f"{settings.model}: no config.json there; give the folder of a converted model")
+        self.settings = settings.model_copy(update={"engine": kind, "model": model})
+        self.engine: Engine = kind
         self.version: str | None = None
         """The engine and its version, as the child named it; None until it has started."""
         self._child: _Child | None = None
@@ -113,11 +128,28 @@ class GenerationEngine:
             try:
                 remaining = iter(requests)
                 while batch := list(islice(remaining, _BATCH)):
-                    yield from self._generate_batch(batch)
+                    yield from self._generate_and_restart(batch)
                 whole = True
             finally:
                 if not whole:
                     self.close()
+
+    def _generate_and_restart(self, batch: Sequence[GenerationRequest]) -> Iterator[Generation]:
+        """The rows of a batch, with what a dead child left asked of another, `restarts` times at most."""
+        pending = {request.key: request for request in batch}
+        for restarts in range(self.settings.restarts + 1):
+            try:
+                for row in self._generate_batch(list(pending.values())):
+                    del pending[row.key]
+                    yield row
+                return
+            except EngineError as error:
+                self.close()
+                if not error.died or restarts == self.settings.restarts:
+                    raise
+                if not pending:
+                    return
+                time.sleep(self.settings.restart_backoff_s * 2**restarts)
 
     def _generate_batch(self, batch: Sequence[GenerationRequest]) -> Iterator[Generation]:
         child = self._started()
@@ -188,11 +220,14 @@ class _Child:
             ) from None
         if line is None:
             status = self.process.wait()
-            raise EngineError(f"{self._name} died with exit status {status} {when} ({self._last_words()})")
+            raise EngineError(
+                f"{self._name} died with exit status {status} {when} ({self._last_words()})", died=True
+            )
         message = json.loads(line)
         if "error" in message:
             reason = " ".join(message["error"].split())
-            raise EngineError(f"{self._name} failed {when}: {reason} ({self._last_words()})")
+            further = "" if message["whole"] else f" ({self._last_words()})"
+            raise EngineError(f"{self._name} failed {when}: {reason}{further}")
         return message
 
     def kill(self) -> None:

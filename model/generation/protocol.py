@@ -2,7 +2,7 @@
 
 Client to worker: `EngineSettings`, then any number of `{"requests": [...]}`; the end of input ends the worker.
 Worker to client: `{"ready": {...}}`, then for each batch its rows `{"row": {...}}` as they finish and
-`{"done": n}`; `{"error": "..."}` before it gives up. Knows nothing of processes or of models.
+`{"done": n}`; `{"error": "...", "whole": bool}` before it gives up (whole: the line says all). Knows nothing of processes or of models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Literal, TypedDict
 
 from model.generation.settings import Sampling
 
-FinishReason = Literal["stop", "length", "too_long"]
+FinishReason = Literal["stop", "length", "too_long", "filtered"]
+
+
+class ServerError(RuntimeError):
+    """A server did not answer: one line that says all there is to say, with no secret in it."""
 
 
 class Message(TypedDict):
@@ -38,9 +42,9 @@ class GenerationRequest:
 class Generation:
     """One answer.
 
-    `finish_reason`: "stop" (the model ended its turn), "length" (it ran into max_new_tokens) or "too_long"
-    (prompt and answer do not fit max_model_len: nothing was generated, the text is empty). Token counts
-    include the chat template's and the end-of-turn token.
+    `finish_reason`: "stop" (the model ended its turn), "length" (it ran into max_new_tokens), "too_long"
+    (prompt and answer do not fit max_model_len: nothing was generated, the text is empty), or "filtered" (a server
+    withheld its answer). Token counts include the chat template's and the end-of-turn token.
     """
 
     key: str

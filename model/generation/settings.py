@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-EngineKind = Literal["auto", "vllm", "transformers"]
+EngineKind = Literal["auto", "vllm", "transformers", "openai"]
 
 
 class Sampling(BaseModel, frozen=True, extra="forbid"):
@@ -69,13 +69,49 @@ class EngineArgs(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class ServerSettings(BaseModel, frozen=True, extra="forbid"):
+    """A server that speaks OpenAI's chat completions, for the engine "openai". None of this is in the paper.
+
+    vLLM's server samples as asked only when started with `--generation-config vllm`. The key itself is read from
+    the environment by the engine process alone: it enters no setting, no row and no message.
+    """
+
+    base_url: str = Field(
+        "http://127.0.0.1:8000/v1", pattern=r"^https?://", description="Not in the paper. Up to and with /v1."
+    )
+    model: str = Field("", description="Not in the paper. The model's name on the server.")
+    concurrency: int = Field(32, ge=1, description="Not in the paper. Requests under way at once.")
+    timeout_s: float = Field(120, gt=0, description="Not in the paper. Seconds for one answer.")
+    retries: int = Field(
+        5,
+        ge=0,
+        description="Not in the paper. Further tries of a request that failed, before it is an error.",
+    )
+    backoff_s: float = Field(
+        0.5, ge=0, description="Not in the paper. Seconds before the first further try; doubled for each."
+    )
+    key_variable: str = Field(
+        "OPENAI_API_KEY", description="Not in the paper. Environment variable that holds the key, if any."
+    )
+
+
 class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     """All that one engine process is told when it starts."""
 
-    model: str = Field(description="Local folder of the LLM: config, safetensors, tokenizer, chat template.")
+    model: str = Field(
+        description="Local folder of the LLM: config, safetensors, tokenizer, chat template; for the engine "
+        "openai its name on the server."
+    )
     engine: EngineKind = Field("auto", description="Not in the paper. auto: vLLM where it is installed.")
     args: EngineArgs = EngineArgs()
     sampling: Sampling = Sampling()
+    server: ServerSettings = ServerSettings()
+    restarts: int = Field(
+        2, ge=0, description="Not in the paper. Times an engine that died is started again for what is left."
+    )
+    restart_backoff_s: float = Field(
+        1.0, ge=0, description="Not in the paper. Seconds before the first restart; doubled for each."
+    )
     start_timeout_s: float = Field(900, gt=0, description="Not in the paper. Seconds to load the model.")
     stall_timeout_s: float = Field(
         1800,

@@ -17,7 +17,7 @@ import time
 import traceback
 from typing import TextIO
 
-from model.generation.protocol import decode_requests, encode_row
+from model.generation.protocol import ServerError, decode_requests, encode_row
 from model.generation.settings import EngineSettings
 
 
@@ -32,7 +32,9 @@ def main() -> int:
         _serve(EngineSettings.model_validate_json(first), lines, out)
     except Exception as error:
         traceback.print_exc()
-        _send(out, json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+        whole = isinstance(error, ServerError)
+        text = str(error) if whole else f"{type(error).__name__}: {error}"
+        _send(out, json.dumps({"error": text, "whole": whole}) + "\n")
         return 1
     return 0
 
@@ -47,7 +49,11 @@ def load_engine(settings: EngineSettings):
         from model.generation.transformers_engine import TransformersEngine
 
         return TransformersEngine(settings)
-    raise ValueError(f"engine {settings.engine!r} cannot be loaded; name vllm or transformers")
+    if settings.engine == "openai":
+        from model.generation.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(settings)
+    raise ValueError(f"engine {settings.engine!r} cannot be loaded; name vllm, transformers or openai")
 
 
 def _serve(settings: EngineSettings, lines: _InputLines, out: TextIO) -> None:

@@ -31,6 +31,33 @@ def choose(cosines: Sequence[float], usable: Sequence[bool], threshold: float) -
     return Choice(best if kept else None, cosines[best], "" if kept else "not_below_threshold")
 
 
+def choose_length_matched(
+    cosines: Sequence[float], usable: Sequence[bool], lengths: Sequence[int], wanted: int, threshold: float
+) -> Choice:
+    """Of the usable ones below `threshold` the one whose length is nearest to `wanted`, ties by cosine, then order.
+
+    Not in the paper. Where none is below, as `choose`.
+    """
+    below = [i for i, good in enumerate(usable) if good and cosines[i] < threshold]
+    if not below:
+        return choose(cosines, usable, threshold)
+    best = min(below, key=lambda i: (abs(lengths[i] - wanted), cosines[i], i))
+    return Choice(best, cosines[best], "")
+
+
+def balanced(gaps: Sequence[int]) -> list[bool]:
+    """Which pairs stay so that as many rejected replies are longer as are shorter; those of equal length all do.
+
+    gaps: words by which each pair's rejected reply is longer. Of the commoner sign the largest gaps leave, the
+    later of equal ones first.
+    """
+    longer = sorted((i for i, gap in enumerate(gaps) if gap > 0), key=lambda i: (gaps[i], i))
+    shorter = sorted((i for i, gap in enumerate(gaps) if gap < 0), key=lambda i: (-gaps[i], i))
+    fewer = min(len(longer), len(shorter))
+    leave = {*longer[fewer:], *shorter[fewer:]}
+    return [i not in leave for i in range(len(gaps))]
+
+
 def equal_error_cosine(same: Sequence[float], different: Sequence[float]) -> float:
     """The cosine t where the share of same-emotion pairs below t equals that of different-emotion ones above.
 

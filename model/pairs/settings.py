@@ -7,6 +7,20 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 
+class QualitySettings(BaseModel, frozen=True, extra="forbid"):
+    """What pairs must be before EPO may train on them. None of this is in the paper."""
+
+    bound: float = Field(
+        0.75,
+        ge=0.5,
+        le=1,
+        description="Not in the paper. Share of held-out pairs that length alone, or style alone, may rank right "
+        "before the report warns.",
+    )
+    error: bool = Field(False, description="Not in the paper. Above the bound the run stops before EPO.")
+    folds: int = Field(5, ge=2, description="Not in the paper. Parts of the cross-validation.")
+
+
 class PairSettings(BaseModel, frozen=True, extra="forbid"):
     """The rule of section 8: the least similar candidate, kept when its cosine is below the threshold."""
 
@@ -26,3 +40,14 @@ class PairSettings(BaseModel, frozen=True, extra="forbid"):
         600, ge=10, description="Not in the paper. Human pairs of each kind behind the equal-error cosine."
     )
     seed: int = Field(0, description="Draws the human pairs. Not in the paper.")
+    selection: Literal["least_similar", "length_matched"] = Field(
+        "least_similar",
+        description="Not in the paper, which takes the least similar. length_matched: of those below the threshold "
+        "the one nearest to the true reply in words, and as many longer as shorter ones in all.",
+    )
+    control: bool = Field(
+        False,
+        description="Not in the paper. A second EPO on the same exchanges with a random usable candidate as the "
+        "rejected reply; the report sets its gain beside EPO's.",
+    )
+    quality: QualitySettings = QualitySettings()

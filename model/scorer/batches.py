@@ -8,12 +8,27 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+POOL = 50
+"""Batches whose rows are drawn together, then sorted by length among themselves."""
+
 
 def length_sorted_batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     """Indices of rows, longest first, equal lengths in their order, `size` a batch."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+def shuffled_batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices of rows in random order, but those of a batch of like length: little is padded. Uses torch's random
+    state."""
+    order = torch.randperm(len(lengths)).tolist()
+    batches = []
+    for start in range(0, len(order), POOL * size):
+        pool = sorted(order[start : start + POOL * size], key=lambda index: lengths[index])
+        batches += [pool[at : at + size] for at in range(0, len(pool), size)]
+    for place in torch.randperm(len(batches)).tolist():
+        yield batches[place]
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""A frozen BERT-type encoder with a head trained on GoEmotions.
+"""A BERT-type encoder with a head trained on GoEmotions, and a low-rank adapter where asked for.
 
-Knows nothing of training data or of what features are used for. Only the head is stored with the project: the
-encoder comes from the zoo.
+Knows nothing of training data or of what features are used for. Only the trained part is stored with the project:
+the encoder comes from the zoo.
 """
 
 import json
@@ -16,6 +16,11 @@ from model.scorer.settings import EmotionNetworkSettings
 from model.zoo.resolve import identity, resolve
 
 MODEL_TYPE = "empamba-emotion-network"
+ADAPTED = ("query", "key", "value", "dense")
+"""The encoder's linear layers that an adapter (LoRA, Hu et al. 2021, arXiv:2106.09685) changes."""
+
+_ADAPTER = "adapter."
+"""Before the names of the adapter's tensors in a file; the head's stand as they are."""
 
 
 class EmotionHead(nn.Module):
@@ -59,9 +64,15 @@ class EmotionHead(nn.Module):
 
 
 class EmotionNetwork(nn.Module):
-    """Encoder and head."""
+    """Encoder and head. With a rank the encoder carries a trainable low-rank adapter, else it is frozen."""
 
-    def __init__(self, encoder: nn.Module, settings: EmotionNetworkSettings, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        settings: EmotionNetworkSettings,
+        dropout: float = 0.0,
+        adapter_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         depth = encoder.config.num_hidden_layers
         if not all(0 <= layer <= depth for layer in settings.layers):
@@ -69,8 +80,34 @@ class EmotionNetwork(nn.Module):
                 f"layers {settings.layers}: the encoder {settings.base!r} has layers 0 to {depth}"
             )
         self.settings = settings
-        self.encoder = encoder.requires_grad_(False)
         self.head = EmotionHead(len(settings.layers) * encoder.config.hidden_size, settings.hidden, dropout)
+        self.encoder = encoder.requires_grad_(False)
+        if settings.rank:
+            self.encoder = _adapted(encoder, settings.rank, adapter_dropout)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Name -> tensor of all that was trained: the head's, and the adapter's where there is one."""
+        state = dict(self.head.state_dict())
+        if self.settings.rank:
+            from peft import get_peft_model_state_dict
+
+            state |= {f"{_ADAPTER}{name}": t for name, t in get_peft_model_state_dict(self.encoder).items()}
+        return state
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Take what `trained_state` gave; RuntimeError where names do not match. The adapter is merged into the weights
+        it changes, so that it costs nothing from here on."""
+        self.head.load_state_dict({n: t for n, t in state.items() if not n.startswith(_ADAPTER)}, strict=True)
+        adapter = {n.removeprefix(_ADAPTER): t for n, t in state.items() if n.startswith(_ADAPTER)}
+        if self.settings.rank:
+            from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+            if adapter.keys() != get_peft_model_state_dict(self.encoder).keys():
+                raise RuntimeError("the adapter does not fit the encoder")
+            set_peft_model_state_dict(self.encoder, adapter)
+            self.encoder = self.encoder.merge_and_unload().requires_grad_(False)
+        elif adapter:
+            raise RuntimeError("an adapter where the rank is 0")
 
     def pooled(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Pooled layers float [B, layers × width] of token ids int64 [B, L] under the mask bool [B, L]."""
@@ -106,5 +143,14 @@ def load_network(folder: Path) -> EmotionNetwork:
         )
     network = EmotionNetwork(load_encoder(settings.base), settings)
     stored = load_file(folder / "model.safetensors")
-    network.head.load_state_dict({name: tensor.float() for name, tensor in stored.items()}, strict=True)
+    network.load_trained_state({name: tensor.float() for name, tensor in stored.items()})
     return network.eval()
+
+
+def _adapted(encoder: nn.Module, rank: int, dropout: float) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        encoder,
+        LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=list(ADAPTED)),
+    )

@@ -1,7 +1,7 @@
 """Texts become emotion features (for cosine similarity) and GoEmotions probabilities.
 
 Knows nothing of candidates, thresholds of selection, stages or stores. Two kinds of weights sit behind one class:
-a RoBERTa classifier of the hub (the paper's) and the project's own head on a frozen MiniLM.
+a RoBERTa classifier of the hub (the paper's) and the project's own, trained on top of MiniLM.
 """
 
 import json
@@ -17,6 +17,9 @@ from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.network import MODEL_TYPE, load_network
 from model.scorer.settings import ScorerSettings
 from model.zoo.resolve import resolve
+
+USUAL_THRESHOLD = 0.5
+"""Of classifiers that come without thresholds of their own."""
 
 
 class RobertaBackend(nn.Module):
@@ -50,7 +53,7 @@ class RobertaBackend(nn.Module):
 
 
 class MiniLMBackend(nn.Module):
-    """The project's head on a frozen MiniLM; `EmotionHead` says what the feature is."""
+    """The project's own, on top of MiniLM; `EmotionHead` says what the feature is."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -80,6 +83,8 @@ class EmotionScorer:
         self.backend = backend.eval()
         self.settings = settings
         self.tokenizer = AutoTokenizer.from_pretrained(backend.tokenizer_folder)
+        self.thresholds = np.full(len(GOEMOTIONS_LABELS), USUAL_THRESHOLD, np.float32)
+        """Probability from which each label counts as present, float32 [28]."""
 
     @classmethod
     def load(cls, name: str, settings: ScorerSettings | None = None) -> "EmotionScorer":
@@ -89,9 +94,12 @@ class EmotionScorer:
         """
         settings = (settings or ScorerSettings()).model_copy(update={"weights": name})
         folder = resolve(name)
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model_type = described.get("model_type")
         if model_type == MODEL_TYPE:
-            return cls(MiniLMBackend(folder), settings)
+            scorer = cls(MiniLMBackend(folder), settings)
+            scorer.thresholds = np.array(described["thresholds"], np.float32)
+            return scorer
         if model_type == "roberta":
             return cls(RobertaBackend(folder), settings)
         raise ValueError(

@@ -17,9 +17,9 @@ class ScorerSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class EmotionNetworkSettings(BaseModel, frozen=True, extra="forbid"):
-    """Shape of the trained part on top of a frozen BERT-type encoder. Nothing here is in the paper."""
+    """Shape of the trained part on top of a BERT-type encoder. Nothing here is in the paper."""
 
-    base: str = Field(default="minilm-l6", description="weight name of the frozen encoder")
+    base: str = Field(default="minilm-l6", description="weight name of the encoder")
     layers: tuple[int, ...] = Field(
         default=(2, 3, 4, 5, 6), min_length=1, description="layers whose pooled states are concatenated"
     )
@@ -27,6 +27,18 @@ class EmotionNetworkSettings(BaseModel, frozen=True, extra="forbid"):
         default="mean", description="a layer's vector: the mean of its token states, or the first"
     )
     hidden: int = Field(default=256, ge=28, description="width of the hidden layer, at least one a label")
+    rank: int = Field(
+        default=0, ge=0, description="rank of the encoder's low-rank adapter; 0: it stays frozen"
+    )
+
+
+class AdapterTrainingSettings(BaseModel, frozen=True, extra="forbid"):
+    """How the adapter is trained, with the head, after the head. Nothing here is in the paper."""
+
+    epochs: int = Field(default=3, ge=1, description="passes over the training rows")
+    batch_size: int = Field(default=64, ge=1, description="rows a step")
+    learning_rate: float = Field(default=5e-4, gt=0, description="highest rate of the one-cycle schedule")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="before each low-rank product")
 
 
 class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
@@ -35,6 +47,14 @@ class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
     network: EmotionNetworkSettings = EmotionNetworkSettings()
     part: Literal["all", "even", "odd"] = Field(
         default="all", description="rows of the train file used, by position: lets two scorers share none"
+    )
+    start: str = Field(
+        default="", description="scorer whose head is gone on from; empty: a head is trained first"
+    )
+    tuning_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="training rows behind thresholds and centre, the first ones; None: all",
     )
     seed: int = Field(default=0, ge=0, description="seed of initial values, order and dropout")
     max_tokens: int = Field(default=64, ge=2, description="longer texts are cut here in training")
@@ -46,3 +66,4 @@ class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
         default=0.4, ge=0, lt=1, description="before the labels; half of it before the hidden layer"
     )
     positive_weight: float = Field(default=1.0, gt=0, description="weight of a present label in the loss")
+    adapter: AdapterTrainingSettings = AdapterTrainingSettings()

@@ -1,11 +1,12 @@
-"""Train the GoEmotions head of the emotion scorer: `python -m model.scorer.train TRAIN.tsv DEV.tsv OUT`.
+"""Train the GoEmotions part of the emotion scorer (`empamba scorer train`) and measure one (`scorer evaluate`).
 
-Knows nothing of candidates, stages or stores. The encoder is frozen, so its pooled layers are computed once for
-each text and the head is trained on them; the epoch that does best on the validation file is kept, and the
-thresholds come from the training file.
+Knows nothing of candidates, stages or stores. First the encoder is frozen, so its pooled layers are computed once
+for each text and the head is trained on them; then, where the settings give a rank, head and low-rank adapter go on
+together. The epoch that does best on the validation file is kept; the thresholds come from the training file.
 """
 
-import argparse
+from __future__ import annotations
+
 import csv
 import json
 import os
@@ -18,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from model.scorer.batches import length_sorted_batches, pad_rows
+from model.scorer.batches import length_sorted_batches, pad_rows, shuffled_batches
 from model.scorer.labels import GOEMOTIONS_LABELS
-from model.scorer.network import MODEL_TYPE, EmotionHead, EmotionNetwork, load_encoder
+from model.scorer.network import MODEL_TYPE, EmotionHead, EmotionNetwork, load_encoder, load_network
+from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import HeadTrainingSettings
 from model.zoo.resolve import identity, resolve
 
@@ -35,6 +37,10 @@ class LabelledTexts:
 
     texts: list[str]
     labels: np.ndarray
+
+    def first(self, count: int | None) -> LabelledTexts:
+        """The first `count` of them; all for None."""
+        return LabelledTexts(self.texts[:count], self.labels[:count])
 
 
 def read_goemotions(path: Path, part: str = "all") -> LabelledTexts:
@@ -72,36 +78,69 @@ def train_goemotions_head(
 ) -> dict[str, float]:
     """Train on `train_tsv`, choose the epoch on `dev_tsv`, write `out`; returns the dev figures.
 
-    `out` gets model.safetensors (float16, the head only) and config.json. Progress goes to standard output, one
+    `out` gets model.safetensors (float16, what was trained only) and config.json. Progress goes to standard output, one
     line an epoch. The caller's random state is left as it was.
     """
     settings = settings or HeadTrainingSettings()
     train, dev = read_goemotions(train_tsv, settings.part), read_goemotions(dev_tsv)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = EmotionNetwork(load_encoder(settings.network.base), settings.network, settings.dropout)
-        train_pooled = pooled_layers(network, train.texts, settings.max_tokens)
-        dev_pooled = pooled_layers(network, dev.texts, settings.max_tokens)
-        head = fit_head(network.head, (train_pooled, train.labels), (dev_pooled, dev.labels), settings)
-    thresholds = tune_thresholds(probabilities(head, train_pooled), train.labels)
-    figures = f1_figures(probabilities(head, dev_pooled) >= thresholds, dev.labels)
-    _write(out, head, thresholds, figures, settings)
+        network = EmotionNetwork(
+            load_encoder(settings.network.base), settings.network, settings.dropout, settings.adapter.dropout
+        )
+        if settings.start:
+            start_from(network, load_network(resolve(settings.start)))
+        else:
+            fit_head(network.head, *_pooled(network, settings, train, dev), settings)
+        if settings.network.rank:
+            fit_adapter(network, train, dev, settings)
+        (tuned, tuned_labels), held = _pooled(network, settings, train.first(settings.tuning_rows), dev)
+        center_hidden(network.head, tuned)
+    thresholds = tune_thresholds(probabilities(network.head, tuned), tuned_labels)
+    figures = f1_figures(probabilities(network.head, held[0]) >= thresholds, held[1])
+    _write(out, network, thresholds, figures, settings)
     return figures
+
+
+def start_from(network: EmotionNetwork, other: EmotionNetwork) -> None:
+    """Take the head of `other`; ValueError where its shape is another."""
+    shape = {"base", "layers", "pooling", "hidden"}
+    if network.settings.model_dump(include=shape) != other.settings.model_dump(include=shape):
+        raise ValueError(
+            "the scorer to start from has another encoder, layers, pooling or width: name them alike"
+        )
+    network.head.load_state_dict(other.head.state_dict())
+
+
+def _pooled(network: EmotionNetwork, settings: HeadTrainingSettings, *parts: LabelledTexts):
+    """(pooled layers, labels) of each part."""
+    return [(pooled_layers(network, part.texts, settings.max_tokens), part.labels) for part in parts]
+
+
+def evaluate_scorer(scorer: EmotionScorer, tsv: Path) -> dict[str, float]:
+    """Macro- and micro-F1 of a scorer, with its own thresholds, on a GoEmotions-format file; and its rows."""
+    read = read_goemotions(tsv)
+    predicted = scorer.probabilities(read.texts) >= scorer.thresholds
+    return {"rows": len(read.texts), **f1_figures(predicted, read.labels)}
 
 
 def pooled_layers(network: EmotionNetwork, texts: list[str], max_tokens: int) -> Tensor:
     """Pooled layers of every text, float16 [n, inputs]: half the memory, and more digits than training needs."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve(network.settings.base))
-    rows = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
+    rows, pad_id = _tokens(network, texts, max_tokens)
+    network.eval()
     pooled = torch.empty(len(rows), network.head.dense.in_features, dtype=torch.float16)
     with torch.inference_mode():
         for indices in length_sorted_batches([len(row) for row in rows], FORWARD_BATCH):
-            pooled[indices] = network.pooled(
-                *pad_rows([rows[index] for index in indices], tokenizer.pad_token_id)
-            ).half()
+            pooled[indices] = network.pooled(*pad_rows([rows[index] for index in indices], pad_id)).half()
     return pooled
+
+
+def _tokens(network: EmotionNetwork, texts: list[str], max_tokens: int) -> tuple[list[list[int]], int]:
+    """Token ids of every text, and the id that pads them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(network.settings.base))
+    return tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"], tokenizer.pad_token_id
 
 
 def fit_head(
@@ -139,8 +178,44 @@ def fit_head(
         if precision > best:
             best, kept = precision, {name: tensor.clone() for name, tensor in head.state_dict().items()}
     head.load_state_dict(kept)
-    center_hidden(head, pooled)
     return head
+
+
+def fit_adapter(
+    network: EmotionNetwork, train: LabelledTexts, dev: LabelledTexts, settings: HeadTrainingSettings
+) -> None:
+    """Train the adapter and the head together from where they stand; keep the epoch best on `dev`.
+
+    The loss and the measure are `fit_head`'s. Uses torch's random state.
+    """
+    asked = settings.adapter
+    rows, pad_id = _tokens(network, train.texts, settings.max_tokens)
+    labels = torch.from_numpy(train.labels).float()
+    weight = torch.full((labels.shape[1],), settings.positive_weight)
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=asked.learning_rate, weight_decay=settings.weight_decay)
+    steps = asked.epochs * -(-len(rows) // asked.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, asked.learning_rate, total_steps=steps, pct_start=WARM_UP
+    )
+    best, kept = -1.0, {}
+    for epoch in range(asked.epochs):
+        network.train()
+        for indices in shuffled_batches([len(row) for row in rows], asked.batch_size):
+            logits = network.head(network.pooled(*pad_rows([rows[index] for index in indices], pad_id)))
+            loss = functional.binary_cross_entropy_with_logits(logits, labels[indices], pos_weight=weight)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        held = pooled_layers(network, dev.texts, settings.max_tokens)
+        precision = mean_average_precision(probabilities(network.head, held), dev.labels)
+        print(f"adapter, epoch {epoch + 1}: dev mean average precision {precision:.4f}", flush=True)
+        if precision > best:
+            best = precision
+            kept = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
+    network.load_state_dict(kept, strict=False)
+    network.eval()
 
 
 def center_hidden(head: EmotionHead, pooled: Tensor) -> None:
@@ -199,13 +274,13 @@ def mean_average_precision(probabilities: np.ndarray, labels: np.ndarray) -> flo
 
 def _write(
     out: Path,
-    head: EmotionHead,
+    network: EmotionNetwork,
     thresholds: np.ndarray,
     figures: dict[str, float],
     settings: HeadTrainingSettings,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.half().contiguous() for name, tensor in sorted(head.state_dict().items())}
+    state = {name: tensor.half().contiguous() for name, tensor in sorted(network.trained_state().items())}
     described = {
         "model_type": MODEL_TYPE,
         "base_identity": identity(settings.network.base),
@@ -220,21 +295,3 @@ def _write(
     os.replace(out / "model.tmp", out / "model.safetensors")
     (out / "config.tmp").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     os.replace(out / "config.tmp", out / "config.json")
-
-
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("train_tsv", type=Path)
-    parser.add_argument("dev_tsv", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--settings", type=Path, help="JSON file of HeadTrainingSettings")
-    given = parser.parse_args()
-    settings = HeadTrainingSettings()
-    if given.settings:
-        settings = HeadTrainingSettings.model_validate_json(given.settings.read_text(encoding="utf-8"))
-    print(json.dumps(train_goemotions_head(given.train_tsv, given.dev_tsv, given.out, settings)))
-
-
-if __name__ == "__main__":
-    main()

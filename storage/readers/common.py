@@ -5,8 +5,10 @@ Knows nothing of any one dataset's layout, of labels, or of Parquet.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,11 @@ Parsed = TypeVar("Parsed")
 
 # IEMOCAP holds tens of thousands of motion-capture and alignment files that nothing here reads.
 SKIPPED_FOLDERS = {"__MACOSX", "ForcedAlignment"}
+LINE_END = re.compile("\r\n|\n|\r")
+LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER_SIZE = 200
+MOST_TURNS = 2**31 - 1
+"""Turns are 32-bit in the shards."""
 
 
 class RawDataError(InputError):
@@ -41,17 +48,24 @@ class RawDataset:
 
 @dataclass
 class Dialogues:
-    """What a reader hands back: utterances sorted by key, what it turned away, and notes for the data card."""
+    """What a reader hands back: utterances sorted by key, what it turned away, and notes for the data card.
+
+    `rows` counts the rows looked at: each became an utterance or a reject. `defects` are faults that cost no
+    row: clips withdrawn, not used or flagged, label lines that belong to nothing.
+    """
 
     utterances: list[Utterance] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    defects: list[Reject] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rows: int = 0
 
 
 def walk(root: Path) -> list[str]:
     """All files below `root` as sorted relative paths; names starting with "." (Mac twins) are left out.
 
-    Links to folders are followed, each real folder once.
+    Links to folders are followed, each real folder once. A name that is not UTF-8 belongs to no release and is
+    left out. RawDataError: a folder that cannot be listed.
     """
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
@@ -62,16 +76,22 @@ def walk(root: Path) -> list[str]:
         if (stat.st_dev, stat.st_ino) in seen:
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name.startswith("."):
-                    continue
+        for entry in list_folder(folder):
+            if not entry.name.startswith(".") and is_text(entry.name):
                 path = f"{relative}/{entry.name}" if relative else entry.name
                 if entry.is_file():
                     found.append(path)
                 elif entry.is_dir() and not skipped_folder(entry.name):
                     pending.append((path, entry.path))
     return sorted(found)
+
+
+def list_folder(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda e: e.name)
+    except OSError as error:
+        raise RawDataError(f"{folder}: cannot be listed: {error.strerror}; make it readable") from None
 
 
 def skipped_folder(name: str) -> bool:
@@ -107,16 +127,77 @@ def copies_note(dataset: str, ignored: list[str]) -> list[str]:
     return [f"{dataset}: ignored deeper copies with the same rows: {', '.join(sorted(ignored))}"]
 
 
+def choose_file(root: Path, what: str, candidates: Iterable[str]) -> tuple[str, list[str]]:
+    """The shallowest of several files that are to show one thing, and the others.
+
+    RawDataError, naming both, where another is of another size: it cannot be known which is meant.
+    """
+    first, *others = by_depth(candidates)
+    for other in others:
+        if os.path.getsize(root / other) != os.path.getsize(root / first):
+            raise RawDataError(
+                f"{what}: {first} and {other} are both to be this and differ in size; "
+                "take one of them out of the raw folder"
+            )
+    return first, others
+
+
 def read_text(root: Path, relative: str) -> str:
     """A UTF-8 text file (byte-order mark allowed) with its line ends as they are."""
     try:
-        return (root / relative).read_bytes().decode("utf-8-sig")
+        data = (root / relative).read_bytes()
+        if is_pointer(data):
+            raise RawDataError(f"{relative}: a Git LFS pointer, not the file; run `git lfs pull`")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise RawDataError(
-            f"{relative}: not UTF-8 at byte {error.start}; the release is UTF-8, unpack it again"
+            f"{relative} line {line}: not UTF-8 at byte {error.start}; the release is UTF-8, unpack it again"
         ) from None
     except OSError as error:
         raise RawDataError(f"{relative}: cannot be read: {error.strerror}") from None
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines by the three line ends of text files and no other: str.splitlines also cuts at U+2028 and U+0085."""
+    return LINE_END.split(text)
+
+
+def fields_of(line: str) -> list[str]:
+    """The fields of one line of a CSV, stripped; none where its quotes do not close."""
+    try:
+        return [field.strip() for field in next(csv.reader((line,), strict=True), [])]
+    except csv.Error:
+        return []
+
+
+def whole_number(text: str) -> int:
+    """A turn's number: ASCII digits alone, within 32 bits. ValueError otherwise (int() takes far more)."""
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > MOST_TURNS:
+        raise ValueError(f"{text[:20]!r} is no number of a turn")
+    return int(text)
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON escapes and file names may hold halves of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_pointer(data: bytes) -> bool:
+    """Whether a file's content is what a clone without git-lfs leaves in its place."""
+    return len(data) <= LFS_POINTER_SIZE and data.startswith(LFS_POINTER)
+
+
+def is_pointer_file(path: Path) -> bool:
+    return os.path.getsize(path) <= LFS_POINTER_SIZE and is_pointer(Path(path).read_bytes())
+
+
+def file_name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def unit_hash(seed: int, *parts: str) -> float:

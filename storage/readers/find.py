@@ -1,6 +1,7 @@
 """Find the datasets under a raw root, and read one: the readers' common front.
 
-Knows the list of readers, subsets, splits and media digests; nothing of any layout, nor of Parquet.
+Knows the list of readers, subsets, splits, known-bad clips and media digests; nothing of any layout, nor of
+Parquet.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from storage.readers import iemocap, meld, multidialog
+from storage.archives import is_member, member_digest
+from storage.readers import crema_d, iemocap, meld, multidialog, ravdess
 from storage.readers.common import Dialogues, RawDataError, RawDataset, hold_out, smallest_hashes, walk
+from storage.readers.known_bad import withdraw
 from storage.settings import DataSettings
-from storage.utterance import SPLITS, Utterance
+from storage.utterance import CLIP_DATASETS, SPLITS, Reject, Utterance
 
 __all__ = ["Dialogues", "RawDataError", "RawDataset", "find_datasets", "read_dataset", "source_files"]
 
@@ -23,7 +26,7 @@ __all__ = ["Dialogues", "RawDataError", "RawDataset", "find_datasets", "read_dat
 def find_datasets(root: Path) -> list[RawDataset]:
     """The known datasets below `root`, told by folder and file names alone (no file is opened).
 
-    RawDataError: the root is missing or empty, holds no known layout, or holds audio still packed.
+    RawDataError: the root is missing or empty, holds no known layout, or one that may be read in two ways.
     """
     root = Path(root)
     if not root.is_dir():
@@ -31,24 +34,36 @@ def find_datasets(root: Path) -> list[RawDataset]:
     paths = walk(root)
     if not paths:
         raise RawDataError(f"{root}: the folder is empty; unpack MELD, MultiDialog or IEMOCAP into it")
-    claims = (
-        (iemocap.DATASET, iemocap.claim(paths)),
-        (meld.DATASET, meld.claim(paths)),
-        (multidialog.DATASET, multidialog.claim(paths)),
-    )
     found = [
         RawDataset(
             name, root / (os.path.commonpath([os.path.dirname(p) for p in files]) or "."), tuple(files)
         )
-        for name, files in claims
+        for name, files in claims(paths)
         if files
     ]
     if not found:
         raise RawDataError(
             f"{root}: no known dataset among {len(paths)} files; looked for MELD (train_sent_emo.csv, …), "
-            "MultiDialog (metadata/train/*.jsonl, …) and IEMOCAP (Session1/dialog/transcriptions, …)"
+            "MultiDialog (metadata/train/*.jsonl, …), IEMOCAP (Session1/dialog/transcriptions, …), RAVDESS "
+            "(03-01-06-01-02-01-12.wav, …) and CREMA-D (1001_IEO_ANG_HI.wav, …)"
         )
     return found
+
+
+def claims(paths: list[str]) -> list[tuple[str, list[str]]]:
+    """Each dataset with its files, in name order. A file belongs to one; those told by their own names go first."""
+    left, found = paths, {}
+    for name, claim in (
+        (crema_d.DATASET, crema_d.claim),
+        (ravdess.DATASET, ravdess.claim),
+        (meld.DATASET, meld.claim),
+        (iemocap.DATASET, iemocap.claim),
+        (multidialog.DATASET, multidialog.claim),
+    ):
+        found[name] = claim(left)
+        taken = set(found[name])
+        left = [path for path in left if path not in taken]
+    return sorted(found.items())
 
 
 def source_files(raw: RawDataset, root: Path) -> list[Path]:
@@ -62,17 +77,21 @@ def read_dataset(
     """Read one dataset: utterances sorted by key, each in train, dev or test.
 
     `digest(path)` gives the digest of a file's content; it is called once per media file that a returned
-    utterance uses. Errors: RawDataError, LabelError (an unknown emotion).
+    utterance uses (not for members of archives, whose digests storage/archives knows). Every row is an utterance
+    or a reject. Errors: RawDataError, LabelError (an unknown emotion).
     """
     root = Path(root)
-    if raw.dataset == iemocap.DATASET:
-        result = iemocap.read(raw, root, settings)
-    elif raw.dataset == meld.DATASET:
-        result = meld.read(raw, root, settings)
-    elif raw.dataset == multidialog.DATASET:
-        result = multidialog.read(raw, root, settings)
-    else:
-        raise RawDataError(f"no reader for dataset {raw.dataset!r}")
+    result = read_raw(raw, root, settings)
+    if settings.known_bad == "withdraw":
+        result.utterances, told = withdraw(result.utterances)
+        result.defects += told
+    if raw.dataset in CLIP_DATASETS:
+        result = without_silent_rows(result)
+    if len(result.utterances) + len(result.rejects) != result.rows:
+        raise AssertionError(
+            f"{raw.dataset}: {result.rows} rows became {len(result.utterances)} utterances and "
+            f"{len(result.rejects)} rejects"
+        )
     notes = list(raw.notes) + result.notes
     official = {u.split for u in result.utterances}
     result, subset_notes = take_subset(raw.dataset, result, settings)
@@ -85,15 +104,50 @@ def read_dataset(
         if split != u.split or media is not None:
             u = replace(u, split=split, media_digest=media)
         utterances.append(u)
+    utterances, shared = part_clips(utterances, digests)
     # A dialogue of which nothing is left was never split; its rejects are filed under train.
-    rejects = [
-        replace(r, split=splits.get((r.split, r.dialogue_id), r.split or "train")) for r in result.rejects
-    ]
+    rejects, defects = (
+        [replace(r, split=splits.get((r.split, r.dialogue_id), r.split or "train")) for r in lines]
+        for lines in (result.rejects, result.defects)
+    )
     return Dialogues(
         sorted(utterances, key=lambda u: u.key),
-        sorted(rejects, key=lambda r: (r.split, r.dialogue_id, -1 if r.turn is None else r.turn, r.detail)),
+        sorted(rejects, key=reject_order),
+        sorted(defects + shared, key=reject_order),
         notes + subset_notes + split_notes,
+        len(utterances) + len(rejects),
     )
+
+
+def read_raw(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
+    """What the dataset's own reader says."""
+    if raw.dataset == crema_d.DATASET:
+        return crema_d.read(raw, root, settings)
+    if raw.dataset == iemocap.DATASET:
+        return iemocap.read(raw, root, settings)
+    if raw.dataset == meld.DATASET:
+        return meld.read(raw, root, settings)
+    if raw.dataset == multidialog.DATASET:
+        return multidialog.read(raw, root, settings)
+    if raw.dataset == ravdess.DATASET:
+        return ravdess.read(raw, root, settings)
+    raise RawDataError(f"no reader for dataset {raw.dataset!r}")
+
+
+def reject_order(reject: Reject) -> tuple:
+    turn = -1 if reject.turn is None else reject.turn
+    return (reject.split, reject.dialogue_id, turn, reject.reason, reject.detail)
+
+
+def without_silent_rows(read: Dialogues) -> Dialogues:
+    """Of datasets of single clips, a row that is left without media is of no use and rejected."""
+    kept = [u for u in read.utterances if u.video_path or u.audio_path]
+    gone = [
+        Reject(*u.key, reason="no_media", detail="no clip that can be used")
+        for u in read.utterances
+        if not (u.video_path or u.audio_path)
+    ]
+    return replace(read, utterances=kept, rejects=read.rejects + gone)
 
 
 def take_subset(dataset: str, read: Dialogues, settings: DataSettings) -> tuple[Dialogues, list[str]]:
@@ -103,11 +157,19 @@ def take_subset(dataset: str, read: Dialogues, settings: DataSettings) -> tuple[
     if count is None or count >= len(dialogues):
         return read, []
     kept = smallest_hashes(dialogues, count, settings.seed, dataset)
+
+    def inside(reject: Reject) -> bool:
+        return not reject.dialogue_id or (reject.split, reject.dialogue_id) in kept
+
     subset = Dialogues(
         [u for u in read.utterances if (u.split, u.dialogue_id) in kept],
-        [r for r in read.rejects if not r.dialogue_id or (r.split, r.dialogue_id) in kept],
+        list(filter(inside, read.rejects)),
+        list(filter(inside, read.defects)),
     )
     return subset, [f"{dataset}: {count} of {len(dialogues)} dialogues (data.dialogues={count})"]
+
+
+# Splits ------------------------------------------------------------------------------------------------
 
 
 def assign_splits(
@@ -115,28 +177,78 @@ def assign_splits(
 ) -> tuple[dict[tuple[str, str], str], list[str]]:
     """(official split, dialogue) -> split, for the dialogues that change theirs.
 
-    A release without splits gives up `iemocap_test_share` of its dialogues to test; one without a dev split
-    then gives `validation_share` of its train dialogues to dev. A release's own splits are kept.
+    A release without splits gives some of its parts to test: IEMOCAP dialogues (or one session), RAVDESS and
+    CREMA-D actors. One without a dev split then gives `validation_share` of its train parts to dev. A release's
+    own splits are kept.
     """
-    moved: dict[tuple[str, str], str] = {}
+    parts = {(u.split, u.dialogue_id): split_unit(u) for u in utterances}
+    what = "actors" if dataset in CLIP_DATASETS else "dialogues"
+    moved: dict[str, str] = {}
     notes: list[str] = []
     if "" in official:
-        unsplit = {u.dialogue_id for u in utterances if u.split == ""}
-        test = hold_out(unsplit, settings.iemocap_test_share, settings.seed, dataset, "test")
-        moved = {("", d): "test" if d in test else "train" for d in unsplit}
-        notes.append(f"{dataset}: no official split; {len(test)} of {len(unsplit)} dialogues are test")
+        unsplit = {part for (split, _), part in parts.items() if split == ""}
+        test = test_parts(dataset, unsplit, settings)
+        moved = {part: "test" if part in test else "train" for part in unsplit}
+        notes.append(f"{dataset}: no official split; {len(test)} of {len(unsplit)} {what} are test")
     if "dev" not in official:
-        train = {
-            u.dialogue_id: u.split
-            for u in utterances
-            if moved.get((u.split, u.dialogue_id), u.split) == "train"
-        }
-        dev = hold_out(train.keys(), settings.validation_share, settings.seed, dataset, "dev")
-        moved |= {(train[d], d): "dev" for d in dev}
-        notes.append(f"{dataset}: no official dev; {len(dev)} of {len(train)} train dialogues are dev")
-    present = {moved.get((u.split, u.dialogue_id), u.split) for u in utterances}
+        train = {part for (split, _), part in parts.items() if moved.get(part, split) == "train"}
+        dev = hold_out(train, settings.validation_share, settings.seed, dataset, "dev")
+        notes.append(f"{dataset}: no official dev; {len(dev)} of {len(train)} train {what} are dev")
+        moved |= dict.fromkeys(dev, "dev")
+    splits = {
+        (split, dialogue): moved[part]
+        for (split, dialogue), part in parts.items()
+        if split in ("", "train") and part in moved
+    }
+    present = {splits.get(key, key[0]) for key in parts}
     notes += [f"{dataset}: no {split} dialogue was read" for split in SPLITS if split not in present]
-    return moved, notes
+    return splits, notes
+
+
+def split_unit(utterance: Utterance) -> str:
+    """What must not be torn apart by a split that is not the release's: the dialogue, or of single clips the actor."""
+    return utterance.speaker if utterance.dataset in CLIP_DATASETS else utterance.dialogue_id
+
+
+def test_parts(dataset: str, parts: set[str], settings: DataSettings) -> set[str]:
+    """The parts of a release without splits that are tested on."""
+    if dataset == iemocap.DATASET and settings.iemocap_test_session is not None:
+        left_out = {part for part in parts if iemocap.session_of(part) == settings.iemocap_test_session}
+        if not left_out:
+            raise RawDataError(f"{dataset}: no Session{settings.iemocap_test_session} to leave out as test")
+        return left_out
+    share = settings.actor_test_share if dataset in CLIP_DATASETS else settings.iemocap_test_share
+    return hold_out(parts, share, settings.seed, dataset, "test")
+
+
+def part_clips(
+    utterances: Iterable[Utterance], digests: dict[str, str]
+) -> tuple[list[Utterance], list[Reject]]:
+    """Withdraw from train, and from dev, clips whose very bytes dev or test show too; flag repeats inside a split.
+
+    Files that hold a whole dialogue (IEMOCAP's avi) are left out: their dialogue is in one split.
+    """
+    if not digests:
+        return list(utterances), []
+    owners: dict[str, Utterance] = {}
+    kept, told = [], []
+    for u in sorted(utterances, key=lambda u: (-SPLITS.index(u.split), u.key)):
+        files = {p for p in (u.video_path, u.audio_path) if p is not None and u.start is None}
+        twins = [o for o in (owners.setdefault(digests[p], u) for p in sorted(files)) if o is not u]
+        if twins:
+            leaks = any(twin.split != u.split for twin in twins)
+            reason = "clip_in_two_splits" if leaks else "repeated_clip"
+            twin = "/".join(map(str, twins[0].key[1:]))
+            told.append(
+                Reject(*u.key, reason=reason, detail=f"{'withdrawn' if leaks else 'flagged'}: same as {twin}")
+            )
+            if leaks:
+                u = replace(u, video_path=None, audio_path=None, media_digest=None)
+        kept.append(u)
+    return kept, told
+
+
+# Media -------------------------------------------------------------------------------------------------
 
 
 def media_digest(
@@ -144,14 +256,15 @@ def media_digest(
 ) -> str | None:
     """Digest of an utterance's media: contents of its files, span and side; None without media.
 
-    Paths do not count, so a moved tree leaves features fresh. `known` remembers files already digested.
+    Paths do not count, so a moved tree, and an archive unpacked, leave features fresh. `known` remembers files
+    already digested.
     """
     if utterance.video_path is None and utterance.audio_path is None:
         return None
     contents = []
     for path in (utterance.video_path, utterance.audio_path):
         if path is not None and path not in known:
-            known[path] = digest(root / path)
+            known[path] = member_digest(root, path) if is_member(path) else digest(root / path)
         contents.append(None if path is None else known[path])
     identity = json.dumps([*contents, utterance.start, utterance.end, utterance.side])
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()

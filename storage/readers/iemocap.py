@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.labels import target_emotion
-from storage.readers.common import Dialogues, RawDataset, by_depth, choose_copy, copies_note, read_text
+from storage.readers.common import (
+    Dialogues,
+    RawDataset,
+    choose_copy,
+    choose_file,
+    copies_note,
+    lines_of,
+    read_text,
+)
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
 
@@ -23,11 +31,13 @@ EVALUATION = re.compile(rf"((?:.*/)?Session[1-5])/dialog/EmoEvaluation/{DIALOGUE
 VIDEO = re.compile(rf"((?:.*/)?Session[1-5])/dialog/avi/(?:DivX/)?{DIALOGUE}\.avi")
 AUDIO = re.compile(rf"((?:.*/)?Session[1-5])/sentences/wav/{DIALOGUE}/([A-Za-z0-9_]+)\.wav")
 
+SECONDS = r"[0-9]{1,6}(?:\.[0-9]{1,9})?"
 TURN_LINE = re.compile(
-    r"(?P<id>Ses0[1-5][FM]_\w+_[FM](?:\d{3}|XX\d+))\s+"
-    r"\[(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)\]:\s*(?P<text>.*)"
+    r"(?P<id>Ses0[1-5][FM]_[A-Za-z0-9_]+_[FM](?:[0-9]{3}|XX[0-9]+))\s+"
+    rf"\[(?P<start>{SECONDS})-(?P<end>{SECONDS})\]:\s*(?P<text>.*)"
 )
-LABEL_LINE = re.compile(r"\[(\d+(?:\.\d+)?) - (\d+(?:\.\d+)?)\]\t(\S+)\t(\S+)\t\[.*\]")
+LABEL_LINE = re.compile(rf"\[({SECONDS}) - ({SECONDS})\]\t(\S+)\t(\S+)\t\[.*\]")
+TAGS = re.compile(r"(?:\s*\[[A-Za-z]+\]\s*)+")
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class Session:
     turns: dict[str, list[Line]] = field(default_factory=dict)
     labels: dict[str, tuple[str, str]] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
+    defects: list[Reject] = field(default_factory=list)
+    rows: int = 0
 
 
 def claim(paths: list[str]) -> list[str]:
@@ -60,16 +72,21 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     """Utterances of all sessions, split empty, turn = position in time order within the dialogue."""
     result = Dialogues()
     ignored: list[str] = []
-    audio, video = index_media(raw.files)
+    audio, video = index_media(root, raw.files)
     for copies in session_folders(raw.files):
         session, others = choose_copy(
             DATASET, copies, lambda folder: read_session(root, raw.files, folder), normalised_rows
         )
         ignored += others
         result.rejects += session.rejects
+        result.defects += session.defects
+        result.rows += session.rows
         for dialogue in sorted(session.turns):
             result.utterances += build_dialogue(dialogue, session, audio, video, settings)
     result.notes += copies_note(DATASET, ignored) + coverage_notes(result.utterances)
+    unused = len(audio.keys() - {u.rpartition("/")[2][:-4] for u in used_audio(result.utterances)})
+    if unused:
+        result.notes.append(f"{DATASET}: {unused} wavs without a transcribed turn, not used")
     return result
 
 
@@ -83,12 +100,17 @@ def session_folders(paths: tuple[str, ...]) -> list[list[str]]:
     return [sorted(folders[name]) for name in sorted(folders)]
 
 
+def session_of(dialogue: str) -> int:
+    """The number of the session a dialogue belongs to: Ses05M_script01_1 -> 5."""
+    return int(dialogue[3:5])
+
+
 def read_session(root: Path, paths: tuple[str, ...], folder: str) -> Session:
     session = Session()
     for path in paths:
         match = TRANSCRIPTION.fullmatch(path)
         if match and match[1] == folder:
-            session.turns[match[2]] = read_turns(root, path, match[2], session.rejects)
+            session.turns[match[2]] = read_turns(root, path, match[2], session)
     for path in paths:
         match = EVALUATION.fullmatch(path)
         if match and match[1] == folder:
@@ -96,22 +118,25 @@ def read_session(root: Path, paths: tuple[str, ...], folder: str) -> Session:
     return session
 
 
-def read_turns(root: Path, path: str, dialogue: str, rejects: list[Reject]) -> list[Line]:
+def read_turns(root: Path, path: str, dialogue: str, session: Session) -> list[Line]:
     """The turns of one transcription in conversation order: by (start, end), ties as in the file.
 
     Lines without a numbered id of this dialogue (bare speaker lines, XX ids, which have neither label nor
-    wav) are rejected.
+    wav) are rejected. Turns overlap in time, since segments carry silence: that is no fault.
     """
     lines: list[Line] = []
     seen: set[str] = set()
-    for number, line in enumerate(read_text(root, path).splitlines(), start=1):
+    for number, line in enumerate(lines_of(read_text(root, path)), start=1):
         if not line.strip():
             continue
+        session.rows += 1
         where = f"{path} line {number}"
         match = TURN_LINE.fullmatch(line.strip())
         reason = "junk_line" if match is None else turn_problem(match, dialogue, seen)
         if reason:
-            rejects.append(Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}"))
+            session.rejects.append(
+                Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}")
+            )
             continue
         seen.add(match["id"])
         lines.append(Line(match["id"], float(match["start"]), float(match["end"]), match["text"].strip()))
@@ -127,13 +152,18 @@ def turn_problem(match: re.Match, dialogue: str, seen: set[str]) -> str:
         return "foreign_id"
     if match["id"] in seen:
         return "duplicate"
+    if float(match["end"]) < float(match["start"]):
+        return "ends_before_it_starts"
     return "" if match["text"].strip() else "empty_text"
 
 
 def read_labels(root: Path, path: str, dialogue: str, session: Session) -> None:
-    """Add the consensus labels of one file to the session. The file lists all F turns, then all M turns."""
+    """Add the consensus labels of one file to the session. The file lists all F turns, then all M turns.
+
+    A label line that labels no turn costs no row; it is a defect.
+    """
     known = {turn.utterance_id for turn in session.turns.get(dialogue, [])}
-    for number, line in enumerate(read_text(root, path).splitlines(), start=1):
+    for number, line in enumerate(lines_of(read_text(root, path)), start=1):
         where = f"{path} line {number}"
         if not line.startswith("["):
             continue  # header, blank line, or a vote below its summary line
@@ -147,24 +177,32 @@ def read_labels(root: Path, path: str, dialogue: str, session: Session) -> None:
         else:
             session.labels[match[3]] = (match[4], where)
             continue
-        session.rejects.append(Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}"))
+        session.defects.append(Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}"))
 
 
 def normalised_rows(session: Session) -> tuple:
     labels = {utterance: label for utterance, (label, _) in session.labels.items()}
-    return session.turns, labels, sorted((r.dialogue_id, r.reason) for r in session.rejects)
+    faults = sorted((r.dialogue_id, r.reason) for r in session.rejects + session.defects)
+    return session.turns, labels, faults
 
 
-def index_media(paths: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+def index_media(root: Path, paths: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     """(utterance id -> wav, dialogue -> avi); of several files the shallowest."""
-    audio: dict[str, str] = {}
-    video: dict[str, str] = {}
-    for path in by_depth(paths):
+    found: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
+    for path in paths:
         if match := AUDIO.fullmatch(path):
-            audio.setdefault(match[3], path)
+            found[0].setdefault(match[3], []).append(path)
         elif match := VIDEO.fullmatch(path):
-            video.setdefault(match[2], path)
+            found[1].setdefault(match[2], []).append(path)
+    audio, video = (
+        {name: choose_file(root, f"{DATASET}: {name}", copies)[0] for name, copies in kind.items()}
+        for kind in found
+    )
     return audio, video
+
+
+def used_audio(utterances: list[Utterance]) -> list[str]:
+    return [u.audio_path for u in utterances if u.audio_path]
 
 
 def build_dialogue(
@@ -195,6 +233,7 @@ def build_dialogue(
                 start=line.start if avi else None,
                 end=line.end if avi else None,
                 side=("left" if letter == dialogue[5] else "right") if avi else None,
+                seconds=round(line.end - line.start, 4),
             )
         )
     return result
@@ -205,6 +244,9 @@ def coverage_notes(utterances: list[Utterance]) -> list[str]:
     unlabelled = sum(u.emotion_raw is None for u in utterances)
     if unlabelled:
         notes.append(f"{DATASET}: {unlabelled} utterances without a consensus label line, kept as context")
+    tags = sum(TAGS.fullmatch(u.text) is not None for u in utterances)
+    if tags:
+        notes.append(f"{DATASET}: {tags} utterances are sounds alone, such as [LAUGHTER]")
     for kind, missing in (
         ("audio", sum(u.audio_path is None for u in utterances)),
         ("video", sum(u.video_path is None for u in utterances)),

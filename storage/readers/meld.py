@@ -6,10 +6,9 @@ Sources: the release's README and issues; Poria et al., ACL 2019.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from storage.labels import target_emotion
@@ -17,10 +16,14 @@ from storage.readers.common import (
     Dialogues,
     RawDataError,
     RawDataset,
-    by_depth,
     choose_copy,
+    choose_file,
     copies_note,
+    fields_of,
+    file_name,
+    lines_of,
     read_text,
+    whole_number,
 )
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
@@ -41,11 +44,22 @@ CLIP_FOLDERS = {
     "test_splits": "test",
     "test": "test",
 }
-CLIP_NAME = re.compile(r"(final_videos_test)?dia(\d+)_utt(\d+)\.mp4")
+CLIP_NAME = re.compile(r"(final_videos_test)?dia([0-9]{1,9})_utt([0-9]{1,9})\.mp4")
+PACKED = {f"{split}.tar.gz": split for split in ("train", "dev", "test")}
+"""Archives inside the release's own; the train label file lies in the first."""
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
-
-
+TIMES = ("Season", "Episode", "StartTime", "EndTime")
+DYADIC = "Old_Dialogue_ID"
+CLOCK = re.compile(r"([0-9]{1,2}):([0-5]?[0-9]):([0-5]?[0-9])[,.]([0-9]{3})")
 MISREAD = re.compile("[\x80-\xa0]")
+
+MOST_SHARING = 4
+"""Rows of one span; times that more rows share are placeholders and say nothing."""
+
+Key = tuple[str, str, int]
+"""Split, Dialogue_ID and Utterance_ID."""
+Span = tuple[str, ...]
+"""Season, episode, start and end of a clip as the label file spells them."""
 
 
 @dataclass
@@ -54,21 +68,41 @@ class LabelFile:
 
     utterances: list[Utterance] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    spans: dict[Key, Span] = field(default_factory=dict)
+    rows: int = 0
 
 
 def claim(paths: list[str]) -> list[str]:
-    """Of all files under a root, those of MELD; none where there is no label file."""
+    """Of all files under a root, those of MELD; none where there is no label file.
+
+    RawDataError: a clip that may be of any split, since ids restart in each; a split that is still packed.
+    """
     labels = [p for p in paths if file_name(p) in LABEL_FILES]
     if not labels:
         return []
-    return sorted(labels + [p for p in paths if CLIP_NAME.fullmatch(file_name(p)) and clip_split(p)])
+    clips = [p for p in paths if CLIP_NAME.fullmatch(file_name(p))]
+    for path in clips:
+        if not clip_split(path):
+            raise RawDataError(
+                f"{DATASET}: {path} may be of train, dev or test, whose ids all start at 0; "
+                f"name its folder after the split: {', '.join(CLIP_FOLDERS)}"
+            )
+    unpacked = {clip_split(path) for path in clips}
+    for path in paths:
+        if PACKED.get(file_name(path), "") not in ("", *unpacked):
+            raise RawDataError(
+                f"{DATASET}: {path} is still packed; unpack it in its folder (tar -xzf), or take it away to read "
+                "text only"
+            )
+    return sorted(labels + clips)
 
 
 def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     """Utterances with their official split, keyed (split, Dialogue_ID, Utterance_ID), clips attached."""
     result = Dialogues()
     ignored: list[str] = []
-    clips, spare = index_clips(raw.files)
+    spans: dict[Key, Span] = {}
+    clips, spare = index_clips(root, raw.files)
     for split in ("train", "dev", "test"):
         copies = [p for p in raw.files if LABEL_FILES.get(file_name(p)) == split]
         if not copies:
@@ -78,9 +112,15 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
             DATASET, copies, lambda p, s=split: read_labels(root, p, s, settings), normalised_rows
         )
         ignored += others
+        spans |= labels.spans
         result.utterances += [with_clip(u, clips) for u in labels.utterances]
         result.rejects += labels.rejects
+        result.rows += labels.rows
+    result.defects += clips_without_row(clips, result)
+    result.utterances, shared = without_shared_clips(result.utterances, spans)
+    result.defects += shared
     result.notes += copies_note(DATASET, ignored) + clip_notes(result.utterances, clips, spare)
+    result.notes += time_notes(result.utterances)
     return result
 
 
@@ -88,36 +128,89 @@ def read_labels(root: Path, relative: str, split: str, settings: DataSettings) -
     """Parse one label file. RawDataError where columns are missing, LabelError on an unknown emotion.
 
     The files of 2018 hold cp1252 characters as C1 controls in valid UTF-8; both encodings give equal text.
+    No field of the release holds a line end, so each line is a row by itself: a quote left open costs its own
+    row and not the file.
     """
-    reader = csv.reader(io.StringIO(clean(read_text(root, relative)), newline=""))
-    header = [name.strip() for name in next(reader, [])]
+    lines = lines_of(clean(read_text(root, relative)))
+    header = tuple(name.strip() for name in fields_of(lines[0]))
+    check_header(header, relative)
+    result = LabelFile()
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        result.rows += 1
+        where = f"{relative} line {number}"
+        read_row(line, header, split, where, result, settings)
+    if result.rows and not result.utterances:
+        first = result.rejects[0]
+        raise RawDataError(
+            f"{relative}: none of {result.rows} rows can be used ({first.reason}: {first.detail[:120]}); "
+            "unpack the release again"
+        )
+    return result
+
+
+def check_header(header: tuple[str, ...], relative: str) -> None:
+    if DYADIC in header:
+        raise RawDataError(
+            f"{relative}: MELD's dyadic variant, which repeats utterances over dialogues; put the plain label "
+            "file in its place"
+        )
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise RawDataError(
-            f"{relative}: columns missing: {', '.join(missing)}; found: {', '.join(header) or 'nothing'}; "
+            f"{relative}: columns missing: {', '.join(missing)}; found: {', '.join(header)[:200] or 'nothing'}; "
             "this is no MELD label file, unpack the release again"
         )
-    places = [header.index(name) for name in COLUMNS]
-    result = LabelFile()
-    seen: set[tuple[str, int]] = set()
-    for row in reader:
-        if not row:
-            continue
-        where = f"{relative} line {reader.line_num}"
-        try:
-            text, speaker, emotion, dialogue, turn = (row[place].strip() for place in places)
-            dialogue, turn = str(int(dialogue)), int(turn)
-        except (IndexError, ValueError):
-            result.rejects.append(Reject(DATASET, split, "", None, "bad_row", f"{where}: {row}"))
-            continue
-        reason = "duplicate" if (dialogue, turn) in seen else "" if text else "empty_text"
-        if reason:
-            result.rejects.append(Reject(DATASET, split, dialogue, turn, reason, where))
-            continue
-        seen.add((dialogue, turn))
-        target = target_emotion(DATASET, emotion, where, settings.labels)
-        result.utterances.append(Utterance(DATASET, split, dialogue, turn, speaker, text, target, emotion))
-    return result
+
+
+def read_row(
+    line: str, header: tuple[str, ...], split: str, where: str, result: LabelFile, settings: DataSettings
+) -> None:
+    """One line -> an utterance or a reject of `result`."""
+    fields = fields_of(line)
+    try:
+        if len(fields) != len(header):
+            raise ValueError
+        row = dict(zip(header, fields, strict=True))
+        dialogue, turn = str(whole_number(row["Dialogue_ID"])), whole_number(row["Utterance_ID"])
+    except ValueError:
+        result.rejects.append(Reject(DATASET, split, "", None, "bad_row", f"{where}: {line[:120]}"))
+        return
+    text, key = row["Utterance"], (split, dialogue, turn)
+    reason = "duplicate" if key in result.spans else "" if text else "empty_text"
+    if reason:
+        result.rejects.append(Reject(DATASET, split, dialogue, turn, reason, where))
+        return
+    emotion = row["Emotion"]
+    result.spans[key] = tuple(row.get(name, "") for name in TIMES)
+    result.utterances.append(
+        Utterance(
+            DATASET,
+            split,
+            dialogue,
+            turn,
+            row["Speaker"],
+            text,
+            target_emotion(DATASET, emotion, where, settings.labels),
+            emotion,
+            seconds=stated_seconds(*result.spans[key][2:]),
+        )
+    )
+
+
+def stated_seconds(start: str, end: str) -> float | None:
+    """EndTime - StartTime in seconds, to the millisecond (times of the episode, "H:MM:SS,mmm"); None: unreadable."""
+    begin, finish = (CLOCK.fullmatch(time) for time in (start, end))
+    if begin is None or finish is None:
+        return None
+    spent = milliseconds(finish) - milliseconds(begin)
+    return spent / 1000 if spent >= 0 else None
+
+
+def milliseconds(clock: re.Match) -> int:
+    hours, minutes, seconds, thousandths = map(int, clock.groups())
+    return ((hours * 60 + minutes) * 60 + seconds) * 1000 + thousandths
 
 
 def clean(text: str) -> str:
@@ -132,58 +225,95 @@ def normalised_rows(labels: LabelFile) -> list[tuple]:
     return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in labels.rejects)
 
 
-def index_clips(paths: tuple[str, ...]) -> tuple[dict[tuple[str, str, int], str], int]:
+def index_clips(root: Path, paths: tuple[str, ...]) -> tuple[dict[Key, str], int]:
     """Clip of each (split, dialogue, turn), and how many further files show the same one.
 
     Ids restart in every split, so the split comes from the folder. The test folder's `final_videos_test`
     files are the corrected cuts and win over the plain name; of equal names the shallowest wins.
     """
-    clips: dict[tuple[str, str, int], str] = {}
-    corrected: set[tuple[str, str, int]] = set()
-    spare = 0
-    for path in by_depth(paths):
-        match = CLIP_NAME.fullmatch(file_name(path))
-        if not match:
-            continue
-        key = (clip_split(path), str(int(match[2])), int(match[3]))
-        better = bool(match[1]) and key not in corrected
-        spare += key in clips
-        if key not in clips or better:
-            clips[key] = path
-        if match[1]:
-            corrected.add(key)
+    found: dict[Key, dict[bool, list[str]]] = {}
+    for path in paths:
+        if match := CLIP_NAME.fullmatch(file_name(path)):
+            key = (clip_split(path), str(int(match[2])), int(match[3]))
+            found.setdefault(key, {}).setdefault(bool(match[1]), []).append(path)
+    clips, spare = {}, 0
+    for key, cuts in found.items():
+        clips[key], others = choose_file(root, f"{DATASET}: clip {clip_name(key)}", cuts[max(cuts)])
+        spare += len(others) + (len(cuts[False]) if len(cuts) == 2 else 0)
     return clips, spare
 
 
 def clip_split(path: str) -> str:
-    """Split of a clip by its nearest folder with a known name; empty where there is none."""
-    for folder in reversed(path.split("/")[:-1]):
+    """Split of a clip by its nearest folder with a known name, or its own; empty where there is none."""
+    *folders, name = path.split("/")
+    for folder in reversed(folders):
         if folder in CLIP_FOLDERS:
             return CLIP_FOLDERS[folder]
-    return ""
+    return "test" if name.startswith("final_videos_test") else ""
 
 
-def with_clip(utterance: Utterance, clips: dict[tuple[str, str, int], str]) -> Utterance:
+def clip_name(key: Key) -> str:
+    return f"{key[0]} dia{key[1]}_utt{key[2]}"
+
+
+def with_clip(utterance: Utterance, clips: dict[Key, str]) -> Utterance:
     """A MELD clip is cut to its utterance, so one file serves as video and as audio."""
-    clip = clips.get((utterance.split, utterance.dialogue_id, utterance.turn))
-    if clip is None:
-        return utterance
-    u = utterance
-    return Utterance(
-        u.dataset, u.split, u.dialogue_id, u.turn, u.speaker, u.text, u.emotion, u.emotion_raw, clip, clip
-    )
+    clip = clips.get(utterance.key[1:])
+    return utterance if clip is None else replace(utterance, video_path=clip, audio_path=clip)
 
 
-def clip_notes(utterances: list[Utterance], clips: dict, spare: int) -> list[str]:
+def clips_without_row(clips: dict[Key, str], read: Dialogues) -> list[Reject]:
+    """Clips that no row of their split's label file names; of a split without label file a note tells."""
+    rows = {u.key[1:] for u in read.utterances} | {(r.split, r.dialogue_id, r.turn) for r in read.rejects}
+    splits = {u.split for u in read.utterances}
+    return [
+        Reject(DATASET, *key, reason="clip_without_row", detail=path)
+        for key, path in sorted(clips.items())
+        if key not in rows and key[0] in splits
+    ]
+
+
+def without_shared_clips(
+    utterances: list[Utterance], spans: dict[Key, Span]
+) -> tuple[list[Utterance], list[Reject]]:
+    """Rows that name the same seconds of the same episode have one clip between them.
+
+    Of two splits the one less used for testing loses it, so that no clip is both learned from and tested on;
+    within a split both keep it and are flagged.
+    """
+    if not any(u.video_path for u in utterances):
+        return utterances, []
+    counts = Counter(spans.values())
+    owners: dict[Span, Key] = {}
+    kept, told = {}, []
+    rank = {"test": 0, "dev": 1, "train": 2}
+    for u in sorted(utterances, key=lambda u: (rank[u.split], u.key)):
+        span = spans[u.key[1:]]
+        if u.video_path and 1 < counts[span] <= MOST_SHARING and all(span):
+            owner = owners.setdefault(span, u.key[1:])
+            if owner != u.key[1:]:
+                shared = owner[0] != u.split
+                what = "withdrawn" if shared else "flagged"
+                detail = f"{what}: the same seconds of the episode as {clip_name(owner)}"
+                told.append(
+                    Reject(*u.key, reason="clip_in_two_splits" if shared else "repeated_clip", detail=detail)
+                )
+                if shared:
+                    u = replace(u, video_path=None, audio_path=None)
+        kept[u.key] = u
+    return [kept[u.key] for u in utterances], told
+
+
+def clip_notes(utterances: list[Utterance], clips: dict[Key, str], spare: int) -> list[str]:
     if not clips:
         return ["meld: no clips, text only"]
     notes = []
     without = [u for u in utterances if u.video_path is None]
     if without:
-        names = ", ".join(f"{u.split} dia{u.dialogue_id}_utt{u.turn}" for u in without[:5])
+        names = ", ".join(clip_name(u.key[1:]) for u in without[:5])
         more = ", …" if len(without) > 5 else ""
         notes.append(f"meld: {len(without)} utterances without a clip, kept as text ({names}{more})")
-    unlabelled = len(clips) - (len(utterances) - len(without))
+    unlabelled = len(clips.keys() - {u.key[1:] for u in utterances})
     if unlabelled:
         notes.append(f"meld: {unlabelled} clips without a row, not used")
     if spare:
@@ -191,5 +321,8 @@ def clip_notes(utterances: list[Utterance], clips: dict, spare: int) -> list[str
     return notes
 
 
-def file_name(path: str) -> str:
-    return path.rpartition("/")[2]
+def time_notes(utterances: list[Utterance]) -> list[str]:
+    unread = sum(u.seconds is None for u in utterances)
+    if not unread:
+        return []
+    return [f"meld: {unread} utterances without a length: StartTime or EndTime is missing or out of order"]

@@ -1,26 +1,35 @@
 """Reader of MultiDialog: metadata lines per split, one wav per utterance, and videos where the user has them.
 
-Knows nothing of decoding. Of the five official splits it reads train and test_freq (paper, section 4.1).
+The wavs are read from the release's archives where those still lie packed (storage/archives). Knows nothing of
+decoding. Of the five official splits it reads train and test_freq (paper, section 4.1).
 Source: the release's data card and loader; Park et al., ACL 2024.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from storage.archives import SUFFIXES as ARCHIVE_SUFFIXES
+from storage.archives import list_members, member_path
 from storage.labels import target_emotion
 from storage.readers.common import (
     Dialogues,
     RawDataError,
     RawDataset,
-    by_depth,
     choose_copy,
+    choose_file,
     copies_note,
+    file_name,
+    is_text,
+    lines_of,
     read_text,
+    whole_number,
 )
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
@@ -28,12 +37,26 @@ from storage.utterance import Reject, Utterance
 DATASET = "multidialog"
 SPLITS = {"train": "train", "test_freq": "test"}
 LEFT_OUT = ("valid_freq", "valid_rare", "test_rare")
-METADATA_NAME = re.compile(r"(train|valid_freq|valid_rare|test_freq|test_rare)_metadata_\d+\.jsonl")
-ARCHIVE_NAME = re.compile(r"(train|test_freq)_chunks_\d+\.tar\.gz")
-MEDIA_STEM = re.compile(r"(.+)_(\d+)([a-z])")
-CONVERSATION_STEM = re.compile(r"t_[0-9a-f]{8}-[0-9a-f-]{27}")
+METADATA_NAME = re.compile(r"(train|valid_freq|valid_rare|test_freq|test_rare)_metadata_[0-9]+\.jsonl")
+ARCHIVE_NAME = re.compile(
+    r"(train|valid_freq|valid_rare|test_freq|test_rare)_chunks_[0-9]+"
+    rf"({'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})"
+)
+CONVERSATION = r"t_[0-9a-f]{8}-[0-9a-f-]{27}"
+MEDIA_STEM = re.compile(r"(.+)_([0-9]{1,9})([a-z])")
+WAV_STEM = re.compile(rf"({CONVERSATION})_([0-9]{{1,9}})([a-z])")
+CONVERSATION_STEM = re.compile(CONVERSATION)
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+VIDEO_FIELDS = {
+    "{conversation}": "(?P<conversation>.+)",
+    "{turn}": "(?P<turn>[0-9]{1,9})",
+    "{actor}": "[a-z]",
+}
 PATH_KEYS = ("file_name", "audpath", "original_full_path", "audio")
+MOST_NOTES = 5
+
+Key = tuple[str, int]
+"""Conversation and turn."""
 
 
 @dataclass(frozen=True)
@@ -55,50 +78,77 @@ class Metadata:
 
     turns: list[Turn] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    rows: int = 0
+
+
+@dataclass
+class Media:
+    """Where the wavs and videos of utterances lie. A turn may have several wavs, told by the actor's letter."""
+
+    wavs: dict[Key, dict[str, str]] = field(default_factory=dict)
+    videos: dict[Key, str] = field(default_factory=dict)
+    whole: int = 0
+    defects: list[Reject] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+
+class TurnError(ValueError):
+    """A metadata line that is no turn: the reject's reason, and what is wrong."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
 
 
 def claim(paths: list[str]) -> list[str]:
-    """Of all files under a root, those of MultiDialog; none where there is no metadata.
+    """Of all files under a root, those of MultiDialog; none where there are none.
 
-    RawDataError where the audio is still packed.
+    RawDataError where there is audio of MultiDialog and nothing that says which split it belongs to.
     """
     metadata = [p for p in paths if metadata_split(p)]
+    wavs = [p for p in paths if p.endswith(".wav") and WAV_STEM.fullmatch(stem(p)) and not left_out(p)]
+    archives = [p for p in paths if archive_split(p) in SPLITS]
     if not metadata:
+        if wavs or archives:
+            raise RawDataError(
+                f"{DATASET}: {(archives or wavs)[0]} is audio of MultiDialog, but there is no "
+                "metadata/SPLIT/SPLIT_metadata_0000.jsonl; the combined metadata.jsonl names no splits, "
+                "download the folder metadata"
+            )
         return []
-    wavs = [p for p in paths if p.endswith(".wav") and media_key(p) and not left_out(p)]
-    videos = [p for p in paths if is_video(p) and not left_out(p)]
-    packed = [p for p in paths if ARCHIVE_NAME.fullmatch(file_name(p))]
-    if packed and not wavs:
-        raise RawDataError(
-            f"{DATASET}: {packed[0]} is still packed ({len(packed)} archives, no wav unpacked); "
-            "unpack each archive in its folder (tar -xzf), or take the archives away to read text only"
-        )
-    return sorted(metadata + wavs + videos)
+    return sorted({*metadata, *wavs, *archives, *(p for p in paths if is_video(p) and not left_out(p))})
 
 
 def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     """Utterances of train and test_freq (as test), turn = utterance_id with its gaps kept."""
     result = Dialogues()
     ignored: list[str] = []
-    wavs = index_media(raw.files, lambda p: p.endswith(".wav"))
-    videos = index_media(raw.files, is_video)
+    found: dict[str, Metadata] = {}
     for official, split in SPLITS.items():
         folders = metadata_folders(raw.files, official)
         if not folders:
             result.notes.append(f"{DATASET}: no metadata of {official}")
             continue
-        metadata, others = choose_copy(
+        found[split], others = choose_copy(
             DATASET,
             folders,
             lambda f, o=official, s=split: read_metadata(root, metadata_folders(raw.files, o)[f], s),
             normalised_rows,
         )
         ignored += others
+    part_splits(found)
+    media = index_media(root, raw.files, settings)
+    for split, metadata in found.items():
+        result.rows += metadata.rows
+        result.utterances += build_utterances(metadata, split, media, settings)
         result.rejects += metadata.rejects
-        result.utterances += build_utterances(metadata, split, wavs, videos, settings, result.rejects)
+    result.defects += media.defects
     result.notes += copies_note(DATASET, ignored)
-    result.notes += left_out_notes(raw, root) + media_notes(raw, result.utterances)
+    result.notes += left_out_notes(raw, root) + media_notes(media, result.utterances)
     return result
+
+
+# Metadata ----------------------------------------------------------------------------------------------
 
 
 def metadata_split(path: str) -> str:
@@ -125,65 +175,89 @@ def metadata_folders(paths: tuple[str, ...], official: str) -> dict[str, list[st
 def read_metadata(root: Path, files: list[str], split: str) -> Metadata:
     """Parse the metadata of one split. A line that is no turn is rejected; a file of none is RawDataError."""
     result = Metadata()
-    seen: set[tuple[str, int]] = set()
+    seen: set[Key] = set()
     for path in files:
         before, problems = len(result.turns), []
-        for number, line in enumerate(read_text(root, path).split("\n"), start=1):
+        for number, line in enumerate(lines_of(read_text(root, path)), start=1):
             if not line.strip():
                 continue
+            result.rows += 1
             where = f"{path} line {number}"
-            turn, problem = parse_line(line, where)
-            if turn is None:
+            try:
+                turn = parse_line(line, where)
+            except TurnError as problem:
                 problems.append(problem)
-                result.rejects.append(Reject(DATASET, split, "", None, "bad_row", f"{where}: {problem}"))
-            elif (turn.conversation, turn.turn) in seen:
-                result.rejects.append(
-                    Reject(DATASET, split, turn.conversation, turn.turn, "duplicate", where)
-                )
-            else:
-                seen.add((turn.conversation, turn.turn))
-                result.turns.append(turn)
+                result.rejects.append(Reject(DATASET, split, "", None, problem.reason, f"{where}: {problem}"))
+                continue
+            key = (turn.conversation, turn.turn)
+            reason = "duplicate" if key in seen else "" if turn.text else "empty_text"
+            if reason:
+                result.rejects.append(Reject(DATASET, split, *key, reason=reason, detail=where))
+                continue
+            seen.add(key)
+            result.turns.append(turn)
         if problems and len(result.turns) == before:
             raise RawDataError(f"{path}: no line is a MultiDialog turn ({problems[0]}); download it again")
     return result
 
 
-def parse_line(line: str, where: str) -> tuple[Turn | None, str]:
-    """One line of either key generation -> (turn, ""), or (None, what is wrong).
+def parse_line(line: str, where: str) -> Turn:
+    """One line of either key generation -> a turn. TurnError: what is wrong.
 
     First generation: id, utterance (its number), from, value, emotion, audpath. Second: conv_id,
     utterance_id, from, value, emotion, file_name, original_full_path.
     """
     try:
         row = json.loads(line)
-    except ValueError:
-        return None, "not JSON"
+    except (ValueError, RecursionError):
+        raise TurnError("bad_row", "not JSON") from None
     if not isinstance(row, dict):
-        return None, "not a JSON object"
-    conversation, turn, letter = media_of_row(row)
-    conversation = str(row.get("conv_id") or conversation or row.get("id") or "")
-    number = row.get("utterance_id", row.get("utterance", turn))
-    try:
-        number = int(number)
-    except (TypeError, ValueError):
-        number = turn
-    missing = [
-        name
-        for name, value in (
-            ("conv_id or id", conversation or None),
-            ("utterance_id or utterance", number),
-            ("value", row.get("value")),
-            ("emotion", row.get("emotion")),
-        )
-        if value is None
-    ]
-    role = str(row.get("from") or "").strip()
-    if not role and not letter:
-        missing.append("from or file_name")
+        raise TurnError("bad_row", "not a JSON object")
+    check_path(row.get("file_name"))
+    named, number, letter = media_of_row(row)
+    conversation = row.get("conv_id") or named or row.get("id")
+    turn = turn_of_row(row, number)
+    role = row.get("from") or ""
+    required = (
+        ("conv_id or id", conversation or None),
+        ("utterance_id or utterance", turn),
+        ("value", row.get("value")),
+        ("emotion", row.get("emotion")),
+        ("from or file_name", role or letter or None),
+    )
+    missing = [name for name, value in required if value is None]
     if missing:
-        return None, f"keys missing: {', '.join(missing)}"
-    text = " ".join(str(row["value"]).split("\n")).strip()
-    return Turn(conversation, number, role, letter, text, str(row["emotion"]), where), ""
+        raise TurnError("bad_row", f"keys missing: {', '.join(missing)}")
+    strings = (conversation, row["value"], row["emotion"], role)
+    if not all(isinstance(value, str) and is_text(value) for value in strings):
+        raise TurnError("bad_row", "a value that is no text")
+    if not conversation.isprintable() or "/" in conversation:
+        raise TurnError("bad_row", "conv_id is no name of a conversation")
+    if named and (named, number) != (conversation, turn):
+        raise TurnError("bad_row", f"its file is of {named[:60]} turn {number}")
+    text = " ".join(row["value"].split("\n")).strip()
+    return Turn(conversation, turn, role.strip(), letter, text, row["emotion"], where)
+
+
+def check_path(path: object) -> None:
+    """`file_name` is relative to the release; nothing is opened by it, but one that leaves the root is no turn."""
+    if isinstance(path, str) and (path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path)):
+        raise TurnError("path_leaves_root", f"file_name {path[:80]!r}")
+
+
+def turn_of_row(row: dict, named: int | None) -> int | None:
+    """The turn's number, an integer or its digits; where the row has none, the one in its file's name."""
+    value = row.get("utterance_id", row.get("utterance"))
+    if value is None:
+        return named
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TurnError("bad_row", "utterance_id is no whole number")
+    try:
+        return whole_number(str(value).strip())
+    except ValueError:
+        if named is None or row.get("utterance_id") is not None:
+            raise TurnError("bad_row", "utterance_id is no whole number") from None
+        return named  # the first generation may hold something else under `utterance`
 
 
 def media_of_row(row: dict) -> tuple[str, int | None, str]:
@@ -192,7 +266,7 @@ def media_of_row(row: dict) -> tuple[str, int | None, str]:
         value = row.get(name)
         if isinstance(value, dict):
             value = value.get("path")
-        match = MEDIA_STEM.fullmatch(stem(value)) if isinstance(value, str) else None
+        match = MEDIA_STEM.fullmatch(stem(value)) if isinstance(value, str) and is_text(value) else None
         if match:
             return match[1], int(match[2]), match[3]
     return "", None, ""
@@ -203,26 +277,124 @@ def normalised_rows(metadata: Metadata) -> list[tuple]:
     return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in metadata.rejects)
 
 
-def build_utterances(
-    metadata: Metadata,
-    split: str,
-    wavs: dict[tuple[str, int], str],
-    videos: dict[tuple[str, int], str],
-    settings: DataSettings,
-    rejects: list[Reject],
-) -> list[Utterance]:
+def part_splits(found: dict[str, Metadata]) -> None:
+    """A conversation of the test split is taken out of train, where it lies too, and its rows are rejected."""
+    train, test = found.get("train"), found.get("test")
+    if train is None or test is None:
+        return
+    tested = {turn.conversation for turn in test.turns}
+    twice = [turn for turn in train.turns if turn.conversation in tested]
+    train.rejects += [
+        Reject(DATASET, "train", t.conversation, t.turn, "dialogue_in_two_splits", t.where) for t in twice
+    ]
+    train.turns = [turn for turn in train.turns if turn.conversation not in tested]
+
+
+# Media -------------------------------------------------------------------------------------------------
+
+
+def index_media(root: Path, paths: tuple[str, ...], settings: DataSettings) -> Media:
+    """Every wav and video by conversation and turn. What lies unpacked wins over a member of an archive."""
+    media = Media()
+    unpacked: dict[tuple[Key, str], list[str]] = {}
+    for path in paths:
+        match = WAV_STEM.fullmatch(stem(path)) if path.endswith(".wav") else None
+        if match:
+            unpacked.setdefault(((match[1], int(match[2])), match[3]), []).append(path)
+    for (key, letter), copies in unpacked.items():
+        chosen, _ = choose_file(root, f"{DATASET}: wav of {key[0]} turn {key[1]}", copies)
+        media.wavs.setdefault(key, {})[letter] = chosen
+    for path in (p for p in paths if archive_split(p) in SPLITS):
+        add_members(media, root, path)
+    index_videos(media, root, [p for p in paths if is_video(p)], settings.multidialog_video)
+    return media
+
+
+def add_members(media: Media, root: Path, archive: str) -> None:
+    listing = list_members(root, archive)
+    for name in listing.digests:
+        match = WAV_STEM.fullmatch(stem(name)) if name.endswith(".wav") else None
+        if match:
+            letters = media.wavs.setdefault((match[1], int(match[2])), {})
+            letters.setdefault(match[3], member_path(archive, name))
+    if listing.problem:
+        split = SPLITS[archive_split(archive)]
+        media.defects.append(
+            Reject(
+                DATASET,
+                split,
+                "",
+                None,
+                "damaged_archive",
+                f"{archive}: {listing.problem}; download it again",
+            )
+        )
+
+
+def index_videos(media: Media, root: Path, paths: list[str], pattern: str) -> None:
+    """Videos of one utterance by the pattern; those of whole conversations, without turn times, are counted."""
+    named = compile_pattern(pattern)
+    found: dict[Key, list[str]] = {}
+    strange = []
+    for path in paths:
+        if match := named.fullmatch(stem(path)):
+            found.setdefault((match["conversation"], int(match["turn"])), []).append(path)
+        elif CONVERSATION_STEM.fullmatch(stem(path)):
+            media.whole += 1
+        else:
+            strange.append(path)
+    if strange and not found:
+        raise RawDataError(
+            f"{DATASET}: {strange[0]} is no name of an utterance's video as data.multidialog_video says "
+            f"({pattern}); set the pattern of your files"
+        )
+    for key, copies in found.items():
+        media.videos[key], _ = choose_file(root, f"{DATASET}: video of {key[0]} turn {key[1]}", copies)
+    media.defects += [Reject(DATASET, "train", "", None, "video_without_turn", path) for path in strange]
+
+
+def compile_pattern(pattern: str) -> re.Pattern:
+    parts = re.split(r"(\{[a-z]+\})", pattern)
+    unknown = [part for part in parts if part.startswith("{") and part not in VIDEO_FIELDS]
+    once = all(parts.count(name) == 1 for name in ("{conversation}", "{turn}"))
+    if unknown or not once:
+        raise RawDataError(
+            f"setting data.multidialog_video: {pattern!r} has to hold {{conversation}} and {{turn}} once, "
+            "and may hold {actor}"
+        )
+    return re.compile("".join(VIDEO_FIELDS.get(part) or re.escape(part) for part in parts))
+
+
+def archive_split(path: str) -> str:
+    match = ARCHIVE_NAME.fullmatch(file_name(path))
+    return match[1] if match else ""
+
+
+def is_video(path: str) -> bool:
+    """A video named after a conversation, or any below a folder named video…"""
+    if not path.lower().endswith(VIDEO_SUFFIXES):
+        return False
+    folders = path.lower().split("/")[:-1]
+    return CONVERSATION_STEM.match(stem(path)) is not None or any(f.startswith("video") for f in folders)
+
+
+def left_out(path: str) -> bool:
+    return any(folder in LEFT_OUT for folder in path.split("/")[:-1])
+
+
+# Utterances --------------------------------------------------------------------------------------------
+
+
+def build_utterances(metadata: Metadata, split: str, media: Media, settings: DataSettings) -> list[Utterance]:
     conversations: dict[str, list[Turn]] = {}
     for turn in metadata.turns:
-        if turn.text:
-            conversations.setdefault(turn.conversation, []).append(turn)
-        else:
-            rejects.append(Reject(DATASET, split, turn.conversation, turn.turn, "empty_text", turn.where))
+        conversations.setdefault(turn.conversation, []).append(turn)
     result = []
     for conversation in sorted(conversations):
         turns = sorted(conversations[conversation], key=lambda t: t.turn)
-        for turn, speaker in zip(turns, speakers(turns, wavs), strict=True):
-            key = (conversation, turn.turn)
-            video = videos.get(key)
+        wavs = [wav_of(turn, media) for turn in turns]
+        for turn, speaker, wav in zip(turns, speakers(turns, wavs), wavs, strict=True):
+            video = media.videos.get((conversation, turn.turn))
             emotion = target_emotion(DATASET, turn.emotion, turn.where, settings.labels)
             result.append(
                 Utterance(
@@ -235,66 +407,55 @@ def build_utterances(
                     emotion,
                     turn.emotion.strip(),
                     video_path=video,
-                    audio_path=wavs.get(key, video),
+                    audio_path=wav or video,
                 )  # fmt: skip
             )
     return result
 
 
-def speakers(turns: list[Turn], wavs: dict[tuple[str, int], str]) -> list[str]:
+def wav_of(turn: Turn, media: Media) -> str | None:
+    """The wav of a turn, by its whole name where the row tells it. RawDataError: several, and the row tells none."""
+    letters = media.wavs.get((turn.conversation, turn.turn), {})
+    if turn.letter:
+        found = letters.get(turn.letter)
+    elif len(letters) > 1:
+        raise RawDataError(
+            f"{DATASET}: {' and '.join(sorted(letters.values()))} are both to be turn {turn.turn} of "
+            f"{turn.conversation}, and {turn.where} names neither; take one of them out of the raw folder"
+        )
+    else:
+        found = next(iter(letters.values()), None)
+    if found:
+        media.used.add(found)
+    return found
+
+
+def speakers(turns: list[Turn], wavs: Iterable[str | None]) -> list[str]:
     """Who speaks: the actor's letter of the wav name, where every turn of the conversation has one.
 
     `from` is a role for language models ("gpt" opens); both sides are people. It stands in for a
     conversation whose letters are not all known, so that one person never has two names.
     """
-    letters = []
-    for turn in turns:
-        wav = wavs.get((turn.conversation, turn.turn))
-        letters.append(turn.letter or (media_key(wav)[2] if wav else ""))
+    letters = [t.letter or (stem(wav)[-1] if wav else "") for t, wav in zip(turns, wavs, strict=True)]
     if all(letters):
         return letters
     return [turn.role or letter for turn, letter in zip(turns, letters, strict=True)]
 
 
-def media_key(path: str) -> tuple[str, int, str] | None:
-    """(conversation, turn, letter) of a media file named after its utterance."""
-    match = MEDIA_STEM.fullmatch(stem(path))
-    return (match[1], int(match[2]), match[3]) if match else None
-
-
-def index_media(paths: tuple[str, ...], wanted: Callable[[str], bool]) -> dict[tuple[str, int], str]:
-    """(conversation, turn) -> file; of several the shallowest."""
-    found: dict[tuple[str, int], str] = {}
-    for path in by_depth(p for p in paths if wanted(p)):
-        key = media_key(path)
-        if key:
-            found.setdefault(key[:2], path)
-    return found
-
-
-def is_video(path: str) -> bool:
-    """A video below a folder named video…, of one utterance or (by its name) of a whole conversation."""
-    folders = path.split("/")[:-1]
-    if not path.lower().endswith(VIDEO_SUFFIXES) or not any(f.lower().startswith("video") for f in folders):
-        return False
-    return media_key(path) is not None or CONVERSATION_STEM.fullmatch(stem(path)) is not None
-
-
-def left_out(path: str) -> bool:
-    return any(folder in LEFT_OUT for folder in path.split("/")[:-1])
+# Notes -------------------------------------------------------------------------------------------------
 
 
 def left_out_notes(raw: RawDataset, root: Path) -> list[str]:
     notes = []
     for official in LEFT_OUT:
         files = [p for p in raw.files if metadata_split(p) == official]
-        rows = sum(bool(line.strip()) for p in files for line in read_text(root, p).split("\n"))
+        rows = sum(bool(line.strip()) for p in files for line in (root / p).read_bytes().split(b"\n"))
         if files:
             notes.append(f"{DATASET}: {official} left out ({rows} rows): test_freq alone is the test split")
     return notes
 
 
-def media_notes(raw: RawDataset, utterances: list[Utterance]) -> list[str]:
+def media_notes(media: Media, utterances: list[Utterance]) -> list[str]:
     notes = []
     for kind, missing, some in (
         ("audio", sum(u.audio_path is None for u in utterances), any(u.audio_path for u in utterances)),
@@ -304,18 +465,27 @@ def media_notes(raw: RawDataset, utterances: list[Utterance]) -> list[str]:
             notes.append(f"{DATASET}: no {kind}")
         elif missing:
             notes.append(f"{DATASET}: {missing} utterances without {kind}")
-    whole = sum(is_video(p) and media_key(p) is None for p in raw.files)
-    if whole:
+    unused = sorted({path for letters in media.wavs.values() for path in letters.values()} - media.used)
+    if unused:
+        names = ", ".join(unused[:MOST_NOTES])
         notes.append(
-            f"{DATASET}: {whole} videos of whole conversations not used: the release has no turn times"
+            f"{DATASET}: {len(unused)} wavs without a row, not used ({names}{', …' * (len(unused) > 5)})"
+        )
+    if media.whole:
+        notes.append(
+            f"{DATASET}: {media.whole} videos of whole conversations not used: the release has no turn times"
+        )
+    ends: Counter = Counter()
+    for u in utterances:
+        ends[u.split, u.dialogue_id] = max(ends[u.split, u.dialogue_id], u.turn + 1)
+    absent = sum(ends.values()) - len(utterances)
+    if absent:
+        notes.append(
+            f"{DATASET}: {absent} turn numbers without a row; numbers are kept, gaps are no exchanges"
         )
     return notes
 
 
-def file_name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
 def stem(path: str) -> str:
-    name = file_name(path)
+    name = file_name(os.fspath(path))
     return name.rpartition(".")[0] or name

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.sample import actor, face
+from storage.sample import MARKER, actor, face
 from storage.sample.media import write_avi, write_mp4, write_wav
 from storage.sample.script import (
     DATASETS,
@@ -33,8 +33,6 @@ from storage.sample.script import (
     load_scripts,
 )
 
-MARKER = "SYNTHETIC.txt"
-"""A file in the root that tells every later look at the tree what it is."""
 FPS = 12
 """Pictures a second of the per-utterance clips."""
 AVI_FPS = 12
@@ -90,11 +88,6 @@ class Job:
     turn: int | None
     seed: int
     root: Path
-
-
-def is_sample(root: Path) -> bool:
-    """Whether `root` is a tree that write_sample wrote."""
-    return (root / MARKER).is_file()
 
 
 def write_sample(

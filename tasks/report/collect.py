@@ -25,6 +25,7 @@ TRAINED = {
     "dialogue.memory": "Dialogue LoRA, history as memories",
     "dialogue.audiovisual": "Dialogue LoRA, memories and audio-visual",
     "epo": "Emotion preference optimization",
+    "epo.control": "Control: EPO on random replies",
 }
 """Trained stage -> what a person calls it."""
 
@@ -61,7 +62,11 @@ def collect(
     metrics = read_named(artefacts, "metrics", "metrics.json", store) or {}
     systems = metrics.get("systems", [])
     pairs = read_named(artefacts, "pairs", "pairs.json", store)
-    training = [_training(stage, artefacts, pairs, store) for stage in TRAINED]
+    training = [
+        _training(stage, artefacts, pairs, store)
+        for stage in TRAINED
+        if stage != "epo.control" or artefacts.get(stage)
+    ]
     tokens = prompt_tokens(artefacts, store)
     return {
         "title": f"Empamba report ({profile} profile)",
@@ -79,6 +84,9 @@ def collect(
         "table_3": _table_3(tokens),
         "training": training,
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
+        "examples_compared": _examples_compared(artefacts, store),
+        "quality": read_named(artefacts, "pairs.quality", "quality.json", store),
+        "control": metrics.get("control"),
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
         "counts": counts,
@@ -104,6 +112,9 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
             for part in facts["training"]
         },
         "pairs": facts["pairs"],
+        "examples_compared": facts["examples_compared"],
+        "quality": facts["quality"],
+        "control": facts["control"],
         "counts": facts["counts"],
         "weights": {role: w.model_dump() for role, w in weights.items()},
         "settings": settings.model_dump(mode="json"),
@@ -260,6 +271,19 @@ def _pairs(summary: dict | None, calibration: dict | None) -> dict | None:
         "kept_share_at_paper_threshold": _share(summary["kept_at_paper_threshold"], len(least)),
     }
     return {**summary, **shares, "calibration": calibration}
+
+
+def _examples_compared(artefacts: Artefacts, store: Store) -> dict | None:
+    """Usable candidates of the same exchanges with and without the worked examples; None where not asked for."""
+    found = {name: {"candidates": 0, "usable": 0} for name in ("with", "without")}
+    shards = [ref for ref in artefacts.get("candidates") or [] if ref.name.startswith("plain/")]
+    for facts in (json.loads(store.read(ref)) for ref in shards):
+        for name, counts in found.items():
+            for what in counts:
+                counts[what] += facts[name][what]
+    if not shards:
+        return None
+    return {name: {**c, "share": _share(c["usable"], c["candidates"])} for name, c in found.items()}
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 
 from storage.shards import SCHEMAS, read_table
 from storage.store import Ref, Store
+from tasks.cards import card_tables, exchange_counts, verdict
 
 Artefacts = dict[str, list[Ref] | None]
 
@@ -29,14 +31,22 @@ SYNTHETIC = "synthetic faces and voices"
 
 def collect_counts(artefacts: Artefacts, store: Store) -> dict:
     """{"stages", "splits", "rejects": rows of counts, "without_media": utterances, "notes": {dataset: lines},
-    "synthetic": datasets}."""
+    "cards": {dataset: tables and a verdict}, "synthetic": datasets}."""
     cards = read_cards(artefacts, store)
+    cut = exchange_counts(artefacts.get("utterances.exchanges") or [], store)
     splits = _split_counts(artefacts, cards, store)
     return {
         "stages": [_stage_counts(stage, table, artefacts) for stage, table in TABLES.items()],
         "splits": splits,
         "without_media": sum(row["utterances"] - row["with_media"] for row in splits),
         "rejects": _reject_reasons(artefacts, store),
+        "cards": {
+            dataset: {
+                "verdict": verdict(card),
+                "tables": [asdict(table) for table in card_tables(card, cut.get(dataset, {}))],
+            }
+            for dataset, card in cards.items()
+        },
         "notes": {dataset: card.get("notes", []) for dataset, card in cards.items()},
         "synthetic": [dataset for dataset, card in cards.items() if _is_synthetic(card)],
     }
@@ -126,6 +136,8 @@ def _reject_reasons(artefacts: Artefacts, store: Store) -> list[dict]:
             (r for r in artefacts.get(stage) or [] if r.name.startswith("rejects/")), key=lambda r: r.name
         )
         for row in (row for ref in refs for row in read_table(store.read(ref), "rejects")):
+            if row["stage"].endswith(".defects"):
+                continue  # a fault that cost no row: the dataset's card names it
             key = (stage, row["dataset"], row["split"], row["reason"])
             counts[key] += 1
             examples.setdefault(key, row["detail"])

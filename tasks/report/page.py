@@ -141,6 +141,16 @@ PAGE = """<!doctype html>
 {% endfor %}</tbody></table></div>
 <p class="note">The second scorer took no part in choosing pairs: a gain that only the first one sees may be a gain at pleasing that scorer.</p>
 {% endif %}
+{% if facts.control %}{% set c = facts.control %}
+<h3>Is it the emotion? EPO beside its control{{ made() }}</h3>
+<p>The control is EPO on the same exchanges, with any usable candidate as the rejected reply in place of the emotionally least similar one.</p>
+{% if not c.shown %}<div class="banner loud"><p><b>The emotion signal is not shown.</b> By the scorer that took no part in choosing pairs, EPO gains no more than EPO on random replies.</p></div>{% endif %}
+<div class="scroll"><table><thead><tr><th>Gain over {{ c.base }}</th><th class="n">EPO</th><th class="n">EPO on random replies</th><th class="n">difference</th></tr></thead><tbody>
+{% for name, title in (('emotionscore', 'EmotionScore, the scorer that chose the pairs'), ('emotionscore_second', 'EmotionScore, second scorer'), ('bertscore', 'BERTScore')) %}
+<tr><td>{{ title }}</td>{% for what in ('epo', 'random', 'difference') %}<td class="n">{{ c[name][what][0] | number }}<small>{{ c[name][what][1:] | interval }}</small></td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+<p class="note">The same replies in every column; 95 % bootstrap intervals of the paired differences.</p>
+{% endif %}
 {% if facts.table_3 %}
 <h3>Prompt length: Table 3{{ made() }}</h3>
 <div class="scroll"><table><thead><tr><th></th><th class="n">Paper, tokens</th><th class="n">This run, tokens</th></tr></thead><tbody>
@@ -226,17 +236,38 @@ PAGE = """<!doctype html>
 <div><dt>human equal-error cosine</dt><dd>{{ pairs.equal_error | number }}<small>{% if pairs.calibration %}{{ pairs.calibration.pairs | count }} pairs of each kind, {{ pairs.calibration.datasets | map('dataset') | join(', ') }}{% else %}not measured{% endif %}</small></dd></div>
 </dl>
 {% if pairs.threshold != pairs.paper_threshold %}<p><span class="tag gold">not the paper's threshold</span> The paper's kept too few of train, so the cosine at which people's same- and different-emotion utterances are confused equally often took its place.</p>{% endif %}
+{% if pairs.selection != 'least_similar' %}<p><span class="tag gold">not the paper's selection: {{ pairs.selection }}</span></p>{% endif %}
+{% if facts.examples_compared %}{% set e = facts.examples_compared %}<p>Worked examples before the prompt: {{ e['with'].share | percent }} of candidates usable with them, {{ e.without.share | percent }} without, on the same exchanges ({{ e.without.candidates | count }} candidates each).</p>{% endif %}
 <div class="grid">
+{% if pairs_plots.all %}<div><img src="{{ pairs_plots.all }}" alt="Distribution of all usable candidates' cosines, with the thresholds"><p class="note">How like the true reply all candidates are.</p></div>{% endif %}
 {% if pairs_plots.least %}<div><img src="{{ pairs_plots.least }}" alt="Distribution of each exchange's least cosine, with the thresholds"><p class="note">How unlike the least similar candidate is.</p></div>{% endif %}
 {% if pairs_plots.sensitivity %}<div><img src="{{ pairs_plots.sensitivity }}" alt="Share of exchanges kept, by threshold"><p class="note">What another threshold would keep.</p></div>{% endif %}
 {% if pairs_plots.calibration %}<div><img src="{{ pairs_plots.calibration }}" alt="Cosines of human utterances of the same and of different emotions"><p class="note">What the cosine says of people: the further apart the two, the more it is about emotion.</p></div>{% endif %}
 <div>
-<div class="scroll"><table><caption>Counter-emotional replies by the emotion they were asked for</caption><tbody>{% for name, n in pairs.rejected_emotions.items() %}<tr><td>{{ name }}</td><td class="n">{{ n | count }}</td></tr>{% else %}<tr><td>none</td></tr>{% endfor %}</tbody></table></div>
+<div class="scroll"><table><caption>Candidates by the emotion they were asked for</caption><thead><tr><th></th><th class="n">usable</th><th class="n">below the threshold</th><th class="n">became a pair</th></tr></thead><tbody>{% for name, f in pairs.by_asked_emotion.items() %}<tr><td>{{ name }}</td><td class="n">{{ (f.usable / f.candidates) | percent(0) }}</td><td class="n">{{ (f.below / f.candidates) | percent(0) }}</td><td class="n">{{ f.pairs | count }}</td></tr>{% else %}<tr><td>none</td></tr>{% endfor %}</tbody></table></div>
+{% for title, rows in (('Exchanges that keep a pair, by dataset', pairs.by_dataset), ('Exchanges that keep a pair, by the emotion of the true reply', pairs.by_reply_emotion)) %}
+<div class="scroll"><table><caption>{{ title }}</caption><tbody>{% for name, f in rows.items() %}<tr><td>{{ name | dataset }}</td><td class="n">{{ f.pairs | count }} of {{ f.exchanges | count }}</td><td class="n">{{ (f.pairs / f.exchanges) | percent(0) }}</td></tr>{% else %}<tr><td>none</td></tr>{% endfor %}</tbody></table></div>
+{% endfor %}
 <div class="scroll"><table><caption>Unusable candidates, by reason</caption><tbody>{% for name, n in pairs.unusable.items() %}<tr><td>{{ name }}</td><td class="n">{{ n | count }}</td></tr>{% else %}<tr><td>none</td></tr>{% endfor %}</tbody></table></div>
 <div class="scroll"><table><caption>Exchanges without a pair, by reason</caption><tbody>{% for name, n in pairs.rejects.items() %}<tr><td>{{ name }}</td><td class="n">{{ n | count }}</td></tr>{% else %}<tr><td>none</td></tr>{% endfor %}</tbody></table></div>
 <p class="note">Candidates written by {{ pairs.engines | join(', ') or 'no engine' }}.</p>
 </div>
 </div>
+{% if facts.quality %}{% set q = facts.quality %}
+<h3>What else tells the two replies apart{{ made() }}</h3>
+{% if q.above %}<div class="banner loud"><p><b>These pairs can be told apart without their emotion.</b> {% for name in q.above %}A classifier that sees {{ 'only length' if name == 'length' else 'only function words and punctuation' }} ranks {{ q.accuracy[name] | percent }} of held-out pairs right{{ '; ' if not loop.last }}{% endfor %}: above the bound of {{ q.bound | percent(0) }}. What EPO learns from them may be that, and no emotion.</p></div>{% endif %}
+<dl class="facts">
+<div><dt>length alone ranks right</dt><dd>{{ q.accuracy.length | percent }}<small>50 % would be nothing; bound {{ q.bound | percent(0) }}</small></dd></div>
+<div><dt>style alone ranks right</dt><dd>{{ q.accuracy.style | percent }}<small>function words and punctuation</small></dd></div>
+<div><dt>words, true and rejected</dt><dd>{{ q.words.chosen | number(1) }}, {{ q.words.rejected | number(1) }}<small>rejected longer {{ q.longer | percent(0) }}, shorter {{ q.shorter | percent(0) }}</small></dd></div>
+<div><dt>length gap</dt><dd>{{ q.length_gap | number(1) }}<small>words, on average</small></dd></div>
+<div><dt>repeat themselves</dt><dd>{{ q.repetition.rejected | percent(0) }}<small>true replies {{ q.repetition.chosen | percent(0) }}</small></dd></div>
+<div><dt>echo the sentence</dt><dd>{{ q.echo.rejected | percent(0) }}<small>true replies {{ q.echo.chosen | percent(0) }}</small></dd></div>
+<div><dt>words shared by the two</dt><dd>{{ q.overlap | percent(0) }}</dd></div>
+<div><dt>rejected replies used twice</dt><dd>{{ q.reused | percent(0) }}</dd></div>
+</dl>
+<p class="note">Both classifiers are judged on dialogues they were not trained on; repetition, echo and words are of rejected replies, with the true ones beside them.</p>
+{% endif %}
 {% endif %}
 </section>
 
@@ -295,6 +326,12 @@ PAGE = """<!doctype html>
 {% if facts.counts.rejects %}<div class="scroll"><table><thead><tr><th>Stage</th><th>Dataset</th><th>Split</th><th>Reason</th><th class="n">rows</th><th>One of them</th></tr></thead><tbody>
 {% for r in facts.counts.rejects %}<tr><td><code>{{ r.stage }}</code></td><td>{{ r.dataset | dataset }}</td><td>{{ r.split }}</td><td>{{ r.reason }}</td><td class="n">{{ r.count | count }}</td><td class="words note">{{ r.example }}</td></tr>{% endfor %}
 </tbody></table></div>{% else %}<p>None were.</p>{% endif %}
+<h3>Data cards</h3>
+{% for name, card in facts.counts.cards.items() %}<details><summary>{{ name | dataset }}: {{ card.verdict }}</summary>
+{% for t in card.tables %}<h3>{{ t.title }}</h3><div class="scroll"><table><thead><tr>{% for h in t.header %}<th{% if not loop.first %} class="n"{% endif %}>{{ h }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in t.rows %}<tr>{% for cell in row %}<td class="{{ 'words' if cell is string else 'n' }}">{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</tbody></table></div>{% endfor %}
+</details>{% endfor %}
 {% for name, notes in facts.counts.notes.items() if notes %}<h3>Notes on {{ name | dataset }}</h3><ul>{% for note in notes %}<li class="words">{{ note }}</li>{% endfor %}</ul>{% endfor %}
 </section>
 

@@ -141,6 +141,27 @@ def least_cosines(least: Sequence[float], paper: float, in_force: float) -> str:
         return _uri(figure)
 
 
+def all_cosines(counts: Sequence[int], paper: float, in_force: float) -> str:
+    """How like the true reply every usable candidate is. counts: in equal parts of -1 to 1."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(5.2, 2.6, 1)
+        edges = np.linspace(-1, 1, len(counts) + 1)
+        axes.bar(
+            edges[:-1],
+            counts,
+            width=np.diff(edges),
+            align="edge",
+            color=PALE,
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        _thresholds(axes, paper, in_force)
+        axes.set_xlabel("cosine to the true reply")
+        axes.set_ylabel("usable candidates")
+        axes.legend(loc="best")
+        return _uri(figure)
+
+
 def sensitivity(least: Sequence[float], paper: float, in_force: float) -> str:
     """Share of exchanges that keep a pair, by threshold."""
     with rc_context(STYLE):

@@ -19,7 +19,7 @@ from tasks.report.paper_tables import (
     TABLE_8,
     TABLE_8_SOURCE,
 )
-from tasks.rungs import LADDER
+from tasks.rungs import RUNGS
 
 DATASETS = {
     "meld": "MELD",
@@ -61,7 +61,7 @@ def render(facts: dict) -> str:
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=EMOTIONS,
         synthetic_mark=SYNTHETIC,
-        titles={rung.name: rung.title for rung in LADDER},
+        titles={rung.name: rung.title for rung in RUNGS},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
                  "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
         table_2_dataset=TABLE_2_DATASET,
@@ -122,11 +122,12 @@ def _ladder_plot(rows: list[dict]) -> str | None:
 
 
 def _pairs_plots(pairs: dict | None) -> dict[str, str | None]:
-    drawn: dict[str, str | None] = {"least": None, "sensitivity": None, "calibration": None}
+    drawn: dict[str, str | None] = dict.fromkeys(("all", "least", "sensitivity", "calibration"))
     if pairs is None:
         return drawn
     thresholds = (pairs["paper_threshold"], pairs["threshold"])
     if pairs["least_cosines"]:
+        drawn["all"] = plots.all_cosines(pairs["cosine_counts"], *thresholds)
         drawn["least"] = plots.least_cosines(pairs["least_cosines"], *thresholds)
         drawn["sensitivity"] = plots.sensitivity(pairs["least_cosines"], *thresholds)
     human = pairs["calibration"]
@@ -186,7 +187,7 @@ def _headline(stage: str, report: dict) -> str | None:
         )
         figures = report["accuracy"][name]
         return f"{percent(figures['accuracy'])} of emotions right from {name}; the commonest label is {percent(figures['majority'])}"
-    if stage == "epo" and "accuracy" in after:
+    if stage.startswith("epo") and "accuracy" in after:
         text = (
             f"{percent(before.get('accuracy'))} → {percent(after['accuracy'])} of held-out pairs ranked right"
         )

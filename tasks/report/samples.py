@@ -9,8 +9,9 @@ import hashlib
 import heapq
 from collections.abc import Iterable
 
-from storage.shards import KEY_COLUMNS, read_table
+from storage.shards import read_table
 from storage.store import Ref, Store
+from storage.tables import KEY_COLUMNS
 from tasks.report.counts import Artefacts, tables_of
 
 Key = tuple[str, str, str, int]
@@ -19,12 +20,17 @@ EXAMPLES = 6
 SEED = 0
 
 
-def candidate_examples(artefacts: Artefacts, store: Store) -> list[dict]:
-    """Scored exchanges with sentence, true reply and every candidate; what became of the least similar one."""
-    shards = tables_of(artefacts, "scores")
-    keys = _drawn(_keys(shards, "scores", store), "candidates")
+def candidate_examples(
+    artefacts: Artefacts, store: Store, count: int = EXAMPLES, table: str = "scores"
+) -> list[dict]:
+    """Exchanges with sentence, true reply and every candidate; what became of the least similar one.
+
+    table: "scores", or "candidates" where nothing is scored yet.
+    """
+    shards = tables_of(artefacts, table)
+    keys = _drawn(_keys(shards, table, store), "candidates", count)
     found: dict[Key, list[dict]] = {key: [] for key in keys}
-    for row in _rows_of(shards, "scores", set(keys), store):
+    for row in _rows_of(shards, table, set(keys), store):
         found[_key(row)].append(row)
     exchanges = {
         _key(r): r
@@ -51,7 +57,7 @@ def candidate_examples(artefacts: Artefacts, store: Store) -> list[dict]:
                     {
                         "emotion": row["emotion"],
                         "text": row["text"],
-                        "cosine": row["cosine"],
+                        "cosine": row.get("cosine"),
                         "usable": row["usable"],
                         "reason": row["reason"],
                         "chosen": pair is not None and row["emotion"] == pair["rejected_emotion"],
@@ -102,7 +108,8 @@ def prompt_tokens(artefacts: Artefacts, store: Store) -> dict[str, float]:
 
 def _by_cosine(row: dict) -> tuple:
     """Usable candidates by cosine, then the others."""
-    return (not row["usable"], 2.0 if row["cosine"] is None else row["cosine"], row["emotion"])
+    cosine = row.get("cosine")
+    return (not row["usable"], 2.0 if cosine is None else cosine, row["emotion"])
 
 
 def _key(row: dict) -> Key:
@@ -113,9 +120,9 @@ def _place(key: Key) -> dict:
     return dict(zip(KEY_COLUMNS, key, strict=True))
 
 
-def _drawn(keys: Iterable[Key], purpose: str) -> list[Key]:
-    """The EXAMPLES keys of smallest seeded hash."""
-    return heapq.nsmallest(EXAMPLES, set(keys), key=lambda key: (_hash(key, purpose), key))
+def _drawn(keys: Iterable[Key], purpose: str, count: int = EXAMPLES) -> list[Key]:
+    """The `count` keys of smallest seeded hash."""
+    return heapq.nsmallest(count, set(keys), key=lambda key: (_hash(key, purpose), key))
 
 
 def _hash(key: Key, purpose: str) -> bytes:

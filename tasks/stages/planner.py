@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from storage.store import Ref, Store
-from tasks.stages.retrain import RetrainSettings, waits
+from tasks.stages.retrain import RetrainSettings, waits, warm_started
 from tasks.stages.stage import Item, Stage, fresh_record, reasons
 
 Outputs = dict[str, tuple[Ref, ...]]
@@ -41,6 +41,8 @@ class Node:
     """explain(item, its last outputs) says what changed inside the raw files it reads; only asked when stale."""
     retrain: RetrainSettings | None = None
     """Of a trained stage: when changed rows make it stale."""
+    anew: bool = False
+    """Of a trained stage: it starts from new weights, or from its own of last time where `retrain` says so."""
     forced: bool = False
     """Every item runs, whatever its record."""
 
@@ -81,6 +83,8 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
     items = node.items(needed)
     if isinstance(items, NotRun):
         return StagePlan(node.stage, "not run", reason=items.reason)
+    if node.anew and node.retrain is not None and node.retrain.warm_start:
+        items = [warm_started(store, item) for item in items]
     plan = StagePlan(node.stage, "fresh", items)
     for item in items:
         if node.forced:

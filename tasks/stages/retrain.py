@@ -1,11 +1,13 @@
-"""When a trained stage whose data changed may wait: the policy, and how far the model is then behind.
+"""When a trained stage whose data changed may wait, how far the model is then behind, and what training starts from.
 
-Only changed rows can wait. Other code, settings, weights, libraries, or an earlier stage that was retrained, make
-the stage stale whatever the policy. Knows nothing of what is trained.
+Only changed rows can wait, or go on from the weights of last time. Other code, settings, weights, libraries, or an
+earlier stage that was retrained, make the stage stale whatever the policy, and start it anew. Knows nothing of what
+is trained.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -24,8 +26,14 @@ class RetrainSettings(BaseModel, frozen=True, extra="forbid"):
     )
     share: float = Field(0.05, gt=0, le=1, description="Share of a stage's rows that must have changed.")
     warm_start: bool = Field(
-        False, description="Training starts from the weights of the last time and not from new ones."
+        False,
+        description="Where rows alone changed, extractor, compressor.pretrain and dialogue start from their weights of "
+        "last time and not from new ones; compressor.finetune and epo start from the stage before them as always.",
     )
+
+
+START = "start"
+"""The argument by which a trained stage is handed the weights of last time."""
 
 
 def waits(store: Store, item: Item, parts: dict, settings: RetrainSettings) -> tuple[Record, str] | None:
@@ -56,10 +64,41 @@ def _only_rows_differ(old: dict, new: dict) -> bool:
 
 
 def _others(inputs: dict[str, str]) -> dict[str, str]:
-    """The inputs that are no tables of rows: earlier stages' weights."""
-    return {name: digest for name, digest in inputs.items() if not is_shard(artefact(name))}
+    """The inputs that are neither tables of rows nor what training started from: earlier stages' weights."""
+    return {
+        name: digest
+        for name, digest in inputs.items()
+        if not is_shard(artefact(name)) and not name.startswith(f"{START} ")
+    }
 
 
 def _shards(inputs: dict[str, str]) -> list[Ref]:
     names = (name for name in sorted(inputs) if is_shard(artefact(name)))
     return [Ref(name=artefact(name), digest=inputs[name], size=0) for name in names]
+
+
+def warm_started(store: Store, item: Item) -> Item:
+    """The item, going on from its output of last time; as it is where more than rows changed, or that is gone.
+
+    What training started from is part of its key. So an item for which nothing changed starts, on paper, from what
+    it started from then, and is fresh.
+    """
+    last = store.last(item.stage.name, item.label)
+    record = None if last is None else store.record(item.stage.name, last["key"])
+    if record is None or not _only_rows_differ(last["parts"], item.parts()):
+        return item
+    before = _started_from(last["parts"]["input"])
+    again = item if before is None else _starting(item, before)
+    if again.key() == last["key"]:
+        return again if before is None or store.holds(before) else item
+    (output,) = record.outputs
+    return _starting(item, output) if store.holds(output) else item
+
+
+def _starting(item: Item, start: Ref) -> Item:
+    return replace(item, arguments={**item.arguments, START: start})
+
+
+def _started_from(inputs: dict[str, str]) -> Ref | None:
+    names = [name for name in inputs if name.startswith(f"{START} ")]
+    return Ref(name=artefact(names[0]), digest=inputs[names[0]], size=0, tree=True) if names else None

@@ -64,6 +64,10 @@ class Workspace:
 
         return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s)
 
+    def folder(self, tree: Ref | None) -> Path | None:
+        """A tree laid out as files; None of None."""
+        return None if tree is None else self.store.folder(tree)
+
     def row_key(self, *inputs) -> str:
         """Digest of what one row is made from."""
         return digest_bytes(canonical([self.basis, *inputs]))

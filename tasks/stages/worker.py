@@ -1,9 +1,9 @@
 """Stage functions run here, in child processes that can be killed and give their memory back.
 
 The parent (`StageWorker`) sends one item a line, as JSON, over standard input; the child answers with progress
-lines and, last, the artefacts or the failure. A shared worker imports a stage's libraries once and forks for each
-item, so that all an item took goes back when it ends. When the parent goes, the child's input ends and it goes too.
-Knows nothing of keys, records or Prefect.
+lines, the artefacts or the failure, and last how the process ended that ran it. A shared worker imports a stage's
+libraries once and forks for each item, so that all an item took goes back when it ends. When the parent goes, the
+child's input ends and it goes too. Knows nothing of keys, records or Prefect.
 """
 
 from __future__ import annotations
@@ -80,19 +80,30 @@ class StageWorker:
         try:
             self.process.stdin.write(json.dumps(job).encode() + b"\n")
             self.process.stdin.flush()
-            for line in self.process.stdout:
-                answer = json.loads(line)
-                if "progress" in answer:
-                    progress(*answer["progress"])
-                elif "failed" in answer:
-                    raise StageFailed(f"{name}: {answer['failed']}", answer["usage"])
-                elif "died" in answer:
-                    raise StageFailed(f"{name}: its process {_ending(answer['died'])}; log: {self.log_path}")
-                else:
-                    return [Ref(**ref) for ref in answer["done"]]
+            outcome, code = self._listen(progress)
         except BrokenPipeError:
-            pass
-        raise StageFailed(f"{name}: its process {_ending(self.process.wait())}; log: {self.log_path}")
+            outcome, code = {}, self.process.wait()
+        if "done" in outcome:
+            return [Ref(**ref) for ref in outcome["done"]]
+        if "failed" in outcome:
+            raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"])
+        raise StageFailed(f"{name}: its process {_ending(code)}; log: {self.log_path}")
+
+    def _listen(self, progress: Progress) -> tuple[dict, int]:
+        """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
+
+        Only once that process has ended is the next item sent.
+        """
+        outcome: dict = {}
+        for line in self.process.stdout:
+            answer = json.loads(line)
+            if "progress" in answer:
+                progress(*answer["progress"])
+            elif "ended" in answer:
+                return outcome, answer["ended"]
+            else:
+                outcome = answer
+        return outcome, self.process.wait()
 
     def close(self) -> None:
         """End the child: its input is closed, and what does not end by itself is killed with its children."""
@@ -140,14 +151,11 @@ def serve(forks: bool) -> None:
 
     for line in sys.stdin.buffer:
         job = json.loads(line)
-        if forks:
-            _run_forked(job, answer)
-        else:
-            _run(job, answer)
+        answer({"ended": _run_forked(job, answer) if forks else _run(job, answer)})
 
 
-def _run(job: dict, answer: Callable[[dict], None]) -> None:
-    """Run one item and tell the parent how it ended."""
+def _run(job: dict, answer: Callable[[dict], None]) -> int:
+    """Run one item and tell the parent what came of it. Returns 0, the exit code of a process that did so."""
     work = Workspace(
         store=Store(job["store"]),
         raw=None if job["raw"] is None else Path(job["raw"]),
@@ -168,23 +176,24 @@ def _run(job: dict, answer: Callable[[dict], None]) -> None:
                 "usage": isinstance(error, InputError),
             }
         )
+    return 0
 
 
-def _run_forked(job: dict, answer: Callable[[dict], None]) -> None:
-    """Run one item in a fork of this process, which itself only imports: no threads, nothing computed."""
+def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:
+    """Run one item in a fork of this process, which itself only imports: no threads, nothing computed.
+
+    Returns the fork's exit code.
+    """
     _function(job)
     gc.freeze()  # a collection in the fork would touch, and so copy, every page that is shared
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            _run(job, answer)
-            code = 0
+            code = _run(job, answer)
         finally:
             os._exit(code)
-    code = _wait(child)
-    if code:
-        answer({"died": code})
+    return _wait(child)
 
 
 def _wait(child: int) -> int:

@@ -40,6 +40,9 @@ def refused(done: subprocess.CompletedProcess) -> str:
         (["show", "candidates"], "candidates has nothing to show"),
         (["report"], "no report"),
         (["run", "--colour", "red"], "No such option"),
+        (["scorer", "evaluate", "nowhere.tsv"], "nowhere.tsv: no such file; give a TSV of GoEmotions"),
+        (["export", "pairs", "strange"], "strange is not empty"),
+        (["export", "pairs", "new"], "utterances is stale: `empamba run --until pairs` makes the pairs"),
     ],
 )
 def test_each_mistake_is_one_line(tmp_path, arguments, message):

@@ -15,6 +15,7 @@ from tasks.run import RunRequest
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
     "utterances", "utterances.exchanges", "features", "candidates", "scores", "scores.calibration", "pairs",
+    "pairs.quality",
     "extractor", "compressor.pretrain", "compressor.finetune", "dialogue.text", "dialogue.memory",
     "dialogue.audiovisual", "epo", "replies.1-llm", "replies.2-ft", "replies.3-mc", "replies.4-av", "replies.5-epo",
     "metrics", "report",

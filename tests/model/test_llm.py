@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model.branches import reply_log_probs
 from model.llm import (
     chat_pieces,
     embed,
@@ -11,7 +12,6 @@ from model.llm import (
     mean_by_row,
     prefix_cache,
     reply_ids,
-    reply_log_probs,
     token_ids,
 )
 
@@ -77,3 +77,25 @@ def test_greedy_replies_do_not_depend_on_the_batch(loaded):
     ids = token_ids(tokenizer, "happy")[None]
     out = llm.generate(input_ids=ids, do_sample=False, max_new_tokens=8, pad_token_id=2)[0, ids.shape[1] :]
     assert together[0] == tokenizer.decode(out, skip_special_tokens=True).strip()
+
+
+def test_greedy_replies_after_a_shared_start(responsive_llm_folder):
+    """Prompts of other lengths that begin alike, one of them nothing but the start: as each alone."""
+    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
+    start = token_ids(tokenizer, "You are a friend. Say something kind about the weather to")
+    ends = [" me", " a friend who lost the train ticket at the station", ""]
+    prompts = [embed(llm, [torch.cat([start, token_ids(tokenizer, end)])]) for end in ends]
+    alone = [greedy_replies(llm, tokenizer, [p], 8)[0] for p in prompts]
+    read = []
+    watch = llm.model.register_forward_hook(
+        lambda _, __, kw, ___: read.append(
+            kw["inputs_embeds"].shape[:2] if kw.get("inputs_embeds") is not None else None
+        ),
+        with_kwargs=True,
+    )
+    assert greedy_replies(llm, tokenizer, prompts, 8) == alone
+    watch.remove()
+    shared = len(prompts[2]) - 1  # its last token is read again
+    assert read[:2] == [(1, shared), (3, len(prompts[1]) - shared)]
+    assert len(set(alone)) > 1
+    assert greedy_replies(llm, tokenizer, prompts[:1] * 2, 8) == alone[:1] * 2

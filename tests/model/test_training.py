@@ -1,5 +1,7 @@
 """The training loop: order, budget, rate, best checkpoint, against AdamW and by hand."""
 
+import json
+
 import pytest
 import torch
 
@@ -84,6 +86,38 @@ def test_a_loss_that_is_not_finite_stops_training():
             lambda: {"loss": 1.0},
             TrainingSettings(),
         )
+
+
+@pytest.mark.parametrize("fault", ["loss", "gradient"])
+def test_the_batch_that_broke_training_is_named_and_saved(tmp_path, fault):
+    """The state before it is kept, and the run that goes on from there meets the same batch at once."""
+    settings = TrainingSettings(learning_rate=0.2, batch_size=3)
+    parameters, loss, evaluate = regression(torch.float32)
+    bad = plan_batches([1] * 16, settings)[3]
+
+    def breaks(rows):
+        value, logs = loss(rows)
+        if rows == bad and fault == "loss":
+            value = value * float("inf")
+        if rows == bad and fault == "gradient":
+            value.register_hook(lambda g: g * float("nan"))
+        return value, logs
+
+    names = [f"meld/train/{i}" for i in range(16)]
+    what = "loss is inf" if fault == "loss" else "the gradient's norm is nan"
+    told = f"step 4: {what} on rows {', '.join(names[i] for i in bad)}; saved in "
+    ran: list[int] = []
+
+    def note(step, *_):
+        ran.append(step)
+
+    for steps in ([1, 2, 3], []):
+        ran.clear()
+        with pytest.raises(TrainingError, match=told):
+            fit(parameters, [1] * 16, breaks, evaluate, settings, note, Checkpoints(tmp_path), names)
+        assert ran == steps
+    assert json.loads((tmp_path / "failed-batch.json").read_text())["rows"] == bad
+    assert all(torch.isfinite(p).all() for p in parameters.values())
 
 
 class Killed(BaseException):

@@ -127,7 +127,8 @@ def test_labels_without_text_and_text_without_label(tmp_path):
     write_dialogue(tmp_path, "Ses01F_impro01", TURNS, labels=labels)
     result = read_all(tmp_path)
     assert [u.emotion_raw for u in result.utterances] == ["neu", None, None, None]
-    assert sorted(r.reason for r in result.rejects) == ["bad_label_line", "label_without_text"]
+    assert sorted(r.reason for r in result.defects) == ["bad_label_line", "label_without_text"]
+    assert not result.rejects
 
 
 def test_unknown_label_names_the_line(tmp_path):
@@ -145,6 +146,65 @@ def test_splits(tmp_path):
     assert splits != {u.dialogue_id: u.split for u in read_all(tmp_path, seed=1).utterances}
     small = read_all(tmp_path, dialogues=3)
     assert Counter(u.split for u in small.utterances) == {"train": 1, "dev": 1, "test": 1}
+
+
+def test_leaving_one_session_out_leaves_its_speakers_out(tmp_path):
+    for session in range(1, 6):
+        for number in range(4):
+            write_dialogue(tmp_path, f"Ses0{session}F_impro{number:02}", TURNS)
+    result = read_all(tmp_path, iemocap_test_session=5)
+    speakers = {
+        split: {u.speaker for u in result.utterances if u.split == split}
+        for split in ("train", "dev", "test")
+    }
+    assert speakers["test"] == {"Ses05F", "Ses05M"}
+    assert not speakers["test"] & (speakers["train"] | speakers["dev"]) and speakers["dev"]
+    assert len({u.dialogue_id for u in result.utterances if u.split == "test"}) == 4
+    with pytest.raises(RawDataError, match="no Session3"):
+        read_all(tmp_path, iemocap_test_session=3, dialogues=1)
+
+
+def test_ninety_ten_by_dialogue(tmp_path):
+    """151 dialogues as in the release: 15 are test, and no dialogue is torn apart."""
+    for number in range(151):
+        write_dialogue(tmp_path, f"Ses0{1 + number % 5}F_impro{number // 5:02}", TURNS[:2])
+    result = read_all(tmp_path)
+    splits = {}
+    for u in result.utterances:
+        splits.setdefault(u.dialogue_id, set()).add(u.split)
+    assert all(len(found) == 1 for found in splits.values())
+    assert Counter(min(found) for found in splits.values()) == {"train": 122, "dev": 14, "test": 15}
+
+
+def test_times_ties_and_overlaps(tmp_path):
+    turns = [
+        ("F000", 1.0, 5.0, "Long.", "neu"),
+        ("M000", 1.0, 3.0, "Short, at the same time.", "neu"),
+        ("M001", 1.0, 3.0, "Tied: as in the file.", "neu"),
+        ("F001", 0.5, 9.0, "Over all of them.", "neu"),
+        ("F002", 4.0, 3.0, "Ends before it starts.", "neu"),
+    ]
+    write_dialogue(tmp_path, "Ses01F_impro01", turns)
+    result = read_all(tmp_path)
+    assert [u.text for u in result.utterances] == [
+        "Over all of them.", "Short, at the same time.", "Tied: as in the file.", "Long.",
+    ]  # fmt: skip
+    assert [u.seconds for u in result.utterances] == [8.5, 2.0, 2.0, 4.0]
+    assert [r.reason for r in result.rejects] == ["ends_before_it_starts"]
+    assert [r.reason for r in result.defects] == ["label_without_text"]
+
+
+def test_a_line_ends_at_line_ends_only(tmp_path):
+    write_dialogue(
+        tmp_path, "Ses01F_impro01", [("F000", 1.0, 2.0, "One\u2028turn\x0bonly: yes]: no.", "neu")]
+    )
+    (u,) = read_all(tmp_path).utterances
+    assert u.text == "One\u2028turn\x0bonly: yes]: no."
+
+
+def test_sounds_alone_are_kept_and_counted(tmp_path):
+    write_dialogue(tmp_path, "Ses01F_impro01", TURNS)
+    assert any("1 utterances are sounds alone" in note for note in read_all(tmp_path).notes)
 
 
 def test_copies_by_session(tmp_path):

@@ -11,13 +11,14 @@ from storage.exchanges import cut_exchanges
 from storage.filestat import content_digest
 from storage.labels import LabelError
 from storage.readers.find import RawDataError, find_datasets, read_dataset, source_files
+from storage.readers.meld import stated_seconds
 from storage.settings import DataSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data/meld"
 HEADER = (
     "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 )
-TIMES = '"00:16:16,059","00:16:21,731"'
+EPISODES = {"train": 1, "dev": 2, "test": 3}
 
 needs_meld = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared MELD label files are not here")
 
@@ -33,11 +34,13 @@ def real():
 
 
 def write_labels(path, rows, header=HEADER):
-    """rows: (utterance, speaker, emotion, dialogue, turn)."""
+    """rows: (utterance, speaker, emotion, dialogue, turn). No two clips show the same seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [header]
+    episode = EPISODES[path.name.partition("_")[0]]
     for number, (text, speaker, emotion, dialogue, turn) in enumerate(rows, start=1):
-        lines.append(f'{number},"{text}",{speaker},{emotion},neutral,{dialogue},{turn},8,21,{TIMES}')
+        times = f'"00:{number // 60:02}:{number % 60:02},059","00:{number // 60:02}:{number % 60:02},859"'
+        lines.append(f'{number},"{text}",{speaker},{emotion},neutral,{dialogue},{turn},8,{episode},{times}')
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode())
 
 
@@ -182,9 +185,75 @@ def test_rows_that_are_none_are_rejected_by_name(tmp_path):
     assert sorted(r.reason for r in result.rejects) == ["bad_row", "duplicate", "empty_text"]
 
 
+def test_a_quote_left_open_costs_one_row(tmp_path):
+    write_labels(tmp_path / "dev_sent_emo.csv", PLAIN)
+    path = tmp_path / "dev_sent_emo.csv"
+    path.write_bytes(path.read_bytes().replace(b'"Hi."', b'"Hi.'))
+    result = read_all(tmp_path)
+    assert [u.text for u in result.utterances] == ["No.", "Oh, well."]
+    assert [(r.reason, r.detail[:24]) for r in result.rejects] == [("bad_row", "dev_sent_emo.csv line 2:")]
+
+
+def test_a_comma_without_quotes_shifts_no_field(tmp_path):
+    write_labels(tmp_path / "dev_sent_emo.csv", PLAIN)
+    path = tmp_path / "dev_sent_emo.csv"
+    path.write_bytes(path.read_bytes().replace(b'"Oh, well."', b"Oh, well."))
+    result = read_all(tmp_path)
+    assert len(result.utterances) == 2 and [r.reason for r in result.rejects] == ["bad_row"]
+
+
+def test_stated_lengths():
+    assert stated_seconds("00:16:16,059", "00:16:21,731") == 5.672
+    assert stated_seconds("0:59:59,900", "1:00:00,400") == 0.5
+    assert stated_seconds("0:00:01,000", "0:00:01,000") == 0.0
+    assert stated_seconds("0:00:02,000", "0:00:01,000") is None
+    assert stated_seconds("", "00:00:01,000") is None and stated_seconds("1:2:3,4", "soon") is None
+
+
+@needs_meld
+def test_real_lengths(real):
+    """Golden values: hours, and how many are shorter than 0.1 s and 0.3 s or longer than 15 s."""
+    for split, hours, tiny, short, long in (("train", 8.71, 8, 151, 25), ("dev", 0.96, 2, 17, 6)):
+        stated = [u.seconds for u in real.utterances if u.split == split and u.seconds is not None]
+        assert round(sum(stated) / 3600, 2) == hours
+        assert (sum(s < 0.1 for s in stated), sum(s < 0.3 for s in stated)) == (tiny, short)
+        assert sum(s > 15 for s in stated) == long
+
+
+@needs_meld
+def test_real_row_with_comma_and_open_parenthesis(real):
+    text = next(u.text for u in real.utterances if u.key == ("meld", "train", "309", 0))
+    assert "," in text and text.count("(") == text.count(")") + 1
+
+
+@needs_meld
+def test_no_control_of_the_damaged_encoding_is_left(real):
+    assert not [u for u in real.utterances if any("\x80" <= c <= "\x9f" or c == "\xa0" for c in u.text)]
+
+
+def test_known_bad_clips_are_withdrawn_and_their_text_stays(tmp_path):
+    """Damaged (125, 3), wrongly cut (309, 0), drifting (793, 0): only the last keeps its clip."""
+    rows = [(f"Line {d}.", "A", "joy", d, t) for d, t in ((125, 3), (309, 0), (793, 0), (1, 0))]
+    write_labels(tmp_path / "train_sent_emo.csv", rows)
+    write_labels(
+        tmp_path / "dev_sent_emo.csv", [("Did they?", "A", "joy", 110, 7), ("No.", "B", "joy", 1, 1)]
+    )
+    for _, _, _, dialogue, turn in rows:
+        touch(tmp_path / f"train_splits/dia{dialogue}_utt{turn}.mp4", f"{dialogue} {turn}".encode())
+    touch(tmp_path / "dev_splits_complete/dia1_utt1.mp4", b"dev")
+    result = read_all(tmp_path)
+    assert len(result.utterances) == 6 and not result.rejects
+    clips = {int(u.dialogue_id): u.media_digest is not None for u in result.utterances if u.split == "train"}
+    assert clips == {125: False, 309: False, 793: True, 1: True}
+    assert Counter(r.reason for r in result.defects) == {
+        "known_bad": 2, "known_bad_flagged": 1, "known_missing": 1,
+    }  # fmt: skip
+    assert all("issue" in r.detail for r in result.defects)
+
+
 def test_not_utf8_is_an_error(tmp_path):
     touch(tmp_path / "dev_sent_emo.csv", HEADER.encode() + b"\n1,it\x92s\n")
-    with pytest.raises(RawDataError, match="not UTF-8"):
+    with pytest.raises(RawDataError, match=r"dev_sent_emo\.csv line 2: not UTF-8"):
         read_all(tmp_path)
 
 

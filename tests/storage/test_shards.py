@@ -112,8 +112,9 @@ def test_other_tables_and_versions_are_refused(tmp_path, monkeypatch):
     data = write_table([], "utterances")
     with pytest.raises(ShardError, match="holds utterances, not exchanges"):
         read_table(data, "exchanges")
-    monkeypatch.setitem(shards.VERSIONS, "utterances", 2)
-    with pytest.raises(ShardError, match="schema version 1, this program reads version 2"):
+    now = shards.VERSIONS["utterances"]
+    monkeypatch.setitem(shards.VERSIONS, "utterances", now + 1)
+    with pytest.raises(ShardError, match=f"schema version {now}, this program reads version {now + 1}"):
         read_table(data, "utterances")
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pa.table({"a": [1]}), foreign)

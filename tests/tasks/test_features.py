@@ -25,7 +25,7 @@ from storage.utterance import Utterance
 from tasks.features import extract_features
 from tasks.session import Session
 from tasks.settings import load_settings
-from tasks.shards import of_table
+from tasks.shard_names import of_table
 from tasks.stages.planner import Board, run_graph
 from tasks.stages.stage import Weights, Workspace
 

@@ -109,3 +109,48 @@ def test_a_model_that_is_gone_does_not_serve(folder):
     digest = record["outputs"][0]["digest"]
     (folder / "store/objects" / digest[:2] / digest).unlink()
     assert plan(folder, NEVER).state == "stale"
+
+
+def trained_from(folder: Path) -> list[str]:
+    """What the latest training started from, by its key's inputs."""
+    last = json.loads((folder / "store/last" / UNTIL / "all.json").read_text())
+    return [digest for name, digest in last["parts"]["input"].items() if name.startswith("start ")]
+
+
+def heldout(folder: Path, *changes: str) -> tuple[float, float]:
+    """Held-out loss before and after the latest training."""
+    ((tree,),) = plan(folder, *changes).outputs.values()
+    with session(folder) as opened:
+        report = json.loads((opened.store.folder(tree) / "report.json").read_text())
+    return report["history"]["heldout"][0]["loss"], min(h["loss"] for h in report["history"]["heldout"])
+
+
+WARM = "retrain.warm_start=true"
+
+
+def test_a_warm_start_goes_on_from_last_time_and_is_part_of_the_key(folder):
+    ((tree,),) = plan(folder).outputs.values()
+    _, reached = heldout(folder)
+    assert run(folder, WARM) == []  # the option alone makes nothing stale
+    say_otherwise(folder, 1)
+    assert run(folder, WARM) == ["compressor.pretrain", "utterances"]
+    assert trained_from(folder) == [tree.digest]
+    begun, _ = heldout(folder, WARM)
+    assert begun == pytest.approx(reached, abs=1e-4)  # dev did not change: it starts where the last one ended
+    assert run(folder, WARM) == []
+    assert plan(folder).state == "stale"  # without the option it is not the model that was asked for
+
+
+def test_a_warm_start_is_for_changed_rows_alone(folder):
+    say_otherwise(folder, 1)
+    run(folder, WARM, "compressor.pretrain.learning_rate=0.01")
+    assert trained_from(folder) == []
+
+
+def test_a_warm_start_from_what_is_gone_is_a_new_start(folder):
+    record = json.loads(next((folder / "store/records" / UNTIL).glob("*.json")).read_text())
+    digest = record["outputs"][0]["digest"]
+    (folder / "store/objects" / digest[:2] / digest).unlink()
+    say_otherwise(folder, 1)
+    assert run(folder, WARM) == ["compressor.pretrain", "utterances"]
+    assert trained_from(folder) == []

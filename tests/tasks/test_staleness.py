@@ -15,7 +15,7 @@ from storage.sample.layout import write_sample
 from storage.shards import read_table
 from tasks.session import Session
 from tasks.settings import load_settings
-from tasks.shards import of_table
+from tasks.shard_names import of_table
 from tasks.stages import fingerprint
 from tasks.stages.planner import Board, run_graph
 

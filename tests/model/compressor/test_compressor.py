@@ -1,12 +1,13 @@
 """Memories: what they depend on, their place in the LLM's space, and loading what was saved."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.compressor.compressor import CompressorError, load_compressor, new_compressor
+from model.compressor.compressor import CompressorError, MambaCompressor, new_compressor
 from model.compressor.settings import CompressorSettings
 from model.llm import load_llm
 
@@ -88,7 +89,7 @@ def test_a_checkpoint_keeps_its_weights(llm, tiny_mamba_folder):
 def test_saved_and_loaded_is_equal_and_holds_no_llm_table(compressor, llm, tmp_path):
     compressor.save(tmp_path)
     assert "table" not in load_file(tmp_path / "model.safetensors")
-    again = load_compressor(tmp_path, llm[1], llm[0].get_input_embeddings().weight)
+    again = MambaCompressor.load(tmp_path, llm[1], llm[0].get_input_embeddings().weight)
     assert torch.equal(again.compress([DIALOGUE])[0], compressor.compress([DIALOGUE])[0])
     assert not any(p.requires_grad for p in again.parameters())
 
@@ -97,17 +98,40 @@ def test_loading_is_strict(llm, tmp_path):
     table = llm[0].get_input_embeddings().weight
     new_compressor(SMALL, llm[1], table, None).save(tmp_path)
     with pytest.raises(CompressorError, match="width 64, this one has 32"):
-        load_compressor(tmp_path, llm[1], table[:, :32])
+        MambaCompressor.load(tmp_path, llm[1], table[:, :32])
     weights = load_file(tmp_path / "model.safetensors")
     weights["other"] = weights.pop("mem")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(CompressorError, match="mem, other"):
-        load_compressor(tmp_path, llm[1], table)
+    with pytest.raises(CompressorError, match="missing: mem; unknown: other"):
+        MambaCompressor.load(tmp_path, llm[1], table)
     (tmp_path / "config.json").write_text(json.dumps({"kind": "small"}))
     with pytest.raises(CompressorError, match="train it again"):
-        load_compressor(tmp_path, llm[1], table)
+        MambaCompressor.load(tmp_path, llm[1], table)
     with pytest.raises(CompressorError, match="no compressor"):
-        load_compressor(tmp_path / "absent", llm[1], table)
+        MambaCompressor.load(tmp_path / "absent", llm[1], table)
+
+
+def test_listening_turn_by_turn_equals_compressing_the_dialogue(compressor):
+    lines = DIALOGUE * 4
+    whole, past, sizes = compressor.compress([lines])[0], None, set()
+    for number, line in enumerate(lines):
+        memory, past = compressor.listen(line, past)
+        assert torch.allclose(memory, whole[number], atol=1e-5 * float(whole.abs().max()))
+        sizes.add(sum(t.window.numel() + t.state.numel() for t in past))
+    assert len(sizes) == 1  # what is kept does not grow
+
+
+def test_a_partial_or_foreign_checkpoint_names_its_weights(llm, tiny_mamba_folder, tiny_llm_folder, tmp_path):
+    table = llm[0].get_input_embeddings().weight
+    shutil.copytree(tiny_mamba_folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.1.mixer.D"))
+    weights["stray"] = weights.pop(name)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CompressorError, match=r"missing: .*layers\.1\.mixer\.D; unknown: stray"):
+        new_compressor(SMALL, llm[1], table, tmp_path)
+    with pytest.raises(CompressorError, match="a llama model"):
+        new_compressor(SMALL, llm[1], table, tiny_llm_folder)
 
 
 def test_an_empty_utterance_is_refused(compressor):

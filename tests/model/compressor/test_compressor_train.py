@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from model.compressor.compressor import load_compressor, new_compressor
+from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
 from model.compressor.train import finetune, pretrain, windows
@@ -78,7 +78,7 @@ def test_a_checkpoint_is_trained_with_its_own_tokenizer(tiny_llm_folder, tiny_ma
     chosen = settings(1, weights=str(tiny_mamba_folder))
     pretrain(tiny_llm_folder, TEXTS[:16], TEXTS[:4], chosen, tmp_path)
     llm, tokenizer = load_llm(tiny_llm_folder, "float32")
-    loaded = load_compressor(tmp_path, None, llm.get_input_embeddings().weight)
+    loaded = MambaCompressor.load(tmp_path, None, llm.get_input_embeddings().weight)
     assert loaded.shape.kind == "checkpoint" and loaded.ids("happy").tolist()
 
 

@@ -1,27 +1,39 @@
-"""The scan against transformers' MambaModel and against a hand calculation."""
+"""The scan and the stack against transformers, a plain loop, a hand calculation, and numerical derivatives."""
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MambaConfig, MambaModel
 
-from model.compressor.mamba import Mamba, selective_scan
+from model.compressor.mamba import Mamba, MambaShape
+from model.compressor.scan import CHUNK, selective_scan
 
 
 def test_scan_by_hand():
     # One channel, one state: A = -1, dt = 1, so the state decays by 1/e and takes in B x.
     ones = torch.ones(1, 2, 1)
     x = torch.tensor([[[2.0], [3.0]]])
-    y = selective_scan(x, ones, torch.tensor([[-1.0]]), ones, 5 * ones, torch.tensor([0.5]))
+    y, _ = selective_scan(x, ones, torch.tensor([[-1.0]]), ones, 5 * ones, torch.tensor([0.5]))
     decay = torch.exp(torch.tensor(-1.0))
     assert torch.allclose(y.flatten(), torch.stack([5 * 2 + 1.0 + 0 * decay, 5 * (2 * decay + 3) + 1.5]))
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("length", [1, 3, 17])
-def test_equals_transformers_forward_and_gradients(length):
+def test_equals_transformers_forward_and_gradients(length, biased):
     torch.manual_seed(0)
-    config = MambaConfig(vocab_size=11, hidden_size=32, state_size=8, num_hidden_layers=2)
+    config = MambaConfig(
+        vocab_size=11,
+        hidden_size=32,
+        state_size=8,
+        num_hidden_layers=2,
+        use_bias=biased,
+        use_conv_bias=not biased,
+        conv_kernel=3 if biased else 4,
+    )
     theirs = MambaModel(config)
-    ours = Mamba(hidden=32, layers=2, state=8)
+    sizes = {name: getattr(config, name) for name in MambaShape.model_fields}
+    ours = Mamba(MambaShape(**sizes))
     weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("embeddings.")}
     ours.load_state_dict(weights, strict=True)
     inputs = torch.randn(3, length, 32)
@@ -38,9 +50,103 @@ def test_equals_transformers_forward_and_gradients(length):
         assert torch.allclose(parameter.grad, expected[name].grad, atol=1e-4, rtol=1e-3), name
 
 
+def loop(x, dt, A, B, C, D, state):
+    """The definition, one step after the other, for autograd to differentiate."""
+    outputs, h = [], state
+    for t in range(x.shape[1]):
+        decay = torch.exp(dt[:, t, None] * A.t())
+        h = decay * h + B[:, t, :, None] * (dt[:, t] * x[:, t])[:, None]
+        outputs.append((C[:, t, :, None] * h).sum(1) + D * x[:, t])
+    return torch.stack(outputs, 1), h
+
+
+def scan_inputs(batch=2, length=3, channels=3, states=2, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*sizes):
+        return torch.randn(sizes, generator=generator, dtype=dtype)
+
+    inputs = [
+        draw(batch, length, channels),
+        draw(batch, length, channels).exp(),
+        -draw(channels, states).exp(),
+        draw(batch, length, states),
+        draw(batch, length, states),
+        draw(channels),
+        draw(batch, states, channels),
+    ]
+    return [t.requires_grad_() for t in inputs]
+
+
+@pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+def test_scan_equals_the_definition_in_values_and_every_gradient(length):
+    inputs = scan_inputs(length=length)
+    ours, theirs = selective_scan(*inputs), loop(*inputs)
+    weights = [torch.randn_like(t) for t in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10)
+    gradients = [
+        torch.autograd.grad(sum((w * t).sum() for w, t in zip(weights, outputs, strict=True)), inputs)
+        for outputs in (ours, theirs)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_scan_passes_gradcheck():
+    assert torch.autograd.gradcheck(selective_scan, scan_inputs(length=CHUNK + 2))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation returned."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        found = out if isinstance(out, tuple | list) else [out]
+        self.size = max([self.size, *(t.numel() for t in found if torch.is_tensor(t))])
+        return out
+
+
+def test_scan_never_holds_a_state_for_every_step():
+    inputs = scan_inputs(2, 16 * CHUNK, 4, 16)
+    with LargestTensor() as seen:
+        selective_scan(*inputs)[0].sum().backward()
+    state = 2 * 16 * 4
+    assert seen.size == max((CHUNK + 1) * state, *(t.numel() for t in inputs)) < 16 * CHUNK * state / 3
+
+
+@torch.no_grad()
+def test_going_on_equals_reading_at_once():
+    torch.manual_seed(0)
+    mamba = Mamba(MambaShape(hidden_size=16, num_hidden_layers=2))
+    inputs = torch.randn(2, 23, 16)
+    found, past = [], None
+    for part in inputs.split([1, 2, 9, 11], 1):
+        hidden, past = mamba.advance(part, past)
+        found.append(hidden)
+    assert torch.allclose(torch.cat(found, 1), mamba(inputs), atol=1e-5)
+
+
+@torch.no_grad()
+def test_states_equal_those_of_transformers():
+    torch.manual_seed(0)
+    theirs = MambaModel(MambaConfig(vocab_size=11, hidden_size=32, state_size=8, num_hidden_layers=2)).eval()
+    ours = Mamba(MambaShape(hidden_size=32, num_hidden_layers=2, state_size=8), vocabulary=11)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    ids = torch.randint(0, 11, (2, 9))
+    cache = theirs(ids, use_cache=True).cache_params
+    _, states = ours.advance(ours.embeddings(ids))
+    for layer, state in zip(cache.layers, states, strict=True):
+        found = layer.recurrent_states
+        found = found[0] if not torch.is_tensor(found) else found
+        assert torch.allclose(found, state.state.transpose(1, 2), atol=1e-5)
+
+
 def test_no_time_step_sees_a_later_one():
     torch.manual_seed(0)
-    mamba = Mamba(hidden=16, layers=2)
+    mamba = Mamba(MambaShape(hidden_size=16, num_hidden_layers=2))
     inputs = torch.randn(1, 6, 16, requires_grad=True)
     mamba(inputs)[0, 2].sum().backward()
     reached = inputs.grad[0].abs().sum(-1) > 0

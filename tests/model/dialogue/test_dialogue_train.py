@@ -1,20 +1,23 @@
 """LoRA finetuning on a tiny LLM: what learns, what stays, and plain peft reading what was saved."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from model.adapter import AdapterError
+from model.branches import reply_log_probs
 from model.compressor.compressor import new_compressor
 from model.compressor.settings import CompressorSettings
 from model.dialogue.dialogue import DialogueModel, load_dialogue, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.dialogue.train import Exchanges, add_adapter, train_dialogue
-from model.llm import load_llm, reply_log_probs
+from model.llm import load_llm
 from model.settings import TrainingSettings
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
@@ -86,6 +89,34 @@ def test_plain_peft_reads_the_adapter(responsive_llm_folder, compressor_folder, 
     }
 
 
+def test_a_partial_or_foreign_adapter_names_its_weights(responsive_llm_folder, trained, tmp_path):
+    def load():
+        return load_dialogue(responsive_llm_folder, tmp_path, None, None, "text", "float32")
+
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    weights = load_file(trained[0] / "adapter_model.safetensors")
+    name = next(name for name in weights if "layers.1.self_attn.v_proj.lora_B" in name)
+    for change, told in (
+        ({"stray": weights[name].clone()}, "unknown: stray"),
+        ({name: weights[name][:, :2].contiguous()}, "of another shape: .*v_proj.lora_B"),
+        ({name: None}, "missing: .*layers.1.self_attn.v_proj.lora_B"),
+    ):
+        changed = {n: t for n, t in {**weights, **change}.items() if t is not None}
+        save_file(changed, tmp_path / "adapter_model.safetensors")
+        with pytest.raises(AdapterError, match=told):
+            load()
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(AdapterError, match="no adapter can be read"):
+        load()
+
+
+def test_a_prompt_beyond_the_window_is_refused(responsive_llm_folder):
+    llm, _ = load_llm(responsive_llm_folder, "float32")
+    window = llm.config.max_position_embeddings
+    with pytest.raises(ValueError, match=f"have {window + 1} tokens, the LLM's window has {window}"):
+        reply_log_probs(llm, [torch.zeros(window - 1, 64)], [torch.tensor([5, 2])])
+
+
 def test_without_memories_nothing_is_reconstructed(responsive_llm_folder, tmp_path):
     report = train_dialogue(responsive_llm_folder, examples(16), examples(6), settings(3), tmp_path, "text")
     assert report["learned"] and "reconstruction" not in report["heldout_after"]
@@ -102,7 +133,7 @@ def test_same_seed_same_bytes(responsive_llm_folder, compressor_folder, tmp_path
             "memory",
             compressor_folder,
         )
-    for file in ("adapter_model.safetensors", "adapter_config.json", "report.json"):
+    for file in ("adapter_model.safetensors", "adapter_config.json", "report.json", "card.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
@@ -137,3 +168,12 @@ def test_bad_input_is_refused(responsive_llm_folder, tmp_path):
         train_dialogue(responsive_llm_folder, [blank], examples(2), settings(), tmp_path, "text")
     with pytest.raises(ValueError, match="0 train"):
         train_dialogue(responsive_llm_folder, [], examples(2), settings(), tmp_path, "text")
+
+
+def test_training_goes_on_from_an_adapter(responsive_llm_folder, compressor_folder, trained, tmp_path):
+    folder, first = trained
+    again = train_dialogue(
+        responsive_llm_folder, examples(24), examples(6), settings(1), tmp_path, "memory", compressor_folder,
+        start=folder,
+    )  # fmt: skip
+    assert again["heldout_before"]["loss"] == pytest.approx(first["heldout_after"]["loss"], abs=1e-5)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.branches import attention_mask, branched_log_probs, plan_layout
+from model.branches import branched_log_probs, plan_layout, reply_log_probs
 from model.epo.loss import epo_loss, joined, pair_log_probs, total_loss
-from model.llm import prefix_cache, reply_log_probs
+from model.llm import prefix_cache
 
 BETA, GAMMA, WEIGHT = 2.0, 0.5, 1.0
 
@@ -38,14 +38,19 @@ CHOSEN = random_ids([5, 1, 2, 40], 2)
 REJECTED = random_ids([1, 9, 33, 3], 3)
 
 
-def ours(llm) -> torch.Tensor:
-    prompts = [llm.get_input_embeddings()(p) for p in PROMPTS]
+SHARED = [torch.cat([torch.arange(40, 49), p]) for p in PROMPTS]
+"""The same prompts behind a start of nine tokens, as an instruction is."""
+
+
+def ours(llm, prompts=PROMPTS) -> torch.Tensor:
+    with torch.no_grad():
+        prompts = [llm.get_input_embeddings()(p) for p in prompts]
     return total_loss(pair_log_probs(llm, prompts, CHOSEN, REJECTED), BETA, GAMMA, WEIGHT)[0]
 
 
-def trl_batch(replies, name: str) -> dict[str, torch.Tensor]:
-    rows = [torch.cat(pair) for pair in zip(PROMPTS, replies, strict=True)]
-    labels = [torch.cat([torch.full_like(p, -100), r]) for p, r in zip(PROMPTS, replies, strict=True)]
+def trl_batch(prompts, replies, name: str) -> dict[str, torch.Tensor]:
+    rows = [torch.cat(pair) for pair in zip(prompts, replies, strict=True)]
+    labels = [torch.cat([torch.full_like(p, -100), r]) for p, r in zip(prompts, replies, strict=True)]
     pad = torch.nn.utils.rnn.pad_sequence
     return {
         f"{name}_input_ids": pad(rows, True, 2),
@@ -54,7 +59,7 @@ def trl_batch(replies, name: str) -> dict[str, torch.Tensor]:
     }
 
 
-def trl_loss(llm) -> torch.Tensor:
+def trl_loss(llm, prompts=PROMPTS) -> torch.Tensor:
     """TRL's own methods on a stand-in that carries the settings they read."""
     trainer = pytest.importorskip("trl.experimental.cpo").CPOTrainer
     stand_in = SimpleNamespace(
@@ -71,7 +76,7 @@ def trl_loss(llm) -> torch.Tensor:
         concatenated_inputs=trainer.concatenated_inputs,
         get_batch_logps=trainer.get_batch_logps,
     )
-    batch = {**trl_batch(CHOSEN, "chosen"), **trl_batch(REJECTED, "rejected")}
+    batch = {**trl_batch(prompts, CHOSEN, "chosen"), **trl_batch(prompts, REJECTED, "rejected")}
     chosen, rejected, _, _, nll = trainer.concatenated_forward(stand_in, llm, batch)
     losses, _, _ = trainer.cpo_loss(stand_in, chosen, rejected)
     return losses.mean() + stand_in.cpo_alpha * nll
@@ -80,18 +85,34 @@ def trl_loss(llm) -> torch.Tensor:
 def gradients(llm, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     llm.zero_grad()
     loss.backward()
-    return {name: p.grad.clone() for name, p in llm.named_parameters()}
+    return {name: p.grad.clone() for name, p in llm.named_parameters() if p.grad is not None}
 
 
-def test_value_and_every_gradient_equal_trl():
+@pytest.mark.parametrize("prompts", [PROMPTS, SHARED, SHARED[:1] * 4], ids=["apart", "shared", "equal"])
+def test_value_and_every_gradient_equal_trl(prompts):
+    """Embeddings of prompts are constants here, as in training; of replies they are not."""
     llm = tiny_llama()
-    mine, theirs = ours(llm), trl_loss(llm)
+    llm.get_input_embeddings().requires_grad_(False)
+    mine, theirs = ours(llm, prompts), trl_loss(llm, prompts)
     assert mine.item() == pytest.approx(theirs.item(), rel=1e-5)
     mine_by_name, theirs_by_name = gradients(llm, mine), gradients(llm, theirs)
+    assert mine_by_name.keys() == theirs_by_name.keys() and "lm_head.weight" in mine_by_name
     for name, theirs_gradient in theirs_by_name.items():
         assert torch.allclose(
             mine_by_name[name], theirs_gradient, rtol=1e-5, atol=1e-5 * theirs_gradient.abs().max()
         ), name
+
+
+def test_prompts_that_learn_get_the_gradients_of_separate_forwards():
+    """Equal prompts that carry gradients are not taken for one."""
+    llm = tiny_llama().requires_grad_(False)
+    start = torch.randn(6, 64)
+    apart, together = ([start.clone().requires_grad_() for _ in range(2)] for _ in range(2))
+    for prompt, reply in zip(apart, CHOSEN, strict=False):
+        reply_log_probs(llm, [prompt], [reply])[0].sum().backward()
+    reply_log_probs(llm, together, CHOSEN[:2])[0].sum().backward()
+    for a, b in zip(apart, together, strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-5 * float(a.grad.abs().max()))
 
 
 def test_hand_calculation():
@@ -134,19 +155,22 @@ def test_branches_equal_one_forward_per_reply_with_and_without_prefix():
     assert torch.allclose(branched_log_probs(llm, whole, replies)[0], log_probs, atol=1e-5)
 
 
-def test_mask_by_hand():
-    """Prompt of 2, replies of 2 and 1, then one padding column; one token cached before all."""
-    layout = plan_layout([2, 3], [[2, 1], [2, 1]], start=1)
-    assert layout.positions[0].tolist() == [1, 2, 3, 4, 3, 0]
-    seen = (attention_mask(layout.segments, 1, torch.float32)[0, 0] == 0).int().tolist()
-    assert seen == [
-        [1, 1, 0, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0, 0],
+def test_layout_by_hand():
+    """Prompts of 3 and 4, of which 2 shared, replies of 2 and 1 to each; one token cached before all."""
+    layout = plan_layout([3, 4], [[2, 1], [2, 1]], shared=2, cached=1)
+    assert layout.positions.tolist() == [1, 2, 3, 4, 5, 4, 3, 4, 5, 6, 5]
+    first, second = layout.blocks
+    assert (first.start, first.replies, first.end) == (2, 3, 6)
+    assert (second.start, second.replies, second.end) == (6, 8, 11)
+    # Cached, shared, shared, the prompt's own token; then the replies.
+    assert first.seen.int().tolist() == [
         [1, 1, 1, 1, 1, 0, 0],
-        [1, 1, 1, 0, 0, 1, 0],
-        [1, 1, 1, 0, 0, 0, 1],
+        [1, 1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0, 0, 1],
     ]
+    assert second.seen.shape == (3, 8)
+    assert layout.sources.tolist() == [2, 3, 2, 7, 8, 7]
+    assert layout.owner.tolist() == [0, 0, 1, 2, 2, 3]
 
 
 def test_empty_reply_and_prompt_are_refused():

@@ -1,5 +1,6 @@
 """EPO training on a tiny dialogue model: it ranks pairs, leaves the base alone, and repeats itself."""
 
+import hashlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
-from model.epo.train import has_collapsed, train_epo
+from model.epo.train import has_collapsed, mean_repetition, train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
@@ -60,7 +61,7 @@ def test_same_seed_same_bytes(tmp_path):
     for name in ("a", "b"):
         train_epo(tiny_dialogue(), pairs(8), pairs(4), SETTINGS, tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
-    assert files == ["adapter_config.json", "adapter_model.safetensors", "report.json"]
+    assert files == ["adapter_config.json", "adapter_model.safetensors", "card.json", "report.json"]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
@@ -68,6 +69,37 @@ def test_same_seed_same_bytes(tmp_path):
 def test_length_alone_is_reported(tmp_path):
     report = train_epo(tiny_dialogue(), pairs(4), pairs(4), SETTINGS, tmp_path)
     assert report["length_accuracy"] == 1.0  # every true reply is longer here
+
+
+def test_what_is_logged(tmp_path):
+    report = train_epo(tiny_dialogue(), pairs(4), pairs(4), SETTINGS, tmp_path)
+    assert report["gamma_over_beta"] == 0.25
+    step = report["history"]["train"][0]
+    for name in ("reward_chosen", "reward_rejected", "margin", "accuracy", "epo", "nll"):
+        assert name in step and name in report["heldout_after"]
+    assert step["length_chosen"] > step["length_rejected"] > 1
+    assert 0 <= report["repetition_after"] <= 1
+
+
+def test_the_card_tells_what_was_learnt_from(tmp_path):
+    cards = []
+    for number, count in enumerate((4, 5)):
+        train_epo(tiny_dialogue(), pairs(count), pairs(4), SETTINGS, tmp_path / str(number))
+        cards.append(json.loads((tmp_path / str(number) / "card.json").read_text()))
+    card, other = cards
+    assert card["weights"]["llm"].startswith("random:tiny-llm")
+    assert card["settings"] == SETTINGS.model_dump(mode="json")
+    assert card["data"]["train"]["rows"] == 4 and card["data"]["heldout"] == other["data"]["heldout"]
+    assert card["data"]["train"]["sha256"] != other["data"]["train"]["sha256"]
+    digest = hashlib.sha256((tmp_path / "0" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert card["files"] == {"adapter_model.safetensors": digest}
+    assert card["heldout_after"]["epo"] < card["heldout_before"]["epo"]
+
+
+def test_repetition_by_hand():
+    # Pairs of "1 2 1 2 1": 12, 21, 12, 21: two of four stood there before.
+    assert mean_repetition([[1, 2, 1, 2, 1], [1, 2, 3]]) == 0.25
+    assert mean_repetition([[7]]) == 0.0 and mean_repetition([]) is None
 
 
 def test_bad_input_is_refused(tmp_path):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.branches import reply_log_probs
 from model.extractor.extractor import ExtractorError, load_extractor, new_extractor
 from model.extractor.recognise import EMOTIONS, emotion_pieces, emotion_scores, recognise, shared_start
 from model.extractor.settings import ExtractorSettings
-from model.llm import embed, load_llm, prefix_cache, reply_ids, reply_log_probs
+from model.llm import embed, load_llm, prefix_cache, reply_ids
 from model.prompts import EMOTION_WORDS
 from model.zoo.resolve import resolve
 
@@ -78,7 +79,7 @@ def test_damaged_folders_are_refused_by_name(tiny, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     weights["stray"] = weights.pop("audio.projection.bias")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(ExtractorError, match="audio.projection.bias, stray"):
+    with pytest.raises(ExtractorError, match="missing: audio.projection.bias; unknown: stray"):
         load_extractor(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ExtractorError, match="train it again"):

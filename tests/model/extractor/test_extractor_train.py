@@ -84,7 +84,7 @@ def test_same_seed_same_bytes(llm_folder, tmp_path):
     for name in ("a", "b"):
         train(llm_folder, tmp_path / name, quick(1))
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
-    assert files == ["config.json", "model.safetensors", "report.json"]
+    assert files == ["card.json", "config.json", "model.safetensors", "report.json"]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
@@ -107,5 +107,16 @@ def test_bad_clips_are_refused_by_key(tmp_path):
     bare = EmotionExample("k2", None, None, "Hm.", "sad", "one")
     with pytest.raises(ValueError, match="k2 has neither"):
         train_extractor(resolve("tiny-llm"), good, [bare], SETTINGS, tmp_path)
+    silent = EmotionExample("k3", good[0].audio[:0], None, "Hm.", "sad", "one")
+    with pytest.raises(ValueError, match="the audio of k3 has length zero"):
+        train_extractor(resolve("tiny-llm"), [silent], good, SETTINGS, tmp_path)
     with pytest.raises(ValueError, match="no heldout clips"):
         train_extractor(resolve("tiny-llm"), good, [], SETTINGS, tmp_path)
+
+
+def test_training_goes_on_from_an_extractor(llm_folder, tmp_path):
+    first = train(llm_folder, tmp_path / "first")
+    again = train_extractor(
+        llm_folder, clips(56, 1), clips(21, 2), SETTINGS, tmp_path / "again", start=tmp_path / "first"
+    )
+    assert again["heldout_before"]["loss"] == pytest.approx(first["heldout_after"]["loss"], abs=1e-5)

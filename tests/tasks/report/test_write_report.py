@@ -8,8 +8,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from storage.readers.common import Dialogues
+from storage.settings import DataSettings
 from storage.shards import write_table
 from storage.store import Ref, Store, canonical
+from storage.utterance import Reject, Utterance
+from tasks.cards import make_card
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
 from tasks.report.stage import write_report
 from tasks.settings import load_settings, weight_names
@@ -17,6 +21,13 @@ from tasks.stages.stage import Weights, Workspace
 
 EMOTIONS = ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful")
 RUNGS = ("1-llm", "2-ft", "3-mc", "4-av", "5-epo")
+COMPARED = {"with": {"candidates": 16, "usable": 12}, "without": {"candidates": 16, "usable": 2}}
+SIDES = {"chosen": 0.0, "rejected": 0.25}
+QUALITY = {
+    "pairs": 4, "words": {"chosen": 6.5, "rejected": 13.25}, "longer": 0.75, "shorter": 0.0, "length_gap": 6.75,
+    "repetition": SIDES, "echo": SIDES, "overlap": 0.125, "reused": 0.5, "accuracy": {"length": 0.807, "style": 0.61},
+    "bound": 0.75, "above": ["length"],
+}  # fmt: skip
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
@@ -67,17 +78,19 @@ def _rejects(store: Store, name: str, rows: list[dict]) -> Ref:
 
 
 def _utterances(store: Store, notes: list[str]) -> list[Ref]:
-    emotions = {"happy": 5, "none": 7}
-    splits = {
-        split: {"utterances": 12, "dialogues": 2, "with_media": 0, "emotions": emotions}
+    said = [
+        Utterance("meld", split, f"d{t % 2}", t, "A", "hello", "happy" if t < 5 else None, "joy", seconds=2.5)
         for split in ("train", "dev")
-    }
+        for t in range(12)
+    ]
+    away = Reject("meld", "train", "d1", 30, "no_text", "row 3 has no <text> & more")
+    read = Dialogues(said, [away], [away], notes, rows=len(said) + 1)
     rows = [{**_key(t), "speaker": "A", "text": "hello"} for t in range(12)]
     reject = {**_key(3), "stage": "utterances", "reason": "no_text", "detail": "row 3 has no <text> & more"}
     return [
         _shard(store, "utterances", "meld/train/0", rows),
         _rejects(store, "meld", [reject]),
-        _json(store, "card/meld", {"splits": splits, "rejects": 1, "notes": notes}),
+        _json(store, "card/meld", make_card("meld", read, DataSettings(), False)),
     ]
 
 
@@ -116,6 +129,8 @@ def _scores(store: Store) -> list[Ref]:
             "reason": None if place else "echo",
             "seed": 1,
             "engine": "transformers 5",
+            "weights": "wheel:x",
+            "settings": "{}",
             "cosine": _cosine(turn, place),
         }
         for turn in range(8)
@@ -156,6 +171,11 @@ def _pairs(store: Store) -> list[Ref]:
         "rejects": {"not_below_threshold": 4},
         "least_cosines": sorted(_cosine(t, least[t]) for t in range(8)),
         "kept_at_paper_threshold": 0,
+        "selection": "least_similar",
+        "by_dataset": {"meld": {"exchanges": 8, "pairs": 4}},
+        "by_reply_emotion": {"happy": {"exchanges": 8, "pairs": 4}},
+        "by_asked_emotion": {"Fearful": {"candidates": 8, "usable": 7, "below": 5, "pairs": 4}},
+        "cosine_counts": [0] * 24 + [7] * 8 + [0] * 8,
     }
     return [
         _shard(store, "pairs", "meld/train/0", kept),
@@ -240,10 +260,11 @@ def _artefacts(store: Store, folder, notes=()) -> dict[str, list[Ref] | None]:
         "utterances": _utterances(store, list(notes)),
         "utterances.exchanges": _exchanges(store),
         "features": None,
-        "candidates": [],
+        "candidates": [_json(store, "plain/meld/train/0", COMPARED)],
         "scores": _scores(store),
         "scores.calibration": _calibration(store),
         "pairs": _pairs(store),
+        "pairs.quality": [_json(store, "quality.json", QUALITY)],
         "extractor": None,
         "compressor.pretrain": _trained(store, folder / "a", True, **memory),
         "compressor.finetune": _trained(store, folder / "b", True, **memory, **reconstructed),
@@ -439,3 +460,39 @@ def test_same_artefacts_give_the_same_bytes(tmp_path):
         store = Store(tmp_path / name)
         made.append(_report(tmp_path, _artefacts(store, tmp_path), store))
     assert made[0] == made[1]
+
+
+def test_pairs_say_what_else_tells_the_replies_apart(text_run):
+    _, page, facts = text_run
+    text = page.text["pairs"]
+    assert "These pairs can be told apart without their emotion." in text
+    assert "sees only length ranks 80.7 % of held-out pairs right : above the bound of 75 %" in text.replace(
+        "right:", "right :"
+    )
+    assert "6.5, 13.2" in text and "75.0 % of candidates usable with them, 12.5 % without" in text
+    assert "4 of 8" in text and "62 %" in text  # by dataset and emotion; below the threshold
+    assert facts["quality"]["accuracy"]["length"] == 0.807
+    assert facts["examples_compared"]["without"]["share"] == 0.125
+
+
+def test_quality_within_the_bound_is_not_loud(store, tmp_path):
+    artefacts = _artefacts(store, tmp_path)
+    artefacts["pairs.quality"] = [_json(store, "quality.json", {**QUALITY, "above": []})]
+    text = Page(_report(tmp_path, artefacts, store)[0]).text["pairs"]
+    assert "told apart without" not in text and "80.7 %" in text
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_control_stands_beside_epos_gain(store, tmp_path, shown):
+    gains = {"epo": [0.05, 0.01, 0.09], "random": [0.04, 0.0, 0.08], "difference": [0.01, -0.02, 0.04]}
+    artefacts = {**_artefacts(store, tmp_path), "epo.control": _trained(store, tmp_path / "c2", True)}
+    metrics = json.loads(store.read(_metrics(store, [*RUNGS, "6-random"])[0]))
+    metrics["control"] = {"base": "3-mc", "rung": "5-epo", "control": "6-random", "shown": shown}
+    metrics["control"] |= dict.fromkeys(("emotionscore", "emotionscore_second", "bertscore"), gains)
+    artefacts["metrics"] = [_json(store, "metrics.json", metrics)]
+    html, facts = _report(tmp_path, artefacts, store)
+    page = Page(html)
+    assert ("The emotion signal is not shown." in page.text["ladder"]) is not shown
+    assert "Gain over 3-mc" in page.text["ladder"] and "0.010 −0.020 to 0.040" in page.text["ladder"]
+    assert "EPO on random replies" in page.text["training"] and facts["control"]["shown"] is shown
+    assert "not in the paper" in page.text["ladder"]

@@ -59,6 +59,11 @@ def seen(worker: StageWorker, word: str) -> tuple[str, str]:
     return pid, words
 
 
+def test_items_in_quick_succession_do_not_end_one_another(worker):
+    words = [f"w{i}" for i in range(60)]
+    assert [seen(worker, word)[1] for word in words] == words
+
+
 def test_a_forked_item_leaves_nothing_behind(worker):
     first, second = seen(worker, "one"), seen(worker, "two")
     assert (first[1], second[1]) == ("one", "two")

@@ -1,0 +1,84 @@
+"""The card beside every adapter or checkpoint: what it was made from, how, and how well it learnt.
+
+Knows nothing of any method. A card holds digests and no paths, so that equal runs write equal cards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from model.report import write_json
+from model.training import History
+from model.zoo.resolve import RECORD, identity
+
+CARD = "card.json"
+
+
+def write_card(
+    folder: Path,
+    weights: Mapping[str, Path],
+    data: Mapping[str, Sequence],
+    settings: BaseModel,
+    history: History,
+) -> None:
+    """card.json in `folder`, whose *.safetensors it names by digest.
+
+    weights: role -> folder of the weights that were built upon; data: split -> rows that were learnt from or
+    looked at (dataclasses, tuples, texts, tensors).
+    """
+    folder = Path(folder)
+    after = next(check for check in history.heldout if check["step"] == history.best_step)
+    content = {
+        "weights": {role: weights_identity(path) for role, path in weights.items()},
+        "data": {split: {"rows": len(rows), "sha256": rows_digest(rows)} for split, rows in data.items()},
+        "settings": settings.model_dump(mode="json"),
+        "heldout_before": history.heldout[0],
+        "heldout_after": after,
+        "steps": len(history.train),
+        "tokens": history.tokens,
+        "files": {path.name: _file_digest(path) for path in sorted(folder.glob("*.safetensors"))},
+    }
+    write_json(content, folder / CARD)
+
+
+def weights_identity(folder: Path) -> str:
+    """Where weights came from: their pinned source, or else a digest of the folder's files."""
+    record = Path(folder) / RECORD
+    if record.is_file():
+        return json.loads(record.read_text(encoding="utf-8"))["identity"]
+    return identity(str(folder))
+
+
+def rows_digest(rows: Sequence) -> str:
+    """SHA-256 of rows in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        _add(digest, row)
+    return digest.hexdigest()
+
+
+def _add(digest, value) -> None:
+    if dataclasses.is_dataclass(value):
+        _add(digest, [getattr(value, field.name) for field in dataclasses.fields(value)])
+    elif isinstance(value, Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, list | tuple):
+        digest.update(f"[{len(value)}".encode())
+        for part in value:
+            _add(digest, part)
+    else:
+        digest.update(json.dumps(value).encode())
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

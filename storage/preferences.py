@@ -1,0 +1,61 @@
+"""Preference pairs as other programs read them: Parquet in the conversational form of preference trainers.
+
+Knows the columns, their types and the bytes; nothing of the store or of how pairs are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_TEXT = pa.string()
+_MESSAGES = pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))
+
+PREFERENCES = pa.schema(
+    [
+        pa.field("prompt", _MESSAGES, nullable=False),
+        pa.field("chosen", _MESSAGES, nullable=False),
+        pa.field("rejected", _MESSAGES, nullable=False),
+        pa.field("history", pa.list_(_TEXT), nullable=False),
+        pa.field("dataset", _TEXT, nullable=False),
+        pa.field("split", _TEXT, nullable=False),
+        pa.field("dialogue_id", _TEXT, nullable=False),
+        pa.field("turn", pa.int32(), nullable=False),
+        pa.field("sentence_emotion", _TEXT),
+        pa.field("chosen_emotion", _TEXT),
+        pa.field("rejected_emotion", _TEXT, nullable=False),
+        pa.field("cosine", pa.float64(), nullable=False),
+        pa.field("candidate_prompt", _TEXT, nullable=False),
+        pa.field("engine", _TEXT, nullable=False),
+        pa.field("weights", _TEXT, nullable=False),
+        pa.field("settings", _TEXT, nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("scorer", _TEXT, nullable=False),
+    ]
+)
+"""prompt, chosen, rejected, then where each row comes from."""
+
+COLUMNS = {
+    "prompt": "one user message: the sentence",
+    "chosen": "one assistant message: the true reply",
+    "rejected": "one assistant message: the counter-emotional reply, written by the LLM",
+    "history": "the turns before the sentence, role-tagged, oldest first",
+    "dataset, split, dialogue_id, turn": "key of the sentence in the source corpus",
+    "sentence_emotion, chosen_emotion": "the corpus' labels; null where it has none",
+    "rejected_emotion": "emotion the rejected reply was asked for",
+    "cosine": "emotional similarity of rejected and chosen by the scorer",
+    "candidate_prompt, engine, weights, settings, seed": "how the rejected reply was made",
+    "scorer": "identity of the emotion scorer",
+}
+"""Columns -> what they hold, for the data card."""
+
+
+def write_preferences(rows: Iterable[dict]) -> bytes:
+    """Parquet bytes of the rows in the order of their keys; the same rows in any order give the same bytes."""
+    rows = sorted(rows, key=lambda row: (row["dataset"], row["split"], row["dialogue_id"], row["turn"]))
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(rows, schema=PREFERENCES)
+    pq.write_table(table, sink, compression="zstd", compression_level=3, version="2.6")
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,145 @@
+"""Preference pairs of a finished run as a dataset of their own: Parquet files and a data card.
+
+Knows nothing of how pairs were chosen beyond what the run's artefacts say.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from storage.errors import InputError
+from storage.preferences import COLUMNS, write_preferences
+from storage.store import Ref, Store, write_atomic
+from tasks.run import RunRequest
+from tasks.settings import Settings
+from tasks.shards import read_rows
+from tasks.stages.stage import Weights
+
+SPLITS = ("train", "dev")
+NEEDED = ("utterances", "utterances.exchanges", "scores", "pairs", "pairs.quality")
+
+
+def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
+    """Write SPLIT.parquet and README.md to `folder`; returns the rows of each split.
+
+    Raises InputError where the pairs have not been made with these settings, or the folder holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty: give a new folder")
+    with request.session() as session:
+        plans = {plan.stage.name: plan for plan in session.plan("pairs")}
+        for name in NEEDED:
+            if plans[name].state != "fresh":
+                raise InputError(
+                    f"{name} is {plans[name].state}: `empamba run --until pairs` makes the pairs"
+                )
+        artefacts = {name: [r for refs in plans[name].outputs.values() for r in refs] for name in NEEDED}
+        (scorer,) = {item.arguments["scorer"].identity for item in plans["scores"].items}
+        rows = _rows(session.store, artefacts, scorer)
+        counts = {}
+        for split in SPLITS:
+            inside = [row for row in rows if row["split"] == split]
+            counts[split] = len(inside)
+            write_atomic(folder / f"{split}.parquet", write_preferences(inside))
+        weights = plans["candidates"].items[0].arguments["llm"]
+        card = _card(session.store, artefacts, session.settings, counts, weights)
+        write_atomic(folder / "README.md", card.encode())
+    return counts
+
+
+def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[dict]:
+    from tasks.examples import read_dialogues, row_key, tagged  # torch, which no refusal needs
+
+    histories = {}
+    for dialogue in read_dialogues(store, artefacts["utterances"], *SPLITS).values():
+        lines = tagged(dialogue)
+        histories |= {u.key: list(lines[:at]) for at, u in enumerate(dialogue)}
+    exchanges = {
+        row_key(r): r for r in read_rows(store, artefacts["utterances.exchanges"], "exchanges", *SPLITS)
+    }
+    made = {(*row_key(r), r["emotion"]): r for r in read_rows(store, artefacts["scores"], "scores")}
+    rows = []
+    for pair in read_rows(store, artefacts["pairs"], "pairs"):
+        key = row_key(pair)
+        candidate, exchange = made[*key, pair["rejected_emotion"]], exchanges[key]
+        rows.append(
+            {
+                "prompt": [{"role": "user", "content": pair["sentence"]}],
+                "chosen": [{"role": "assistant", "content": pair["chosen"]}],
+                "rejected": [{"role": "assistant", "content": pair["rejected"]}],
+                "history": histories[key],
+                **{name: pair[name] for name in ("dataset", "split", "dialogue_id", "turn")},
+                "sentence_emotion": exchange["sentence_emotion"],
+                "chosen_emotion": exchange["reply_emotion"],
+                "rejected_emotion": pair["rejected_emotion"],
+                "cosine": pair["cosine"],
+                "candidate_prompt": candidate["prompt"],
+                **{name: candidate[name] for name in ("engine", "weights", "settings", "seed")},
+                "scorer": scorer,
+            }
+        )
+    return rows
+
+
+def _card(
+    store: Store,
+    artefacts: dict[str, list[Ref]],
+    settings: Settings,
+    counts: dict[str, int],
+    llm: Weights,
+) -> str:
+    """The data card, with the YAML head that dataset hubs and `datasets` read."""
+    pairs, quality = (
+        json.loads(store.read(next(r for r in artefacts[stage] if r.name == name)))
+        for stage, name in (("pairs", "pairs.json"), ("pairs.quality", "quality.json"))
+    )
+    told = {name: "too few to say" if v is None else f"{v:.1%}" for name, v in quality["accuracy"].items()}
+    above = (
+        " **Above the bound: these pairs can be told apart without their emotion.**"
+        if quality["above"]
+        else ""
+    )
+    sources = ", ".join(f"{n} {f['pairs']} of {f['exchanges']}" for n, f in pairs["by_dataset"].items())
+    splits = "\n".join(f"| {split} | {count} |" for split, count in counts.items())
+    columns = "\n".join(f"| {name} | {what} |" for name, what in COLUMNS.items())
+    sampling = settings.candidates.sampling
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: train.parquet
+  - split: dev
+    path: dev.parquet
+task_categories:
+- text-generation
+tags:
+- preference
+- emotion
+---
+
+# Counter-emotional preference pairs
+
+For each exchange of a dialogue the true reply (chosen) and a reply to the same sentence in another emotion (rejected),
+as in arXiv 2412.17572, sections 3.3 and 8: the LLM answers in {len(settings.candidates.emotions)} emotions, and the
+usable answer whose emotion is least like the true reply's is kept where its cosine is below a threshold.
+
+| split | rows |
+|---|---|
+{splits}
+
+- **Sources** (pairs of exchanges): {sources or "none"}. The dialogues' texts are their datasets' and fall under their
+  licences, which may forbid passing this dataset on.
+- **Rejected replies** by `{llm.name}` (`{llm.identity}`), engine {", ".join(pairs["engines"]) or "none"},
+  temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, {sampling.max_new_tokens} tokens at most,
+  {settings.candidates.examples} worked examples.
+- **Selection**: {pairs["selection"]}, cosine below {pairs["threshold"]:g} (the paper's: {pairs["paper_threshold"]:g}),
+  by the scorer `{settings.scorer.weights}`.
+- **What else tells the replies apart**: length alone ranks {told["length"]} of held-out pairs right, style alone
+  {told["style"]} (50 % would be nothing, the bound is {quality["bound"]:.0%}).{above}
+
+| column | |
+|---|---|
+{columns}
+"""

@@ -1,0 +1,177 @@
+"""Tokens a second of the candidates' engine beside its peers. `make bench NAME=generation`.
+
+The same prompts (table 7 with two worked examples over MELD's or the sample's sentences), weights, precision, seeds and
+sampling, one OpenMP thread each, one engine after the other in fresh processes, start-up not counted:
+- task: what the stage does, rows stored as they finish;
+- bare: `vllm.LLM.generate` over the same token ids;
+- transformers: `model.generate` on batches of like length;
+- fallback: this project's own transformers engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from model.candidates.prompts import candidate_messages
+from model.candidates.settings import GENERATION_EMOTIONS, CandidateSettings
+from model.generation.client import GenerationEngine, child_environment
+from model.generation.protocol import GenerationRequest, request_seed
+from model.generation.settings import EngineSettings
+from model.zoo.resolve import resolve
+from storage.store import RowStore, canonical
+
+ROOT = Path(__file__).resolve().parents[2]
+MELD = ROOT.parent / "shared" / "data" / "meld" / "train_sent_emo.csv"
+SETTINGS = CandidateSettings(examples=2, max_new_tokens=40)
+BATCH = 64
+
+
+def sentences() -> list[str]:
+    """MELD's distinct ones where it lies beside the repository, else the sample corpus'."""
+    if MELD.is_file():
+        with open(MELD, encoding="utf-8", newline="") as lines:
+            return list(dict.fromkeys(row["Utterance"] for row in csv.DictReader(lines)))
+    text = (ROOT / "storage/sample/dialogues.json").read_text(encoding="utf-8")
+    return list(dict.fromkeys(re.findall(r'"([^"]* [^"]*)"', text)))
+
+
+def requests(count: int) -> list[GenerationRequest]:
+    found = []
+    for n in range(count):
+        sentence, emotion = SENTENCES[n // 8 % len(SENTENCES)], GENERATION_EMOTIONS[n % 8]
+        messages = tuple(candidate_messages(sentence, emotion, SETTINGS.examples))
+        found.append(GenerationRequest(f"row{n}", messages, request_seed(messages, SETTINGS.sampling)))
+    return found
+
+
+SENTENCES = sentences()
+
+
+def through_the_task(engine: str, count: int) -> tuple[int, float]:
+    """(new tokens, seconds) of the engine in its process, each row put into a row store."""
+    asked = requests(count)
+    settings = EngineSettings(
+        model=str(resolve("smollm2-135m-instruct")),
+        engine=engine,
+        args=SETTINGS.engine_args.model_copy(update={"batch_size": BATCH}),
+        sampling=SETTINGS.sampling,
+    )
+    with tempfile.TemporaryDirectory() as folder, GenerationEngine(settings) as running:
+        list(running.generate([GenerationRequest("warm", asked[-1].messages, 1)]))
+        rows, tokens, started = RowStore(Path(folder) / "rows.sqlite"), 0, time.monotonic()
+        for row in running.generate(asked):
+            rows.put(row.key, canonical({"text": row.text}))
+            tokens += row.new_tokens
+        return tokens, time.monotonic() - started
+
+
+def bare(count: int) -> tuple[int, float]:
+    from vllm import LLM, SamplingParams
+
+    from model.generation.chat import Chat
+    from model.generation.vllm_engine import vllm_arguments
+
+    folder = str(resolve("smollm2-135m-instruct"))
+    chat, llm = Chat(folder), LLM(model=folder, **vllm_arguments(SETTINGS.engine_args))
+    asked = requests(count)
+    prompts = [{"prompt_token_ids": chat.encode(request.messages)} for request in asked]
+    sampling = [
+        SamplingParams(
+            temperature=SETTINGS.temperature,
+            top_p=SETTINGS.top_p,
+            max_tokens=SETTINGS.max_new_tokens,
+            seed=request.seed,
+            stop_token_ids=list(chat.stop_ids),
+        )
+        for request in asked
+    ]
+    llm.generate(prompts[-1:], sampling[-1:], use_tqdm=False)
+    started = time.monotonic()
+    answers = llm.generate(prompts, sampling, use_tqdm=False)
+    seconds = time.monotonic() - started
+    return sum(len(answer.outputs[0].token_ids) for answer in answers), seconds
+
+
+def transformers(count: int) -> tuple[int, float]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from model.generation.chat import Chat
+
+    torch.set_num_threads(1)
+    folder = resolve("smollm2-135m-instruct")
+    chat = Chat(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    prompts = sorted((chat.encode(request.messages) for request in requests(count)), key=len)
+    torch.manual_seed(0)
+    tokens, started = 0, time.monotonic()
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts[start : start + BATCH]
+        width = max(map(len, batch))
+        ids = torch.tensor([[chat.stop_ids[0]] * (width - len(p)) + p for p in batch])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch])
+        with torch.inference_mode():
+            whole = model.generate(
+                ids, attention_mask=mask, do_sample=True, temperature=SETTINGS.temperature, top_p=SETTINGS.top_p,
+                top_k=0, max_new_tokens=SETTINGS.max_new_tokens, pad_token_id=chat.stop_ids[0],
+            )  # fmt: skip
+        stops = torch.isin(whole[:, width:], torch.tensor(chat.stop_ids))
+        # What stands after the first end of turn is padding.
+        tokens += int((stops.cumsum(1) - stops.long() == 0).sum())
+    return tokens, time.monotonic() - started
+
+
+ENGINES = {
+    "task": lambda count: through_the_task("vllm", count),
+    "bare": bare,
+    "transformers": transformers,
+    "fallback": lambda count: through_the_task("transformers", count),
+}
+
+
+def measured(name: str, count: int) -> dict:
+    """One engine in a process of its own, with the environment the stage gives its engine."""
+    environment = {**child_environment(1), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, "--prompts", str(count), "--only", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+    tokens, seconds = json.loads(done.stdout.splitlines()[-1])
+    figures = {"tokens": tokens, "seconds": round(seconds, 1), "tokens_per_s": round(tokens / seconds, 1)}
+    print(f"{name}: {figures}", flush=True)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prompts", type=int, default=1024)
+    parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--only", choices=list(ENGINES), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(ENGINES[arguments.only](arguments.prompts)))
+        return
+    rows = {name: measured(name, arguments.prompts) for name in arguments.engines}
+    speed = {name: row["tokens_per_s"] for name, row in rows.items()}
+    figures = {
+        "name": "generation",
+        "ratio": round(speed["task"] / speed["bare"], 3),
+        "over_transformers": round(speed["task"] / speed["transformers"], 2),
+        "prompts": arguments.prompts,
+        "cores": os.cpu_count(),
+        "engines": rows,
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Table 3's protocol on a CPU: what a long history costs as text and as memories. `make bench NAME=history`.
+
+Topical-Chat dialogues of 20 turns and more (the bundled sample's, strung together, where it is not there), the
+last turn as the sentence, in table 6's prompt and chat template without audio-visual lines. The prompt is
+processed and nothing is generated. Making the memories is part of their time: once from the whole history, and
+once turn by turn as a conversation goes, when only the newest turn is left to read. One thread, batch 1; time is
+CPU time; memory is the peak above the loaded models, each kind in a process of its own. The compressor is the
+`cpu` profile's, untrained: its weights change no cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from peak import forget_peak, peak_mb
+
+ROOT = Path(__file__).resolve().parents[2]
+TOPICAL_CHAT = ROOT.parent / "shared" / "data" / "topical_chat" / "valid_freq.json"
+SAMPLE = ROOT / "storage" / "sample" / "dialogues.json"
+LLM = "smollm2-135m-instruct"
+LEAST_TURNS = 20
+KINDS = ("text", "memory", "streamed", "text+prefix", "streamed+prefix")
+"""+prefix: the instruction, which never changes, is kept as keys and values. streamed: see above."""
+TURNS = 500
+
+
+def dialogues(count: int) -> list[list[str]]:
+    """Role-tagged lines of the first `count` long dialogues."""
+    if TOPICAL_CHAT.is_file():
+        content = json.loads(TOPICAL_CHAT.read_text(encoding="utf-8"))
+        all_turns = [[turn["message"] for turn in d["content"]] for d in content.values()]
+    else:
+        content = json.loads(SAMPLE.read_text(encoding="utf-8"))
+        lines = [turn["text"] for d in content for turn in d["turns"]]
+        all_turns = [lines[i : i + LEAST_TURNS + 1] for i in range(0, len(lines), LEAST_TURNS + 1)]
+    long = [turns for turns in all_turns if len(turns) > LEAST_TURNS][:count]
+    return [[f"{('gpt', 'human')[i % 2]}: {turn}" for i, turn in enumerate(turns)] for turns in long]
+
+
+def models(kind: str):
+    """The dialogue model without limits of its own to the history, and its compressor."""
+    from model.compressor.compressor import new_compressor
+    from model.compressor.settings import CompressorSettings
+    from model.dialogue.dialogue import DialogueModel
+    from model.dialogue.settings import DialogueSettings
+    from model.llm import load_llm
+    from model.zoo.resolve import resolve
+
+    llm, tokenizer = load_llm(resolve(LLM), "float32")
+    llm.set_attn_implementation("sdpa")
+    table = llm.get_input_embeddings().weight
+    compressor = new_compressor(CompressorSettings(weights=""), tokenizer, table, None)
+    compressor.requires_grad_(False).eval()
+    settings = DialogueSettings(max_history_utterances=10_000, max_history_tokens=100_000)
+    form = "text" if kind.startswith("text") else "memory"
+    return DialogueModel(llm, tokenizer, form, compressor, None, settings), compressor
+
+
+@torch.no_grad()
+def measure(kind: str, count: int) -> dict:
+    """Means over the dialogues: tokens of the prompt and of the history in it, CPU seconds; and the peak MB."""
+    from model.dialogue.examples import DialogueExample
+    from model.llm import body_and_head, embed, filled_cache, prefix_cache
+
+    model, compressor = models(kind)
+    body, head = body_and_head(model.llm)
+    examples = [
+        DialogueExample(str(i), tuple(lines[:-1]), lines[-1].split(": ", 1)[1], "")
+        for i, lines in enumerate(dialogues(count))
+    ]
+    bare = [
+        sum(map(len, model.pieces([DialogueExample(e.key, (), e.sentence, "")], {})[0])) for e in examples
+    ]
+    prefix, start = None, 0
+    if kind.endswith("+prefix"):
+        starts = [pieces[0] for pieces in (model.pieces([e])[0] for e in examples)]
+        shortest = min(map(len, starts))
+        start = next((i for i in range(shortest) if len({int(s[i]) for s in starts}) > 1), shortest)
+        prefix = prefix_cache(model.llm, starts[0][:start])
+
+    def process(example: DialogueExample) -> tuple[float, int]:
+        pasts, found = None, []
+        if kind.startswith("streamed"):  # all but the newest turn was read before
+            for line in example.history[:-1]:
+                memory, pasts = compressor.listen(line, pasts)
+                found.append(memory)
+        begin = time.process_time()
+        memories = None
+        if kind.startswith("streamed"):
+            found.append(compressor.listen(example.history[-1], pasts)[0])
+            memories = {example.history: torch.stack(found)}
+        prompt = embed(model.llm, model.pieces([example], memories)[0])
+        cache = None if prefix is None else filled_cache(prefix)
+        hidden = body(
+            inputs_embeds=prompt[None, start:], past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        head(hidden[:, -1])
+        return time.process_time() - begin, len(prompt)
+
+    process(examples[0])
+    before = forget_peak()
+    results = [process(example) for example in examples]
+    sizes = [tokens for _, tokens in results]
+    return {
+        "s": statistics.mean(seconds for seconds, _ in results),
+        "tokens": statistics.mean(sizes),
+        "history": statistics.mean(tokens - b for tokens, b in zip(sizes, bare, strict=True)),
+        "mb": peak_mb() - before,
+        "dialogues": len(examples),
+    }
+
+
+def streaming() -> dict:
+    """CPU milliseconds of a turn by its place in one conversation of TURNS turns, and of reading all of it anew."""
+    _, compressor = models("memory")
+    lines = dialogues(1)[0][:20]  # said over and over, so that places differ and turns do not
+    past, seconds = None, []
+    for turn in range(TURNS):
+        begin = time.process_time()
+        _, past = compressor.listen(lines[turn % len(lines)], past)
+        seconds.append(time.process_time() - begin)
+    begin = time.process_time()
+    compressor.compress([[lines[turn % len(lines)] for turn in range(TURNS)]])
+    return {
+        "early_ms": 1e3 * statistics.median(seconds[5:105]),
+        "late_ms": 1e3 * statistics.median(seconds[-100:]),
+        "anew_ms": 1e3 * (time.process_time() - begin),
+        "state_kb": sum(4 * (t.window.numel() + t.state.numel()) for t in past) / 1024,
+    }
+
+
+def child(kind: str, count: int) -> dict:
+    """One kind in a process of its own, whose allocator gives back what is freed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, __file__, "--kind", kind, "--dialogues", str(count)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kind", choices=(*KINDS, "turns"))
+    parser.add_argument("--dialogues", type=int, default=24)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.kind:
+        found = streaming() if asked.kind == "turns" else measure(asked.kind, asked.dialogues)
+        print(json.dumps(found))
+        return
+    result = {"name": "history", "data": "Topical-Chat" if TOPICAL_CHAT.is_file() else "sample"}
+    found = {kind: child(kind, asked.dialogues) for kind in KINDS}
+    full = found["text"]
+    for kind, f in found.items():
+        print(
+            f"{kind}: {f['tokens']:.1f} tokens ({f['tokens'] / full['tokens'] - 1:+.1%}), history {f['history']:.1f} "
+            f"({f['history'] / full['history'] - 1:+.1%}), {f['s'] * 1e3:.0f} ms ({f['s'] / full['s'] - 1:+.1%}), "
+            f"{f['mb']:.0f} MB above the models ({f['mb'] / full['mb'] - 1:+.1%}); {f['dialogues']} dialogues",
+            flush=True,
+        )
+        result[kind] = {name: round(f[name], 4) for name in ("tokens", "history", "s", "mb")}
+    turns = child("turns", 0)
+    print(
+        f"a turn: {turns['early_ms']:.1f} ms after 5 turns, {turns['late_ms']:.1f} ms before turn {TURNS}, "
+        f"{turns['state_kb']:.0f} kB kept; all {TURNS} anew {turns['anew_ms']:.0f} ms"
+    )
+    result["turns"] = {name: round(value, 2) for name, value in turns.items()}
+    result["ratio"] = round(full["s"] / found["memory"]["s"], 2)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A short pipeline over text alone that several tests run, through real worker and engine processes."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage.sample.layout import write_sample
+from storage.shards import read_table
+from tasks.session import Session
+from tasks.settings import load_settings
+from tasks.shard_names import of_table
+from tasks.stages.planner import Board, run_graph
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    write_sample(tmp_path / "raw", media=False, dialogues=2, turns=6)
+    for tree in ("MultiDialog", "IEMOCAP_full_release"):
+        shutil.rmtree(tmp_path / "raw" / tree)
+    return tmp_path / "raw"
+
+
+class Pipeline:
+    """Runs stages on the sample's MELD text, with candidates that a server on the loopback writes."""
+
+    def __init__(self, folder: Path, raw: Path, server):
+        self.folder, self.raw = folder, raw
+        asked = {
+            "base_url": server.url,
+            "model": "some-7b",
+            "concurrency": 4,
+            "backoff_s": 0.01,
+            "retries": 1,
+        }
+        self.changes = ["candidates.budget=null", "candidates.engine=openai"]
+        self.changes += [f"candidates.server.{name}={json.dumps(value)}" for name, value in asked.items()]
+
+    def run(self, *changes: str, until: str = "candidates", progress=lambda *_: None) -> list[dict]:
+        """The candidates' rows."""
+        with self.session(*changes) as session, ThreadPoolExecutor(1) as pool:
+            run_graph(
+                session.store,
+                session.graph(until),
+                Board(),
+                lambda item, why: pool.submit(session.execute, item, progress),
+                lambda plan: session.release(plan.stage.name),
+            )
+            return [r for ref in self.refs(session, "candidates") for r in self.read(session, ref)]
+
+    def session(self, *changes: str) -> Session:
+        settings = load_settings("tiny", [*self.changes, *changes])
+        return Session(settings, "tiny", self.folder / "store", self.raw)
+
+    def refs(self, session, table):
+        plans = session.plan("candidates")
+        return of_table([r for p in plans for refs in p.outputs.values() for r in refs], table)
+
+    def read(self, session, ref):
+        return read_table(session.store.read(ref), "candidates")
+
+
+@pytest.fixture
+def pipeline(tmp_path, raw, chat_server) -> Pipeline:
+    return Pipeline(tmp_path, raw, chat_server)

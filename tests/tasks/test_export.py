@@ -1,0 +1,107 @@
+"""Exported pairs as other programs read them: Hugging Face datasets, a TRL trainer, and a person."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model.zoo.random_models import write_random_model
+from model.zoo.resolve import is_cached
+from storage.errors import InputError
+from tasks.export import export_pairs
+from tasks.run import RunRequest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHANGES = ("pairs.threshold=1.0",)
+
+pytestmark = pytest.mark.skipif(
+    not is_cached("minilm-l6"), reason="the scorer's encoder is not at hand: empamba weights pull"
+)
+
+
+@pytest.fixture
+def request_(pipeline) -> RunRequest:
+    pipeline.run(*CHANGES, until="pairs")
+    return RunRequest(
+        profile="tiny",
+        changes=(*pipeline.changes, *CHANGES),
+        raw=str(pipeline.raw),
+        store=str(pipeline.folder / "store"),
+    )
+
+
+def test_pairs_go_out_whole_and_come_in_elsewhere(request_, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "out"
+    counts = export_pairs(request_, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "dev.parquet", "train.parquet"]
+    _loads_in_datasets(folder, counts, tmp_path)
+    _trains_in_trl(folder, tmp_path)
+    card = (folder / "README.md").read_text()
+    assert "served:some-7b" in card and f"| train | {counts['train']} |" in card
+    with pytest.raises(InputError, match="is not empty"):
+        export_pairs(request_, folder)
+    with pytest.raises(InputError, match="pairs is stale: `empamba run --until pairs`"):
+        export_pairs(
+            request_.model_copy(update={"changes": (*request_.changes, "pairs.threshold=0.9")}),
+            tmp_path / "o2",
+        )
+    export_pairs(request_, tmp_path / "again")
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+    _shows_as_figure_8(request_, tmp_path)
+
+
+def _loads_in_datasets(folder: Path, counts: dict, tmp_path: Path) -> None:
+    load_dataset = pytest.importorskip("datasets").load_dataset
+    files = {split: str(folder / f"{split}.parquet") for split in ("train", "dev")}
+    loaded = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    by_card = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    for split, count in counts.items():
+        assert loaded[split].num_rows == by_card[split].num_rows == count > 0
+        for row in loaded[split]:
+            assert row["split"] == split and row["chosen"] != row["rejected"]
+            assert f"({row['rejected_emotion']}) {row['prompt'][0]['content']}" in row["candidate_prompt"]
+            assert [m["role"] for name in ("prompt", "chosen", "rejected") for m in row[name]] == [
+                "user", "assistant", "assistant",
+            ]  # fmt: skip
+            assert len(row["history"]) <= row["turn"]
+            assert row["weights"] == "served:some-7b" and json.loads(row["settings"])["top_p"] == 0.95
+
+
+def _trains_in_trl(folder: Path, tmp_path: Path) -> None:
+    """A real step of TRL's DPO on the files as they are: nothing renamed, mapped or dropped."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_random_model("tiny-llm", tmp_path / "llm")
+    files = str(folder / "train.parquet")
+    data = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    trainer = trl.DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tmp_path / "llm"),
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path / "trl"), max_steps=1, per_device_train_batch_size=2, report_to=[],
+            use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=data,
+        processing_class=AutoTokenizer.from_pretrained(tmp_path / "llm"),
+    )  # fmt: skip
+    assert trainer.train().training_loss > 0
+
+
+def _shows_as_figure_8(request_: RunRequest, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows.cli", "show", "candidates", "--rows", "2", "--profile", "tiny"]
+    command += ["--store", request_.store, "--raw", request_.raw]
+    command += [part for change in request_.changes for part in ("--set", change)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("true reply") == 2 == done.stdout.count("◀ counter-emotional")
+    for emotion in ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful"):
+        lines = [line for line in done.stdout.splitlines() if line.strip().startswith(f"{emotion} ")]
+        assert len(lines) == 2 and all("│" in line and "Word " in line for line in lines)

@@ -1,0 +1,132 @@
+"""The pairs stage and what stands beside it, on scores by hand in a real store."""
+
+import json
+
+import pytest
+
+from model.candidates.settings import GENERATION_EMOTIONS
+from model.pairs.settings import PairSettings, QualitySettings
+from storage.errors import InputError
+from storage.shards import read_table
+from storage.store import Store
+from tasks.learned import quality_line
+from tasks.pairs import check_pairs, choose_pairs, random_pairs
+from tasks.shards import write_shard
+from tasks.stages.stage import Workspace
+
+EXCHANGES = 60
+
+
+@pytest.fixture
+def work(tmp_path) -> Workspace:
+    return Workspace(Store(tmp_path / "store"), None, "basis", lambda *_: None)
+
+
+def _place(turn: int) -> dict:
+    return {"dataset": "meld", "split": "train" if turn % 4 else "dev", "dialogue_id": f"d{turn}", "turn": 0}
+
+
+def _shards(work: Workspace):
+    """True replies of five words; candidate n has n + 3 words, and the longer the less similar."""
+    exchanges, scores = {"train": [], "dev": []}, {"train": [], "dev": []}
+    for turn in range(EXCHANGES):
+        place = _place(turn)
+        exchanges[place["split"]].append(
+            {
+                **place,
+                "sentence": f"sentence {turn}",
+                "reply": "one two three four five",
+                "sentence_speaker": "A",
+                "reply_speaker": "B",
+                "selected": True,
+            }
+        )
+        for n, emotion in enumerate(GENERATION_EMOTIONS):
+            scores[place["split"]].append(
+                {
+                    **place,
+                    "emotion": emotion,
+                    "prompt": "p",
+                    "text": " ".join(["word"] * (n + 3)),
+                    "usable": n != 7,
+                    "reason": None,
+                    "seed": n,
+                    "engine": "transformers",
+                    "weights": "wheel:x",
+                    "settings": "{}",
+                    "cosine": 0.5 - n / 10 if turn else 0.9,
+                }
+            )
+    return [
+        [write_shard(work.store, table, f"{table}/meld/{s}/0", r) for s, r in rows.items()]
+        for table, rows in (("scores", scores), ("exchanges", exchanges))
+    ]
+
+
+def _rows(work, refs, table="pairs"):
+    return [
+        r for ref in refs if ref.name.startswith(f"{table}/") for r in read_table(work.store.read(ref), table)
+    ]
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def test_the_paper_takes_the_least_similar(work):
+    scores, exchanges = _shards(work)
+    refs = choose_pairs(scores, exchanges, None, PairSettings(), work)
+    pairs = _rows(work, refs)
+    assert len(pairs) == EXCHANGES - 1 and {pair["rejected_emotion"] for pair in pairs} == {"Angry"}
+    assert [r["reason"] for r in _rows(work, refs, "rejects")] == ["not_below_threshold"]
+
+
+def test_length_matched_pairs_are_balanced_and_what_leaves_is_counted(work):
+    scores, exchanges = _shards(work)
+    refs = choose_pairs(
+        scores, exchanges, None, PairSettings(selection="length_matched", threshold=0.45), work
+    )
+    pairs, rejects = _rows(work, refs), _rows(work, refs, "rejects")
+    assert {_words(pair["rejected"]) for pair in pairs} == {5}  # three, four and five words, nearest to five
+    refs = choose_pairs(
+        scores, exchanges, None, PairSettings(selection="length_matched", threshold=0.15), work
+    )
+    pairs, rejects = _rows(work, refs), _rows(work, refs, "rejects")
+    assert pairs == []  # all that is below is longer: nothing balances them
+    assert [r["reason"] for r in rejects].count("length_unmatched") == EXCHANGES - 1
+    assert len(rejects) == EXCHANGES and json.loads(work.store.read(refs[-1]))["rejects"] == {
+        "length_unmatched": EXCHANGES - 1,
+        "not_below_threshold": 1,
+    }
+
+
+def test_the_control_keeps_the_exchanges_and_draws_any_usable_reply(work):
+    scores, exchanges = _shards(work)
+    refs = [
+        r for r in choose_pairs(scores, exchanges, None, PairSettings(), work) if r.name.startswith("pairs/")
+    ]
+    drawn = random_pairs(refs, scores, PairSettings(), work)
+    assert [r.name for r in drawn] == [r.name for r in refs]
+    pairs, control = _rows(work, refs), _rows(work, drawn)
+    same = ("dataset", "split", "dialogue_id", "turn", "sentence", "chosen")
+    assert [[p[c] for c in same] for p in pairs] == [[p[c] for c in same] for p in control]
+    emotions = {pair["rejected_emotion"] for pair in control}
+    assert len(emotions) >= 5 and GENERATION_EMOTIONS[7] not in emotions  # never an unusable one
+    assert random_pairs(refs, scores, PairSettings(), work) == drawn
+    assert random_pairs(refs, scores, PairSettings(seed=1), work) != drawn
+
+
+def test_quality_warns_loudly_or_stops_the_run(work):
+    scores, exchanges = _shards(work)
+    refs = [
+        r for r in choose_pairs(scores, exchanges, None, PairSettings(), work) if r.name.startswith("pairs/")
+    ]
+    (ref,) = check_pairs(refs, QualitySettings(), work)
+    facts = json.loads(work.store.read(ref))
+    assert facts["accuracy"]["length"] == 1.0 and "length" in facts["above"]
+    assert quality_line(work.store, (ref,)).startswith("NOT ABOUT EMOTION ALONE: length alone 100%")
+    with pytest.raises(InputError, match="length alone 100.0% .* above pairs.quality.bound 0.75") as failure:
+        check_pairs(refs, QualitySettings(error=True), work)
+    assert "\n" not in str(failure.value)
+    (few,) = check_pairs([], QualitySettings(error=True), work)
+    assert quality_line(work.store, (few,)).startswith("too few pairs")

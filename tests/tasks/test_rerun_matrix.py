@@ -1,0 +1,347 @@
+"""What re-runs after which change: the exact items, on the whole real pipeline, at the stage layer.
+
+Every case starts from one finished run over MELD and IEMOCAP trees of the sample corpus. On `tiny` all cases are
+tried, on `cpu`, whose candidates go through vLLM where it is installed, a seeded third. Code is changed in a copy
+of the source tree and run there.
+"""
+
+import csv
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from json import loads
+from pathlib import Path
+
+import pytest
+
+from storage.sample.layout import write_sample
+from tasks.settings import load_settings
+from tasks.stages import stage as stage_module
+from tasks.stages.pool import WorkerPool
+from tests.rerun import digests, run, session
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "candidates.budget=200",
+    *(f"{name}.max_tokens=300" for name in ("extractor.training", "compressor.pretrain", "compressor.finetune")),
+    *(f"{name}.training.max_tokens=300" for name in ("dialogue", "epo")),
+    "extractor.training.heldout_rows=4", "compressor.pretrain.heldout_rows=4",
+    "compressor.finetune.heldout_rows=1", "dialogue.training.heldout_rows=2", "epo.training.heldout_rows=2",
+    "compressor.free_running_rows=1", "replies.exchanges=2", "replies.max_new_tokens=6",
+    "pairs.threshold=1.0", "pairs.fallback=none",
+)  # fmt: skip
+"""Budgets that bring a run in seconds; every exchange of train and dev has its candidates."""
+
+SHARD = "meld/train/0"
+"""Where the changed dialogue lies."""
+
+TEXT_TRAINING = {
+    "compressor.pretrain all",
+    "compressor.finetune all",
+    "dialogue.text all",
+    "dialogue.memory all",
+}
+MEDIA_TRAINING = {"extractor all", "dialogue.audiovisual all", "epo all"}
+TRAINING = TEXT_TRAINING | MEDIA_TRAINING
+REPLIES = {f"replies.{rung} all" for rung in ("2-ft", "3-mc", "4-av", "5-epo")}
+"""Of the rungs that are trained; the first, the LLM as it is, reads test alone."""
+
+READ_AGAIN = {"utterances meld", "utterances.exchanges all", f"features {SHARD}"}
+PAIRS = {f"candidates {SHARD}", f"scores {SHARD}", "pairs all"}
+END = {"report all"}
+
+
+class Corpus:
+    """One raw root and store that a case changes; laid anew for each from the finished run."""
+
+    def __init__(self, profile: str, folder: Path, finished: Path):
+        self.profile, self.folder, self.finished = profile, folder, finished
+        self.store, self.raw = folder / "store", folder / "raw"
+        self.meld = self.raw / "MELD.Raw"
+        settings = load_settings(profile, SMALL)
+        self.workers = WorkerPool(settings.run, self.store, self.raw, {"HF_HUB_OFFLINE": "1"})
+
+    def reset(self) -> None:
+        for name in ("store", "raw"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            shutil.copytree(self.finished / name, self.folder / name)
+
+    def run(self, *changes: str) -> set[str]:
+        with session(self.profile, self.store, self.raw, (*SMALL, *changes), self.workers) as opened:
+            return set(run(opened))
+
+    def run_with(self, tree: Path) -> set[str]:
+        """Run the code of another source tree."""
+        command = [sys.executable, "-m", "tests.rerun", self.profile, str(self.store), str(self.raw), *SMALL]
+        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return set(loads(done.stdout.splitlines()[-1]))
+
+    def digests(self, *changes: str) -> dict[str, str]:
+        with session(self.profile, self.store, self.raw, (*SMALL, *changes)) as opened:
+            return digests(opened)
+
+    def object(self, artefact: str) -> Path:
+        """The file of an artefact, by "stage label name"."""
+        digest = self.digests()[artefact]
+        return self.store / "objects" / digest[:2] / digest
+
+    def edit(self, change: Callable[[list[dict]], list[dict]]) -> None:
+        """Rewrite MELD's train file."""
+        path = self.meld / "train_sent_emo.csv"
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = list(rows[0])
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=columns)
+            writer.writeheader()
+            writer.writerows(change(rows))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """MELD with clips but for one utterance of train, and IEMOCAP as text."""
+    root = tmp_path_factory.mktemp("raw") / "raw"
+    write_sample(root, dialogues=2, turns=4)
+    shutil.rmtree(root / "MultiDialog")
+    for folder in root.glob("IEMOCAP_full_release/Session*/sentences"):
+        shutil.rmtree(folder)
+    for folder in root.glob("IEMOCAP_full_release/Session*/dialog/avi"):
+        shutil.rmtree(folder)
+    (root / "MELD.Raw/train_splits/dia1_utt3.mp4").rename(root.parent / "spare.mp4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def corpora(raw, tmp_path_factory):
+    """Profile -> its corpus, made when first asked for."""
+    made: dict[str, Corpus] = {}
+
+    def of(profile: str) -> Corpus:
+        if profile not in made:
+            finished, work = tmp_path_factory.mktemp("finished"), tmp_path_factory.mktemp("work")
+            shutil.copytree(raw, finished / "raw")
+            with session(profile, finished / "store", finished / "raw", SMALL) as opened:
+                run(opened)
+            made[profile] = Corpus(profile, work, finished)
+        made[profile].reset()
+        return made[profile]
+
+    yield of
+    for corpus in made.values():
+        corpus.workers.close()
+
+
+def with_metrics(expected: set[str], corpus: Corpus, before: dict[str, str], *changes: str) -> set[str]:
+    """The metrics stage runs where a reply came out otherwise, which is seen in the replies themselves."""
+    after = corpus.digests(*changes)
+    told = {name for name in before.keys() | after.keys() if name.startswith("replies.")}
+    moved = any(before.get(name) != after.get(name) for name in told)
+    return expected | ({"metrics all"} if moved else set())
+
+
+# The cases: each changes the corpus and returns what must run ---------------------------------------------
+
+
+def nothing(corpus: Corpus) -> set[str]:
+    return set()
+
+
+def touched(corpus: Corpus) -> set[str]:
+    for path in corpus.raw.rglob("*"):
+        os.utime(path)
+    return set()
+
+
+def sentence_changed(corpus: Corpus) -> set[str]:
+    corpus.edit(lambda rows: [{**rows[0], "Utterance": "Is the kettle on fire?"}, *rows[1:]])
+    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+
+
+def dialogue_added(corpus: Corpus) -> set[str]:
+    corpus.edit(
+        lambda rows: rows + [{**row, "Dialogue_ID": "77"} for row in rows if row["Dialogue_ID"] == "0"]
+    )
+    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+
+
+def dialogue_deleted(corpus: Corpus) -> set[str]:
+    corpus.edit(lambda rows: [row for row in rows if row["Dialogue_ID"] != "1"])
+    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+
+
+def field_nobody_reads(corpus: Corpus) -> set[str]:
+    corpus.edit(lambda rows: [{**row, "Season": "9"} for row in rows])
+    return {"utterances meld"}
+
+
+def label_changed(corpus: Corpus) -> set[str]:
+    corpus.edit(lambda rows: [{**rows[0], "Emotion": "disgust"}, *rows[1:]])
+    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+
+
+def clip_replaced(corpus: Corpus) -> set[str]:
+    clips = corpus.meld / "train_splits"
+    shutil.copyfile(clips / "dia0_utt1.mp4", clips / "dia0_utt0.mp4")
+    return READ_AGAIN | TRAINING | REPLIES | END
+
+
+def clip_removed(corpus: Corpus) -> set[str]:
+    (corpus.meld / "train_splits/dia0_utt0.mp4").unlink()
+    return READ_AGAIN | TRAINING | REPLIES | END
+
+
+def clip_added(corpus: Corpus) -> set[str]:
+    clips = corpus.meld / "train_splits"
+    shutil.copyfile(clips / "dia1_utt2.mp4", clips / "dia1_utt3.mp4")
+    return READ_AGAIN | TRAINING | REPLIES | END
+
+
+def artefact_deleted(corpus: Corpus) -> set[str]:
+    corpus.object(f"features {SHARD} features/{SHARD}").unlink()
+    return {f"features {SHARD}"}
+
+
+def artefact_truncated(corpus: Corpus) -> set[str]:
+    path = corpus.object(f"candidates {SHARD} candidates/{SHARD}")
+    path.write_bytes(path.read_bytes()[:-7])
+    return {f"candidates {SHARD}"}
+
+
+def artefact_flipped(corpus: Corpus) -> set[str]:
+    path = corpus.object("utterances meld utterances/meld/train/0")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return {"utterances meld"}
+
+
+def record_deleted(corpus: Corpus) -> set[str]:
+    next((corpus.store / "records/compressor.pretrain").glob("*.json")).unlink()
+    return {"compressor.pretrain all"}
+
+
+def record_damaged(corpus: Corpus) -> set[str]:
+    path = next((corpus.store / "records/pairs").glob("*.json"))
+    path.write_bytes(path.read_bytes()[:40])
+    return {"pairs all"}
+
+
+CASES = [
+    nothing, touched, sentence_changed, dialogue_added, dialogue_deleted, field_nobody_reads, label_changed,
+    clip_replaced, clip_removed, clip_added, artefact_deleted, artefact_truncated, artefact_flipped,
+    record_deleted, record_damaged,
+]  # fmt: skip
+THIRD = random.Random(0).sample(CASES, len(CASES) // 3)
+
+
+@pytest.mark.parametrize(
+    "profile, case",
+    [("tiny", c) for c in CASES] + [("cpu", c) for c in THIRD],
+    ids=lambda v: getattr(v, "__name__", v),
+)
+def test_exactly_the_stale_items_run(corpora, profile, case):
+    corpus = corpora(profile)
+    before = corpus.digests()
+    expected = case(corpus)
+    assert corpus.run() == with_metrics(expected, corpus, before)
+    assert corpus.run() == set()
+    if case.__name__.startswith(("artefact", "record", "nothing", "touched")):
+        assert corpus.digests() == before
+
+
+@pytest.mark.parametrize("profile", ["tiny", "cpu"])
+def test_a_clean_rebuild_in_another_folder_has_the_same_digests(corpora, profile, tmp_path):
+    corpus = corpora(profile)
+    shutil.copytree(corpus.raw, tmp_path / "elsewhere")
+    with session(profile, tmp_path / "store", tmp_path / "elsewhere", SMALL) as opened:
+        run(opened)
+        assert digests(opened) == corpus.digests()
+
+
+# Settings, weights, libraries ----------------------------------------------------------------------------
+
+
+def test_a_setting_changed_and_changed_back(corpora):
+    corpus = corpora("tiny")
+    before = corpus.digests()
+    expected = {"epo all", "replies.5-epo all", *END}
+    assert corpus.run("epo.gamma=0.3") == with_metrics(expected, corpus, before, "epo.gamma=0.3")
+    assert corpus.run() == set()
+    assert corpus.digests() == before
+
+
+def test_other_weights(corpora):
+    corpus = corpora("tiny")
+    ran = corpus.run("scorer.weights=goemotions-minilm-b")
+    scores = {"scores meld/train/0", "scores meld/dev/0", "scores iemocap/train/0", "scores iemocap/dev/0"}
+    assert scores | {"pairs all", "metrics all", *END} <= ran <= scores | {
+        "pairs all", "epo all", "replies.5-epo all", "metrics all", *END,
+    }  # fmt: skip
+
+
+def test_another_library_version(corpora, monkeypatch):
+    corpus = corpora("tiny")
+    real = stage_module._version
+    monkeypatch.setattr(stage_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
+    readers = {f"dialogue.{kind} all" for kind in ("text", "memory", "audiovisual")} | {"epo all"}
+    assert corpus.run() == readers | REPLIES | {"replies.1-llm all"}  # and all of it to the same bytes
+
+
+# Code ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A copy of the source tree."""
+    for name in ("flows", "tasks", "model", "storage", "deployments"):
+        shutil.copytree(ROOT / name, tmp_path / "tree" / name)
+    (tmp_path / "tree/tests").mkdir()
+    shutil.copy(ROOT / "tests/rerun.py", tmp_path / "tree/tests/rerun.py")
+    return tmp_path / "tree"
+
+
+def rewrite(path: Path, pattern: str, replacement: str) -> None:
+    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
+    assert count == 1, (path, pattern)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_comments_docstrings_formatting_and_unrelated_functions(corpora, tree):
+    path = tree / "model/pairs/selection.py"
+    rewrite(path, r'\A"""', '"""Reworded. ')
+    rewrite(path, r"^def choose\(", "# a remark\n\n\n\ndef choose(")
+    path.write_text(path.read_text() + "\n\ndef unrelated(x):\n    return x + 1\n")
+    assert corpora("tiny").run_with(tree) == set()
+
+
+def test_a_helper_changed_to_the_same_result(corpora, tree):
+    rewrite(
+        tree / "storage/exchanges.py",
+        r"^def cut_exchanges\((.*?)$",
+        r"def cut_exchanges(\1\n    _same = None",
+    )
+    ran = corpora("tiny").run_with(tree)
+    assert ran == {"utterances.exchanges all"}
+
+
+def test_a_helper_changed_to_another_result(corpora, tree):
+    corpus = corpora("tiny")
+    before = corpus.digests()
+    rewrite(tree / "model/metrics/dist.py", r"return ", "return 0.5 * ")
+    assert corpus.run_with(tree) == {"metrics all", *END}
+    assert before.keys() == corpus.digests().keys()
+
+
+def test_a_module_constant_changed(corpora, tree):
+    corpus = corpora("tiny")
+    rewrite(tree / "model/prompts.py", r'^MEMORY = "', 'MEMORY = "The ')
+    ran = corpus.run_with(tree)
+    assert "dialogue.memory all" in ran and not ran & {"utterances meld", "pairs all", "scores meld/train/0"}
