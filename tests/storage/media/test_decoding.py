@@ -25,6 +25,7 @@ SHARED = Path(__file__).resolve().parents[3] / "../shared/data/multidialog_demo"
         ("divx.avi", {"codec": "mpeg4"}),
         ("divx_b.avi", {"codec": "mpeg4", "bf": "1"}),
         ("b.mkv", {"bf": "2"}),
+        ("flash.flv", {"codec": "flv", "b": "4000000"}),
     ],
 )
 def test_frames_are_exact(film, tmp_path, name, options):
@@ -193,6 +194,14 @@ def test_a_clip_is_what_its_files_are(film, tmp_path):
     assert audio["level_db"] == pytest.approx(-13.5, abs=0.5)  # the coder adds a little silence
     assert video["bytes"] == path.stat().st_size
     assert video["frames"] == 25 and "decoder" in video
+
+
+def test_silence_in_the_centre_is_told_as_that(film, tmp_path):
+    sound = np.zeros((6, 48_000), np.float32)
+    sound[0] = film.tone(48_000)  # front left alone
+    path = film.write_video(tmp_path / "a.mp4", [film.coded(0)], sound=(sound, 48_000, "5.1"))
+    with pytest.raises(MediaError, match="no sound in its centre channel"):
+        film.decode_sound(path)
 
 
 def test_a_stream_of_absurdly_many_channels_is_refused(film, tmp_path):
