@@ -39,7 +39,11 @@ class StoreError(RuntimeError):
 
 
 class Ref(BaseModel, frozen=True, extra="forbid"):
-    """An artefact: the name its stage gave it and the digest of its bytes (a tree's: of its listing)."""
+    """An artefact: the name its stage gave it and the digest of its bytes (a tree's: of its listing).
+
+    views: of a table's shard, the digest of each view's rows (storage/tables). view: the one that a reader is
+    given; empty for the whole.
+    """
 
     name: str
     digest: str
@@ -47,6 +51,17 @@ class Ref(BaseModel, frozen=True, extra="forbid"):
     rows: int = 0
     rejects: int = 0
     tree: bool = False
+    views: dict[str, str] = {}
+    view: str = ""
+
+    def seen_as(self, view: str) -> Ref:
+        """The artefact as a reader of one of its views is given it."""
+        return self.model_copy(update={"view": view})
+
+    @property
+    def content(self) -> str:
+        """The digest of what its reader reads."""
+        return self.views[self.view] if self.view else self.digest
 
 
 class Record(BaseModel, frozen=True, extra="forbid"):
@@ -97,8 +112,11 @@ class Store:
     def object_path(self, digest: str) -> Path:
         return self.root / "objects" / digest[:2] / digest
 
-    def put_bytes(self, name: str, data: bytes, rows: int = 0, rejects: int = 0) -> Ref:
-        ref = Ref(name=name, digest=digest_bytes(data), size=len(data), rows=rows, rejects=rejects)
+    def put_bytes(
+        self, name: str, data: bytes, rows: int = 0, rejects: int = 0, views: dict[str, str] | None = None
+    ) -> Ref:
+        digest = digest_bytes(data)
+        ref = Ref(name=name, digest=digest, size=len(data), rows=rows, rejects=rejects, views=views or {})
         if not self.holds(ref):
             write_atomic(self.object_path(ref.digest), data)
         return ref

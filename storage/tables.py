@@ -1,6 +1,6 @@
-"""The pipeline's tables by name: schema version and key columns, in the order in which stages make them.
+"""The pipeline's tables by name: schema version, key columns and views, in the order in which stages make them.
 
-Knows nothing of the other columns or of Parquet, so that planning need not import it.
+Knows nothing of Parquet, so that planning need not import it.
 """
 
 from __future__ import annotations
@@ -23,3 +23,14 @@ _EXTRA_KEY = {"candidates": ("emotion",), "scores": ("emotion",), "replies": ("r
 def key_columns(table: str) -> tuple[str, ...]:
     """The columns that tell one row of a table from another (rejects have no such key)."""
     return KEY_COLUMNS + _EXTRA_KEY.get(table, ())
+
+
+VIEWS = {
+    "utterances": {
+        "words": (*KEY_COLUMNS, "speaker", "text"),
+        "labels": (*KEY_COLUMNS, "speaker", "text", "emotion"),
+    },
+    "exchanges": {"words": (*KEY_COLUMNS, "sentence", "reply")},
+}
+"""Table -> view -> columns. A stage that is given a view of a shard reads these columns and is stale by them alone:
+a replaced clip retrains no model of text."""

@@ -33,9 +33,9 @@ class Utterance:
     turn: int
     speaker: str
     text: str
-    emotion: str | None
+    emotion: str | None = None
     """One of EMOTIONS, or None where the release gives no target label (the turn stays as context)."""
-    emotion_raw: str | None
+    emotion_raw: str | None = None
     """The label as the release spells it."""
     video_path: str | None = None
     audio_path: str | None = None

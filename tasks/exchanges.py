@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 
 from storage.exchanges import Exchange, cut_exchanges
-from storage.shards import exchange_to_row, read_table, row_to_utterance
+from storage.shards import exchange_to_row, row_to_utterance
 from storage.store import Ref, canonical
 from tasks.selection import SelectionSettings, spread
 from tasks.shard_names import of_table, place, shard_name
-from tasks.shards import write_shard
+from tasks.shards import read_rows, write_shard
 from tasks.stages.stage import Workspace
 
 
@@ -21,7 +21,7 @@ def write_exchanges(utterances: list[Ref], selection: SelectionSettings, work: W
     cut: dict[str, list[Exchange]] = {}
     fallen: dict[str, Counter] = {}
     for ref in of_table(utterances, "utterances"):
-        rows = read_table(work.store.read(ref), "utterances")
+        rows = read_rows(work.store, [ref], "utterances")
         exchanges, reasons = cut_exchanges(row_to_utterance(row) for row in rows)
         cut[ref.name] = exchanges
         fallen.setdefault("/".join(place(ref)), Counter()).update(reasons)

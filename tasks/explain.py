@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from storage.store import Ref, Store, StoreError
-from storage.tables import VERSIONS, key_columns
+from storage.tables import VERSIONS, VIEWS, key_columns
 
 NAMED = 5
 """Dialogues named in one reason; further ones are counted."""
@@ -105,6 +105,7 @@ def read_shards(store: Store, refs: list[Ref]) -> Rows:
         table = _table(ref)
         # Of features what they were made from is compared, not the states themselves.
         columns = (*key_columns(table), "media_digest") if table == "features" else None
+        columns = VIEWS[table][ref.view] if ref.view else columns
         found |= group(read_table(store.read(ref), table, columns), table)
     return found
 

@@ -173,7 +173,7 @@ class Pipeline:
             total = max(2, budget // emotions)
             dev = max(1, total // 8)
             selection = SelectionSettings(train=total - dev, dev=dev, seed=self.settings.candidates.seed)
-        refs = _dialogue_shards(needed)
+        refs = _seen(_dialogue_shards(needed), "labels")
         return [Item(EXCHANGES, "all", {"utterances": refs, "selection": selection})]
 
     def _features(self, needed: dict[str, Outputs]) -> list[Item] | NotRun:
@@ -221,7 +221,7 @@ class Pipeline:
                 _label(ref),
                 {
                     "exchanges": ref,
-                    "utterances": utterances[_label(ref)] if settings.history else None,
+                    "utterances": utterances[_label(ref)].seen_as("words") if settings.history else None,
                     **arguments,
                 },
             )
@@ -238,7 +238,7 @@ class Pipeline:
                 _label(ref),
                 {
                     "candidates": ref,
-                    "exchanges": exchanges[_label(ref)],
+                    "exchanges": exchanges[_label(ref)].seen_as("words"),
                     "settings": scorer,
                     "scorer": _weights(scorer.weights),
                 },
@@ -251,7 +251,7 @@ class Pipeline:
             return NotRun("pairs.fallback is none")
         scorer = self.settings.scorer
         arguments = {
-            "utterances": _dialogue_shards(needed, "train"),
+            "utterances": _seen(_dialogue_shards(needed, "train"), "labels"),
             "pairs": PairSettings(
                 calibration_pairs=self.settings.pairs.calibration_pairs, seed=self.settings.pairs.seed
             ),
@@ -293,7 +293,9 @@ class Pipeline:
         if needed["features"] is None:
             return NotRun(NO_MEDIA)
         arguments = {
-            "utterances": of_table(_refs(needed, "utterances"), "utterances", "train", "dev"),
+            "utterances": _seen(
+                of_table(_refs(needed, "utterances"), "utterances", "train", "dev"), "labels"
+            ),
             "features": of_table(_refs(needed, "features"), "features", "train", "dev"),
             "settings": self.settings.extractor,
             "llm": self._llm(),
@@ -318,7 +320,7 @@ class Pipeline:
     def _compressor_arguments(self, needed: dict[str, Outputs], **unread: TrainingSettings) -> dict:
         """`unread`: the other part's settings, at their defaults, so that they make nothing stale."""
         return {
-            "utterances": _dialogue_shards(needed, "train", "dev"),
+            "utterances": _seen(_dialogue_shards(needed, "train", "dev"), "words"),
             "settings": self.settings.compressor.model_copy(update=unread),
             "llm": self._llm(),
         }
@@ -338,6 +340,7 @@ class Pipeline:
         data = _data(needed, "train", "dev")
         arguments = {
             **data,
+            "exchanges": _seen(data["exchanges"], "words"),
             "features": data["features"] if media else [],
             "compressor": _only(needed, "compressor.finetune") if memory else None,
             "extractor": _only(needed, "extractor") if media else None,
@@ -361,6 +364,7 @@ class Pipeline:
         data = _data(needed, "train", "dev")
         arguments = {
             **data,
+            "exchanges": _seen(data["exchanges"], "words"),
             "pairs": of_table(_refs(needed, table), "pairs"),
             "features": data["features"] if media else [],
             "adapter": _only(needed, "dialogue.audiovisual" if media else "dialogue.memory"),
@@ -463,7 +467,7 @@ def _label(ref: Ref) -> str:
 def _data(needed: dict[str, Outputs | None], *splits: str) -> dict[str, list[Ref]]:
     """The shards of the splits, by the argument names that stages share; no features where none are needed."""
     return {
-        "utterances": _dialogue_shards(needed, *splits),
+        "utterances": _seen(_dialogue_shards(needed, *splits), "words"),
         "exchanges": of_table(_refs(needed, "utterances.exchanges"), "exchanges", *splits),
         "features": _of_dialogue_sets(of_table(_refs(needed, "features"), "features", *splits))
         if "features" in needed
@@ -474,6 +478,10 @@ def _data(needed: dict[str, Outputs | None], *splits: str) -> dict[str, list[Ref
 def _dialogue_shards(needed: dict[str, Outputs | None], *splits: str) -> list[Ref]:
     """The utterance shards that hold dialogues. Single clips teach the extractor and nothing else."""
     return _of_dialogue_sets(of_table(_refs(needed, "utterances"), "utterances", *splits))
+
+
+def _seen(refs: list[Ref], view: str) -> list[Ref]:
+    return [ref.seen_as(view) for ref in refs]
 
 
 def _of_dialogue_sets(refs: list[Ref]) -> list[Ref]:

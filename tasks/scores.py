@@ -26,7 +26,7 @@ def score_candidates(
 ) -> list[Ref]:
     """Outputs: scores/…, each candidate with its cosine to the true reply (section 3.3)."""
     rows = read_table(work.store.read(candidates), "candidates")
-    replies = {_key(e): e["reply"] for e in read_table(work.store.read(exchanges), "exchanges")}
+    replies = {_key(e): e["reply"] for e in read_rows(work.store, [exchanges], "exchanges")}
     scored = [row for row in rows if row["text"]]
     cosines = _cosines([(row["text"], replies[_key(row)]) for row in scored], scorer.name, settings, work)
     for row, cosine in zip(scored, cosines, strict=True):

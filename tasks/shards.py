@@ -9,17 +9,28 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from storage.shards import bucket_count, bucket_of, read_table, write_table
-from storage.store import Ref, Store
+from storage.store import Ref, Store, canonical, digest_bytes
+from storage.tables import VIEWS
 from tasks.shard_names import of_table, shard_name
 
 
 def read_rows(store: Store, refs: Iterable[Ref], table: str, *splits: str) -> list[dict]:
-    """All rows of a table's shards, of some splits where given."""
-    return [row for ref in of_table(refs, table, *splits) for row in read_table(store.read(ref), table)]
+    """All rows of a table's shards, of some splits where given; of a view, its columns."""
+    return [
+        row
+        for ref in of_table(refs, table, *splits)
+        for row in read_table(store.read(ref), table, VIEWS[table][ref.view] if ref.view else None)
+    ]
 
 
 def write_shard(store: Store, table: str, name: str, rows: list[dict], rejects: int = 0) -> Ref:
-    return store.put_bytes(name, write_table(rows, table), rows=len(rows), rejects=rejects)
+    views = {view: _digest(rows, columns) for view, columns in VIEWS.get(table, {}).items()}
+    return store.put_bytes(name, write_table(rows, table), rows=len(rows), rejects=rejects, views=views)
+
+
+def _digest(rows: list[dict], columns: tuple[str, ...]) -> str:
+    """Digest of some columns of the rows, the key among them, in the key's order."""
+    return digest_bytes(canonical(sorted([row.get(name) for name in columns] for row in rows)))
 
 
 def write_buckets(store: Store, table: str, rows: list[dict], per_bucket: int) -> list[Ref]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from storage.store import Record, Ref, Store
 from tasks.explain import changed_rows, is_shard
-from tasks.stages.stage import Item, artefact
+from tasks.stages.stage import SEEN, Item, artefact, shards
 
 
 class RetrainSettings(BaseModel, frozen=True, extra="forbid"):
@@ -46,7 +46,7 @@ def waits(store: Store, item: Item, parts: dict, settings: RetrainSettings) -> t
         return None
     if not _only_rows_differ(last["parts"], parts):
         return None
-    found = changed_rows(store, _shards(last["parts"]["input"]), _shards(parts["input"]))
+    found = changed_rows(store, *(shards(p, p["input"].keys()) for p in (last["parts"], parts)))
     if found is None:
         return None
     changed, total = found
@@ -58,7 +58,7 @@ def waits(store: Store, item: Item, parts: dict, settings: RetrainSettings) -> t
 
 
 def _only_rows_differ(old: dict, new: dict) -> bool:
-    if any(old[kind] != new[kind] for kind in new if kind != "input"):
+    if any(old[kind] != new[kind] for kind in new if kind not in ("input", SEEN)):
         return False
     return _others(old["input"]) == _others(new["input"])
 
@@ -70,11 +70,6 @@ def _others(inputs: dict[str, str]) -> dict[str, str]:
         for name, digest in inputs.items()
         if not is_shard(artefact(name)) and not name.startswith(f"{START} ")
     }
-
-
-def _shards(inputs: dict[str, str]) -> list[Ref]:
-    names = (name for name in sorted(inputs) if is_shard(artefact(name)))
-    return [Ref(name=artefact(name), digest=inputs[name], size=0) for name in names]
 
 
 def warm_started(store: Store, item: Item) -> Item:

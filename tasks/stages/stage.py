@@ -99,12 +99,14 @@ class Item:
     arguments: dict[str, Any] = field(hash=False)
 
     def parts(self) -> dict[str, dict[str, Any]]:
+        """What the item is made from, by kind; "seen", which is no part of its key, names the artefacts it sees views of."""
         parts: dict[str, dict[str, Any]] = {
             "code": _code(self.stage.function, self.stage.code),
             "library": {name: _version(name) for name in self.stage.libraries},
             "setting": {},
             "input": {},
             "weights": {},
+            SEEN: {},
         }
         for name, value in self.arguments.items():
             _add(parts, name, value)
@@ -116,12 +118,19 @@ class Item:
         return digest_bytes(canonical([parts[kind] for kind in ("code", "library", "weights")]))
 
     def key(self, parts: dict | None = None) -> str:
-        return digest_bytes(canonical([self.stage.name, self.label, parts or self.parts()]))
+        made_from = {kind: found for kind, found in (parts or self.parts()).items() if kind != SEEN}
+        return digest_bytes(canonical([self.stage.name, self.label, made_from]))
+
+
+SEEN = "seen"
 
 
 def _add(parts: dict, name: str, value: Any) -> None:
     if isinstance(value, Ref):
-        parts["input"][value.name if value.name == name else f"{name} {value.name}"] = value.digest
+        shown = value.name if value.name == name else f"{name} {value.name}"
+        parts["input"][shown] = value.content
+        if value.view:
+            parts[SEEN][shown] = [value.view, value.digest]
     elif isinstance(value, Weights):
         parts["weights"][value.name] = value.identity
     elif isinstance(value, RawFiles):
@@ -186,25 +195,33 @@ def reasons(
     if last is None:
         return ["first run"]
     before = last["parts"]
-    found = [line for kind in parts for line in _differences(kind, before.get(kind, {}), parts[kind])]
+    kinds = [kind for kind in parts if kind != SEEN]
+    found = [line for kind in kinds for line in _differences(kind, before.get(kind, {}), parts[kind])]
     if explain is not None and before["input"] != parts["input"]:
         record = store.record(item.stage.name, last["key"])
         found += [f"changed input: {line}" for line in (explain(item, record.outputs) if record else [])]
-    return _named(store, before["input"], parts["input"], found) or ["its record is gone"]
+    return _named(store, before, parts, found) or ["its record is gone"]
 
 
-def _named(store: Store, old: dict[str, str], new: dict[str, str], lines: list[str]) -> list[str]:
+def _named(store: Store, before: dict, now: dict, lines: list[str]) -> list[str]:
     """The lines with changed shards named by their dialogues and turns, where both versions are still there."""
+    old, new = before["input"], now["input"]
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-    dialogues = changed_dialogues(store, *(_shards(parts, changed) for parts in (old, new)))
+    dialogues = changed_dialogues(store, *(shards(parts, changed) for parts in (before, now)))
     if not dialogues:
         return lines
     told = {f"{what}: {name}" for name in changed if is_shard(artefact(name)) for what in INPUT_CHANGES}
     return [f"changed input: {line}" for line in dialogues] + [line for line in lines if line not in told]
 
 
-def _shards(parts: dict[str, str], names: set[str]) -> list[Ref]:
-    return [Ref(name=artefact(n), digest=parts[n], size=0) for n in sorted(names & parts.keys())]
+def shards(parts: dict, names: set[str]) -> list[Ref]:
+    """The tables of rows among some inputs of an item, each as the item sees it."""
+    found = []
+    for name in sorted(names & parts["input"].keys()):
+        if is_shard(artefact(name)):
+            view, digest = parts.get(SEEN, {}).get(name, ("", parts["input"][name]))
+            found.append(Ref(name=artefact(name), digest=digest, size=0, view=view))
+    return found
 
 
 def artefact(name: str) -> str:

@@ -41,20 +41,35 @@ SMALL = (
 SHARD = "meld/train/0"
 """Where the changed dialogue lies."""
 
-TEXT_TRAINING = {
-    "compressor.pretrain all",
-    "compressor.finetune all",
-    "dialogue.text all",
-    "dialogue.memory all",
+READ_AGAIN = {
+    "utterances meld",
+    "utterances.exchanges all",
+    f"features {SHARD}",
+    f"candidates {SHARD}",
+    "pairs all",
 }
-MEDIA_TRAINING = {"extractor all", "dialogue.audiovisual all", "epo all"}
-TRAINING = TEXT_TRAINING | MEDIA_TRAINING
-REPLIES = {f"replies.{rung} all" for rung in ("2-ft", "3-mc", "4-av", "5-epo")}
-"""Of the rungs that are trained; the first, the LLM as it is, reads test alone."""
+WORDS = READ_AGAIN | {
+    f"scores {SHARD}", "extractor all", "compressor.pretrain all", "compressor.finetune all", "dialogue.text all",
+    "dialogue.memory all", "dialogue.audiovisual all", "epo all",
+}  # fmt: skip
+"""What reads the words of a train utterance itself."""
 
-READ_AGAIN = {"utterances meld", "utterances.exchanges all", f"features {SHARD}"}
-PAIRS = {f"candidates {SHARD}", f"scores {SHARD}", "pairs all"}
-END = {"report all"}
+MODELS = {
+    "scores": ("candidates",),
+    "pairs": ("scores",),
+    "pairs.quality": ("pairs/",),
+    "extractor": ("features",),
+    "compressor.finetune": ("compressor.pretrain",),
+    "dialogue.memory": ("compressor.finetune",),
+    "dialogue.audiovisual": ("features", "extractor", "compressor.finetune"),
+    "epo": ("pairs/", "features", "dialogue.audiovisual", "extractor", "compressor.finetune"),
+    "replies.2-ft": ("dialogue.text",),
+    "replies.3-mc": ("dialogue.memory", "compressor.finetune"),
+    "replies.4-av": ("dialogue.audiovisual", "extractor", "compressor.finetune"),
+    "replies.5-epo": ("epo", "extractor", "compressor.finetune"),
+    "metrics": tuple(f"replies.{rung}" for rung in ("1-llm", "2-ft", "3-mc", "4-av", "5-epo")),
+}
+"""Stage -> the stages (with a slash: the table) whose artefacts it reads: it runs where their bytes changed."""
 
 
 class Corpus:
@@ -139,12 +154,24 @@ def corpora(raw, tmp_path_factory):
         corpus.workers.close()
 
 
-def with_metrics(expected: set[str], corpus: Corpus, before: dict[str, str], *changes: str) -> set[str]:
-    """The metrics stage runs where a reply came out otherwise, which is seen in the replies themselves."""
-    after = corpus.digests(*changes)
-    told = {name for name in before.keys() | after.keys() if name.startswith("replies.")}
-    moved = any(before.get(name) != after.get(name) for name in told)
-    return expected | ({"metrics all"} if moved else set())
+def all_that_runs(direct: set[str], before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """`direct`, and what reads an artefact that came out otherwise, as seen in the artefacts themselves."""
+    moved = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    stages = {name.split(" ")[0] for name in moved} | {
+        name.split(" ")[2].split("/")[0] + "/" for name in moved
+    }
+    reached = {
+        f"{stage} {label}"
+        for stage, read in MODELS.items()
+        for label in labels(stage, read, moved)
+        if stages & {*read}
+    }
+    return direct | reached | ({"report all"} if moved else set())
+
+
+def labels(stage: str, read: tuple[str, ...], moved: set[str]) -> set[str]:
+    """One item for all of its inputs; of scores, one for each shard of candidates."""
+    return {name.split(" ")[1] for name in moved if name.startswith(read)} if stage == "scores" else {"all"}
 
 
 # The cases: each changes the corpus and returns what must run ---------------------------------------------
@@ -162,19 +189,19 @@ def touched(corpus: Corpus) -> set[str]:
 
 def sentence_changed(corpus: Corpus) -> set[str]:
     corpus.edit(lambda rows: [{**rows[0], "Utterance": "Is the kettle on fire?"}, *rows[1:]])
-    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+    return WORDS
 
 
 def dialogue_added(corpus: Corpus) -> set[str]:
     corpus.edit(
         lambda rows: rows + [{**row, "Dialogue_ID": "77"} for row in rows if row["Dialogue_ID"] == "0"]
     )
-    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+    return WORDS
 
 
 def dialogue_deleted(corpus: Corpus) -> set[str]:
     corpus.edit(lambda rows: [row for row in rows if row["Dialogue_ID"] != "1"])
-    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+    return WORDS
 
 
 def field_nobody_reads(corpus: Corpus) -> set[str]:
@@ -184,24 +211,24 @@ def field_nobody_reads(corpus: Corpus) -> set[str]:
 
 def label_changed(corpus: Corpus) -> set[str]:
     corpus.edit(lambda rows: [{**rows[0], "Emotion": "disgust"}, *rows[1:]])
-    return READ_AGAIN | PAIRS | TRAINING | REPLIES | END
+    return READ_AGAIN | {"extractor all"}
 
 
 def clip_replaced(corpus: Corpus) -> set[str]:
     clips = corpus.meld / "train_splits"
     shutil.copyfile(clips / "dia0_utt1.mp4", clips / "dia0_utt0.mp4")
-    return READ_AGAIN | TRAINING | REPLIES | END
+    return {"utterances meld", f"features {SHARD}"}
 
 
 def clip_removed(corpus: Corpus) -> set[str]:
     (corpus.meld / "train_splits/dia0_utt0.mp4").unlink()
-    return READ_AGAIN | TRAINING | REPLIES | END
+    return {"utterances meld", f"features {SHARD}"}
 
 
 def clip_added(corpus: Corpus) -> set[str]:
     clips = corpus.meld / "train_splits"
     shutil.copyfile(clips / "dia1_utt2.mp4", clips / "dia1_utt3.mp4")
-    return READ_AGAIN | TRAINING | REPLIES | END
+    return {"utterances meld", f"features {SHARD}"}
 
 
 def artefact_deleted(corpus: Corpus) -> set[str]:
@@ -251,7 +278,7 @@ def test_exactly_the_stale_items_run(corpora, profile, case):
     corpus = corpora(profile)
     before = corpus.digests()
     expected = case(corpus)
-    assert corpus.run() == with_metrics(expected, corpus, before)
+    assert corpus.run() == all_that_runs(expected, before, corpus.digests())
     assert corpus.run() == set()
     if case.__name__.startswith(("artefact", "record", "nothing", "touched")):
         assert corpus.digests() == before
@@ -272,27 +299,28 @@ def test_a_clean_rebuild_in_another_folder_has_the_same_digests(corpora, profile
 def test_a_setting_changed_and_changed_back(corpora):
     corpus = corpora("tiny")
     before = corpus.digests()
-    expected = {"epo all", "replies.5-epo all", *END}
-    assert corpus.run("epo.gamma=0.3") == with_metrics(expected, corpus, before, "epo.gamma=0.3")
+    ran = corpus.run("epo.gamma=0.3")
+    assert ran == all_that_runs({"epo all", "report all"}, before, corpus.digests("epo.gamma=0.3"))
     assert corpus.run() == set()
     assert corpus.digests() == before
 
 
 def test_other_weights(corpora):
     corpus = corpora("tiny")
-    ran = corpus.run("scorer.weights=goemotions-minilm-b")
-    scores = {"scores meld/train/0", "scores meld/dev/0", "scores iemocap/train/0", "scores iemocap/dev/0"}
-    assert scores | {"pairs all", "metrics all", *END} <= ran <= scores | {
-        "pairs all", "epo all", "replies.5-epo all", "metrics all", *END,
-    }  # fmt: skip
+    before, change = corpus.digests(), "scorer.weights=goemotions-minilm-b"
+    ran = corpus.run(change)
+    scores = {
+        f"scores {place}" for place in ("meld/train/0", "meld/dev/0", "iemocap/train/0", "iemocap/dev/0")
+    }
+    assert ran == all_that_runs(scores | {"metrics all", "report all"}, before, corpus.digests(change))
 
 
 def test_another_library_version(corpora, monkeypatch):
     corpus = corpora("tiny")
     real = stage_module._version
     monkeypatch.setattr(stage_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
-    readers = {f"dialogue.{kind} all" for kind in ("text", "memory", "audiovisual")} | {"epo all"}
-    assert corpus.run() == readers | REPLIES | {"replies.1-llm all"}  # and all of it to the same bytes
+    readers = {"dialogue.text", "dialogue.memory", "dialogue.audiovisual", "epo", *MODELS["metrics"]}
+    assert corpus.run() == {f"{stage} all" for stage in readers}  # and all of it to the same bytes
 
 
 # Code ----------------------------------------------------------------------------------------------------
@@ -336,7 +364,7 @@ def test_a_helper_changed_to_another_result(corpora, tree):
     corpus = corpora("tiny")
     before = corpus.digests()
     rewrite(tree / "model/metrics/dist.py", r"return ", "return 0.5 * ")
-    assert corpus.run_with(tree) == {"metrics all", *END}
+    assert corpus.run_with(tree) == {"metrics all", "report all"}
     assert before.keys() == corpus.digests().keys()
 
 
