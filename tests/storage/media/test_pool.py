@@ -11,7 +11,7 @@ import pytest
 
 from storage.media.clip import Clip, Request, decode_clip
 from storage.media.pictures import Window
-from storage.media.pool import DecoderPool
+from storage.media.pool import AHEAD, DecoderPool
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_only_a_few_requests_are_ahead_of_the_reader(folder):
 
     with DecoderPool(2) as pool:
         for done, _ in enumerate(pool.map(requests())):
-            assert len(asked) <= done + 1 + 2 * 2
+            assert len(asked) <= done + 1 + 2 * AHEAD
     assert len(asked) == 40
 
 
