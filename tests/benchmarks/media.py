@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -214,14 +215,19 @@ def timed(folder: Path, names: list[str], scratch: str, decoders: list[str], rou
         sides["one file a clip"] = extraction
         for side in sides.values():
             side()  # imports, caches, started processes
+        paired = []
         for n in range(rounds):
+            took = {}
             for name, side in sides.items():
                 spent, worked = seconds(side)
+                took[name] = spent
                 wall[name] = min(wall.get(name, spent), spent)
                 processor[name] = min(processor.get(name, worked), worked)
                 print(f"round {n + 1}, {name}: {spent:.2f} s, processor {worked:.2f} s", file=sys.stderr)
+            paired.append(took["pyav bare"] / took["pyav road"])
     figures = {
         "ratio": wall["pyav bare"] / wall["pyav road"],
+        "paired_ratio": statistics.median(paired),
         "processor_ratio": processor["pyav bare"] / processor["pyav road"],
         "against_bare_stopping": wall["pyav bare, stopping"] / wall["pyav road"],
         "processor_against_bare_stopping": processor["pyav bare, stopping"] / processor["pyav road"],
