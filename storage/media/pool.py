@@ -25,8 +25,8 @@ from storage.media.worker import answer_bytes, decode_answer, encode_request
 
 MEMORY_BYTES = 4 << 30
 CHUNK = 1 << 20
-AHEAD = 2
-"""Requests in work or waiting for the reader, for each process."""
+AHEAD = 4
+"""Requests in work or waiting for the reader, for each process: while one decodes a long clip, others go on."""
 
 
 class DecoderPool:

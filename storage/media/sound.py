@@ -54,7 +54,10 @@ def decode_audio(file: MediaFile, max_seconds: float | None = None) -> np.ndarra
     if not np.isfinite(sound).all():
         raise MediaError("corrupt", path, "the sound holds samples that are no numbers")
     if np.abs(sound).max() < SILENCE:
-        raise MediaError("silent", path, "the audio stream holds no sound")
+        centre = file.audio.layout is not None and speech_channel(file.audio.layout) is not None
+        raise MediaError(
+            "silent", path, f"no sound in {'its centre channel' if centre else 'the audio stream'}"
+        )
     if rate != SAMPLE_RATE:
         sound = soxr.resample(sound, rate, SAMPLE_RATE, "HQ")
     if not len(sound):

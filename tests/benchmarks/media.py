@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -152,27 +153,23 @@ def clips(folder: Path) -> tuple[Path, list[str]]:
     return folder, sorted(path.name for path in folder.glob("*.mp4"))
 
 
-def resident_mb(pids: list[int]) -> float:
-    return round(sum(psutil.Process(pid).memory_info().rss for pid in pids) / 1e6, 1)
+def resident_mb(pid: int) -> float:
+    return round(psutil.Process(pid).memory_info().rss / 1e6, 1)
 
 
 def memory(folder: Path, names: list[str], total: int) -> dict[str, float]:
-    """Resident MB of this process and of its decoders after 200 clips and after `total`, the shortest ones over
-    and over."""
-    short = sorted(names, key=lambda name: (folder / name).stat().st_size)[:2]
+    """Resident MB of this process and of its decoders after 200 clips and after `total`, the two smallest ones
+    over and over."""
+    small = sorted(names, key=lambda name: (folder / name).stat().st_size)[:2]
     told = {}
     with DecoderPool(PROCESSES) as pool:
-        for done in range(0, total, 100):
-            road(pool, folder, [short[n % len(short)] for n in range(100)])
-            if done + 100 in (200, total):
-                told[f"rss_mb_at_{done + 100}"] = resident_mb([psutil.Process().pid])
-                told[f"decoders_rss_mb_at_{done + 100}"] = resident_mb(
-                    [
-                        child.pid
-                        for child in psutil.Process().children()
-                        if "storage.media" in str(child.cmdline())
-                    ]
-                )
+        for done in range(100, total + 1, 100):
+            road(pool, folder, [small[n % len(small)] for n in range(100)])
+            family = [psutil.Process().pid, *(child.pid for child in psutil.Process().children())]
+            here, *decoders = (resident_mb(pid) for pid in family)
+            print(f"{done} clips: {here} MB here, {decoders} MB in the decoders", file=sys.stderr)
+            if done in (200, total):
+                told |= {f"rss_mb_at_{done}": here, f"decoders_rss_mb_at_{done}": round(sum(decoders), 1)}
     return told
 
 
@@ -188,15 +185,20 @@ def main() -> None:
         decoders.append("decord")
     except ImportError:
         print("decord is not installed: left out", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, names = clips(Path(scratch))
+        timings = timed(folder, names, scratch, decoders, asked.rounds) if asked.rounds else {}
+        told = memory(folder, names, asked.memory_clips) if asked.memory_clips else {}
+    result = {"name": "media", **timings, "clips": len(names), "processes": PROCESSES, **told}
+    print(json.dumps(result))
+
+
+def timed(folder: Path, names: list[str], scratch: str, decoders: list[str], rounds: int) -> dict:
+    """The best of the rounds, of every side, and the ratios."""
     wall: dict[str, float] = {}
     processor: dict[str, float] = {}
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        ProcessPoolExecutor(PROCESSES) as bare_pool,
-        DecoderPool(PROCESSES) as pool,
-    ):
-        folder, names = clips(Path(scratch))
-        paths = [str(folder / name) for name in names]
+    paths = [str(folder / name) for name in names]
+    with ProcessPoolExecutor(PROCESSES) as bare_pool, DecoderPool(PROCESSES) as pool:
 
         def extraction() -> None:
             table = pandas.DataFrame(bare_pool.map(extracted, paths, [scratch] * len(paths)))
@@ -213,16 +215,19 @@ def main() -> None:
         sides["one file a clip"] = extraction
         for side in sides.values():
             side()  # imports, caches, started processes
-        for n in range(asked.rounds):
+        paired = []
+        for n in range(rounds):
+            took = {}
             for name, side in sides.items():
                 spent, worked = seconds(side)
+                took[name] = spent
                 wall[name] = min(wall.get(name, spent), spent)
                 processor[name] = min(processor.get(name, worked), worked)
                 print(f"round {n + 1}, {name}: {spent:.2f} s, processor {worked:.2f} s", file=sys.stderr)
-        told = memory(folder, names, asked.memory_clips) if asked.memory_clips else {}
-    count = len(names)
+            paired.append(took["pyav bare"] / took["pyav road"])
     figures = {
         "ratio": wall["pyav bare"] / wall["pyav road"],
+        "paired_ratio": statistics.median(paired),
         "processor_ratio": processor["pyav bare"] / processor["pyav road"],
         "against_bare_stopping": wall["pyav bare, stopping"] / wall["pyav road"],
         "processor_against_bare_stopping": processor["pyav bare, stopping"] / processor["pyav road"],
@@ -231,16 +236,11 @@ def main() -> None:
     if "decord" in decoders:
         figures["decord_ratio"] = wall["decord bare"] / wall["decord road"]
         figures["decord_processor_ratio"] = processor["decord bare"] / processor["decord road"]
-    result = {
-        "name": "media",
+    return {
         **{name: round(value, 2) for name, value in figures.items()},
-        "clips_per_s": {name: round(count / spent, 2) for name, spent in wall.items()},
-        "processor_ms_per_clip": {name: round(spent / count * 1e3) for name, spent in processor.items()},
-        "clips": count,
-        "processes": PROCESSES,
-        **told,
+        "clips_per_s": {name: round(len(names) / spent, 2) for name, spent in wall.items()},
+        "processor_ms_per_clip": {name: round(spent / len(names) * 1e3) for name, spent in processor.items()},
     }
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -93,3 +93,19 @@ def expected_numbers(first, last, count, seed):
 
 def numbers(frames):
     return [number_of(picture) for picture in frames]
+
+
+def sideways(number):
+    """The picture of a number as a camera on its side stores it."""
+    return np.rot90(coded(number)).copy()
+
+
+def turned(path):
+    """Rewrite an mp4's header: the pictures are to be shown turned to the right by a quarter."""
+    one, turn = 0x10000, np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 0x4000]]) * 0x10000
+    matrices = [np.array([[one, 0, 0], [0, one, 0], [0, 0, 0x4000 * one]]), turn]
+    identity, quarter = (matrix.astype(">i4").tobytes() for matrix in matrices)
+    content = path.read_bytes()
+    at = content.index(identity, content.index(b"tkhd"))
+    path.write_bytes(content[:at] + quarter + content[at + len(quarter) :])
+    return path

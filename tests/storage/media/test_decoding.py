@@ -25,6 +25,7 @@ SHARED = Path(__file__).resolve().parents[3] / "../shared/data/multidialog_demo"
         ("divx.avi", {"codec": "mpeg4"}),
         ("divx_b.avi", {"codec": "mpeg4", "bf": "1"}),
         ("b.mkv", {"bf": "2"}),
+        ("flash.flv", {"codec": "flv", "b": "4000000"}),
     ],
 )
 def test_frames_are_exact(film, tmp_path, name, options):
@@ -59,15 +60,15 @@ def test_a_span_of_a_variable_rate_is_cut_by_time(film, tmp_path):
 
 
 def test_turned_pictures_are_set_upright(film, tmp_path):
-    # Filmed upright by a turned camera: stored turned left, with the instruction to show it turned right.
-    path = film.write_video(tmp_path / "phone.mp4", [np.rot90(film.coded(n)).copy() for n in range(20)])
-    one, turn = 0x10000, np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 0x4000]]) * 0x10000
-    matrices = [np.array([[one, 0, 0], [0, one, 0], [0, 0, 0x4000 * one]]), turn]
-    identity, turned = (matrix.astype(">i4").tobytes() for matrix in matrices)
-    content = path.read_bytes()
-    at = content.index(identity, content.index(b"tkhd"))
-    path.write_bytes(content[:at] + turned + content[at + len(turned) :])
+    path = film.turned(film.write_video(tmp_path / "phone.mp4", [film.sideways(n) for n in range(20)]))
     assert film.numbers(film.decode_frames(path, 4, 0, size=64)) == film.expected_numbers(0, 20, 4, 0)
+
+
+def test_the_halves_of_turned_pictures(film, tmp_path):
+    pictures = [np.concatenate([film.coded(n), film.coded(n + 500)], axis=1) for n in range(20)]
+    path = film.turned(film.write_video(tmp_path / "phone.mp4", [np.rot90(p).copy() for p in pictures]))
+    left, right = (film.numbers(film.decode_frames(path, 4, 7, side=s, size=128)) for s in ("left", "right"))
+    assert left == film.expected_numbers(0, 20, 4, 7) and right == [n + 500 for n in left]
 
 
 def test_windows_of_one_pass_equal_single_calls(film, tmp_path):
@@ -193,6 +194,14 @@ def test_a_clip_is_what_its_files_are(film, tmp_path):
     assert audio["level_db"] == pytest.approx(-13.5, abs=0.5)  # the coder adds a little silence
     assert video["bytes"] == path.stat().st_size
     assert video["frames"] == 25 and "decoder" in video
+
+
+def test_silence_in_the_centre_is_told_as_that(film, tmp_path):
+    sound = np.zeros((6, 48_000), np.float32)
+    sound[0] = film.tone(48_000)  # front left alone
+    path = film.write_video(tmp_path / "a.mp4", [film.coded(0)], sound=(sound, 48_000, "5.1"))
+    with pytest.raises(MediaError, match="no sound in its centre channel"):
+        film.decode_sound(path)
 
 
 def test_a_stream_of_absurdly_many_channels_is_refused(film, tmp_path):

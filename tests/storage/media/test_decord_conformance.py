@@ -36,6 +36,7 @@ def folder(film, tmp_path_factory):
     for name, (options, _, _) in FILES.items():
         film.write_video(folder / name, [film.coded(n) for n in range(COUNT)], **options)
     film.write_video(folder / "whole.mp4", [film.coded(n) for n in range(COUNT)], bf="2", g="30")
+    film.turned(film.write_video(folder / "turned.mp4", [film.sideways(n) for n in range(COUNT)]))
     copy_from(folder / "whole.mp4", folder / "cut.mp4", start=40)
     return folder
 
@@ -74,7 +75,7 @@ def test_decord_repeats_the_tail_of_a_stream_copied_cut(film, folder):
     assert found != list(range(40, 40 + len(reader)))
 
 
-@pytest.mark.parametrize("name", [*FILES, "cut.mp4"])
+@pytest.mark.parametrize("name", [*FILES, "cut.mp4", "turned.mp4"])
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_either_backend_is_right_on_every_file(film, folder, name, decoder):
     first, last = (40, COUNT) if name == "cut.mp4" else (0, COUNT)
@@ -84,7 +85,7 @@ def test_either_backend_is_right_on_every_file(film, folder, name, decoder):
     clip = decode_clip(asked)
     for seed, frames in enumerate(clip.frames):
         assert film.numbers(frames) == film.expected_numbers(first, last, 8, seed)
-    _, _, who = FILES.get(name, ({}, WRONG, "pyav"))
+    _, _, who = FILES.get(name, ({}, WRONG, "decord" if name == "turned.mp4" else "pyav"))
     assert clip.facts["video"]["decoder"] == (who if decoder == "decord" else "pyav")
 
 
