@@ -151,7 +151,7 @@ def child(kind: str, count: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=(*KINDS, "turns"))
-    parser.add_argument("--dialogues", type=int, default=24)
+    parser.add_argument("--dialogues", type=int, default=16)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.kind:
