@@ -178,29 +178,32 @@ def branched_attention(
     query [1, heads, N, d]; key, value [1, kv_heads, cached + N, d], what was cached first. Returns
     [1, N, heads, d]. No token is compared with another block's: the cost is that of the blocks alone.
     """
+    own = [size for b in layout.blocks for size in (b.replies - b.start, b.end - b.replies)]
     before = layout.cached + layout.shared
+    # Taken apart by one split each, whose backward is one concatenation; a slice's would be a tensor of zeros
+    # of the whole row's length.
+    first, *queries = query.split([layout.shared, *own], 2)
+    (first_key, *keys), (first_value, *values) = (t.split([before, *own], 2) for t in (key, value))
 
-    def attend(start: int, end: int, known: slice, seen: Tensor | None) -> Tensor:
-        """Queries [start, end) over the first `before` keys and those of `known`; all causal without `seen`."""
-        k, v = (torch.cat([t[:, :, :before], t[:, :, known]], 2) for t in (key, value))
-        square = end - start == k.shape[2]
-        if seen is None and not square:
-            offset = k.shape[2] - (end - start)
-            seen = torch.ones(end - start, k.shape[2], dtype=torch.bool, device=query.device).tril(offset)
+    def attend(q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor], seen: Tensor | None) -> Tensor:
+        """The queries are the last positions of the keys, and causal where `seen` does not say more."""
+        k, v = torch.cat(k, 2), torch.cat(v, 2)
+        offset = k.shape[2] - q.shape[2]
+        if seen is None and offset:
+            seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(offset)
         return F.scaled_dot_product_attention(
-            query[:, :, start:end], k, v, seen, is_causal=seen is None, scale=scaling, enable_gqa=True
+            q, k, v, seen, is_causal=seen is None, scale=scaling, enable_gqa=True
         )
 
-    cached, none = layout.cached, slice(0, 0)
-    parts = []
-    if layout.shared:
-        parts.append(attend(0, layout.shared, none, None))
-    for block in layout.blocks:
-        own = slice(cached + block.start, cached + block.replies)
+    parts = [attend(first, [first_key], [first_value], None)] if layout.shared else []
+    for i, block in enumerate(layout.blocks):
+        prompt, reply = 2 * i, 2 * i + 1
         if block.replies > block.start:
-            parts.append(attend(block.start, block.replies, own, None))
-        whole = slice(cached + block.start, cached + block.end)
-        parts.append(attend(block.replies, block.end, whole, block.seen))
+            parts.append(
+                attend(queries[prompt], [first_key, keys[prompt]], [first_value, values[prompt]], None)
+            )
+        known = [first_key, keys[prompt], keys[reply]], [first_value, values[prompt], values[reply]]
+        parts.append(attend(queries[reply], *known, block.seen))
     return torch.cat(parts, 2).transpose(1, 2), None
 
 

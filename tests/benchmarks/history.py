@@ -118,6 +118,27 @@ def measure(kind: str, count: int) -> dict:
     }
 
 
+def sizes() -> dict:
+    """Mean tokens of the prompt, and of the history in it, over every dialogue, as text and as memories."""
+    from model.dialogue.examples import DialogueExample
+
+    model, _ = models("text")
+    width = model.llm.get_input_embeddings().weight.shape[1]
+    found = {"text": [], "memory": []}
+    for lines in dialogues(1_000_000):
+        history, sentence = tuple(lines[:-1]), lines[-1].split(": ", 1)[1]
+        bare = sum(map(len, model.pieces([DialogueExample("", (), sentence, "")], {})[0]))
+        for form, rows in found.items():
+            model.history = form
+            memories = {history: torch.zeros(len(history), width)}
+            whole = sum(map(len, model.pieces([DialogueExample("", history, sentence, "")], memories)[0]))
+            rows.append((whole, whole - bare))
+    means = {
+        form: [statistics.mean(column) for column in zip(*rows, strict=True)] for form, rows in found.items()
+    }
+    return {"dialogues": len(found["text"]), **means}
+
+
 def streaming() -> dict:
     """CPU milliseconds of a turn by its place in one conversation of TURNS turns, and of reading all of it anew."""
     _, compressor = models("memory")
@@ -150,15 +171,23 @@ def child(kind: str, count: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kind", choices=(*KINDS, "turns"))
-    parser.add_argument("--dialogues", type=int, default=24)
+    parser.add_argument("--kind", choices=(*KINDS, "turns", "sizes"))
+    parser.add_argument("--dialogues", type=int, default=4)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.kind:
-        found = streaming() if asked.kind == "turns" else measure(asked.kind, asked.dialogues)
-        print(json.dumps(found))
+        special = {"turns": streaming, "sizes": sizes}.get(asked.kind)
+        print(json.dumps(special() if special else measure(asked.kind, asked.dialogues)))
         return
     result = {"name": "history", "data": "Topical-Chat" if TOPICAL_CHAT.is_file() else "sample"}
+    tokens = child("sizes", 0)
+    (text, text_history), (memory, memory_history) = tokens["text"], tokens["memory"]
+    print(
+        f"{tokens['dialogues']} dialogues: prompt {text:.1f} -> {memory:.1f} tokens ({memory / text - 1:+.1%}), history "
+        f"{text_history:.1f} -> {memory_history:.1f} ({memory_history / text_history - 1:+.1%})",
+        flush=True,
+    )
+    result["sizes"] = tokens
     found = {kind: child(kind, asked.dialogues) for kind in KINDS}
     full = found["text"]
     for kind, f in found.items():
