@@ -1,7 +1,8 @@
 """Tokens a second of the candidates' engine beside its peers. `make bench NAME=generation`.
 
 The same prompts (table 7 with two worked examples over MELD's or the sample's sentences), weights, precision, seeds and
-sampling, one OpenMP thread each, one engine after the other in fresh processes, start-up not counted:
+sampling, one OpenMP thread each, one engine after the other in fresh processes, start-up not counted. `cpu_ratio` and
+`cpu_over_transformers` are by CPU seconds, which a busy machine moves less than the clock:
 - task: what the stage does, rows stored as they finish;
 - bare: `vllm.LLM.generate` over the same token ids;
 - transformers: `model.generate` on batches of like length;
@@ -56,8 +57,30 @@ def requests(count: int) -> list[GenerationRequest]:
 SENTENCES = sentences()
 
 
-def through_the_task(engine: str, count: int) -> tuple[int, float]:
-    """(new tokens, seconds) of the engine in its process, each row put into a row store."""
+Measured = tuple[int, float, float]
+"""New tokens, seconds, CPU seconds."""
+
+
+class Clock:
+    """Seconds and CPU seconds from now on, of this process and one it started."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        self.pid = pid
+        self.started, self.cpu = time.monotonic(), self._cpu()
+
+    def measured(self, tokens: int) -> Measured:
+        return tokens, time.monotonic() - self.started, self._cpu() - self.cpu
+
+    def _cpu(self) -> float:
+        own = time.process_time()
+        if self.pid is None:
+            return own
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return own + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def through_the_task(engine: str, count: int) -> Measured:
+    """Of the engine in its process, each row put into a row store."""
     asked = requests(count)
     settings = EngineSettings(
         model=str(resolve("smollm2-135m-instruct")),
@@ -67,14 +90,14 @@ def through_the_task(engine: str, count: int) -> tuple[int, float]:
     )
     with tempfile.TemporaryDirectory() as folder, GenerationEngine(settings) as running:
         list(running.generate([GenerationRequest("warm", asked[-1].messages, 1)]))
-        rows, tokens, started = RowStore(Path(folder) / "rows.sqlite"), 0, time.monotonic()
+        rows, tokens, clock = RowStore(Path(folder) / "rows.sqlite"), 0, Clock(running.pid)
         for row in running.generate(asked):
             rows.put(row.key, canonical({"text": row.text}))
             tokens += row.new_tokens
-        return tokens, time.monotonic() - started
+        return clock.measured(tokens)
 
 
-def bare(count: int) -> tuple[int, float]:
+def bare(count: int) -> Measured:
     from vllm import LLM, SamplingParams
 
     from model.generation.chat import Chat
@@ -95,13 +118,12 @@ def bare(count: int) -> tuple[int, float]:
         for request in asked
     ]
     llm.generate(prompts[-1:], sampling[-1:], use_tqdm=False)
-    started = time.monotonic()
+    clock = Clock()
     answers = llm.generate(prompts, sampling, use_tqdm=False)
-    seconds = time.monotonic() - started
-    return sum(len(answer.outputs[0].token_ids) for answer in answers), seconds
+    return clock.measured(sum(len(answer.outputs[0].token_ids) for answer in answers))
 
 
-def transformers(count: int) -> tuple[int, float]:
+def transformers(count: int) -> Measured:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -113,7 +135,7 @@ def transformers(count: int) -> tuple[int, float]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     prompts = sorted((chat.encode(request.messages) for request in requests(count)), key=len)
     torch.manual_seed(0)
-    tokens, started = 0, time.monotonic()
+    tokens, clock = 0, Clock()
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         width = max(map(len, batch))
@@ -127,7 +149,7 @@ def transformers(count: int) -> tuple[int, float]:
         stops = torch.isin(whole[:, width:], torch.tensor(chat.stop_ids))
         # What stands after the first end of turn is padding.
         tokens += int((stops.cumsum(1) - stops.long() == 0).sum())
-    return tokens, time.monotonic() - started
+    return clock.measured(tokens)
 
 
 ENGINES = {
@@ -145,10 +167,20 @@ def measured(name: str, count: int) -> dict:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
-    tokens, seconds = json.loads(done.stdout.splitlines()[-1])
-    figures = {"tokens": tokens, "seconds": round(seconds, 1), "tokens_per_s": round(tokens / seconds, 1)}
+    tokens, seconds, cpu = json.loads(done.stdout.splitlines()[-1])
+    figures = {
+        "tokens": tokens,
+        "seconds": round(seconds, 1),
+        "tokens_per_s": round(tokens / seconds, 1),
+        "tokens_per_cpu_s": round(tokens / cpu, 1),
+    }
     print(f"{name}: {figures}", flush=True)
     return figures
+
+
+def _times(rows: dict[str, dict], peer: str, what: str) -> float | None:
+    """How many times the peer's figure the task reaches; None where one of them was not run."""
+    return round(rows["task"][what] / rows[peer][what], 3) if {"task", peer} <= rows.keys() else None
 
 
 def main() -> None:
@@ -161,11 +193,12 @@ def main() -> None:
         print(json.dumps(ENGINES[arguments.only](arguments.prompts)))
         return
     rows = {name: measured(name, arguments.prompts) for name in arguments.engines}
-    speed = {name: row["tokens_per_s"] for name, row in rows.items()}
     figures = {
         "name": "generation",
-        "ratio": round(speed["task"] / speed["bare"], 3),
-        "over_transformers": round(speed["task"] / speed["transformers"], 2),
+        "ratio": _times(rows, "bare", "tokens_per_s"),
+        "over_transformers": _times(rows, "transformers", "tokens_per_s"),
+        "cpu_ratio": _times(rows, "bare", "tokens_per_cpu_s"),
+        "cpu_over_transformers": _times(rows, "transformers", "tokens_per_cpu_s"),
         "prompts": arguments.prompts,
         "cores": os.cpu_count(),
         "engines": rows,

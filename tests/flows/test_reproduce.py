@@ -155,19 +155,25 @@ def test_a_truncated_clip_is_a_counted_reject(tmp_path, raw):
 
 
 def test_text_alone_goes_through_to_the_report(tmp_path):
+    """And with the random control, which is a second EPO and a rung of its own."""
+    asked = ["--raw", str(tmp_path / "raw"), "--set", "pairs.control=true"]
     write_sample(tmp_path / "raw", media=False, dialogues=2, turns=10)
     for tree in ("MultiDialog", "IEMOCAP_full_release"):
         shutil.rmtree(tmp_path / "raw" / tree)
     (tmp_path / "raw" / "MELD.Raw" / "test_sent_emo.csv").unlink()
-    done = empamba(tmp_path, "run", "--raw", str(tmp_path / "raw"))
+    done = empamba(tmp_path, "run", *asked)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = status(tmp_path, "--raw", str(tmp_path / "raw"))
+    found = status(tmp_path, *asked)
     for stage in ("features", "extractor", "dialogue.audiovisual"):
         assert found[stage]["reasons"] == ["no media: no utterance has a clip"], stage
     facts = json.loads((tmp_path / "store" / "report.json").read_text())
     rows = [row for row in facts["systems"] if row["dataset"] == "meld"]
-    assert {row["rung"] for row in rows} == {"1-llm", "2-ft", "3-mc", "5-epo"}
+    assert {row["rung"] for row in rows} == {"1-llm", "2-ft", "3-mc", "5-epo", "6-random"}
     assert {row["split"] for row in rows} == {"dev"}
+    assert facts["control"]["base"] == "3-mc" and isinstance(facts["control"]["shown"], bool)
+    assert facts["quality"]["pairs"] == facts["pairs"]["pairs"]
+    page = (tmp_path / "store" / "report.html").read_text()
+    assert "EPO beside its control" in page and "Control: EPO on random replies" in page
 
 
 def test_a_rebuild_elsewhere_has_the_same_bytes(folder, raw, tmp_path):
