@@ -20,6 +20,7 @@ from tasks.settings import load_settings
 from tasks.stages.planner import Board, StagePlan, run_graph
 from tasks.stages.pool import WorkerPool
 from tasks.stages.stage import Item
+from tasks.stages.worker import Progress
 
 
 def session(
@@ -33,7 +34,7 @@ def session(
     return Session(load_settings(profile, changes), profile, store, raw, workers=workers, **options)
 
 
-def run(opened: Session, until: str | None = None) -> list[str]:
+def run(opened: Session, until: str | None = None, progress: Progress = lambda *_: None) -> list[str]:
     """Run what is stale; returns "stage label" of every item that this run computed itself, sorted."""
     ran: list[str] = []
     compute = opened.workers.run
@@ -45,7 +46,7 @@ def run(opened: Session, until: str | None = None) -> list[str]:
 
     def execute(item: Item):
         with opened.slots.take(item.stage.name):
-            return opened.execute(item, lambda *_: None)
+            return opened.execute(item, progress)
 
     def settled(plan: StagePlan) -> None:
         opened.workers.release(plan.stage.name)

@@ -8,6 +8,7 @@ child's input ends and it goes too. Knows nothing of keys, records or Prefect.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -167,7 +168,6 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
     try:
         answer({"done": [ref.model_dump() for ref in _call(job, work)]})
     except Exception as error:  # the boundary of the process: every failure is told to the parent
-        traceback.print_exc()
         text = str(error).strip() or type(error).__name__
         known = isinstance(error, (InputError, RuntimeError, ValueError))
         answer(
@@ -176,6 +176,8 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
                 "usage": isinstance(error, InputError),
             }
         )
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ import pytest
 from storage.sample.layout import write_sample
 from storage.shards import read_table
 from tasks.session import Session
-from tasks.settings import load_settings
 from tasks.shard_names import of_table
-from tasks.stages.planner import Board, run_graph
+from tests.rerun import run, session
 
 
 @pytest.fixture
@@ -40,19 +38,12 @@ class Pipeline:
 
     def run(self, *changes: str, until: str = "candidates", progress=lambda *_: None) -> list[dict]:
         """The candidates' rows."""
-        with self.session(*changes) as session, ThreadPoolExecutor(1) as pool:
-            run_graph(
-                session.store,
-                session.graph(until),
-                Board(),
-                lambda item, why: pool.submit(session.execute, item, progress),
-                lambda plan: session.release(plan.stage.name),
-            )
-            return [r for ref in self.refs(session, "candidates") for r in self.read(session, ref)]
+        with self.session(*changes) as opened:
+            run(opened, until, progress)
+            return [r for ref in self.refs(opened, "candidates") for r in self.read(opened, ref)]
 
     def session(self, *changes: str) -> Session:
-        settings = load_settings("tiny", [*self.changes, *changes])
-        return Session(settings, "tiny", self.folder / "store", self.raw)
+        return session("tiny", self.folder / "store", self.raw, [*self.changes, *changes])
 
     def refs(self, session, table):
         plans = session.plan("candidates")

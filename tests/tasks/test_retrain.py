@@ -3,15 +3,14 @@
 import csv
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from storage.sample.layout import write_sample
 from tasks.session import Session
-from tasks.settings import load_settings
-from tasks.stages.planner import Board, StagePlan, run_graph
+from tasks.stages.planner import StagePlan
+from tests import rerun
 
 UNTIL = "compressor.pretrain"
 NEVER = "retrain.when=never"
@@ -32,19 +31,13 @@ def folder(trained, tmp_path) -> Path:
 
 
 def session(folder: Path, *changes: str) -> Session:
-    return Session(load_settings("tiny", changes), "tiny", folder / "store", folder / "raw")
+    return rerun.session("tiny", folder / "store", folder / "raw", changes)
 
 
 def run(folder: Path, *changes: str) -> list[str]:
-    ran = []
-    with session(folder, *changes) as opened, ThreadPoolExecutor(2) as pool:
-
-        def submit(item, why):
-            ran.append(item.stage.name)
-            return pool.submit(opened.execute, item, lambda *_: None)
-
-        run_graph(opened.store, opened.graph(UNTIL), Board(), submit, lambda _: None)
-    return sorted(set(ran))
+    """The stages that ran."""
+    with session(folder, *changes) as opened:
+        return sorted({item.split(" ")[0] for item in rerun.run(opened, UNTIL)})
 
 
 def plan(folder: Path, *changes: str) -> StagePlan:

@@ -5,7 +5,6 @@ Each run executes stale items in real worker processes through the same Session 
 
 import csv
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from tasks.session import Session
 from tasks.settings import load_settings
 from tasks.shard_names import of_table
 from tasks.stages import fingerprint
-from tasks.stages.planner import Board, run_graph
+from tests import rerun
+from tests.rerun import session
 
 UNTIL = "utterances"
 
@@ -41,19 +41,8 @@ def store(tmp_path) -> Path:
 
 def run(store: Path, raw: Path, *changes: str, force: tuple[str, ...] = ()) -> list[str]:
     """Run what is stale up to the exchanges; returns the items that ran."""
-    ran = []
-    with (
-        Session(load_settings("tiny", changes), "tiny", store, raw, force=force) as session,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        session.forget_rows()
-
-        def submit(item, why):
-            ran.append(f"{item.stage.name} {item.label}")
-            return pool.submit(session.execute, item, lambda *_: None)
-
-        run_graph(session.store, session.graph(UNTIL), Board(), submit, lambda _: None)
-    return sorted(ran)
+    with session("tiny", store, raw, changes, force=force) as opened:
+        return rerun.run(opened, UNTIL)
 
 
 def reasons(store: Path, raw: Path, *changes: str) -> dict[str, list[str]]:
