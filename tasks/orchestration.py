@@ -98,7 +98,7 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
         display.settled(plan, next((line for line in told if line), None))
         _leave_table(plan)
         if plan.stage.name == carded:
-            leave_cards(session.store, run.board.settled["utterances"], plan)
+            leave_cards(session.store, run.board.settled.get("utterances", plan), plan)
 
     run_graph(session.store, mine, run.board, submit, on_settled)
 

@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def campaign(
             found = _digests(profile, store, raw, until, changes)
             told.wrong += [f"{name} differs" for name in expected if expected[name] != found.get(name)]
             told.finished += 1
-        shutil.rmtree(store)
+        shutil.rmtree(store, ignore_errors=True)  # a killed run's worker may still be ending
     return told
 
 
@@ -136,11 +136,7 @@ def _disturb(command: list[str], server: dict | None, draw: random.Random, lengt
         return False
     except subprocess.TimeoutExpired:
         pass
-    workers = [
-        p
-        for p in psutil.Process(process.pid).children(recursive=True)
-        if "tasks.stages.worker" in p.cmdline()
-    ]
+    workers = _workers(process.pid)
     victim = draw.choice(["run", "worker"]) if workers else "run"
     try:
         os.kill(draw.choice(workers).pid if victim == "worker" else process.pid, signal.SIGKILL)
@@ -154,6 +150,15 @@ def _disturb(command: list[str], server: dict | None, draw: random.Random, lengt
         told.wrong.append(f"a run hung after its {victim} was killed")
         process.kill()
     return True
+
+
+def _workers(run: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(run).children(recursive=True):
+        with suppress(psutil.Error):  # it may have ended meanwhile
+            if "tasks.stages.worker" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def _finish(command: list[str], server: dict | None, told: Told) -> bool:
@@ -218,7 +223,7 @@ def main() -> None:
     parser.add_argument("--server-kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         raw = lay_out(folder / "raw")
         told = {"stage layer": campaign(arguments.kills, arguments.seed, raw, folder / "layer")}
