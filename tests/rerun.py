@@ -80,6 +80,6 @@ if __name__ == "__main__":
         parser.add_argument(name)
     parser.add_argument("changes", nargs="*")
     parser.add_argument("--until")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     with session(asked.profile, Path(asked.store), Path(asked.raw), asked.changes) as opened:
         print(json.dumps(run(opened, asked.until)))

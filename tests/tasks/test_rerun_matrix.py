@@ -10,15 +10,19 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from json import loads
 from pathlib import Path
 
 import pytest
 
 from storage.sample.layout import write_sample
+from storage.store import Ref
 from tasks.settings import load_settings
 from tasks.stages import stage as stage_module
 from tasks.stages.pool import WorkerPool
@@ -291,6 +295,47 @@ def test_a_clean_rebuild_in_another_folder_has_the_same_digests(corpora, profile
     with session(profile, tmp_path / "store", tmp_path / "elsewhere", SMALL) as opened:
         run(opened)
         assert digests(opened) == corpus.digests()
+
+
+def written(corpus: Corpus) -> int:
+    """Candidates in the row store."""
+    with closing(sqlite3.connect(corpus.store / "rows/candidates.sqlite")) as rows:
+        return rows.execute("select count(*) from rows").fetchone()[0]
+
+
+def test_a_kill_in_generation_loses_no_finished_row(corpora):
+    corpus = corpora("cpu")
+    corpus.edit(lambda rows: [{**row, "Utterance": f"{row['Utterance']} Really?"} for row in rows])
+    before = written(corpus)
+    command = ["cpu", str(corpus.store), str(corpus.raw), "--until", "candidates", *SMALL]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "tests.rerun", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 300
+    while written(corpus) < before + 3:
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    time.sleep(3)  # its workers end with it
+    found = written(corpus)
+    with session("cpu", corpus.store, corpus.raw, SMALL, corpus.workers) as opened:
+        assert f"candidates {SHARD}" in run(opened, "candidates")
+        disturbed = digests(opened, "candidates")
+    asked = sum(ref.rows for ref in candidates(corpus) if ref.name == f"candidates/{SHARD}")
+    assert before + 3 <= found < written(corpus) <= before + asked
+    corpora("cpu").edit(lambda rows: [{**row, "Utterance": f"{row['Utterance']} Really?"} for row in rows])
+    with session("cpu", corpus.store, corpus.raw, SMALL, corpus.workers) as opened:
+        run(opened, "candidates")
+        assert digests(opened, "candidates") == disturbed
+
+
+def candidates(corpus: Corpus) -> list[Ref]:
+    with session(corpus.profile, corpus.store, corpus.raw, SMALL) as opened:
+        plan = next(p for p in opened.plan("candidates") if p.stage.name == "candidates")
+        return [ref for refs in plan.outputs.values() for ref in refs]
 
 
 # Settings, weights, libraries ----------------------------------------------------------------------------
