@@ -27,6 +27,8 @@ weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained w
 app.add_typer(weights_app, name="weights")
 scorer_app = typer.Typer(no_args_is_help=True, help="The project's own emotion scorer.")
 app.add_typer(scorer_app, name="scorer")
+compressor_app = typer.Typer(no_args_is_help=True, help="The project's own small compressor.")
+app.add_typer(compressor_app, name="compressor")
 export_app = typer.Typer(no_args_is_help=True, help="A run's results as datasets of their own.")
 app.add_typer(export_app, name="export")
 out, err = Console(), Console(stderr=True)
@@ -251,6 +253,22 @@ def export_pairs(
     out.print(
         f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()), soft_wrap=True
     )
+
+
+@compressor_app.command("pretrain")
+def pretrain_compressor(
+    folder: Annotated[Path, typer.Argument(help="Where the compressor is written.")],
+    texts: Annotated[list[Path], typer.Argument(help="GoEmotions' .tsv, Topical-Chat's .json, or .txt by lines.")],
+    settings: Annotated[Path | None, typer.Option(help="A JSON file of compressor settings.")] = None,
+    llm: Annotated[str, typer.Option(help="The frozen LLM: a weight name or folder.")] = "smollm2-135m-instruct",
+    start: Annotated[Path | None, typer.Option(help="A compressor's folder to go on from.")] = None,
+) -> None:
+    """Pretrain a compressor on public text; goes on where it was cut off; prints its held-out figures."""
+    _quiet_prefect()
+    from flows.pretrain_compressor import pretrain_compressor as flow
+
+    report = flow(texts, folder, llm, settings, start)
+    print(json.dumps({name: report[name] for name in ("heldout_before", "heldout_after", "nats_recovered")}))
 
 
 @scorer_app.command("train")

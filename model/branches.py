@@ -20,6 +20,10 @@ from transformers import AttentionInterface
 from model.llm import PrefixCache, body_and_head, filled_cache, shared_length
 from model.token_log_probs import token_log_probs
 
+SHORT = 128
+"""Blocks of at most so many tokens are padded to one length and attended to in one call: a call for each costs
+more there than the padding does."""
+
 ATTENTION = "branches"
 """Name under which transformers knows `branched_attention`."""
 
@@ -45,6 +49,9 @@ class Layout:
     cached: tokens before the row, in the model's cache; shared: tokens that all prompts begin with;
     positions [N] as the model counts them. sources [M]: the place in the row of the state that predicts each
     reply token; owner [M]: number of the reply the token belongs to, replies counted over all prompts.
+    padded: where blocks are short, how they stand side by side (`_side_by_side`), else None: the place in the
+    row of each of a block's tokens [blocks, longest], padded with its first; where each token of the row, from
+    the first block on, is found there [N - shared]; and what each sees [blocks, longest, before + longest].
     """
 
     cached: int
@@ -53,12 +60,14 @@ class Layout:
     positions: Tensor
     sources: Tensor
     owner: Tensor
+    padded: tuple[Tensor, Tensor, Tensor] | None
 
     def to(self, device: torch.device) -> Layout:
         """The same on a device."""
         blocks = tuple(Block(b.start, b.replies, b.end, b.seen.to(device)) for b in self.blocks)
         rest = (t.to(device) for t in (self.positions, self.sources, self.owner))
-        return Layout(self.cached, self.shared, blocks, *rest)
+        padded = None if self.padded is None else tuple(t.to(device) for t in self.padded)
+        return Layout(self.cached, self.shared, blocks, *rest, padded)
 
 
 @dataclass(frozen=True)
@@ -156,8 +165,29 @@ def plan_layout(
         column += total
         blocks.append(Block(start, start + own, column, seen))
     return Layout(
-        cached, shared, tuple(blocks), torch.cat(positions), torch.tensor(sources), torch.tensor(owner)
-    )
+        cached, shared, tuple(blocks), torch.cat(positions), torch.tensor(sources), torch.tensor(owner),
+        _side_by_side_layout(blocks, cached + shared),
+    )  # fmt: skip
+
+
+def _side_by_side_layout(blocks: Sequence[Block], before: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`Layout.padded` of blocks that all see `before` tokens first; None where one is long."""
+    sizes = [b.end - b.start for b in blocks]
+    longest = max(sizes)
+    if longest > SHORT:
+        return None
+    place = torch.tensor([b.start for b in blocks])[:, None].repeat(1, longest)
+    seen = torch.zeros(len(blocks), longest, before + longest, dtype=torch.bool)
+    seen[:, :, :before] = True
+    # Padding sees itself too: a softmax over nothing is no number.
+    seen[:, :, before:] = torch.ones(longest, longest, dtype=torch.bool).tril()
+    back = []
+    for i, (block, size) in enumerate(zip(blocks, sizes, strict=True)):
+        place[i, :size] = torch.arange(block.start, block.end)
+        own = block.replies - block.start
+        seen[i, own:size, before : before + size] = block.seen[:, before:]
+        back.append(i * longest + torch.arange(size))
+    return place, torch.cat(back), seen
 
 
 def _check_window(body: nn.Module, layout: Layout) -> None:
@@ -173,38 +203,72 @@ def branched_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, layout: Layout,
     scaling: float, **_,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Attention over the row, block by block; the interface is transformers'.
+    """Attention over the row, each block by itself; the interface is transformers'.
 
     query [1, heads, N, d]; key, value [1, kv_heads, cached + N, d], what was cached first. Returns
     [1, N, heads, d]. No token is compared with another block's: the cost is that of the blocks alone.
     """
+    dtype = query.dtype
+    if query.device.type == "cpu":
+        # The fused kernel's backward is three times as fast in fp32 there.
+        query, key, value = query.float(), key.float(), value.float()
+    attend = _side_by_side if layout.padded is not None else _block_by_block
+    return attend(query, key, value, layout, scaling).transpose(1, 2).to(dtype), None
+
+
+def _side_by_side(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float) -> Tensor:
+    """All blocks in one call, padded to the longest; alike blocks leave little to pad."""
+    place, back, seen = layout.padded
+    before = layout.cached + layout.shared
+    rows, longest = place.shape
+
+    def blocks(t: Tensor, start: int) -> Tensor:
+        """[1, heads, *, d] -> [rows, heads, longest, d]"""
+        return t[0].index_select(1, start + place.flatten()).unflatten(1, (rows, longest)).transpose(0, 1)
+
+    def with_shared(t: Tensor) -> Tensor:
+        return torch.cat([t[:, :, :before].expand(rows, -1, -1, -1), blocks(t, layout.cached)], 2)
+
+    own = F.scaled_dot_product_attention(
+        blocks(query, 0), with_shared(key), with_shared(value), seen[:, None], scale=scaling, enable_gqa=True
+    )
+    own = own.transpose(0, 1).flatten(1, 2).index_select(1, back)[None]
+    if not layout.shared:
+        return own
+    first = query[:, :, : layout.shared], key[:, :, :before], value[:, :, :before]
+    return torch.cat([_attend(*first, None, scaling), own], 2)
+
+
+def _block_by_block(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float) -> Tensor:
+    """Each block in calls of its own: nothing is padded, and a prompt is causal without a mask."""
     own = [size for b in layout.blocks for size in (b.replies - b.start, b.end - b.replies)]
     before = layout.cached + layout.shared
     # Taken apart by one split each, whose backward is one concatenation; a slice's would be a tensor of zeros
     # of the whole row's length.
     first, *queries = query.split([layout.shared, *own], 2)
     (first_key, *keys), (first_value, *values) = (t.split([before, *own], 2) for t in (key, value))
-
-    def attend(q: Tensor, k: Sequence[Tensor], v: Sequence[Tensor], seen: Tensor | None) -> Tensor:
-        """The queries are the last positions of the keys, and causal where `seen` does not say more."""
-        k, v = torch.cat(k, 2), torch.cat(v, 2)
-        offset = k.shape[2] - q.shape[2]
-        if seen is None and offset:
-            seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(offset)
-        return F.scaled_dot_product_attention(
-            q, k, v, seen, is_causal=seen is None, scale=scaling, enable_gqa=True
-        )
-
-    parts = [attend(first, [first_key], [first_value], None)] if layout.shared else []
+    parts = [_attend(first, first_key, first_value, None, scaling)] if layout.shared else []
     for i, block in enumerate(layout.blocks):
         prompt, reply = 2 * i, 2 * i + 1
         if block.replies > block.start:
-            parts.append(
-                attend(queries[prompt], [first_key, keys[prompt]], [first_value, values[prompt]], None)
-            )
-        known = [first_key, keys[prompt], keys[reply]], [first_value, values[prompt], values[reply]]
-        parts.append(attend(queries[reply], *known, block.seen))
-    return torch.cat(parts, 2).transpose(1, 2), None
+            known = torch.cat([first_key, keys[prompt]], 2), torch.cat([first_value, values[prompt]], 2)
+            parts.append(_attend(queries[prompt], *known, None, scaling))
+        known = (
+            torch.cat([first_key, keys[prompt], keys[reply]], 2),
+            torch.cat([first_value, values[prompt], values[reply]], 2),
+        )
+        parts.append(_attend(queries[reply], *known, block.seen, scaling))
+    return torch.cat(parts, 2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scaling: float) -> Tensor:
+    """The queries are the last positions of the keys, and causal where `seen` does not say more."""
+    offset = key.shape[2] - query.shape[2]
+    if seen is None and offset:
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(offset)
+    return F.scaled_dot_product_attention(
+        query, key, value, seen, is_causal=seen is None, scale=scaling, enable_gqa=True
+    )
 
 
 AttentionInterface.register(ATTENTION, branched_attention)

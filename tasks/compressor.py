@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
-from model.compressor.train import finetune, pretrain
+from model.compressor.train import adopt, finetune, pretrain
 from model.zoo.resolve import resolve
 from storage.store import Ref
 from tasks.examples import read_dialogues, tagged
@@ -23,11 +23,15 @@ def pretrain_compressor(
 ) -> list[Ref]:
     """Single utterances (section 3.2, first step). Output: the folder "compressor".
 
-    base: what identifies `settings.weights`, where it names a checkpoint; it is resolved by that name.
+    base: what identifies the weights that `settings` names, if any; they are resolved by that name. A pretrained
+    compressor is measured and handed on.
     """
-    train = [line for d in _lines(work, utterances, "train") for line in d]
     heldout = [line for d in _lines(work, utterances, "dev") for line in d]
     with tempfile.TemporaryDirectory() as folder:
+        if settings.pretrained:
+            adopt(resolve(llm.name), resolve(base.name), heldout, settings, Path(folder))
+            return [work.store.put_tree("compressor", Path(folder), rows=0)]
+        train = [line for d in _lines(work, utterances, "train") for line in d]
         pretrain(
             resolve(llm.name),
             train,

@@ -304,23 +304,27 @@ class Pipeline:
 
     def _pretrain(self, needed: dict[str, Outputs]) -> list[Item]:
         settings = self.settings.compressor
+        base = settings.pretrained or settings.weights
+        splits = ("dev",) if settings.pretrained else ("train", "dev")
         arguments = {
-            **self._compressor_arguments(needed, finetune=CompressorSettings().finetune),
-            "base": _weights(settings.weights) if settings.weights else None,
+            **self._compressor_arguments(needed, *splits, finetune=CompressorSettings().finetune),
+            "base": _weights(base) if base else None,
         }
         return [Item(PRETRAIN, "all", arguments)]
 
     def _finetune(self, needed: dict[str, Outputs]) -> list[Item]:
         arguments = {
-            **self._compressor_arguments(needed, pretrain=CompressorSettings().pretrain),
+            **self._compressor_arguments(needed, "train", "dev", pretrain=CompressorSettings().pretrain),
             "compressor": _only(needed, "compressor.pretrain"),
         }
         return [Item(FINETUNE, "all", arguments)]
 
-    def _compressor_arguments(self, needed: dict[str, Outputs], **unread: TrainingSettings) -> dict:
+    def _compressor_arguments(
+        self, needed: dict[str, Outputs], *splits: str, **unread: TrainingSettings
+    ) -> dict:
         """`unread`: the other part's settings, at their defaults, so that they make nothing stale."""
         return {
-            "utterances": _seen(_dialogue_shards(needed, "train", "dev"), "words"),
+            "utterances": _seen(_dialogue_shards(needed, *splits), "words"),
             "settings": self.settings.compressor.model_copy(update=unread),
             "llm": self._llm(),
         }

@@ -146,7 +146,7 @@ def weight_names(settings: Settings) -> dict[str, str]:
         "LLM": settings.llm.weights,
         "audio encoder": settings.features.audio_weights,
         "video encoder": settings.features.video_weights,
-        "compressor": settings.compressor.weights,
+        "compressor": settings.compressor.pretrained or settings.compressor.weights,
         "emotion scorer": settings.scorer.weights,
         "second emotion scorer": settings.metrics.second_scorer,
         "BERTScore": settings.metrics.bertscore.weights,

@@ -197,11 +197,17 @@ class MambaCompressor(nn.Module):
             found.update(zip(batch, self.memories([rows[i] for i in batch]), strict=True))
         return [found[i] for i in range(len(rows))]
 
-    def save(self, folder: Path) -> None:
-        """config.json, model.safetensors and, for a checkpoint, its tokenizer; files appear whole."""
+    @torch.no_grad()
+    def round_to_half(self) -> None:
+        """Every weight becomes the nearest one that fp16 can hold, so that a folder half the size is exact."""
+        for weight in self.parameters():
+            weight.copy_(weight.half())
+
+    def save(self, folder: Path, dtype: Literal["float32", "float16"] = "float32") -> None:
+        """config.json, model.safetensors in `dtype` and, for a checkpoint, its tokenizer; files appear whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+        weights = {name: value.detach().to(getattr(torch, dtype)).contiguous().cpu() for name, value in self.state_dict().items()}
         draft = folder / f"{WEIGHTS}.tmp"
         save_file(weights, draft)
         os.replace(draft, folder / WEIGHTS)

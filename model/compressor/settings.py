@@ -5,6 +5,8 @@ Knows nothing of the code that reads them; imports no torch.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 from model.settings import TrainingSettings
@@ -21,6 +23,11 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
         "mamba-370m",
         description="Mamba checkpoint (a weight name or folder); '' trains a small one from scratch.",
     )
+    pretrained: str = Field(
+        "",
+        description="A pretrained compressor (a weight name or folder), taken as it is and only finetuned; '' "
+        "pretrains one. Not in the paper.",
+    )
     layers: int = Field(2, ge=1, description="Layers of the small Mamba. Not in the paper.")
     hidden: int = Field(256, ge=1, description="Width of the small Mamba. Not in the paper.")
     state: int = Field(16, ge=1, description="State size of the small Mamba. Not in the paper.")
@@ -28,6 +35,12 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     expand: int = Field(2, ge=1, description="Inner width over width of the small Mamba. Not in the paper.")
     max_utterance_tokens: int = Field(
         128, ge=1, description="Longer utterances are not trained on, and are cut in use. Not in the paper."
+    )
+    max_pretrain_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Longer utterances are not pretrained on: short ones give more steps for their tokens. "
+        "Not in the paper.",
     )
     max_dialogue_utterances: int = Field(
         16, ge=1, description="Longer dialogues are finetuned on in windows of this size. Not in the paper."
@@ -40,6 +53,9 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     )
     free_running_tokens: int = Field(
         128, ge=1, description="Longer held-out rows are not reconstructed greedily. Not in the paper."
+    )
+    saved_as: Literal["float32", "float16"] = Field(
+        "float32", description="Type of the saved weights, which are rounded to it. Not in the paper."
     )
     pretrain: TrainingSettings = Field(
         TrainingSettings(learning_rate=1e-4, batch_size=32), description="Single utterances."

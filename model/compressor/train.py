@@ -5,6 +5,8 @@ First single utterances, then whole dialogues, from coarse to fine. Knows nothin
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.card import write_card
+from model.card import CARD, weights_identity, write_card
 from model.checkpoints import Checkpoints
-from model.compressor.compressor import MambaCompressor, new_compressor
+from model.compressor.compressor import CONFIG, WEIGHTS, MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
 from model.llm import greedy_replies, load_llm
 from model.report import write_json
 from model.settings import TrainingSettings
-from model.training import Progress, fit, seeded_order
+from model.training import History, Progress, fit, seeded_order
 from model.zoo.resolve import resolve
 
 SHIFT = 1
@@ -63,10 +65,38 @@ def pretrain(
         built_upon |= {"mamba": weights} if weights is not None else {}
         compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
-    data = [_rows([(text,) for text in texts], compressor, task, settings) for texts in (train, heldout)]
+    longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
+    data = [_rows([(text,) for text in texts], compressor, task, settings, longest) for texts in (train, heldout)]
     return _train(
         compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
     )
+
+
+def adopt(llm_folder: Path, start: Path, heldout: Sequence[str], settings: CompressorSettings, out: Path) -> dict:
+    """Take a compressor that is pretrained already as it is; measure it, save it and report.json in `out`.
+
+    start: its folder, whose card stays its card. ValueError where no held-out utterance can be used.
+    """
+    _use_threads(settings.pretrain)
+    llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
+    compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    longest = settings.max_utterance_tokens
+    rows, left_out = _rows([(text,) for text in heldout], compressor, task, settings, longest)
+    if not rows:
+        raise ValueError(f"compressor: no held-out row is usable (left out: {left_out}); it needs at least one")
+    rows, batch = _looked_at(rows, settings.pretrain), settings.pretrain.batch_size
+    found = figures(compressor, task, rows, batch)
+    report = {
+        "adopted": weights_identity(start),
+        **_measured(compressor, task, rows, found, found, batch, settings),
+        "heldout_left_out": left_out,
+        "history": History().as_dict(),
+    }
+    for name in (CONFIG, WEIGHTS, CARD):
+        shutil.copyfile(Path(start) / name, Path(out) / name)
+    write_json(report, Path(out) / "report.json")
+    return report
 
 
 def finetune(
@@ -87,7 +117,8 @@ def finetune(
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
     compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
-    data = [_rows(dialogues, compressor, task, settings) for dialogues in (train, heldout)]
+    longest = settings.max_utterance_tokens
+    data = [_rows(dialogues, compressor, task, settings, longest) for dialogues in (train, heldout)]
     built_upon = {"llm": llm_folder, "compressor": compressor_folder}
     return _train(
         compressor, task, *data, settings.finetune, settings, out, progress, checkpoints, built_upon
@@ -110,6 +141,7 @@ def _rows(
     compressor: MambaCompressor,
     task: Reconstruction,
     settings: CompressorSettings,
+    longest: float,
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows to train on, and how many utterances were left out because they are empty or too long."""
     rows, left_out = [], {"empty": 0, "too_long": 0}
@@ -120,7 +152,7 @@ def _rows(
                 left_out["empty"] += 1
                 continue
             ids = compressor.ids(utterance)
-            if len(ids) > settings.max_utterance_tokens:
+            if len(ids) > longest:
                 left_out["too_long"] += 1
             else:
                 kept.append((utterance, ids))
@@ -149,8 +181,7 @@ def _train(
             f"compressor: {len(rows)} train and {len(checked)} held-out rows are usable "
             f"(left out: {train[1]}, {heldout[1]}); both need at least one"
         )
-    kept = seeded_order(len(checked), settings.seed, 0)[: settings.heldout_rows]
-    checked = [checked[i] for i in sorted(kept)]
+    checked = _looked_at(checked, settings)
     compressor.requires_grad_(True).train()
 
     def loss(chosen: list[int]) -> tuple[Tensor, dict[str, float]]:
@@ -169,30 +200,18 @@ def _train(
         [repr("\n".join(row.utterances)) for row in rows],
     )
     compressor.requires_grad_(False).eval()
-    batch = settings.batch_size
-    before = history.heldout[0]
+    if limits.saved_as == "float16":
+        compressor.round_to_half()
     after = next(check for check in history.heldout if check["step"] == history.best_step)
-    without = figures(compressor, task, checked, batch, memories="none")
     report = {
         "train_rows": len(rows),
         "train_left_out": train[1],
-        "heldout_rows": len(checked),
-        "heldout_tokens": sum(len(row.target) for row in checked),
+        **_measured(compressor, task, checked, history.heldout[0], after, settings.batch_size, limits),
         "heldout_left_out": heldout[1],
-        "heldout_before": before,
-        "heldout_after": after,
-        "heldout_no_memory": without,
-        "nats_recovered": without["loss"] - after["loss"],
-        "free_running": free_running(compressor, task, _short(checked, limits)),
         "history": history.as_dict(),
     }
-    learned = history.best_step > 0 and after["loss"] < without["loss"]
-    report["heldout_other_memory"] = None
-    if len(checked) > 1:
-        report["heldout_other_memory"] = figures(compressor, task, checked, batch, memories="other")
-        learned = learned and after["loss"] < report["heldout_other_memory"]["loss"]
-    report["learned"] = learned
-    compressor.save(out)
+    report["learned"] = report["learned"] and history.best_step > 0
+    compressor.save(out, limits.saved_as)
     write_json(report, Path(out) / "report.json")
     seen = {
         split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", checked))
@@ -201,6 +220,37 @@ def _train(
     said = limits.model_copy(update={"weights": Path(limits.weights).name})
     write_card(out, built_upon, seen, said, history)
     return report
+
+
+def _measured(
+    compressor: MambaCompressor,
+    task: Reconstruction,
+    rows: list[Row],
+    before: dict[str, float],
+    after: dict[str, float],
+    batch: int,
+    limits: CompressorSettings,
+) -> dict:
+    """What `after` is worth: beside no memory, another row's memory, and reconstructions in free running."""
+    without = figures(compressor, task, rows, batch, memories="none")
+    other = figures(compressor, task, rows, batch, memories="other") if len(rows) > 1 else None
+    return {
+        "heldout_rows": len(rows),
+        "heldout_tokens": sum(len(row.target) for row in rows),
+        "heldout_before": before,
+        "heldout_after": after,
+        "heldout_no_memory": without,
+        "heldout_other_memory": other,
+        "nats_recovered": without["loss"] - after["loss"],
+        "learned": after["loss"] < min(check["loss"] for check in (without, other) if check is not None),
+        "free_running": free_running(compressor, task, _short(rows, limits)),
+    }
+
+
+def _looked_at(rows: list[Row], settings: TrainingSettings) -> list[Row]:
+    """The seeded held-out rows that are measured."""
+    kept = seeded_order(len(rows), settings.seed, 0)[: settings.heldout_rows]
+    return [rows[i] for i in sorted(kept)]
 
 
 @torch.no_grad()

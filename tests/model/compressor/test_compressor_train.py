@@ -8,7 +8,7 @@ import torch
 from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
-from model.compressor.train import finetune, pretrain, windows
+from model.compressor.train import adopt, finetune, pretrain, windows
 from model.llm import load_llm
 from model.settings import TrainingSettings
 
@@ -53,6 +53,15 @@ def test_finetuning_goes_on_from_the_pretrained(responsive_llm_folder, pretraine
     example = report["free_running"]["examples"][0]["original"]
     assert example == "\n".join(DIALOGUES[0])
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_pretrained_one_is_taken_as_it_is(responsive_llm_folder, pretrained, tmp_path):
+    report = adopt(responsive_llm_folder, pretrained[0], TEXTS[:10], settings(1), tmp_path)
+    for name in ("model.safetensors", "config.json", "card.json"):
+        assert (tmp_path / name).read_bytes() == (pretrained[0] / name).read_bytes()
+    assert report["learned"] and report["heldout_before"] == report["heldout_after"]
+    assert report["nats_recovered"] == pytest.approx(pretrained[1]["nats_recovered"], abs=1e-5)
+    assert not report["history"]["train"]
 
 
 def test_same_seed_same_bytes(tiny_llm_folder, tmp_path):
