@@ -66,7 +66,7 @@ def pretrain(
         compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
-    data = [_rows([(text,) for text in texts], compressor, task, settings, longest) for texts in (train, heldout)]
+    data = [rows_of([(text,) for text in texts], compressor, task, settings, longest) for texts in (train, heldout)]
     return _train(
         compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
     )
@@ -82,7 +82,7 @@ def adopt(llm_folder: Path, start: Path, heldout: Sequence[str], settings: Compr
     compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = settings.max_utterance_tokens
-    rows, left_out = _rows([(text,) for text in heldout], compressor, task, settings, longest)
+    rows, left_out = rows_of([(text,) for text in heldout], compressor, task, settings, longest)
     if not rows:
         raise ValueError(f"compressor: no held-out row is usable (left out: {left_out}); it needs at least one")
     rows, batch = _looked_at(rows, settings.pretrain), settings.pretrain.batch_size
@@ -118,7 +118,7 @@ def finetune(
     compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
     longest = settings.max_utterance_tokens
-    data = [_rows(dialogues, compressor, task, settings, longest) for dialogues in (train, heldout)]
+    data = [rows_of(dialogues, compressor, task, settings, longest) for dialogues in (train, heldout)]
     built_upon = {"llm": llm_folder, "compressor": compressor_folder}
     return _train(
         compressor, task, *data, settings.finetune, settings, out, progress, checkpoints, built_upon
@@ -136,7 +136,7 @@ def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[rang
     return [*found, range(start, len(sizes))] if sizes else found
 
 
-def _rows(
+def rows_of(
     dialogues: Sequence[Sequence[str]],
     compressor: MambaCompressor,
     task: Reconstruction,

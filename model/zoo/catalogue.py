@@ -154,6 +154,13 @@ _SOURCES = (
         licence="Apache-2.0",
         path="model/scorer/weights/goemotions-minilm-b",
     ),
+    WeightSource(
+        name="memory-smollm2-135m",
+        kind="shipped",
+        role="compressor, pretrained for smollm2-135m-instruct",
+        licence="Apache-2.0",
+        path="model/compressor/weights/memory-smollm2-135m",
+    ),
 )
 
 CATALOGUE: dict[str, WeightSource] = {source.name: source for source in _SOURCES}
