@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
+from torch.distributed.tensor import DTensor
 
 CGROUP = Path("/sys/fs/cgroup")
 GB = 1e9
@@ -52,7 +53,7 @@ def estimate(
     # A part's gradients stand beside those they are added to, unless they become them.
     beside = sum(p.nbytes for p in parameters.values() if accumulation > 1 or p.dtype != torch.float32)
     return MemoryEstimate(
-        frozen_weights=sum(size for place, size in held.items() if place not in trained),
+        frozen_weights=sum(held[place].nbytes() for place in held.keys() - trained.keys()),
         trained_weights=own,
         gradients=4 * numbers + beside,
         fp32_masters=4 * numbers,
@@ -113,7 +114,8 @@ class TrainingMemory:
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             yield
-        measured = sum(size for place, size in kept.items() if place not in self._weights)
+        # Sizes as they are now: shards that were put together for a layer are given back after it.
+        measured = sum(kept[place].nbytes() for place in kept.keys() - self._weights.keys())
         activations = round(measured * self._longest / max(1, tokens))
         self.needed = replace(self.needed, activations=activations)
 
@@ -141,10 +143,10 @@ def _left_by_container(unlimited: int) -> int:
         return unlimited
 
 
-def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Address -> bytes of each storage; views of one are the same."""
-    storages = (tensor.untyped_storage() for tensor in tensors)
-    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+def _storages(tensors: Iterable[Tensor]) -> dict[int, UntypedStorage]:
+    """What the tensors lie in, of a sharded one this process's shard; views of one storage are the same."""
+    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    return {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in local)}
 
 
 def _gb(size: int) -> str:

@@ -33,14 +33,14 @@ class Processes:
         return self.index == 0
 
     def parts(self, rows: list[int], accumulation: int) -> list[list[int]]:
-        """This process's rows of a step, in at most `accumulation` parts; none where others took them all.
+        """This process's rows of a step, in at most `accumulation` parts, of which all processes have as many.
 
-        Rows come sorted by length: dealt out in turn every process gets as much work, cut in runs a part is
-        little padded.
+        Rows come sorted by length: dealt out in turn every process gets as much work, cut in runs a part is little
+        padded. A part is empty where there are not enough rows to go round.
         """
-        mine = rows[self.index :: self.count]
-        size = max(1, -(-len(mine) // accumulation))
-        return [mine[start : start + size] for start in range(0, len(mine), size)]
+        mine, most = rows[self.index :: self.count], -(-len(rows) // self.count)
+        count = min(accumulation, most)
+        return [mine[len(mine) * i // count : len(mine) * (i + 1) // count] for i in range(count)]
 
     @torch.no_grad()
     def sum(self, tensors: Iterable[Tensor]) -> None:

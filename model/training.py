@@ -179,14 +179,20 @@ def _gradients(
     lengths: Sequence[int],
     memory: TrainingMemory,
 ) -> dict[str, float]:
-    """Leave the parts' gradients in the masters; returns the parts' shares of the loss and the log, added up."""
+    """Leave the parts' gradients in the masters; returns the parts' shares of the loss and the log, added up.
+
+    For an empty part a row of others is run, and nothing kept of it: processes that hold shards of one LLM must
+    run it equally often.
+    """
     shares = []
     for part in parts:
-        with memory.watching(sum(lengths[i] for i in part)):
-            value, logs = loss(part, rows)
-        value.backward()
+        run = part or rows[:1]
+        with memory.watching(sum(lengths[i] for i in run)):
+            value, logs = loss(run, rows)
+        (value if part else 0.0 * value).backward()
         state.add_gradients(parameters)
-        shares.append({"loss": value.item(), **logs})
+        if part:
+            shares.append({"loss": value.item(), **logs})
     return summed(shares)
 
 

@@ -20,8 +20,9 @@ from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import embed, load_llm, reply_ids
+from model.llm import body_and_head, embed, load_llm, reply_ids
 from model.report import write_json
+from model.sharding import is_sharded
 from model.training import Progress, fit, seeded_order
 
 
@@ -149,14 +150,24 @@ class Exchanges:
         return -log_probs.sum() / self.reply_tokens(rows if whole is None else whole)
 
     def reconstruction_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor | None:
-        """As `reply_loss`, over what is reconstructed of the rows' histories; None where no row has a history."""
-        histories = [self.examples[i].history for i in rows if self.examples[i].history in self.targets]
+        """As `reply_loss`, over what is reconstructed of the rows' histories; None where no row has a history.
+
+        Where processes hold shards of the LLM, each runs it if one of them must: a history of `whole` stands in.
+        """
+        whole = rows if whole is None else whole
+        histories, weight = self._histories(rows), 1.0
+        if not histories and is_sharded(body_and_head(self.model.llm)[0].layers):
+            histories, weight = self._histories(whole)[:1], 0.0
         if not histories:
             return None
         targets = [self.targets[h] for h in histories]
         memories = [self.memories[h][-count:] for h, (count, _) in zip(histories, targets, strict=True)]
         log_probs, _ = self.task.log_probs(memories, [ids for _, ids in targets])
-        return -log_probs.sum() / self.reconstructed_tokens(rows if whole is None else whole)
+        return -weight * log_probs.sum() / self.reconstructed_tokens(whole)
+
+    def _histories(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        """The rows' histories that have anything to reconstruct."""
+        return [self.examples[i].history for i in rows if self.examples[i].history in self.targets]
 
     def reply_tokens(self, rows: Sequence[int]) -> int:
         """Tokens of the rows' replies."""
@@ -164,8 +175,7 @@ class Exchanges:
 
     def reconstructed_tokens(self, rows: Sequence[int]) -> int:
         """Tokens that are reconstructed of the rows' histories."""
-        known = [self.targets.get(self.examples[i].history) for i in rows]
-        return sum(len(target[1]) for target in known if target)
+        return sum(len(self.targets[history][1]) for history in self._histories(rows))
 
     @torch.no_grad()
     def figures(self, batch: int, weight: float) -> dict[str, float]:

@@ -52,27 +52,34 @@ def test_a_step_in_parts_is_the_step_of_the_large_batch(name, whole, tmp_path):
     assert_same_training(tmp_path / name, whole / name)
 
 
-def test_two_processes_take_the_steps_of_one(whole, tmp_path):
-    """accelerate's launcher, two real processes; both end with the same bytes."""
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
-    options = ["--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory) -> Path:
+    """The trainings in two real processes, by accelerate's launcher: with the LLM in shards, then whole in each."""
+    folder = tmp_path_factory.mktemp("launched")
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2"]
+    configuration = str(ROOT / "deployments" / "accelerate" / "fsdp.yaml")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*launch, *options, "--main_process_port=0", "--module", "tests.model.trainings", str(tmp_path)],
+        [*launch, "--config_file", configuration, "--module", "tests.model.trainings", str(folder)],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for name in TRAININGS:
-        assert_same_training(tmp_path / "0" / name, whole / name)
-        for file in (whole / name).glob("*.*"):
-            assert (tmp_path / "0" / name / file.name).read_bytes() == (
-                tmp_path / "1" / name / file.name
-            ).read_bytes()
+    return folder
+
+
+@pytest.mark.parametrize("form", ["plain", "sharded"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_take_the_steps_of_one(name, form, whole, launched):
+    """And both end with the same bytes."""
+    main, other = (launched / form / number / name for number in ("0", "1"))
+    assert_same_training(main, whole / name)
+    for file in (path for path in main.rglob("*") if path.is_file()):
+        assert file.read_bytes() == (other / file.relative_to(main)).read_bytes(), file
 
 
 def test_a_process_alone_has_every_row():
     alone = Processes()
     assert (alone.count, alone.is_main) == (1, True)
     assert alone.parts([5, 6, 7, 8, 9], 1) == [[5, 6, 7, 8, 9]]
-    assert alone.parts([5, 6, 7, 8, 9], 2) == [[5, 6, 7], [8, 9]]
+    assert alone.parts([5, 6, 7, 8, 9], 2) == [[5, 6], [7, 8, 9]]
     assert alone.parts([5], 4) == [[5]]

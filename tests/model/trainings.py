@@ -2,12 +2,14 @@
 
     accelerate launch … --module tests.model.trainings FOLDER
 
-leaves each training's report and weights in FOLDER/<number of the process>/<name of the training>. Replies, answers and
+leaves each training's report and weights in FOLDER/<plain or sharded>/<number of the process>/<name of the training>;
+sharded where accelerate was told so, and plain after that. Replies, answers and
 histories are of very unlike lengths, and the last step has one row, so that no share of a step is like another.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,7 @@ from model.llm import load_llm
 from model.processes import Processes
 from model.prompts import EMOTION_WORDS
 from model.settings import TrainingSettings
+from model.sharding import ASKED, is_sharded
 from model.zoo.resolve import resolve
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
@@ -103,6 +106,9 @@ TRAININGS: dict[str, Callable[..., dict]] = {
 
 if __name__ == "__main__":
     processes = Processes()
-    for name, train in TRAININGS.items():
-        train(Path(sys.argv[1]) / str(processes.index) / name)
+    for form in ("sharded", "plain"):
+        assert is_sharded(load_llm(resolve("tiny-llm"), "float32")[0].model.layers) == (form == "sharded")
+        for name, train in TRAININGS.items():
+            train(Path(sys.argv[1]) / form / str(processes.index) / name)
+        os.environ[ASKED] = "false"
     processes.leave()
