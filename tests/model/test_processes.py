@@ -31,9 +31,7 @@ def whole(tmp_path_factory) -> Path:
 
 def assert_same_training(found: Path, expected: Path) -> None:
     """The history of every loss and figure, and the weights that were kept."""
-    histories = [
-        json.loads((folder / "report.json").read_text())["history"] for folder in (found, expected)
-    ]
+    histories = [json.loads((folder / "report.json").read_text())["history"] for folder in (found, expected)]
     for part in ("train", "heldout"):
         steps, wanted = (history[part] for history in histories)
         assert len(steps) == len(wanted) and all("loss" in step for step in steps)

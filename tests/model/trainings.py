@@ -48,7 +48,13 @@ def training(accumulation: int) -> TrainingSettings:
 def compressor(out: Path, accumulation: int = 1) -> dict:
     own = training(accumulation)
     small = CompressorSettings(
-        weights="", hidden=32, layers=1, max_utterance_tokens=32, free_running_rows=0, pretrain=own, finetune=own
+        weights="",
+        hidden=32,
+        layers=1,
+        max_utterance_tokens=32,
+        free_running_rows=0,
+        pretrain=own,
+        finetune=own,
     )
     return pretrain(resolve("tiny-llm"), TEXTS[:ROWS], TEXTS[ROWS : ROWS + HELDOUT], small, out)
 
@@ -73,7 +79,9 @@ def extractor(out: Path, accumulation: int = 1) -> dict:
 def exchanges(count: int) -> list[DialogueExample]:
     """Every third without a history."""
     return [
-        DialogueExample(f"d/{i}", tuple(f"gpt: {t}" for t in TEXTS[: i % 3]), f"I like {WORDS[i % 10]}", TEXTS[i])
+        DialogueExample(
+            f"d/{i}", tuple(f"gpt: {t}" for t in TEXTS[: i % 3]), f"I like {WORDS[i % 10]}", TEXTS[i]
+        )
         for i in range(count)
     ]
 
