@@ -19,10 +19,13 @@ FILE = "step.safetensors"
 
 
 class Checkpoints:
-    """The latest checkpoint of one run, in a folder of its own. How often it is written changes no result."""
+    """The latest checkpoint of one run, in a folder of its own. How often it is written changes no result.
 
-    def __init__(self, folder: Path, every_s: float = 600.0):
-        self.folder, self.every_s = Path(folder), every_s
+    events: where the run's curves are left (model/event_log.py); None leaves none.
+    """
+
+    def __init__(self, folder: Path, every_s: float = 600.0, events: Path | None = None):
+        self.folder, self.every_s, self.events = Path(folder), every_s, events
         self._saved = time.monotonic()
 
     def due(self) -> bool:

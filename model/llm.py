@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from model.sharding import shard_if_asked
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Piece = Tensor
 """Token ids (int64 [n]) or embeddings (floating [n, d])."""
@@ -26,6 +28,7 @@ PrefixCache = list[tuple[Tensor, Tensor]]
 def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     """The model, frozen, in eval mode and on the GPU where there is one, and its tokenizer, from a local folder.
 
+    Processes that train together may hold it in shards (model/sharding.py).
     Eager attention: on CPU its backward is about twice as fast as the fused kernel's at these lengths.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -33,7 +36,7 @@ def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     llm = AutoModelForCausalLM.from_pretrained(
         folder, dtype=DTYPES[dtype], attn_implementation=attention, local_files_only=True
     )
-    llm.requires_grad_(False)
+    llm = shard_if_asked(llm.requires_grad_(False), llm.model.layers)
     return llm.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 

@@ -11,7 +11,13 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     """One training run. The paper gives learning rates for EPO only; the rest is marked."""
 
     learning_rate: float = Field(1e-4, gt=0, description="Peak rate. Not in the paper except for EPO (1e-6).")
-    batch_size: int = Field(8, ge=1, description="Rows a step. Not in the paper.")
+    batch_size: int = Field(8, ge=1, description="Rows a step, in all processes. Not in the paper.")
+    accumulation: int = Field(
+        1,
+        ge=1,
+        description="Parts in which a step's rows are run, one after the other: less memory, the same step. "
+        "Not in the paper.",
+    )
     epochs: int = Field(1, ge=1, description="Passes over the data. Not in the paper.")
     max_tokens: int | None = Field(
         None, ge=1, description="Budget of training tokens; None lifts it. Not in the paper."

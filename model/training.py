@@ -1,29 +1,42 @@
 """The one training loop: AdamW with fp32 master weights, warm-up and cosine, seeded batches, best checkpoint.
 
 The order of batches is a function of the seed and the row lengths alone, so a run that was cut off goes on from
-its last step checkpoint to the same weights. Knows nothing of any loss, of storage, or of who shows the progress.
+its last step checkpoint to the same weights. A step's rows may be run in parts, one after the other and in several
+processes: it stays the same step, up to rounding. Knows nothing of any loss, of storage, or of who shows the progress.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.checkpoints import Checkpoints
+from model.event_log import EventLog
+from model.memory import TrainingMemory
+from model.processes import Processes, summed
 from model.report import write_json
 from model.settings import TrainingSettings
+
+LOG = logging.getLogger(__name__)
+"""Where a run says what no figure can."""
 
 FAILED_BATCH = "failed-batch.json"
 """What stopped a run, beside its checkpoint."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as progress(step, steps, logs)."""
+
+Loss = Callable[[list[int], list[int]], tuple[Tensor, dict[str, float]]]
+"""loss(part, batch) -> the share that the rows `part` have in the loss of the rows `batch`, and in every figure of
+the log. Shares add up: where the loss of a batch is the mean over its tokens, a part's share is the sum over its own
+tokens, divided by how many the batch has. Of the whole, loss(batch, batch), it is the mean itself."""
 
 
 @dataclass
@@ -86,54 +99,115 @@ def rate(step: int, steps: int, settings: TrainingSettings) -> float:
 def fit(
     parameters: dict[str, Tensor],
     lengths: Sequence[int],
-    loss: Callable[[list[int]], tuple[Tensor, dict[str, float]]],
+    loss: Loss,
     evaluate: Callable[[], dict[str, float]],
     settings: TrainingSettings,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     names: Sequence[str] | None = None,
+    models: Sequence[nn.Module] = (),
+    memory_limit: int | None = None,
 ) -> History:
     """Train `parameters` in place and leave them at the best held-out loss.
 
-    loss(rows) -> (scalar with gradient, logs), a function of the rows and the parameters alone; evaluate() ->
-    figures, of which "loss" chooses the checkpoint (lower is better); it is called before the first step and
-    `settings.evaluations` times. The optimizer works on fp32 copies, so low-precision weights still learn from
-    small steps. checkpoints: where a run that is cut off leaves its state and goes on from; the caller removes
-    it in the end. names: what each row is called in messages. Raises TrainingError on a loss or a gradient that
-    is not finite; with checkpoints, the state before that step and the batch are left there.
+    loss: see `Loss`; a function of the rows and the parameters alone. evaluate() -> figures, of which "loss"
+    chooses the checkpoint (lower is better); it is called before the first step and `settings.evaluations` times.
+    The optimizer works on fp32 copies, so low-precision weights still learn from small steps. checkpoints: where
+    a run that is cut off leaves its state and goes on from, and its curves; the caller removes it in the end.
+    names: what each row is called in messages. models: all modules in memory, for the estimate of what training
+    needs, which is logged before the first step is taken; memory_limit: bytes that it may take beside their
+    weights, None: what is free.
+
+    Several processes (model/processes.py) call this alike and end with the same weights; the main one alone shows
+    and saves anything. Raises TrainingError where memory does not suffice, and on a loss or a gradient that is not
+    finite; with checkpoints, the state before that step and the batch are left there.
     """
     torch.manual_seed(settings.seed)
+    processes = Processes()
     batches = plan_batches(lengths, settings)
-    state = _State.start(parameters, settings)
+    parts = [processes.parts(rows, settings.accumulation) for rows in batches]
+    longest = max((sum(lengths[i] for i in part) for step in parts for part in step), default=0)
+    memory = TrainingMemory(parameters, models, settings.accumulation, longest, processes.count, memory_limit)
+    _check_memory(memory, processes)
+    state = _State.start(parameters, settings, processes)
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
-        state.check(parameters, evaluate())
+        state.check(parameters, processes.mains(evaluate()))
     else:
         state.restore(parameters, *saved)
-    checks = {round(len(batches) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-    for step in range(state.step, len(batches)):
-        rows = batches[step]
-        value, logs = loss(rows)
-        if not torch.isfinite(value):
-            raise _failure(f"loss is {value.item()}", state, rows, names, logs, checkpoints)
-        value.backward()
-        norm = state.update(parameters, rate(step, len(batches), settings), settings.gradient_clip)
-        if norm is not None:
-            raise _failure(f"the gradient's norm is {norm}", state, rows, names, logs, checkpoints)
-        history = state.history
-        history.tokens += sum(lengths[i] for i in rows)
-        history.rows += len(rows)
-        history.train.append({"step": step + 1, "loss": value.item(), **logs})
-        if step + 1 in checks:
-            state.check(parameters, evaluate())
-        if progress is not None:
-            progress(step + 1, len(batches), history.train[-1])
-        if checkpoints is not None and checkpoints.due():
-            checkpoints.save(*state.saved())
+    first, steps, history = state.step, len(batches), state.history
+    checks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
+    keeper = checkpoints if processes.is_main else None
+    with EventLog(None if keeper is None else keeper.events) as events:
+        events.tell("train", [_with_rate(entry, steps, settings) for entry in history.train])
+        events.tell("heldout", history.heldout)
+        for step in range(first, steps):
+            rows = batches[step]
+            own = _gradients(parameters, state, loss, rows, parts[step], lengths, memory)
+            figures = summed(processes.gathered(own))
+            if step == first:
+                LOG.info(memory.line())
+                _check_memory(memory, processes)
+            if not math.isfinite(figures["loss"]):
+                raise _failure(f"loss is {figures['loss']}", state, rows, names, figures, keeper)
+            norm = state.update(parameters, rate(step, steps, settings), settings.gradient_clip, processes)
+            if norm is not None:
+                raise _failure(f"the gradient's norm is {norm}", state, rows, names, figures, keeper)
+            history.tokens += sum(lengths[i] for i in rows)
+            history.rows += len(rows)
+            history.train.append({"step": step + 1, **figures})
+            events.tell("train", [_with_rate(history.train[-1], steps, settings)])
+            if step + 1 in checks:
+                state.check(parameters, processes.mains(evaluate()))
+                events.tell("heldout", history.heldout[-1:])
+            if progress is not None and processes.is_main:
+                progress(step + 1, steps, history.train[-1])
+            if keeper is not None and keeper.due():
+                keeper.save(*state.saved())
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(state.best[name])
-    return state.history
+    return history
+
+
+def _gradients(
+    parameters: dict[str, Tensor],
+    state: _State,
+    loss: Loss,
+    rows: list[int],
+    parts: Sequence[list[int]],
+    lengths: Sequence[int],
+    memory: TrainingMemory,
+) -> dict[str, float]:
+    """Leave the parts' gradients in the masters; returns the parts' shares of the loss and the log, added up.
+
+    For an empty part a row of others is run, and nothing kept of it: processes that hold shards of one LLM must
+    run it equally often.
+    """
+    shares = []
+    for part in parts:
+        run = part or rows[:1]
+        with memory.watching(sum(lengths[i] for i in run)):
+            value, logs = loss(run, rows)
+        (value if part else 0.0 * value).backward()
+        state.add_gradients(parameters)
+        if part:
+            shares.append({"loss": value.item(), **logs})
+    return summed(shares)
+
+
+def _check_memory(memory: TrainingMemory, processes: Processes) -> None:
+    """TrainingError, in every process, where one of them cannot have what it needs."""
+    if max(said["short"] for said in processes.gathered({"short": memory.short})) > 0:
+        raise TrainingError(
+            f"{memory.line()}. That cannot fit: a smaller batch_size or a larger accumulation takes fewer "
+            "activations, a smaller rank or model the rest"
+        )
+
+
+def _with_rate(entry: dict[str, float], steps: int, settings: TrainingSettings) -> dict[str, float]:
+    """A step's figures and the learning rate it was taken with."""
+    return {**entry, "learning_rate": rate(int(entry["step"]) - 1, steps, settings)}
 
 
 def _failure(
@@ -152,7 +226,7 @@ def _failure(
     if state.step:
         checkpoints.save(*state.saved())
     file = checkpoints.folder / FAILED_BATCH
-    figures = {name: str(value) for name, value in logs.items()}
+    figures = {name: str(value) for name, value in logs.items() if name != "loss"}
     write_json({"step": state.step + 1, "what": what, "rows": rows, "names": called, "logs": figures}, file)
     return TrainingError(f"{told}; saved in {file}; look at these rows, or lower the learning rate")
 
@@ -168,32 +242,46 @@ class _State:
     step: int = 0
 
     @classmethod
-    def start(cls, parameters: dict[str, Tensor], settings: TrainingSettings) -> _State:
+    def start(cls, parameters: dict[str, Tensor], settings: TrainingSettings, processes: Processes) -> _State:
+        """The state before the first step; the parameters become those of the main process."""
+        processes.take_mains(parameters.values())
         masters = {name: p.detach().float().clone() for name, p in parameters.items()}
         optimizer = torch.optim.AdamW(list(masters.values()), lr=0.0, weight_decay=settings.weight_decay)
-        return cls(masters, optimizer, _snapshot(parameters))
+        return cls(masters, optimizer, {name: p.detach().clone() for name, p in parameters.items()})
 
+    @torch.no_grad()
     def check(self, parameters: dict[str, Tensor], figures: dict[str, float]) -> None:
         """Note held-out figures, and keep the parameters if none before were better."""
         heldout = self.history.heldout
         best = min((entry["loss"] for entry in heldout), default=math.inf)
         heldout.append({"step": self.step, **figures})
         if figures["loss"] < best:
-            self.best, self.history.best_step = _snapshot(parameters), self.step
+            self.history.best_step = self.step
+            for name, p in parameters.items():
+                self.best[name].copy_(p)
+
+    def add_gradients(self, parameters: dict[str, Tensor]) -> None:
+        """Add the parameters' gradients, in fp32, to those of the parts before, and take them from the parameters."""
+        for name, master in self.masters.items():
+            gradient, parameters[name].grad = parameters[name].grad, None
+            if gradient is not None:
+                master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
 
     @torch.no_grad()
-    def update(self, parameters: dict[str, Tensor], learning_rate: float, clip: float) -> float | None:
+    def update(
+        self, parameters: dict[str, Tensor], learning_rate: float, clip: float, processes: Processes
+    ) -> float | None:
         """One step of the optimizer; where the gradient is not finite its norm, and nothing has changed."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        for name, master in self.masters.items():
-            gradient = parameters[name].grad
-            master.grad = torch.zeros_like(master) if gradient is None else gradient.float()
-            parameters[name].grad = None
+        for master in self.masters.values():
+            master.grad = torch.zeros_like(master) if master.grad is None else master.grad
+        processes.sum(master.grad for master in self.masters.values())
         norm = torch.nn.utils.clip_grad_norm_(list(self.masters.values()), clip)
         if not torch.isfinite(norm):
             return norm.item()
         self.optimizer.step()
+        self.optimizer.zero_grad()
         for name, master in self.masters.items():
             parameters[name].copy_(master)
         self.step += 1
@@ -219,7 +307,3 @@ class _State:
                 part: tensors[f"{part}/{name}"].to("cpu" if part == "step" else master.device)
                 for part in ("step", "exp_avg", "exp_avg_sq")
             }
-
-
-def _snapshot(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in parameters.items()}

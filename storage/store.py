@@ -7,6 +7,7 @@ Layout under the root:
     last/STAGE/LABEL.json   what the item's latest record was made from; for reasons only
     rows/STAGE.sqlite       finished rows, by the digest of what each was made from
     scratch/KEY/            what an unfinished item goes on from (step checkpoints); removed once it is done
+    logs/STAGE/KEY…/        a training's curves for TensorBoard; logs/*.log is what processes printed
     locks/                  kernel file locks; a killed process holds none
 
 Writes go to a temporary name and are renamed, so a kill leaves a whole file or none. Knows nothing of

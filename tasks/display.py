@@ -131,6 +131,10 @@ class Display:
             self.bars.remove_task(bar)
         self.console.print(f"  [green]done[/] {escape(name)} in {time.monotonic() - started:.0f} s")
 
+    def tell(self, name: str, line: str) -> None:
+        """What a running item has to say."""
+        self.console.print(f"  {escape(name)}: {escape(line)}", soft_wrap=True)
+
     def settled(self, plan: StagePlan, learned: str | None = None) -> None:
         """A stage that is complete, whether it ran, was reused, or had nothing to do; and what it learned."""
         if plan.state == "not run":

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 
 from prefect import Flow, task
 from prefect.artifacts import (
@@ -47,7 +48,7 @@ def run_item(name: str, why: str, item: Item, session: Session, display: Display
             shown(step, steps, figures)
             recorded(step, steps)
 
-        answer.set_result(session.execute(item, progress))
+        answer.set_result(session.execute(item, progress, partial(display.tell, name)))
 
 
 @contextmanager

@@ -51,15 +51,15 @@ CALIBRATION = Stage("scores.calibration", "tasks.scores:calibrate_scores", libra
 PAIRS = Stage("pairs", "tasks.pairs:choose_pairs", libraries=("pyarrow",))
 QUALITY = Stage("pairs.quality", "tasks.pairs:check_pairs", libraries=("pyarrow", "numpy"))
 CONTROL_PAIRS = Stage("pairs.control", "tasks.pairs:random_pairs", libraries=("pyarrow",))
-EXTRACTOR = Stage("extractor", "tasks.extractor:fit_extractor", libraries=TORCH)
-PRETRAIN = Stage("compressor.pretrain", "tasks.compressor:pretrain_compressor", libraries=TORCH)
-FINETUNE = Stage("compressor.finetune", "tasks.compressor:finetune_compressor", libraries=TORCH)
+EXTRACTOR = Stage("extractor", "tasks.extractor:fit_extractor", libraries=TORCH, trains=True)
+PRETRAIN = Stage("compressor.pretrain", "tasks.compressor:pretrain_compressor", libraries=TORCH, trains=True)
+FINETUNE = Stage("compressor.finetune", "tasks.compressor:finetune_compressor", libraries=TORCH, trains=True)
 DIALOGUE = {
-    name: Stage(name, "tasks.dialogue:fit_dialogue", libraries=(*TORCH, "peft"))
+    name: Stage(name, "tasks.dialogue:fit_dialogue", libraries=(*TORCH, "peft"), trains=True)
     for name in ("dialogue.text", "dialogue.memory", "dialogue.audiovisual")
 }
-EPO = Stage("epo", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"))
-CONTROL_EPO = Stage("epo.control", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"))
+EPO = Stage("epo", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"), trains=True)
+CONTROL_EPO = Stage("epo.control", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"), trains=True)
 REPLIES = {
     rung.name: Stage(
         f"replies.{rung.name}", "tasks.replies:write_replies", libraries=(*TORCH, "peft", "pyarrow")

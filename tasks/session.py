@@ -20,7 +20,7 @@ from tasks.stages.planner import Node, StagePlan, plan_all
 from tasks.stages.pool import WorkerPool
 from tasks.stages.slots import Slots, urgency
 from tasks.stages.stage import Item, RawFiles, Stage, fresh_record
-from tasks.stages.worker import Progress
+from tasks.stages.worker import Progress, Tell, unheard
 
 SAMPLE = ("storage.sample.layout:write_sample",)
 
@@ -124,7 +124,7 @@ class Session:
 
     # Executing ----------------------------------------------------------------------------------------
 
-    def execute(self, item: Item, progress: Progress) -> list[Ref]:
+    def execute(self, item: Item, progress: Progress, tell: Tell = unheard) -> list[Ref]:
         """Run one item in a worker process and commit it; another run that has just done it is believed."""
         parts = item.parts()
         key = item.key(parts)
@@ -133,7 +133,7 @@ class Session:
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self._drop_damaged(stage, key)
-                outputs = self.workers.run(item, self._scratch(key), progress)
+                outputs = self.workers.run(item, self._scratch(key), progress, tell)
                 record = Record(stage=stage, label=item.label, key=key, outputs=outputs)
                 self.store.commit(record, parts)
                 shutil.rmtree(self._scratch(key), ignore_errors=True)

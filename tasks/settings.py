@@ -57,7 +57,7 @@ class MetricSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class RunSettings(BaseModel, frozen=True, extra="forbid"):
-    """How work is spread over the machine. Changes no result."""
+    """How work is spread over the machine. Changes no result, `processes` none beyond rounding."""
 
     parallel: int = Field(1, ge=1, description="Items that run at once.")
     feature_workers: int = Field(1, ge=1, description="Processes that extract features.")
@@ -66,6 +66,16 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
     )
     checkpoint_s: float = Field(
         600.0, ge=0, description="Seconds between a training run's step checkpoints; 0: after every step."
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Processes, or GPUs, that train each model together, started by accelerate's launcher. A step's "
+        "rows are dealt out among them; it is the same step up to rounding.",
+    )
+    launch_config: str | None = Field(
+        None,
+        description="accelerate's configuration file for them, from this project's folder; used with more than one.",
     )
     share_workers: bool = Field(
         False,

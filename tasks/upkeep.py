@@ -12,6 +12,7 @@ from pathlib import Path
 
 from storage.filestat import content_digest
 from storage.store import TEMPORARY, Record, Ref, Store
+from tasks.stages.worker import EVENTS
 
 
 def damaged(root: Path, repair: bool) -> list[str]:
@@ -78,8 +79,14 @@ def _unneeded(store: Store, superseded: bool) -> list[Path]:
     files += [path for path in (store.root / "records").glob("*/*.json") if path not in kept]
     for tree in (store.root / "trees").glob("*"):
         files += _files(tree) if tree.name not in needed else ()
+    known = {(record.stage, record.key[:EVENTS]) for record in records}
     if superseded:
         files += _files(store.root / "scratch")
+    else:  # an unfinished training goes on from its scratch, and its curves with it
+        known |= {(None, path.name[:EVENTS]) for path in (store.root / "scratch").glob("*")}
+    for folder in (store.root / "logs").glob("*/*"):
+        if not {(folder.parent.name, folder.name), (None, folder.name)} & known:
+            files += _files(folder)
     # No flow runs while this one holds the lock: what is unfinished now was left by one that was killed.
     left = (path for path in _files(store.root) if any(part.startswith(TEMPORARY) for part in path.parts))
     return list(dict.fromkeys([*files, *left]))
@@ -102,7 +109,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _remove_empty_folders(store: Store) -> None:
-    for part in ("trees", "scratch"):
+    for part in ("trees", "scratch", "logs"):
         for folder, _, _ in os.walk(store.root / part, topdown=False):
             if not any(Path(folder).iterdir()) and Path(folder) != store.root / part:
                 shutil.rmtree(folder)

@@ -184,10 +184,10 @@ def _train(
     checked = _looked_at(checked, settings)
     compressor.requires_grad_(True).train()
 
-    def loss(chosen: list[int]) -> tuple[Tensor, dict[str, float]]:
-        batch = [rows[i] for i in chosen]
-        log_probs, hits = task.log_probs(_memories(compressor, batch), [row.target for row in batch])
-        return -log_probs.mean(), {"accuracy": hits.float().mean().item()}
+    def loss(part: list[int], batch: list[int]) -> tuple[Tensor, dict[str, float]]:
+        chosen, tokens = [rows[i] for i in part], sum(len(rows[i].target) for i in batch)
+        log_probs, hits = task.log_probs(_memories(compressor, chosen), [row.target for row in chosen])
+        return -log_probs.sum() / tokens, {"accuracy": hits.sum().item() / tokens}
 
     history = fit(
         dict(compressor.named_parameters()),
@@ -198,6 +198,7 @@ def _train(
         progress,
         checkpoints,
         [repr("\n".join(row.utterances)) for row in rows],
+        [task.llm, compressor],
     )
     compressor.requires_grad_(False).eval()
     if limits.saved_as == "float16":

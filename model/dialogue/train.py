@@ -20,8 +20,9 @@ from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import embed, load_llm, reply_ids
+from model.llm import body_and_head, embed, load_llm, reply_ids
 from model.report import write_json
+from model.sharding import is_sharded
 from model.training import Progress, fit, seeded_order
 
 
@@ -58,9 +59,9 @@ def train_dialogue(
     checked = Exchanges(model, [heldout[i] for i in sorted(kept)])
     batch, weight = settings.training.batch_size, settings.reconstruction_weight
 
-    def loss(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
-        reply = learnt.reply_loss(rows)
-        reconstruction = learnt.reconstruction_loss(rows)
+    def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
+        reply = learnt.reply_loss(rows, whole)
+        reconstruction = learnt.reconstruction_loss(rows, whole)
         if reconstruction is None:
             return reply, {"reply": reply.item()}
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}
@@ -75,6 +76,7 @@ def train_dialogue(
         progress,
         checkpoints,
         [example.key for example in train],
+        [part for part in (model.llm, model.compressor, model.extractor) if part is not None],
     )
     before = record.heldout[0]
     after = next(check for check in record.heldout if check["step"] == record.best_step)
@@ -140,22 +142,40 @@ class Exchanges:
         self.lengths = [self._tokens(i) for i in range(len(examples))]
         """Tokens the LLM reads for each exchange."""
 
-    def reply_loss(self, rows: Sequence[int]) -> Tensor:
-        """Token mean of the replies' negative log-likelihood."""
+    def reply_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor:
+        """Token mean of the replies' negative log-likelihood; of the rows of `whole`, the share that `rows` have."""
         with torch.no_grad():
             prompts = [embed(self.model.llm, self.pieces[i]) for i in rows]
         log_probs, _ = reply_log_probs(self.model.llm, prompts, [self.replies[i] for i in rows])
-        return -log_probs.mean()
+        return -log_probs.sum() / self.reply_tokens(rows if whole is None else whole)
 
-    def reconstruction_loss(self, rows: Sequence[int]) -> Tensor | None:
-        """Token mean over what is reconstructed of the rows' histories; None where no row has a history."""
-        histories = [self.examples[i].history for i in rows if self.examples[i].history in self.targets]
+    def reconstruction_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor | None:
+        """As `reply_loss`, over what is reconstructed of the rows' histories; None where no row has a history.
+
+        Where processes hold shards of the LLM, each runs it if one of them must: a history of `whole` stands in.
+        """
+        whole = rows if whole is None else whole
+        histories, weight = self._histories(rows), 1.0
+        if not histories and is_sharded(body_and_head(self.model.llm)[0].layers):
+            histories, weight = self._histories(whole)[:1], 0.0
         if not histories:
             return None
         targets = [self.targets[h] for h in histories]
         memories = [self.memories[h][-count:] for h, (count, _) in zip(histories, targets, strict=True)]
         log_probs, _ = self.task.log_probs(memories, [ids for _, ids in targets])
-        return -log_probs.mean()
+        return -weight * log_probs.sum() / self.reconstructed_tokens(whole)
+
+    def _histories(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+        """The rows' histories that have anything to reconstruct."""
+        return [self.examples[i].history for i in rows if self.examples[i].history in self.targets]
+
+    def reply_tokens(self, rows: Sequence[int]) -> int:
+        """Tokens of the rows' replies."""
+        return sum(len(self.replies[i]) for i in rows)
+
+    def reconstructed_tokens(self, rows: Sequence[int]) -> int:
+        """Tokens that are reconstructed of the rows' histories."""
+        return sum(len(self.targets[history][1]) for history in self._histories(rows))
 
     @torch.no_grad()
     def figures(self, batch: int, weight: float) -> dict[str, float]:
@@ -165,13 +185,12 @@ class Exchanges:
         tokens = {"reply": 0, "reconstruction": 0}
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            count = sum(len(self.replies[i]) for i in rows)
+            count = self.reply_tokens(rows)
             totals["reply"] += self.reply_loss(rows).item() * count
             tokens["reply"] += count
             reconstruction = self.reconstruction_loss(rows) if weight else None
             if reconstruction is not None:
-                known = [self.targets.get(self.examples[i].history) for i in rows]
-                count = sum(len(target[1]) for target in known if target)
+                count = self.reconstructed_tokens(rows)
                 totals["reconstruction"] += reconstruction.item() * count
                 tokens["reconstruction"] += count
         means = {name: totals[name] / tokens[name] for name in totals if tokens[name]}

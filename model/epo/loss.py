@@ -28,6 +28,17 @@ class PairLogProbs:
     chosen_token_mean: Tensor
 
 
+@dataclass(frozen=True)
+class Share:
+    """What some pairs are of a batch: of its pairs, and of the tokens of its true replies."""
+
+    pairs: float = 1.0
+    tokens: float = 1.0
+
+
+WHOLE = Share()
+
+
 def epo_loss(chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Equation 2: -log sigmoid(r(y_a) - r(y_i) - gamma) for each pair, with r = beta * mean log-likelihood.
 
@@ -58,24 +69,24 @@ def pair_log_probs(
 
 
 def total_loss(
-    pairs: PairLogProbs, beta: float, gamma: float, autoregressive_weight: float
+    pairs: PairLogProbs, beta: float, gamma: float, autoregressive_weight: float, share: Share = WHOLE
 ) -> tuple[Tensor, dict[str, float]]:
     """EPO plus the standard autoregressive loss, from the same log-probabilities (paper, section 3.4).
 
     The autoregressive term is the token mean over the batch's true replies, as in SimPO and TRL (cpo_alpha).
-    Returns the scalar and figures for the log.
+    Returns the scalar and figures for the log; where the pairs are a part of a batch, their shares of the batch's.
     """
     losses, chosen, rejected = epo_loss(pairs.chosen, pairs.rejected, beta, gamma)
-    nll = -pairs.chosen_token_mean
+    epo, nll = share.pairs * losses.mean(), -share.tokens * pairs.chosen_token_mean
     logs = {
-        "epo": losses.mean().item(),
+        "epo": epo.item(),
         "nll": nll.item(),
-        "reward_chosen": chosen.mean().item(),
-        "reward_rejected": rejected.mean().item(),
-        "margin": (chosen - rejected).mean().item(),
-        "accuracy": (chosen > rejected).float().mean().item(),
+        "reward_chosen": share.pairs * chosen.mean().item(),
+        "reward_rejected": share.pairs * rejected.mean().item(),
+        "margin": share.pairs * (chosen - rejected).mean().item(),
+        "accuracy": share.pairs * (chosen > rejected).float().mean().item(),
     }
-    return losses.mean() + autoregressive_weight * nll, logs
+    return epo + autoregressive_weight * nll, logs
 
 
 def joined(parts: Sequence[PairLogProbs], tokens: Sequence[int]) -> PairLogProbs:

@@ -18,7 +18,7 @@ from model.adapter import save_adapter
 from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
-from model.epo.loss import PairLogProbs, joined, pair_log_probs, total_loss
+from model.epo.loss import PairLogProbs, Share, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
 from model.report import write_json
@@ -78,11 +78,13 @@ def train_epo(
     learnt = Pairs(model, pairs, settings.training.batch_size)
     checked = Pairs(model, [heldout[i] for i in sorted(kept)], settings.training.batch_size)
 
-    def loss(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+    def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
+        share = learnt.share(rows, whole)
         value, logs = total_loss(
-            learnt.log_probs(rows), settings.beta, settings.gamma, settings.autoregressive_weight
+            learnt.log_probs(rows), settings.beta, settings.gamma, settings.autoregressive_weight, share
         )
-        return value, {**logs, **learnt.traits(rows)}
+        traits = {name: share.pairs * mean for name, mean in learnt.traits(rows).items()}
+        return value, {**logs, **traits}
 
     said_before = sampled_replies(checked, settings)
 
@@ -95,6 +97,7 @@ def train_epo(
         progress,
         checkpoints,
         [pair.example.key for pair in pairs],
+        [model.llm],
     )
     before = history.heldout[0]
     after = next(check for check in history.heldout if check["step"] == history.best_step)
@@ -154,6 +157,11 @@ class Pairs:
         return pair_log_probs(
             self.llm, prompts, [self.chosen[i] for i in rows], [self.rejected[i] for i in rows]
         )
+
+    def share(self, rows: Sequence[int], whole: Sequence[int]) -> Share:
+        """What the pairs `rows` are of the pairs `whole`."""
+        tokens = [sum(len(self.chosen[i]) for i in some) for some in (rows, whole)]
+        return Share(len(rows) / len(whole), tokens[0] / tokens[1])
 
     def traits(self, rows: Sequence[int]) -> dict[str, float]:
         """Mean length and repetition of both replies: what may tell them apart beside emotion."""

@@ -97,12 +97,13 @@ def train_extractor(
         # A modality that no row shows gets no gradient; weight decay must not move it either.
         {n: p for n, p in extractor.named_parameters() if _is_shown(n, rows)},
         [recogniser.tokens(row) for row in rows],
-        lambda chosen: recogniser.loss([rows[i] for i in chosen]),
+        lambda part, batch: recogniser.loss([rows[i] for i in part], [rows[i] for i in batch]),
         lambda: recogniser.figures(checked, batch),
         settings.training.model_copy(update={"epochs": 1}),  # the epochs are in the rows already
         progress,
         checkpoints,
         [row.example.key for row in rows],
+        [llm, recogniser.extractor],
     )
     report = {
         "train_clips": len(train),
@@ -143,11 +144,11 @@ class Recogniser:
         pieces = self._pieces(row, slot if "A" in parts else None, slot if "V" in parts else None)
         return sum(len(p) for p in pieces) - self.start + len(self._answer(row))
 
-    def loss(self, rows: Sequence[Row]) -> tuple[Tensor, dict[str, float]]:
-        """Token mean of the answers' negative log-likelihood."""
+    def loss(self, rows: Sequence[Row], batch: Sequence[Row]) -> tuple[Tensor, dict[str, float]]:
+        """The rows' share of the token mean of the batch's answers' negative log-likelihood."""
         answers = [self._answer(row) for row in rows]
         log_probs, _ = reply_log_probs(self.llm, self.prompts(rows), answers, self.prefix)
-        return -log_probs.mean(), {}
+        return -log_probs.sum() / sum(len(self._answer(row)) for row in batch), {}
 
     @torch.no_grad()
     def scores(self, rows: Sequence[Row], batch: int) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from storage.store import Ref
 from tasks.settings import RunSettings
 from tasks.stages.stage import Item, Stage
-from tasks.stages.worker import Progress, StageWorker
+from tasks.stages.worker import Progress, StageWorker, Tell, unheard
 
 SHARED = "shared"
 
@@ -31,13 +31,16 @@ class WorkerPool:
         self._all: list[StageWorker] = []
         self._guard = threading.Lock()
 
-    def run(self, item: Item, scratch: Path, progress: Progress) -> tuple[Ref, ...]:
+    def run(self, item: Item, scratch: Path, progress: Progress, tell: Tell = unheard) -> tuple[Ref, ...]:
         """Run one item in a worker that is free, or in a new one. Raises StageFailed."""
         name = self._name(item.stage)
         with self._guard:
             worker = self._idle[name].pop() if self._idle[name] else self._start(name)
         try:
-            outputs = worker.run(item, progress, scratch, self.settings.checkpoint_s)
+            asked = self.settings
+            outputs = worker.run(
+                item, progress, scratch, asked.checkpoint_s, tell, asked.processes, asked.launch_config
+            )
         except BaseException:
             worker.kill()
             raise

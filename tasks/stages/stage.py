@@ -48,7 +48,7 @@ class Workspace:
 
     raw: the raw root. basis: a digest of the code, libraries and weights the item is made with, for the keys
     of its rows. progress: whom to tell, as progress(step, steps, figures). scratch: a folder of the item's own
-    that outlives a kill and is removed once the item is done.
+    that outlives a kill and is removed once the item is done. events: a folder for a training's curves.
     """
 
     store: Store
@@ -57,12 +57,13 @@ class Workspace:
     progress: Callable[[int, int, dict[str, float]], None]
     scratch: Path | None = None
     checkpoint_s: float = 600.0
+    events: Path | None = None
 
     def checkpoints(self) -> Checkpoints | None:
         """Where a training run leaves its state, every `checkpoint_s` seconds, and goes on from after a kill."""
         from model.checkpoints import Checkpoints
 
-        return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s)
+        return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s, self.events)
 
     def folder(self, tree: Ref | None) -> Path | None:
         """A tree laid out as files; None of None."""
@@ -79,7 +80,8 @@ class Stage:
 
     code: further entry points that the fingerprint cannot follow from the function. libraries: the
     distributions whose version can change the output. workers: how many items may run at once. own_process:
-    its processes are never shared with other stages, since what they hold must go when the stage ends.
+    its processes are never shared with other stages, since what they hold must go when the stage ends. trains:
+    several processes can do its items together.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Stage:
     libraries: tuple[str, ...] = ()
     workers: int = 1
     own_process: bool = False
+    trains: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The parent (`StageWorker`) sends one item a line, as JSON, over standard input; the child answers with progress
 lines, the artefacts or the failure, and last how the process ended that ran it. A shared worker imports a stage's
 libraries once and forks for each item, so that all an item took goes back when it ends. When the parent goes, the
-child's input ends and it goes too. Knows nothing of keys, records or Prefect.
+child's input ends and it goes too. A training that several processes do together is launched from here (launch.py). Knows nothing of keys, records or Prefect.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import gc
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -26,10 +27,21 @@ from pydantic import BaseModel, TypeAdapter
 
 from storage.errors import InputError
 from storage.store import Ref, Store
+from tasks.stages.launch import run_launched
 from tasks.stages.stage import Item, Workspace
 
 Progress = Callable[[int, int, dict[str, float]], None]
+Tell = Callable[[str], None]
+"""Called with a line for people."""
+EVENTS = 12
+"""Characters of its key by which an item's curves are known."""
 FORKS = "--forks"
+MODEL_LOG = logging.getLogger("model")
+"""Below it every module of model/ logs."""
+
+
+def unheard(line: str) -> None:
+    """Tells nobody."""
 
 
 class StageFailed(RuntimeError):
@@ -65,9 +77,20 @@ class StageWorker:
         )
 
     def run(
-        self, item: Item, progress: Progress, scratch: Path | None = None, checkpoint_s: float = 600.0
+        self,
+        item: Item,
+        progress: Progress,
+        scratch: Path | None = None,
+        checkpoint_s: float = 600.0,
+        tell: Tell = unheard,
+        processes: int = 1,
+        launch_config: str | None = None,
     ) -> list[Ref]:
-        """Run one item and return its artefacts. scratch, checkpoint_s: see Workspace. Raises StageFailed."""
+        """Run one item and return its artefacts. Raises StageFailed.
+
+        scratch, checkpoint_s: see Workspace; tell: whom to tell what no figure can; processes, launch_config: see
+        RunSettings, followed where the stage trains.
+        """
         name = f"{item.stage.name} [{item.label}]"
         job = {
             "function": item.stage.function,
@@ -77,11 +100,16 @@ class StageWorker:
             "basis": item.basis(),
             "scratch": None if scratch is None else str(scratch),
             "checkpoint_s": checkpoint_s,
+            "events": None
+            if scratch is None
+            else str(events_folder(self.store, item.stage.name, scratch.name)),
+            "processes": processes if item.stage.trains else 1,
+            "launch_config": launch_config,
         }
         try:
             self.process.stdin.write(json.dumps(job).encode() + b"\n")
             self.process.stdin.flush()
-            outcome, code = self._listen(progress)
+            outcome, code = self._listen(progress, tell)
         except BrokenPipeError:
             outcome, code = {}, self.process.wait()
         if "done" in outcome:
@@ -90,7 +118,7 @@ class StageWorker:
             raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"])
         raise StageFailed(f"{name}: its process {_ending(code)}; log: {self.log_path}")
 
-    def _listen(self, progress: Progress) -> tuple[dict, int]:
+    def _listen(self, progress: Progress, tell: Tell) -> tuple[dict, int]:
         """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
 
         Only once that process has ended is the next item sent.
@@ -100,6 +128,8 @@ class StageWorker:
             answer = json.loads(line)
             if "progress" in answer:
                 progress(*answer["progress"])
+            elif "told" in answer:
+                tell(answer["told"])
             elif "ended" in answer:
                 return outcome, answer["ended"]
             else:
@@ -142,20 +172,32 @@ def _encode(value):
     return value
 
 
+def events_folder(store: Path, stage: str, key: str) -> Path:
+    """Where the curves of a training item of this key are left."""
+    return store / "logs" / stage / key[:EVENTS]
+
+
+def answers_on_stdout() -> Callable[[dict], None]:
+    """How to answer on what is standard output now; what libraries print goes to the log, never between the answers."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return lambda message: answers.write(json.dumps(message).encode() + b"\n")
+
+
 def serve(forks: bool) -> None:
     """The child: read items from standard input until it ends."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what libraries print goes to the log, never between the answers
-
-    def answer(message: dict) -> None:
-        answers.write(json.dumps(message).encode() + b"\n")
-
+    answer = answers_on_stdout()
     for line in sys.stdin.buffer:
         job = json.loads(line)
         answer({"ended": _run_forked(job, answer) if forks else _run(job, answer)})
 
 
 def _run(job: dict, answer: Callable[[dict], None]) -> int:
+    """Run one item here, or in processes of its own. Returns 0, the exit code of a process that did so."""
+    return run_item(job, answer) if job["processes"] == 1 else run_launched(job, answer)
+
+
+def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     """Run one item and tell the parent what came of it. Returns 0, the exit code of a process that did so."""
     work = Workspace(
         store=Store(job["store"]),
@@ -164,7 +206,11 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
         progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
         scratch=None if job["scratch"] is None else Path(job["scratch"]),
         checkpoint_s=job["checkpoint_s"],
+        events=None if job["events"] is None else Path(job["events"]),
     )
+    told = _Told(answer)
+    MODEL_LOG.setLevel(logging.INFO)
+    MODEL_LOG.addHandler(told)
     try:
         answer({"done": [ref.model_dump() for ref in _call(job, work)]})
     except Exception as error:  # the boundary of the process: every failure is told to the parent
@@ -178,7 +224,20 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
         )
         with contextlib.suppress(OSError):  # the log may lie on the disk that is full
             traceback.print_exc()
+    finally:
+        MODEL_LOG.removeHandler(told)
     return 0
+
+
+class _Told(logging.Handler):
+    """What the model logs for people, as answers."""
+
+    def __init__(self, answer: Callable[[dict], None]):
+        super().__init__(logging.INFO)
+        self._answer = answer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._answer({"told": record.getMessage()})
 
 
 def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:
@@ -186,7 +245,8 @@ def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:
 
     Returns the fork's exit code.
     """
-    _function(job)
+    if job["processes"] == 1:
+        _function(job)
     gc.freeze()  # a collection in the fork would touch, and so copy, every page that is shared
     child = os.fork()
     if child == 0:

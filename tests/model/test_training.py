@@ -46,7 +46,7 @@ def test_fit_equals_plain_adamw_and_keeps_the_best():
     history = fit(
         {"x": ours},
         [1, 1],
-        lambda rows: (ours.square().sum(), {}),
+        lambda rows, _: (ours.square().sum(), {}),
         lambda: {"loss": ours.item() ** 2},
         settings,
     )
@@ -65,14 +65,14 @@ def test_fit_returns_to_the_best_step():
     # Training makes the held-out loss worse: the start is kept.
     x = torch.tensor([3.0], requires_grad=True)
     settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=3)
-    history = fit({"x": x}, [1], lambda rows: (x.sum(), {}), lambda: {"loss": -x.item()}, settings)
+    history = fit({"x": x}, [1], lambda rows, _: (x.sum(), {}), lambda: {"loss": -x.item()}, settings)
     assert x.item() == 3.0 and history.best_step == 0
 
 
 def test_low_precision_weights_learn_from_steps_below_their_resolution():
     x = torch.tensor([1.0], dtype=torch.bfloat16, requires_grad=True)
     settings = TrainingSettings(learning_rate=1e-3, batch_size=1, epochs=50, warmup_share=0.0)
-    fit({"x": x}, [1], lambda rows: (x.float().sum(), {}), lambda: {"loss": x.item()}, settings)
+    fit({"x": x}, [1], lambda rows, _: (x.float().sum(), {}), lambda: {"loss": x.item()}, settings)
     assert x.item() < 0.98
 
 
@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_finite_stops_training():
         fit(
             {"x": x},
             [1],
-            lambda rows: (x.sum() * float("nan"), {}),
+            lambda rows, _: (x.sum() * float("nan"), {}),
             lambda: {"loss": 1.0},
             TrainingSettings(),
         )
@@ -95,8 +95,8 @@ def test_the_batch_that_broke_training_is_named_and_saved(tmp_path, fault):
     parameters, loss, evaluate = regression(torch.float32)
     bad = plan_batches([1] * 16, settings)[3]
 
-    def breaks(rows):
-        value, logs = loss(rows)
+    def breaks(rows, whole):
+        value, logs = loss(rows, whole)
         if rows == bad and fault == "loss":
             value = value * float("inf")
         if rows == bad and fault == "gradient":
@@ -134,17 +134,21 @@ def regression(dtype: torch.dtype):
         "bias": torch.zeros(1, dtype=dtype, requires_grad=True),
     }
 
-    def loss(rows):
+    def loss(rows, whole):
         guess = inputs[rows].to(dtype) @ parameters["weight"] + parameters["bias"]
-        return (guess.float() - targets[rows]).square().mean(), {"rows": float(len(rows))}
+        return (guess.float() - targets[rows]).square().sum() / len(whole), {"rows": float(len(rows))}
 
-    return parameters, loss, lambda: {"loss": loss(list(range(16, 24)))[0].item()}
+    held_out = list(range(16, 24))
+    return parameters, loss, lambda: {"loss": loss(held_out, held_out)[0].item()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("killed_at", [1, 7, 8, 19])
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, dtype, killed_at):
-    settings = TrainingSettings(learning_rate=0.2, batch_size=3, epochs=4, weight_decay=0.1)
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, dtype, accumulation, killed_at):
+    settings = TrainingSettings(
+        learning_rate=0.2, batch_size=3, epochs=4, weight_decay=0.1, accumulation=accumulation
+    )
     whole, loss, evaluate = regression(dtype)
     expected = fit(whole, [1] * 16, loss, evaluate, settings)
 
@@ -183,3 +187,26 @@ def test_a_damaged_checkpoint_starts_training_again(tmp_path, capsys):
     history = fit(again, [1] * 16, loss, evaluate, settings, checkpoints=Checkpoints(tmp_path))
     assert len(history.train) == 6 and torch.equal(again["weight"], parameters["weight"])
     assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 5, 9])
+def test_a_step_in_parts_is_the_same_step(accumulation):
+    """Parts of unlike size (5 rows in 2, 3; a last batch of one row), and more parts than rows."""
+    runs = []
+    for parts in (1, accumulation):
+        settings = TrainingSettings(learning_rate=0.2, batch_size=5, epochs=3, accumulation=parts)
+        parameters, loss, evaluate = regression(torch.float32)
+        calls: list[int] = []
+
+        def counted(rows, whole, loss=loss, calls=calls):
+            calls.append(len(rows))
+            return loss(rows, whole)
+
+        runs.append((fit(parameters, [1] * 16, counted, evaluate, settings), parameters, calls))
+    (whole, expected, once), (history, parameters, often) = runs
+    assert len(often) > len(once) and max(often) == -(-5 // accumulation) and sum(often) == sum(once) == 48
+    for name in ("train", "heldout"):
+        for step, wanted in zip(getattr(history, name), getattr(whole, name), strict=True):
+            assert step == pytest.approx(wanted, rel=1e-5)
+    for name, value in expected.items():
+        assert torch.allclose(parameters[name], value, rtol=1e-5, atol=1e-7)

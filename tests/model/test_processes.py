@@ -1,0 +1,83 @@
+"""A step is the same however it is computed: in parts, and in two processes that talk over gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.processes import Processes
+from tests.model.trainings import TRAININGS
+
+ROOT = Path(__file__).resolve().parents[2]
+LOSS = 1e-5
+"""Largest relative difference of a loss: the sums are the same, the order of their terms is not."""
+WEIGHT = 1e-4
+"""Of a weight: Adam divides by the root of a gradient's square, where rounding counts for most in the smallest."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The trainings in one process, each step in one part."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name, train in TRAININGS.items():
+        train(folder / name)
+    return folder
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    """The history of every loss and figure, and the weights that were kept."""
+    histories = [json.loads((folder / "report.json").read_text())["history"] for folder in (found, expected)]
+    for part in ("train", "heldout"):
+        steps, wanted = (history[part] for history in histories)
+        assert len(steps) == len(wanted) and all("loss" in step for step in steps)
+        for step, other in zip(steps, wanted, strict=True):
+            assert step == pytest.approx(other, rel=LOSS, abs=1e-6), (found.name, part)
+    (file,) = expected.glob("*model.safetensors")
+    weights, others = load_file(found / file.name), load_file(file)
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=WEIGHT, atol=1e-5, msg=f"{found.name} {name}")
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_step_in_parts_is_the_step_of_the_large_batch(name, whole, tmp_path):
+    TRAININGS[name](tmp_path / name, accumulation=3)
+    assert_same_training(tmp_path / name, whole / name)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory) -> Path:
+    """The trainings in two real processes, by accelerate's launcher: with the LLM in shards, then whole in each."""
+    folder = tmp_path_factory.mktemp("launched")
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2"]
+    configuration = str(ROOT / "deployments" / "accelerate" / "fsdp.yaml")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*launch, "--config_file", configuration, "--module", "tests.model.trainings", str(folder)],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("form", ["plain", "sharded"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_take_the_steps_of_one(name, form, whole, launched):
+    """And both end with the same bytes."""
+    main, other = (launched / form / number / name for number in ("0", "1"))
+    assert_same_training(main, whole / name)
+    for file in (path for path in main.rglob("*") if path.is_file()):
+        assert file.read_bytes() == (other / file.relative_to(main)).read_bytes(), file
+
+
+def test_a_process_alone_has_every_row():
+    alone = Processes()
+    assert (alone.count, alone.is_main) == (1, True)
+    assert alone.parts([5, 6, 7, 8, 9], 1) == [[5, 6, 7, 8, 9]]
+    assert alone.parts([5, 6, 7, 8, 9], 2) == [[5, 6], [7, 8, 9]]
+    assert alone.parts([5], 4) == [[5]]
