@@ -11,22 +11,16 @@ does counts less; memory is its peak above the loaded model and optimizer.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
+from apart import measured_apart
 from peak import forget_peak, peak_mb
+from texts import dialogues, source
 
-ROOT = Path(__file__).resolve().parents[2]
-MELD = ROOT.parent / "shared" / "data" / "meld" / "train_sent_emo.csv"
-SAMPLE = ROOT / "storage" / "sample" / "dialogues.json"
 LLM = "smollm2-135m-instruct"
 BETA, GAMMA, WEIGHT = 2.0, 0.5, 1.0
 RATE = 1e-6
@@ -36,17 +30,6 @@ SIZES = {AS_IT_COMES: 8, 64: 8, 256: 4, 1024: 2}
 CASES = ((AS_IT_COMES, False), (AS_IT_COMES, True), (64, False), (256, False), (256, True), (1024, True))
 """Size, and whether table 6's instruction stands before the history, as it does where this project trains."""
 HEADLINE = (256, True)
-
-
-def dialogues() -> list[list[str]]:
-    """Lines of each dialogue, in order."""
-    if not MELD.is_file():
-        return [[turn["text"] for turn in d["turns"]] for d in json.loads(SAMPLE.read_text(encoding="utf-8"))]
-    found: dict[str, list[str]] = {}
-    with open(MELD, encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["Dialogue_ID"], []).append(row["Utterance"])
-    return list(found.values())
 
 
 def pairs(tokenizer, size: int, count: int, instructed: bool) -> list[dict[str, str]]:
@@ -69,13 +52,13 @@ def pairs(tokenizer, size: int, count: int, instructed: bool) -> list[dict[str, 
 
     draw, found = random.Random(0), []
     if size == AS_IT_COMES:
-        every = [(d, at) for d in dialogues() for at in range(len(d) - 1)]
+        every = [(d, at) for d in dialogues("train") for at in range(len(d) - 1)]
         drawn = draw.sample(every, 2 * count)
         return [
             {"prompt": whole(d[:at], d[at]), "chosen": d[at + 1], "rejected": other[place]}
             for (d, at), (other, place) in zip(drawn[:count], drawn[count:], strict=True)
         ]
-    lines = [line for dialogue in dialogues() for line in dialogue]
+    lines = [line for dialogue in dialogues("train") for line in dialogue]
     while len(found) < count:
         at = draw.randrange(min(200, len(lines) // 2), len(lines) - 1)
         history = []
@@ -198,14 +181,8 @@ def measure(side: str, size: int, steps: int, instructed: bool) -> dict:
 
 def child(side: str, size: int, steps: int, instructed: bool) -> dict:
     """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--size", str(size), "--steps", str(steps)]
-    command += ["--instructed"] if instructed else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = ["--side", side, "--size", str(size), "--steps", str(steps)]
+    return measured_apart(__file__, *arguments, *(["--instructed"] if instructed else []))
 
 
 def main() -> None:
@@ -220,7 +197,7 @@ def main() -> None:
     if asked.side:
         print(json.dumps(measure(asked.side, asked.size, asked.steps, asked.instructed)))
         return
-    result = {"name": "epo", "data": "MELD" if MELD.is_file() else "sample"}
+    result = {"name": "epo", "data": source()}
     for size, instructed in [case for case in CASES if asked.size in (None, case[0])]:
         headline = (size, instructed) == HEADLINE
         sides = ["ours", "trl", *(["trl-checkpointing"] if headline else [])]

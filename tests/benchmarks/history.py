@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
+from apart import measured_apart
 from peak import forget_peak, peak_mb
+from texts import sample_dialogues
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPICAL_CHAT = ROOT.parent / "shared" / "data" / "topical_chat" / "valid_freq.json"
-SAMPLE = ROOT / "storage" / "sample" / "dialogues.json"
 LLM = "smollm2-135m-instruct"
 LEAST_TURNS = 20
 KINDS = ("text", "text, kept", "memory", "memory, kept", "streamed, kept")
@@ -39,8 +37,7 @@ def dialogues(count: int) -> list[list[str]]:
         content = json.loads(TOPICAL_CHAT.read_text(encoding="utf-8"))
         all_turns = [[turn["message"] for turn in d["content"]] for d in content.values()]
     else:
-        content = json.loads(SAMPLE.read_text(encoding="utf-8"))
-        lines = [turn["text"] for d in content for turn in d["turns"]]
+        lines = [line for dialogue in sample_dialogues() for line in dialogue]
         all_turns = [lines[i : i + LEAST_TURNS + 1] for i in range(0, len(lines), LEAST_TURNS + 1)]
     long = [turns for turns in all_turns if len(turns) > LEAST_TURNS]
     long = random.Random(0).sample(long, count) if count < len(long) else long
@@ -149,14 +146,8 @@ def streaming() -> dict:
 
 
 def child(kind: str, count: int) -> dict:
-    """One kind in a process of its own, whose allocator gives back what is freed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, "--kind", kind, "--dialogues", str(count)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    """One kind in a process of its own."""
+    return measured_apart(__file__, "--kind", kind, "--dialogues", str(count), giving_back=True)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from texts import dialogues, source
 from torch import Tensor
 
 from model.compressor.compressor import MambaCompressor
@@ -29,12 +30,7 @@ from model.llm import chat_pieces, embed, greedy_replies, load_llm, token_ids
 from model.metrics.dist import words
 from model.prompts import RECONSTRUCT_UTTERANCE
 from model.zoo.resolve import resolve
-from storage.readers.meld import read_labels
-from storage.settings import DataSettings
 
-ROOT = Path(__file__).resolve().parents[2]
-MELD = ROOT.parent / "shared" / "data" / "meld"
-SAMPLE = ROOT / "storage" / "sample" / "dialogues.json"
 LLM = "smollm2-135m-instruct"
 BUCKETS = ((1, 4), (5, 8), (9, 16), (17, 32))
 """Tokens of an utterance, end of turn not counted."""
@@ -63,15 +59,8 @@ class Outcome:
 
 def utterances(tokenizer, count: int, seed: int) -> list[str]:
     """`count` distinct held-out utterances, in the order drawn."""
-    if MELD.is_dir():
-        train, dev = (
-            [u.text for u in read_labels(MELD, f"{split}_sent_emo.csv", split, DataSettings()).utterances]
-            for split in ("train", "dev")
-        )
-    else:
-        dialogues = json.loads(SAMPLE.read_text(encoding="utf-8"))
-        train, dev = [], [turn["text"] for dialogue in dialogues for turn in dialogue["turns"]]
-    unseen = sorted(set(dev) - set(train))
+    train, dev = ({line for dialogue in dialogues(split) for line in dialogue} for split in ("train", "dev"))
+    unseen = sorted(dev - train if source() == "MELD" else dev)
     short = [text for text in unseen if 0 < len(token_ids(tokenizer, text)) <= BUCKETS[-1][1]]
     return random.Random(seed).sample(short, min(count, len(short)))
 
@@ -229,7 +218,7 @@ def main() -> None:
         own = dict(zip(rows, compressor.compress([[text] for text in bench.texts]), strict=True))
         memories |= {"the compressor": own, "another utterance's memory": others(own, bench.size)}
     found = {name: bench.outcomes(rows, known) for name, known in memories.items()}
-    data = "MELD dev" if MELD.is_dir() else "the sample"
+    data = source()
     print(f"{len(rows)} utterances of {data}, {asked.llm} in {asked.dtype}")
     result = {"name": "reconstruction", "data": data, "utterances": len(rows)}
     result["overall"] = compare(bench, "memory", rows, found)
