@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -103,13 +104,34 @@ def prefix_cache(llm: nn.Module, ids: Tensor) -> PrefixCache:
     return embedded_cache(llm, embed(llm, [ids]))
 
 
-def embedded_cache(llm: nn.Module, prefix: Tensor) -> PrefixCache:
-    """As `prefix_cache`, of input embeddings [P, d]."""
+def embedded_cache(llm: nn.Module, prefix: Tensor, past: PrefixCache | None = None) -> PrefixCache:
+    """As `prefix_cache`, of input embeddings [P, d]; past: what was encoded before them, part of what is returned."""
     body, _ = body_and_head(llm)
-    cache = DynamicCache(config=body.config)
+    cache = DynamicCache(config=body.config) if past is None else filled_cache(past)
     with torch.no_grad():
         body(inputs_embeds=prefix[None], past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+@dataclass(frozen=True)
+class KeptStart:
+    """What prompts begin with, encoded once and for all: embeddings [P, d] and their keys and values.
+
+    Valid only while the model is frozen. A prompt that leaves it early uses what it has of it.
+    """
+
+    embeddings: Tensor
+    cache: PrefixCache
+
+    @classmethod
+    def of(cls, llm: nn.Module, ids: Tensor) -> KeptStart:
+        """Of token ids [P]."""
+        embeddings = embed(llm, [ids])
+        return cls(embeddings, embedded_cache(llm, embeddings))
+
+    def cut(self, length: int) -> PrefixCache:
+        """Keys and values of its first `length` positions, which know nothing of the later ones."""
+        return [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.cache]
 
 
 def filled_cache(prefix: PrefixCache, rows: int = 1) -> DynamicCache:
@@ -138,15 +160,22 @@ def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:
 
 
 @torch.no_grad()
-def greedy_replies(llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tokens: int) -> list[str]:
+def greedy_replies(
+    llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tokens: int, kept: KeptStart | None = None
+) -> list[str]:
     """Greedy continuation of each prompt [T_i, d], as text without special tokens.
 
-    What all prompts begin with is encoded once. After it rows are left-padded; the attention mask keeps padding
-    out of positions and attention.
+    What all prompts begin with is encoded once, or not at all as far as it was `kept`. After it rows are
+    left-padded; the attention mask keeps padding out of positions and attention.
     """
     longest = max(len(p) for p in prompts)
     # The last position of the shortest is read for every row, so that each has something to go on from.
-    shared = min(shared_length(prompts), min(len(p) for p in prompts) - 1)
+    most = min(len(p) for p in prompts) - 1
+    known = 0 if kept is None else min(shared_length([kept.embeddings, *prompts]), most)
+    shared = max(known, min(shared_length(prompts), most))
+    start = kept.cut(known) if known else None
+    if shared > known:
+        start = embedded_cache(llm, prompts[0][known:shared], start)
     width, device = prompts[0].shape[1], prompts[0].device
     inputs = torch.zeros(len(prompts), longest, width, dtype=prompts[0].dtype, device=device)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
@@ -154,11 +183,10 @@ def greedy_replies(llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tok
         own = longest - len(prompt) + shared
         inputs[row, :shared], inputs[row, own:] = prompt[:shared], prompt[shared:]
         mask[row, :shared], mask[row, own:] = 1, 1
-    cache = filled_cache(embedded_cache(llm, prompts[0][:shared]), len(prompts)) if shared else None
     out = llm.generate(
         inputs_embeds=inputs,
         attention_mask=mask,
-        past_key_values=cache,
+        past_key_values=None if start is None else filled_cache(start, len(prompts)),
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,

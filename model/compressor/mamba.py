@@ -10,7 +10,7 @@ is needed. Left padding would enter the state: never pad on the left.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,16 +119,28 @@ def causal_convolution(padded: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return out if bias is None else out + bias
 
 
-def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None):
+def scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """`selective_scan`, by mamba-ssm's kernel on a GPU where it is installed and nothing came before."""
-    if x.is_cuda and state is None:
-        kernel = gpu_scan()
-        if kernel is not None:
-            first = [t.transpose(1, 2).contiguous() for t in (x, dt)]
-            rest = [t.transpose(1, 2).contiguous() for t in (B, C)]
-            y, last = kernel(*first, A.contiguous(), *rest, D, return_last_state=True)
-            return y.transpose(1, 2), last.transpose(1, 2)
-    return selective_scan(x, dt, A, B, C, D, state)
+    kernel = gpu_scan() if x.is_cuda and state is None else None
+    if kernel is None:
+        return selective_scan(x, dt, A, B, C, D, state)
+    return kernel_scan(kernel, x, dt, A, B, C, D)
+
+
+def kernel_scan(
+    kernel: Callable, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`selective_scan` from nothing by a function of mamba-ssm's layout, which has channels before time.
+
+    kernel(u [b, d, l], delta [b, d, l], A [d, n], B [b, n, l], C [b, n, l], D [d], return_last_state=True) ->
+    y [b, d, l] and the last state [b, d, n]. It takes numbers of one type, so all go in as fp32, and makes no
+    gradient for the last state.
+    """
+    u, delta, rows, columns = (t.transpose(1, 2).float().contiguous() for t in (x, dt, B, C))
+    y, last = kernel(u, delta, A.contiguous(), rows, columns, D, return_last_state=True)
+    return y.transpose(1, 2), last.detach().transpose(1, 2)
 
 
 def gpu_scan():

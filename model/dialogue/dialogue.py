@@ -19,7 +19,16 @@ from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.extractor.extractor import load_extractor
-from model.llm import Piece, body_and_head, chat_pieces, embed, greedy_replies, load_llm, token_ids
+from model.llm import (
+    KeptStart,
+    Piece,
+    body_and_head,
+    chat_pieces,
+    embed,
+    greedy_replies,
+    load_llm,
+    token_ids,
+)
 from model.prompts import AUDIO, MEMORY, VIDEO, dialogue_prompt
 
 HistoryForm = Literal["text", "memory"]
@@ -60,6 +69,7 @@ class DialogueModel:
         self.compressor, self.extractor = compressor, extractor
         self.settings = settings or DialogueSettings()
         self.counts: Counter[str] = Counter()
+        self._start: KeptStart | None = None
 
     @property
     def use_audio_visual(self) -> bool:
@@ -71,9 +81,9 @@ class DialogueModel:
         return self.prompts([example])[0]
 
     @torch.no_grad()
-    def prompts(self, examples: Sequence[DialogueExample]) -> list[Tensor]:
-        """Input embeddings [T_i, d] of each example."""
-        return [embed(self.llm, pieces) for pieces in self.pieces(examples)]
+    def prompts(self, examples: Sequence[DialogueExample], memories: Memories | None = None) -> list[Tensor]:
+        """Input embeddings [T_i, d] of each example; `memories` as for `pieces`."""
+        return [embed(self.llm, pieces) for pieces in self.pieces(examples, memories)]
 
     @torch.no_grad()
     def pieces(
@@ -110,17 +120,38 @@ class DialogueModel:
             found[history] = whole[source][: len(history)].to(self._dtype)
         return found
 
-    def reply(self, examples: Sequence[DialogueExample], max_new_tokens: int | None = None) -> list[str]:
-        """Greedy replies, in the order of the examples."""
-        prompts = self.prompts(examples)
+    def reply(
+        self,
+        examples: Sequence[DialogueExample],
+        max_new_tokens: int | None = None,
+        memories: Memories | None = None,
+    ) -> list[str]:
+        """Greedy replies, in the order of the examples; `memories` as for `pieces`.
+
+        What the prompts begin with is encoded at the first call and kept for all later ones.
+        """
+        prompts, start = self.prompts(examples, memories), self.kept_start()
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         limit = max_new_tokens or self.settings.max_new_tokens
         replies: dict[int, str] = {}
-        for start in range(0, len(order), self.settings.reply_batch_size):
-            rows = order[start : start + self.settings.reply_batch_size]
-            texts = greedy_replies(self.llm, self.tokenizer, [prompts[i] for i in rows], limit)
+        for first in range(0, len(order), self.settings.reply_batch_size):
+            rows = order[first : first + self.settings.reply_batch_size]
+            texts = greedy_replies(self.llm, self.tokenizer, [prompts[i] for i in rows], limit, start)
             replies.update(zip(rows, texts, strict=True))
         return [replies[i] for i in range(len(examples))]
+
+    def kept_start(self) -> KeptStart | None:
+        """Template and instruction of table 6, encoded once; None where the LLM may still be trained.
+
+        Weights that are changed by hand after the first reply would leave it stale.
+        """
+        if any(p.requires_grad for p in self.llm.parameters()):
+            return None
+        if self._start is None:
+            text = dialogue_prompt("", MEMORY, False, False)
+            before_memory = chat_pieces(self.tokenizer, text, {MEMORY: torch.zeros(1, 1)})[0]
+            self._start = KeptStart.of(self.llm, before_memory)
+        return self._start
 
     @property
     def _dtype(self) -> torch.dtype:

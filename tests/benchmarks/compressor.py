@@ -1,10 +1,11 @@
-"""The compressor's scan and stack, forward and backward, beside transformers' and mamba.py's. `make bench NAME=compressor`.
+"""The compressor's scan and model, forward and backward, beside transformers' and mamba.py's. `make bench NAME=compressor`.
 
-At the sizes of Mamba-370M (width 1024, inner 2048, 16 states), 4 rows, float32, one thread: the selective scan
-alone, and a stack of two of its 48 layers. All sides get the same weights and inputs, and their gradients are
-checked to be equal. Time is CPU time, the least of a few runs; memory is the peak above what was there before, in
-a process whose allocator gives back what is freed. mamba.py (the package mambapy) takes part where it can be
-imported or `--mambapy FOLDER` holds it; it is what transformers offers with `use_mambapy`.
+At the sizes of Mamba-370M (width 1024, inner 2048, 16 states, 48 layers), float32, one thread: the selective scan
+alone, and the whole model. All sides get the same weights and inputs, and their gradients are checked to be equal.
+Time is CPU time, the least of a few runs; memory is the peak above what was there before, in a process whose
+allocator gives back what is freed. Rows are few where transformers would need minutes or tens of gigabytes: its
+backward is quadratic in length. mamba.py (the package mambapy) takes part where it can be imported or `--mambapy
+FOLDER` holds it; it is what transformers offers with `use_mambapy`.
 """
 
 from __future__ import annotations
@@ -15,22 +16,31 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
+from apart import measured_apart
 from peak import forget_peak, peak_mb
 from torch.nn import functional as F
 
-ROOT = Path(__file__).resolve().parents[2]
-BATCH, WIDTH, STATES, LAYERS = 4, 1024, 16, 2
-LENGTHS = (32, 64, 128, 512)
-HEADLINE = 128
+WIDTH, STATES, LAYERS = 1024, 16, 48
 SIDES = ("ours", "transformers", "mambapy")
+CASES = (
+    ("scan", 32, 4),
+    ("scan", 64, 4),
+    ("scan", 128, 4),
+    ("scan", 512, 1),
+    ("model", 32, 4),
+    ("model", 128, 1),
+)
+"""Part, tokens of a row, rows."""
+HEADLINE = ("scan", 128)
+LONG = (512, 1024, 2048, 4096)
+"""Tokens at which the memory of our scan is looked at by itself."""
 DEAREST_S = 4.0
 """A side is run once more while its runs have taken less than this."""
 
 
-def scan_case(side: str, length: int):
+def scan_case(side: str, length: int, rows: int):
     """A function of no arguments that scans, and what to differentiate by."""
     from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
@@ -42,8 +52,8 @@ def scan_case(side: str, length: int):
     def random(*sizes):
         return torch.randn(*sizes, generator=draw)
 
-    x, dt = random(BATCH, length, inner), F.softplus(random(BATCH, length, inner) - 4)
-    B, C, D = random(BATCH, length, STATES), random(BATCH, length, STATES), random(inner)
+    x, dt = random(rows, length, inner), F.softplus(random(rows, length, inner) - 4)
+    B, C, D = random(rows, length, STATES), random(rows, length, STATES), random(inner)
     A = -torch.arange(1.0, STATES + 1).repeat(inner, 1)
     inputs = [t.requires_grad_() for t in (x, dt, A, B, C, D)]
 
@@ -57,18 +67,23 @@ def scan_case(side: str, length: int):
     return (lambda: selective_scan(*inputs)[0]) if side == "ours" else theirs, inputs
 
 
-def stack_case(side: str, length: int):
-    """As `scan_case`, for a stack of layers."""
+def model_case(side: str, length: int, rows: int):
+    """As `scan_case`, for all layers."""
     from transformers import MambaConfig, MambaModel
 
     from model.compressor.mamba import Mamba, MambaShape
 
     torch.manual_seed(0)
+    # The library's usual 0.1 makes so deep a stack chaotic: gradients then agree to a few thousandths only.
     config = MambaConfig(
-        vocab_size=8, hidden_size=WIDTH, num_hidden_layers=LAYERS, use_mambapy=side == "mambapy"
+        vocab_size=8,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        initializer_range=0.02,
+        use_mambapy=side == "mambapy",
     )
     model = MambaModel(config)
-    inputs = torch.randn(BATCH, length, WIDTH).requires_grad_()
+    inputs = torch.randn(rows, length, WIDTH).requires_grad_()
     if side == "ours":
         theirs = model
         model = Mamba(MambaShape(**{name: getattr(config, name) for name in MambaShape.model_fields}), 8)
@@ -80,9 +95,9 @@ def stack_case(side: str, length: int):
     return run, [inputs, *(p for _, p in named)]
 
 
-def measure(part: str, side: str, length: int) -> dict:
-    """CPU seconds of forward and backward, peak MB, and the sums of all gradients, to compare."""
-    run, inputs = (scan_case if part == "scan" else stack_case)(side, length)
+def measure(part: str, side: str, length: int, rows: int) -> dict:
+    """CPU seconds of forward and backward, peak MB, and the norms of all gradients, to compare."""
+    run, inputs = (scan_case if part == "scan" else model_case)(side, length, rows)
     draw = torch.Generator().manual_seed(1)
     weight, seconds, before = None, [], forget_peak()
     while not seconds or (len(seconds) < 5 and sum(seconds) < DEAREST_S):
@@ -97,17 +112,14 @@ def measure(part: str, side: str, length: int) -> dict:
     return {"s": min(seconds), "mb": peak_mb() - before, "norms": [g.norm().item() for g in gradients]}
 
 
-def child(part: str, side: str, lengths: list[int], mambapy: str | None, memory: bool) -> dict[str, dict]:
-    """`measure` for each length in a process of its own."""
-    paths = [str(ROOT), *([mambapy] if mambapy else []), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    if memory:
-        environment["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)
-    command = [sys.executable, __file__, "--part", part, "--side", side, "--lengths", *map(str, lengths)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+def child(part: str, side: str, length: int, rows: int, mambapy: str | None) -> dict:
+    """`measure` in a process of its own; memory apart from time where a run is cheap."""
+    arguments = ["--part", part, "--side", side, "--lengths", str(length), "--rows", str(rows)]
+    paths = [mambapy] if mambapy else []
+    found = measured_apart(__file__, *arguments, paths=paths)
+    if part == "scan":
+        found["mb"] = measured_apart(__file__, *arguments, paths=paths, giving_back=True)["mb"]
+    return found
 
 
 def has_mambapy(folder: str | None) -> bool:
@@ -118,43 +130,41 @@ def has_mambapy(folder: str | None) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--part", choices=("scan", "stack"))
+    parser.add_argument("--part", choices=("scan", "model"))
     parser.add_argument("--side", choices=SIDES)
-    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
-    parser.add_argument("--all", action="store_true", help="transformers beyond the headline's length too")
+    parser.add_argument("--lengths", type=int, nargs="+")
+    parser.add_argument("--rows", type=int)
     parser.add_argument("--mambapy", help="folder that holds the package mambapy")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.side:
-        print(json.dumps({n: measure(asked.part, asked.side, n) for n in asked.lengths}))
+        print(json.dumps(measure(asked.part, asked.side, asked.lengths[0], asked.rows)))
         return
     sides = SIDES if has_mambapy(asked.mambapy) else SIDES[:2]
     result = {"name": "compressor"}
-    for part in [asked.part] if asked.part else ["scan", "stack"]:
-        found, memory = {}, {}
-        for side in sides:
-            # transformers' backward is quadratic in length: three minutes for one scan of 512.
-            lengths = [n for n in asked.lengths if asked.all or side != "transformers" or n <= HEADLINE]
-            found[side] = child(part, side, lengths, asked.mambapy, memory=False)
-            within = [n for n in lengths if n >= HEADLINE and not (side == "transformers" and n > HEADLINE)]
-            wanted = part == "scan" and within
-            memory[side] = child(part, side, within, asked.mambapy, memory=True) if wanted else {}
-        for length in map(str, asked.lengths):
-            ours = found["ours"][length]
-            for side in (s for s in sides if length in found[s]):
-                theirs = found[side][length]
-                for a, b in zip(ours["norms"], theirs["norms"], strict=True):
-                    if abs(a - b) > 1e-4 * abs(b):
-                        raise SystemExit(f"{part} {length}: gradients of ours and {side} differ: {a} and {b}")
-                peak = memory[side].get(length)
-                told = "" if peak is None else f", peak {peak['mb']:.0f} MB"
-                print(
-                    f"{part} {length}: {side}: {theirs['s'] * 1e3:.0f} ms{told}, {theirs['s'] / ours['s']:.2f} x ours",
-                    flush=True,
-                )
-                if side != "ours":
-                    result[f"{part}_{length}_{side}"] = round(theirs["s"] / ours["s"], 2)
-    result["ratio"] = result.get(f"scan_{HEADLINE}_transformers")
+    for part, length, rows in CASES:
+        if asked.part not in (None, part) or length not in (asked.lengths or [length]):
+            continue
+        rows, name = asked.rows or rows, f"{part}_{length}"
+        found = {side: child(part, side, length, rows, asked.mambapy) for side in sides}
+        ours = found["ours"]
+        for side, theirs in found.items():
+            for a, b in zip(ours["norms"], theirs["norms"], strict=True):
+                if abs(a - b) > 1e-4 * abs(b):
+                    raise SystemExit(f"{name}: gradients of ours and {side} differ: {a} and {b}")
+            print(
+                f"{part}, {rows} x {length} tokens: {side}: {theirs['s'] * 1e3:,.0f} ms, peak {theirs['mb']:,.0f} MB; "
+                f"{theirs['s'] / ours['s']:.2f} x the time and {theirs['mb'] / ours['mb']:.2f} x the memory of ours",
+                flush=True,
+            )
+            if side != "ours":
+                result[f"{name}_{side}"] = round(theirs["s"] / ours["s"], 2)
+    if asked.part != "model" and not asked.lengths:
+        peaks = {length: child("scan", "ours", length, 1, None) for length in LONG}
+        told = ", ".join(f"{length}: {f['mb']:.1f} MB, {f['s'] * 1e3:.0f} ms" for length, f in peaks.items())
+        print(f"our scan of one row by tokens: {told}")
+        result["memory_mb"] = {length: round(f["mb"], 1) for length, f in peaks.items()}
+    result["ratio"] = result.get("_".join(map(str, (*HEADLINE, "transformers"))))
     print(json.dumps(result))
 
 

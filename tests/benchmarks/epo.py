@@ -1,7 +1,8 @@
 """An EPO step beside TRL's CPOTrainer (SimPO) on the same weights, pairs and threads. `make bench NAME=epo`.
 
 SmolLM2-135M in float32 with LoRA (r = 128 on q, k, v, o); replies of MELD with their history as text, the other
-reply drawn from MELD (the bundled sample's dialogues where MELD is not there). TRL tokenizes the pairs, and both
+reply drawn from MELD (the bundled sample's dialogues where MELD is not there): as they come, each with all of its
+dialogue before it, and made up to a length, so that TRL pads nothing. TRL tokenizes the pairs, and both
 sides train on those very tokens: the losses are checked to be equal. A step is forward, backward and AdamW; each
 side runs on one thread in a process of its own. Time is that process's CPU time, so that what else the machine
 does counts less; memory is its peak above the loaded model and optimizer.
@@ -10,46 +11,31 @@ does counts less; memory is its peak above the loaded model and optimizer.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
+from apart import measured_apart
 from peak import forget_peak, peak_mb
+from texts import dialogues, source
 
-ROOT = Path(__file__).resolve().parents[2]
-MELD = ROOT.parent / "shared" / "data" / "meld" / "train_sent_emo.csv"
-SAMPLE = ROOT / "storage" / "sample" / "dialogues.json"
 LLM = "smollm2-135m-instruct"
 BETA, GAMMA, WEIGHT = 2.0, 0.5, 1.0
 RATE = 1e-6
-SIZES = {64: 8, 256: 4, 1024: 2}
+AS_IT_COMES = 0
+SIZES = {AS_IT_COMES: 8, 64: 8, 256: 4, 1024: 2}
 """Tokens of a prompt -> pairs a step: what fits 24 GB beside TRL's logits."""
-CASES = ((64, False), (256, False), (256, True), (1024, True))
+CASES = ((AS_IT_COMES, False), (AS_IT_COMES, True), (64, False), (256, False), (256, True), (1024, True))
 """Size, and whether table 6's instruction stands before the history, as it does where this project trains."""
 HEADLINE = (256, True)
-
-
-def dialogues() -> list[list[str]]:
-    """Lines of each dialogue, in order."""
-    if not MELD.is_file():
-        return [[turn["text"] for turn in d["turns"]] for d in json.loads(SAMPLE.read_text(encoding="utf-8"))]
-    found: dict[str, list[str]] = {}
-    with open(MELD, encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["Dialogue_ID"], []).append(row["Utterance"])
-    return list(found.values())
 
 
 def pairs(tokenizer, size: int, count: int, instructed: bool) -> list[dict[str, str]]:
     """Pairs whose prompt has just under `size` tokens: the lines before the reply, over dialogues if need be.
 
+    AS_IT_COMES: the lines of the reply's own dialogue before it, however many.
     instructed: table 6 in the chat template, the history within; else the lines alone, which share nothing.
     """
     from model.prompts import dialogue_prompt
@@ -64,8 +50,15 @@ def pairs(tokenizer, size: int, count: int, instructed: bool) -> list[dict[str, 
         messages = [{"role": "system", "content": ""}, {"role": "user", "content": text}]
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    lines = [line for dialogue in dialogues() for line in dialogue]
     draw, found = random.Random(0), []
+    if size == AS_IT_COMES:
+        every = [(d, at) for d in dialogues("train") for at in range(len(d) - 1)]
+        drawn = draw.sample(every, 2 * count)
+        return [
+            {"prompt": whole(d[:at], d[at]), "chosen": d[at + 1], "rejected": other[place]}
+            for (d, at), (other, place) in zip(drawn[:count], drawn[count:], strict=True)
+        ]
+    lines = [line for dialogue in dialogues("train") for line in dialogue]
     while len(found) < count:
         at = draw.randrange(min(200, len(lines) // 2), len(lines) - 1)
         history = []
@@ -188,14 +181,8 @@ def measure(side: str, size: int, steps: int, instructed: bool) -> dict:
 
 def child(side: str, size: int, steps: int, instructed: bool) -> dict:
     """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--size", str(size), "--steps", str(steps)]
-    command += ["--instructed"] if instructed else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = ["--side", side, "--size", str(size), "--steps", str(steps)]
+    return measured_apart(__file__, *arguments, *(["--instructed"] if instructed else []))
 
 
 def main() -> None:
@@ -210,12 +197,12 @@ def main() -> None:
     if asked.side:
         print(json.dumps(measure(asked.side, asked.size, asked.steps, asked.instructed)))
         return
-    result = {"name": "epo", "data": "MELD" if MELD.is_file() else "sample"}
+    result = {"name": "epo", "data": source()}
     for size, instructed in [case for case in CASES if asked.size in (None, case[0])]:
         headline = (size, instructed) == HEADLINE
         sides = ["ours", "trl", *(["trl-checkpointing"] if headline else [])]
         figures = {side: child(side, size, asked.steps, instructed) for side in sides}
-        name = f"{size}{' with table 6' if instructed else ''}"
+        name = f"{size or 'as it comes'}{' with table 6' if instructed else ''}"
         for side, found in figures.items():
             pace = SIZES[size] / found["s"]
             print(

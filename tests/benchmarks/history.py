@@ -1,47 +1,46 @@
 """Table 3's protocol on a CPU: what a long history costs as text and as memories. `make bench NAME=history`.
 
-Topical-Chat dialogues of 20 turns and more (the bundled sample's, strung together, where it is not there), the
-last turn as the sentence, in table 6's prompt and chat template without audio-visual lines. The prompt is
-processed and nothing is generated. Making the memories is part of their time: once from the whole history, and
-once turn by turn as a conversation goes, when only the newest turn is left to read. One thread, batch 1; time is
-CPU time; memory is the peak above the loaded models, each kind in a process of its own. The compressor is the
-`cpu` profile's, untrained: its weights change no cost.
+Topical-Chat dialogues of more than 20 turns (the bundled sample's, strung together, where it is not there), a seeded
+draw of them, the last turn as the sentence, in table 6's prompt and chat template without audio-visual lines. The
+prompt is processed and one token chosen. Making the memories is part of their time: from the whole history at once,
+and turn by turn as a conversation goes, when only the newest turn is left to read. One thread, batch 1; time is CPU
+time; memory is the peak above the loaded models, each kind in a process of its own. The compressor is the `cpu`
+profile's, untrained: its weights change no cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import random
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
+from apart import measured_apart
 from peak import forget_peak, peak_mb
+from texts import sample_dialogues
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPICAL_CHAT = ROOT.parent / "shared" / "data" / "topical_chat" / "valid_freq.json"
-SAMPLE = ROOT / "storage" / "sample" / "dialogues.json"
 LLM = "smollm2-135m-instruct"
 LEAST_TURNS = 20
-KINDS = ("text", "memory", "streamed", "text+prefix", "streamed+prefix")
-"""+prefix: the instruction, which never changes, is kept as keys and values. streamed: see above."""
+KINDS = ("text", "text, kept", "memory", "memory, kept", "streamed, kept")
+"""kept: as `DialogueModel.reply` does, which encodes the instruction once and never again. streamed: see above."""
 TURNS = 500
 
 
 def dialogues(count: int) -> list[list[str]]:
-    """Role-tagged lines of the first `count` long dialogues."""
+    """Role-tagged lines of `count` long dialogues, drawn by seed, or of all there are."""
     if TOPICAL_CHAT.is_file():
         content = json.loads(TOPICAL_CHAT.read_text(encoding="utf-8"))
         all_turns = [[turn["message"] for turn in d["content"]] for d in content.values()]
     else:
-        content = json.loads(SAMPLE.read_text(encoding="utf-8"))
-        lines = [turn["text"] for d in content for turn in d["turns"]]
+        lines = [line for dialogue in sample_dialogues() for line in dialogue]
         all_turns = [lines[i : i + LEAST_TURNS + 1] for i in range(0, len(lines), LEAST_TURNS + 1)]
-    long = [turns for turns in all_turns if len(turns) > LEAST_TURNS][:count]
+    long = [turns for turns in all_turns if len(turns) > LEAST_TURNS]
+    long = random.Random(0).sample(long, count) if count < len(long) else long
     return [[f"{('gpt', 'human')[i % 2]}: {turn}" for i, turn in enumerate(turns)] for turns in long]
 
 
@@ -66,55 +65,43 @@ def models(kind: str):
 
 @torch.no_grad()
 def measure(kind: str, count: int) -> dict:
-    """Means over the dialogues: tokens of the prompt and of the history in it, CPU seconds; and the peak MB."""
+    """Of each dialogue, tokens of the prompt and of the history in it and CPU seconds; and the peak MB."""
     from model.dialogue.examples import DialogueExample
-    from model.llm import body_and_head, embed, filled_cache, prefix_cache
+    from model.llm import greedy_replies
 
     model, compressor = models(kind)
-    body, head = body_and_head(model.llm)
     examples = [
         DialogueExample(str(i), tuple(lines[:-1]), lines[-1].split(": ", 1)[1], "")
         for i, lines in enumerate(dialogues(count))
     ]
-    bare = [
-        sum(map(len, model.pieces([DialogueExample(e.key, (), e.sentence, "")], {})[0])) for e in examples
-    ]
-    prefix, start = None, 0
-    if kind.endswith("+prefix"):
-        starts = [pieces[0] for pieces in (model.pieces([e])[0] for e in examples)]
-        shortest = min(map(len, starts))
-        start = next((i for i in range(shortest) if len({int(s[i]) for s in starts}) > 1), shortest)
-        prefix = prefix_cache(model.llm, starts[0][:start])
 
-    def process(example: DialogueExample) -> tuple[float, int]:
-        pasts, found = None, []
+    def process(example: DialogueExample) -> float:
+        past, found, memories = None, [], None
         if kind.startswith("streamed"):  # all but the newest turn was read before
             for line in example.history[:-1]:
-                memory, pasts = compressor.listen(line, pasts)
+                memory, past = compressor.listen(line, past)
                 found.append(memory)
         begin = time.process_time()
-        memories = None
         if kind.startswith("streamed"):
-            found.append(compressor.listen(example.history[-1], pasts)[0])
+            found.append(compressor.listen(example.history[-1], past)[0])
             memories = {example.history: torch.stack(found)}
-        prompt = embed(model.llm, model.pieces([example], memories)[0])
-        cache = None if prefix is None else filled_cache(prefix)
-        hidden = body(
-            inputs_embeds=prompt[None, start:], past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        head(hidden[:, -1])
-        return time.process_time() - begin, len(prompt)
+        if kind.endswith("kept"):
+            model.reply([example], 1, memories)
+        else:
+            greedy_replies(model.llm, model.tokenizer, model.prompts([example], memories), 1)
+        return time.process_time() - begin
 
     process(examples[0])
     before = forget_peak()
-    results = [process(example) for example in examples]
-    sizes = [tokens for _, tokens in results]
+    seconds = [process(example) for example in examples]
+    peak = peak_mb() - before
+    tokens = [len(model.prompt(example)) for example in examples]
+    bare = [len(model.prompt(DialogueExample(e.key, (), e.sentence, ""))) for e in examples]
     return {
-        "s": statistics.mean(seconds for seconds, _ in results),
-        "tokens": statistics.mean(sizes),
-        "history": statistics.mean(tokens - b for tokens, b in zip(sizes, bare, strict=True)),
-        "mb": peak_mb() - before,
-        "dialogues": len(examples),
+        "s": seconds,
+        "tokens": statistics.mean(tokens),
+        "history": statistics.mean(tokens) - statistics.mean(bare),
+        "mb": peak,
     }
 
 
@@ -159,20 +146,14 @@ def streaming() -> dict:
 
 
 def child(kind: str, count: int) -> dict:
-    """One kind in a process of its own, whose allocator gives back what is freed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, "--kind", kind, "--dialogues", str(count)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    """One kind in a process of its own."""
+    return measured_apart(__file__, "--kind", kind, "--dialogues", str(count), giving_back=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=(*KINDS, "turns", "sizes"))
-    parser.add_argument("--dialogues", type=int, default=4)
+    parser.add_argument("--dialogues", type=int, default=40)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.kind:
@@ -188,23 +169,30 @@ def main() -> None:
         flush=True,
     )
     result["sizes"] = tokens
-    found = {kind: child(kind, asked.dialogues) for kind in KINDS}
-    full = found["text"]
-    for kind, f in found.items():
+    full = None
+    for kind in KINDS:
+        f = child(kind, asked.dialogues)
+        full = full or f
+        mean, of_full = statistics.mean(f["s"]), statistics.mean(full["s"])
+        each = sorted(a / b - 1 for a, b in zip(f["s"], full["s"], strict=True))
         print(
             f"{kind}: {f['tokens']:.1f} tokens ({f['tokens'] / full['tokens'] - 1:+.1%}), history {f['history']:.1f} "
-            f"({f['history'] / full['history'] - 1:+.1%}), {f['s'] * 1e3:.0f} ms ({f['s'] / full['s'] - 1:+.1%}), "
-            f"{f['mb']:.0f} MB above the models ({f['mb'] / full['mb'] - 1:+.1%}); {f['dialogues']} dialogues",
+            f"({f['history'] / full['history'] - 1:+.1%}), {mean * 1e3:.0f} ms ({mean / of_full - 1:+.1%}; by dialogue "
+            f"{each[0]:+.1%} to {each[-1]:+.1%}), {f['mb']:.0f} MB above the models ({f['mb'] / full['mb'] - 1:+.1%}); "
+            f"{len(each)} dialogues",
             flush=True,
         )
-        result[kind] = {name: round(f[name], 4) for name in ("tokens", "history", "s", "mb")}
+        result[kind] = {
+            "s": round(mean, 4),
+            **{name: round(f[name], 4) for name in ("tokens", "history", "mb")},
+        }
     turns = child("turns", 0)
     print(
         f"a turn: {turns['early_ms']:.1f} ms after 5 turns, {turns['late_ms']:.1f} ms before turn {TURNS}, "
         f"{turns['state_kb']:.0f} kB kept; all {TURNS} anew {turns['anew_ms']:.0f} ms"
     )
     result["turns"] = {name: round(value, 2) for name, value in turns.items()}
-    result["ratio"] = round(full["s"] / found["memory"]["s"], 2)
+    result["ratio"] = round(result["text"]["s"] / result["memory, kept"]["s"], 2)
     print(json.dumps(result))
 
 

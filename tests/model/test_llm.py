@@ -5,8 +5,11 @@ import torch
 
 from model.branches import reply_log_probs
 from model.llm import (
+    KeptStart,
     chat_pieces,
     embed,
+    embedded_cache,
+    filled_cache,
     greedy_replies,
     load_llm,
     mean_by_row,
@@ -99,3 +102,36 @@ def test_greedy_replies_after_a_shared_start(responsive_llm_folder):
     assert read[:2] == [(1, shared), (3, len(prompts[1]) - shared)]
     assert len(set(alone)) > 1
     assert greedy_replies(llm, tokenizer, prompts[:1] * 2, 8) == alone[:1] * 2
+
+
+@torch.no_grad()
+def test_a_kept_start_gives_the_same_logits_wherever_a_prompt_leaves_it(loaded):
+    llm, tokenizer = loaded
+    ids = token_ids(tokenizer, "You are a friend. Say something kind about the weather to")
+    end = token_ids(tokenizer, " a friend who lost the train ticket")
+    kept = KeptStart.of(llm, ids)
+    for cut in (1, len(ids) - 2, len(ids)):
+        whole = embed(llm, [ids[:cut], end])
+        middle = embedded_cache(llm, whole[cut : cut + 3], kept.cut(cut))
+        for start, cache in ((cut, kept.cut(cut)), (cut + 3, middle)):
+            logits = llm(inputs_embeds=whole[None, start:], past_key_values=filled_cache(cache)).logits[0]
+            assert torch.allclose(logits, llm(inputs_embeds=whole[None]).logits[0, start:], atol=1e-5)
+
+
+def test_greedy_replies_after_a_kept_start(responsive_llm_folder):
+    """Alone or together, following the kept start, leaving it early, sharing more than it, or nothing but it."""
+    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
+    texts = [
+        "You are a friend. Say something about the party",
+        "You are a friend. Say something kind about the weather to",
+        "You are a friend. Say something kind about the weather to me and to my friend",
+        "You are a friend. Say something kind about the weather to me and to you",
+        "Why?",
+    ]
+    prompts = [embed(llm, [token_ids(tokenizer, text)]) for text in texts]
+    alone = [greedy_replies(llm, tokenizer, [p], 8)[0] for p in prompts]
+    assert len(set(alone)) > 3
+    kept = KeptStart.of(llm, token_ids(tokenizer, texts[1]))
+    for rows in ([0], [1], [2], [3], [4], [2, 3], [1, 2, 3], [0, 1, 2, 3, 4]):
+        found = greedy_replies(llm, tokenizer, [prompts[i] for i in rows], 8, kept)
+        assert found == [alone[i] for i in rows], rows

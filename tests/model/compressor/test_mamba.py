@@ -1,11 +1,14 @@
-"""The scan and the stack against transformers, a plain loop, a hand calculation, and numerical derivatives."""
+"""The scan and the stack against transformers, a plain loop, a hand calculation, and numerical derivatives.
+
+mamba-ssm's kernel needs a GPU; how it is called is held to its documented layout, by a function of that layout.
+"""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MambaConfig, MambaModel
 
-from model.compressor.mamba import Mamba, MambaShape
+from model.compressor.mamba import Mamba, MambaShape, kernel_scan
 from model.compressor.scan import CHUNK, selective_scan
 
 
@@ -95,6 +98,53 @@ def test_scan_equals_the_definition_in_values_and_every_gradient(length):
 
 def test_scan_passes_gradcheck():
     assert torch.autograd.gradcheck(selective_scan, scan_inputs(length=CHUNK + 2))
+
+
+def scan_as_mamba_ssm(
+    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
+):
+    """mamba-ssm's selective_scan_fn by its closed form, not step by step: its arguments, shapes and one dtype.
+
+    h_t is the sum over s <= t of exp(A (delta_{s+1} + ... + delta_t)) delta_s B_s u_s.
+    """
+    (batch, dim, length), states = u.shape, A.shape[1]
+    assert delta.shape == (batch, dim, length) and A.shape == (dim, states) and D.shape == (dim,)
+    assert B.shape == C.shape == (batch, states, length)
+    assert {t.dtype for t in (u, delta, A, B, C, D)} == {torch.float32}
+    assert all(t.stride(-1) == 1 for t in (u, delta, B, C)) and z is None and delta_bias is None
+    until = delta.cumsum(2)
+    gap = until[..., :, None] - until[..., None, :]  # [b, d, t, s]
+    decay = torch.exp(A[None, :, None, None] * gap[..., None]) * torch.ones(length, length).tril()[..., None]
+    h = torch.einsum("bdtsn,bds,bns->bdtn", decay, delta * u, B)
+    y = torch.einsum("bdtn,bnt->bdt", h, C) + D[:, None] * u
+    return (y, h[:, :, -1]) if return_last_state else y
+
+
+def test_the_gpu_kernel_is_given_its_own_layout():
+    inputs = [t.detach().float().requires_grad_() for t in scan_inputs(length=CHUNK + 3)[:-1]]
+    found, expected = kernel_scan(scan_as_mamba_ssm, *inputs), selective_scan(*inputs)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert not found[1].requires_grad
+    weight = torch.randn_like(found[0])
+    gradients = [torch.autograd.grad((weight * y).sum(), inputs) for y, _ in (found, expected)]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_reading_goes_on_from_the_gpu_kernels_state():
+    x, dt, A, B, C, D = (t.detach().float() for t in scan_inputs(length=9)[:-1])
+    first, rest = zip(*(t.split([4, 5], 1) for t in (x, dt, B, C)), strict=True)
+    _, state = kernel_scan(scan_as_mamba_ssm, *first[:2], A, *first[2:], D)
+    y, _ = selective_scan(*rest[:2], A, *rest[2:], D, state)
+    assert torch.allclose(y, selective_scan(x, dt, A, B, C, D)[0][:, 4:], rtol=1e-4, atol=1e-5)
+
+
+def test_the_gpu_kernel_is_given_one_type_under_mixed_precision():
+    x, dt, A, B, C, D = (t.detach().float() for t in scan_inputs(length=5)[:-1])
+    y, _ = kernel_scan(scan_as_mamba_ssm, x.bfloat16(), dt, A, B.bfloat16(), C.bfloat16(), D)
+    assert torch.allclose(y, selective_scan(x, dt, A, B, C, D)[0], rtol=0.05, atol=0.1)
 
 
 class LargestTensor(TorchDispatchMode):

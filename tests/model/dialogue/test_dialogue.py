@@ -8,7 +8,7 @@ from model.compressor.settings import CompressorSettings
 from model.dialogue.dialogue import DialogueModel, load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import load_llm, token_ids
+from model.llm import greedy_replies, load_llm, token_ids
 
 HISTORY = ("gpt: Hello, my old friend.", "human: Why?", "gpt: It is a nice day.")
 VOICE, FACE = torch.randn(5, 3), torch.randn(7, 4)
@@ -159,6 +159,52 @@ def test_replies_keep_the_order_and_do_not_depend_on_the_batch(llm, compressor):
         example(audio=VOICE, sentence="What a surprise"),
     ]
     assert model.reply(batch) == [model.reply([wanted])[0] for wanted in batch]
+
+
+@pytest.mark.parametrize("history", ["text", "memory"])
+def test_the_instruction_is_encoded_once_and_changes_no_reply(tiny_llm_folder, history):
+    llm, tokenizer = load_llm(tiny_llm_folder, "float32")
+    torch.manual_seed(1)
+    with torch.no_grad():  # large enough that what comes first in a prompt matters to the reply
+        for parameter in (p for p in llm.parameters() if p.ndim == 2):
+            parameter.normal_(0, 0.3)
+    compressor = new_compressor(
+        CompressorSettings(weights="", hidden=32, layers=1),
+        tokenizer,
+        llm.get_input_embeddings().weight,
+        None,
+    )
+    model = DialogueModel(
+        llm, tokenizer, history, compressor.eval(), Emotions(), DialogueSettings(max_new_tokens=6)
+    )
+    wanted = [
+        example(),
+        example(history=(), sentence="Yeah"),
+        example(audio=VOICE),
+        example(history=HISTORY[:1]),
+    ]
+    plain = [greedy_replies(llm, tokenizer, [model.prompt(e)], 6)[0] for e in wanted]
+    assert len(set(plain)) > 2
+    model.reply(wanted[:1])
+    start, read = len(model.kept_start().embeddings), []
+    watch = llm.model.register_forward_hook(
+        lambda _, __, kw, ___: read.append(
+            kw["inputs_embeds"].shape[1] if kw.get("inputs_embeds") is not None else 0
+        ),
+        with_kwargs=True,
+    )
+    assert [model.reply([e])[0] for e in wanted] == plain
+    watch.remove()
+    computed = [count for count in read if count > 1]
+    assert computed[0] == len(model.prompt(wanted[0])) - start and len(computed) == len(wanted)
+    assert model.reply(wanted) == plain
+
+
+def test_nothing_is_kept_of_an_llm_that_is_trained(tiny_llm_folder):
+    model = DialogueModel(*load_llm(tiny_llm_folder, "float32"), "text")
+    assert model.kept_start() is model.kept_start() is not None
+    next(model.llm.parameters()).requires_grad_(True)
+    assert model.kept_start() is None
 
 
 def test_memories_need_a_compressor(llm):

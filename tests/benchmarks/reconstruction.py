@@ -1,0 +1,258 @@
+"""What one vector tells a frozen LLM of an utterance it has never seen. `make bench NAME=reconstruction`.
+
+A seeded sample of distinct MELD dev utterances of at most 32 tokens that do not stand in train word for word (the
+bundled sample's where MELD is not there), table 5's prompt, the `cpu` profile's LLM. With `--compressor FOLDER` the
+compressor trained there; beside it no memory, the mean of the utterance's token embeddings, another utterance's
+memory, and on a few short utterances the best vector that 500 steps of Adam find for each: what the LLM could take.
+Free-running: exact, the reconstruction is the utterance; BLEU-1, clipped single words with the brevity penalty, over
+all utterances of a row together. Teacher-forced: nats a token, end of turn included, and how many of them the memory
+saves. The curve is read from the compressor's report.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from texts import dialogues, source
+from torch import Tensor
+
+from model.compressor.compressor import MambaCompressor
+from model.compressor.reconstruction import Reconstruction
+from model.llm import chat_pieces, embed, greedy_replies, load_llm, token_ids
+from model.metrics.dist import words
+from model.prompts import RECONSTRUCT_UTTERANCE
+from model.zoo.resolve import resolve
+
+LLM = "smollm2-135m-instruct"
+BUCKETS = ((1, 4), (5, 8), (9, 16), (17, 32))
+"""Tokens of an utterance, end of turn not counted."""
+OPTIMISED, OPTIMISED_TOKENS = 8, 16
+"""Utterances whose best vector is looked for, and the most tokens of one."""
+RATE = 0.1
+"""Adam's, in standard deviations of the LLM's embeddings."""
+BATCH = 64
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One utterance and what became of it: its nats and tokens, teacher-forced, and what was said freely."""
+
+    original: str
+    said: str
+    nats: float
+    hits: int
+    tokens: int
+
+    @property
+    def exact(self) -> bool:
+        return self.said.strip() == self.original.strip()
+
+
+def utterances(tokenizer, count: int, seed: int) -> list[str]:
+    """`count` distinct held-out utterances, in the order drawn."""
+    train, dev = ({line for dialogue in dialogues(split) for line in dialogue} for split in ("train", "dev"))
+    unseen = sorted(dev - train if source() == "MELD" else dev)
+    short = [text for text in unseen if 0 < len(token_ids(tokenizer, text)) <= BUCKETS[-1][1]]
+    return random.Random(seed).sample(short, min(count, len(short)))
+
+
+class Bench:
+    """The LLM, its task and the utterances; memories come from outside."""
+
+    def __init__(self, llm_folder: Path, dtype: str, count: int, seed: int):
+        self.llm, self.tokenizer = load_llm(llm_folder, dtype)
+        self.task = Reconstruction(self.llm, self.tokenizer, dialogue=False, cached=True)
+        self.texts = utterances(self.tokenizer, count, seed)
+        self.targets = [self.task.target((text,)) for text in self.texts]
+        self.table = self.task.table.float()
+
+    def size(self, row: int) -> int:
+        """Tokens of an utterance."""
+        return len(self.targets[row]) - 1
+
+    @torch.no_grad()
+    def outcomes(self, rows: Sequence[int], memories: dict[int, Tensor] | None) -> dict[int, Outcome]:
+        """Of utterances `rows` from their memories [1, d]; None leaves the memory's line out of the prompt."""
+        bare = embed(self.llm, chat_pieces(self.tokenizer, RECONSTRUCT_UTTERANCE, {}))
+        order, found = sorted(rows, key=lambda i: (len(self.targets[i]), i)), {}
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            targets = [self.targets[i] for i in part]
+            longest = max(map(len, targets)) + 4
+            if memories is None:
+                log_probs, hits = self.task.without_memory(targets)
+                said = greedy_replies(self.llm, self.tokenizer, [bare], longest) * len(part)
+            else:
+                known = [memories[i] for i in part]
+                log_probs, hits = self.task.log_probs(known, targets)
+                prompts = [self.task.prompt(memory, whole=True) for memory in known]
+                said = greedy_replies(self.llm, self.tokenizer, prompts, longest)
+            sizes = [len(target) for target in targets]
+            by_row = zip(part, said, log_probs.split(sizes), hits.split(sizes), strict=True)
+            for i, text, of_row, right in by_row:
+                nats = -of_row.double().sum().item()
+                found[i] = Outcome(self.texts[i], text, nats, int(right.sum()), len(of_row))
+        return found
+
+    def mean_pooled(self, rows: Sequence[int]) -> dict[int, Tensor]:
+        """The mean [1, d] of each utterance's token embeddings."""
+        return {i: self.table[self.targets[i][:-1]].mean(0, keepdim=True) for i in rows}
+
+    def optimum(
+        self, rows: Sequence[int], steps: int, progress: Callable[[int, float], None]
+    ) -> dict[int, Tensor]:
+        """The vector [1, d] that gives each utterance its likelihood, sought from the mean-pooled one."""
+        center, spread = self.table.mean(0), self.table.std(0)
+        start = torch.cat([self.mean_pooled([i])[i] for i in rows])
+        place = ((start - center) / spread).requires_grad_()
+        optimizer = torch.optim.Adam([place], lr=RATE)
+        for step in range(steps):
+            memories = (center + spread * place).split(1)
+            loss = -self.task.log_probs(memories, [self.targets[i] for i in rows])[0].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            progress(step + 1, loss.item())
+        return dict(zip(rows, (center + spread * place.detach()).split(1), strict=True))
+
+
+def others(memories: dict[int, Tensor], size: Callable[[int], int]) -> dict[int, Tensor]:
+    """Each utterance with the memory of the next in length: what any memory says of the task."""
+    order = sorted(memories, key=lambda i: (size(i), i))
+    return {i: memories[j] for i, j in zip(order, [*order[1:], order[0]], strict=True)}
+
+
+def bleu1(outcomes: Sequence[Outcome]) -> float:
+    """Share of reconstructed words that the utterance holds, each as often as it does, times exp(1 - r/c) where short.
+
+    Papineni et al., 2002, unigrams only, over a corpus.
+    """
+    pairs = [(words(o.said), words(o.original)) for o in outcomes]
+    said, wanted = (sum(map(len, column)) for column in zip(*pairs, strict=True))
+    if not said:
+        return 0.0
+    right = sum((Counter(a) & Counter(b)).total() for a, b in pairs)
+    return right / said * min(1.0, math.exp(1 - wanted / said))
+
+
+def summary(outcomes: Sequence[Outcome], without: Sequence[Outcome]) -> dict[str, float]:
+    """Figures of some utterances; `without`: the same ones without memory."""
+    tokens = sum(o.tokens for o in outcomes)
+    nats, bare = (sum(o.nats for o in found) for found in (outcomes, without))
+    return {
+        "utterances": len(outcomes),
+        "exact": round(sum(o.exact for o in outcomes) / len(outcomes), 4),
+        "bleu1": round(bleu1(outcomes), 4),
+        "nats": round(nats / tokens, 4),
+        "recovered": round((bare - nats) / tokens, 4),
+        "recovered_share": round(1 - nats / bare, 4),
+        "right": round(sum(o.hits for o in outcomes) / tokens, 4),
+    }
+
+
+HEAD = """
+| {} | utterances | exact | BLEU-1 | nats a token | recovered | tokens right, teacher-forced |
+|---|---|---|---|---|---|---|"""
+
+
+def line(name: str, f: dict[str, float]) -> str:
+    """A row of a table under HEAD."""
+    return (
+        f"| {name} | {f['utterances']} | {f['exact']:.1%} | {f['bleu1']:.3f} | {f['nats']:.2f} | "
+        f"{f['recovered']:.2f} ({f['recovered_share']:.0%}) | {f['right']:.1%} |"
+    )
+
+
+def compare(bench: Bench, title: str, rows: Sequence[int], found: dict[str, dict[int, Outcome]]) -> dict:
+    """Print a table of all kinds over `rows`, and return it."""
+    print(HEAD.format(title))
+    without = [found["no memory"][i] for i in rows]
+    figures = {name: summary([of[i] for i in rows], without) for name, of in found.items()}
+    for name, f in figures.items():
+        print(line(name, f), flush=True)
+    return figures
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """Held-out figures of the compressor's own training by the tokens it had been trained on."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    history, bare = report["history"], report["heldout_no_memory"]["loss"]
+    steps = len(history["train"])
+    return [
+        {
+            "step": check["step"],
+            "tokens": check.get("tokens", round(history["tokens"] * check["step"] / max(1, steps))),
+            "nats": check["loss"],
+            "recovered": bare - check["loss"],
+            "right": check["accuracy"],
+        }
+        for check in history["heldout"]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--compressor", type=Path, help="folder of a trained compressor")
+    parser.add_argument("--llm", default=LLM, help="weight name or folder")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--utterances", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=500, help="of the search for the best vector; 0: none")
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    bench = Bench(resolve(asked.llm), asked.dtype, asked.utterances, asked.seed)
+    rows = list(range(len(bench.texts)))
+    memories = {"no memory": None, "mean of the embeddings": bench.mean_pooled(rows)}
+    if asked.compressor:
+        compressor = MambaCompressor.load(asked.compressor, bench.tokenizer, bench.task.table)
+        own = dict(zip(rows, compressor.compress([[text] for text in bench.texts]), strict=True))
+        memories |= {"the compressor": own, "another utterance's memory": others(own, bench.size)}
+    found = {name: bench.outcomes(rows, known) for name, known in memories.items()}
+    data = source()
+    print(f"{len(rows)} utterances of {data}, {asked.llm} in {asked.dtype}")
+    result = {"name": "reconstruction", "data": data, "utterances": len(rows)}
+    result["overall"] = compare(bench, "memory", rows, found)
+    for low, high in BUCKETS:
+        within = [i for i in rows if low <= bench.size(i) <= high]
+        if within:
+            name = f"{low} to {high} tokens"
+            result[name] = compare(bench, name, within, found)
+    if asked.compressor:
+        print()
+        for i in rows[:SHOWN]:
+            print(f"{found['the compressor'][i].original!r} -> {found['the compressor'][i].said!r}")
+        result["curve"] = curve(asked.compressor)
+        print(
+            "\n| trained on tokens | nats a token | recovered | tokens right, teacher-forced |\n|---|---|---|---|"
+        )
+        for f in result["curve"]:
+            print(
+                f"| {f['tokens']:,} | {f['nats']:.2f} | {f['recovered']:.2f} | {f['right']:.1%} |", flush=True
+            )
+    few = [i for i in rows if bench.size(i) <= OPTIMISED_TOKENS][:OPTIMISED] if asked.steps else []
+    if few:
+
+        def progress(step: int, loss: float) -> None:
+            if step % 50 == 0:
+                print(f"best vector: step {step} of {asked.steps}, {loss:.3f} nats", flush=True)
+
+        best = bench.optimum(few, asked.steps, progress)
+        found["the best vector"] = bench.outcomes(few, best)
+        result["optimum"] = compare(bench, f"{len(few)} utterances, the best vector of each", few, found)
+    if asked.compressor:
+        result["ratio"] = round(result["overall"]["the compressor"]["recovered_share"], 3)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
