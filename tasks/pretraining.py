@@ -16,6 +16,8 @@ from model.compressor.settings import CompressorSettings
 from storage.errors import InputError
 from storage.texts import read_texts
 
+UNFINISHED = "unfinished"
+"""Folder of the step checkpoint and the curves while it trains."""
 HELDOUT = 256
 """Texts that are not trained on; they choose the checkpoint."""
 
@@ -38,7 +40,7 @@ def pretrain_on_texts(
         raise InputError(f"{len(rows)} distinct texts; more than {HELDOUT} are needed, for so many are held out")
     random.Random(chosen.pretrain.seed).shuffle(rows)
     _say(f"{len(rows)} distinct texts, left out: {left_out}")
-    checkpoints = Checkpoints(out / "unfinished", every_s=300)
+    checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs")
     report = pretrain(
         resolve(llm), rows[HELDOUT:], rows[:HELDOUT], chosen, out, _tell, start=start, checkpoints=checkpoints
     )
