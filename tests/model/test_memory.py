@@ -1,6 +1,7 @@
 """What training is said to need, against what it is seen to take, and what it says where that is too much."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ from model.settings import TrainingSettings
 from model.training import TrainingError, fit
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDTH, LAYERS, TOKENS = 512, 6, 1024
-FACTOR = 1.4
+WIDTH, LAYERS, TOKENS = 512, 12, 512
+FACTOR = 1.5
 """Largest ratio of estimate and peak, either way; what is not counted is temporary."""
 
 
@@ -56,7 +57,7 @@ def test_what_follows_from_the_weights_is_counted_by_hand():
 
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_the_estimate_is_near_the_measured_peak(accumulation):
-    """In a process of its own: 6 MB of weights each, 80 or 190 MB in all with what is kept for them."""
+    """In a process of its own that gives back at once what it frees: 13 MB of weights, twice."""
     code = (
         "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s');"
         "import torch; torch.set_num_threads(1);"
@@ -66,7 +67,10 @@ def test_the_estimate_is_near_the_measured_peak(accumulation):
         f"train(TrainingSettings(batch_size=4, accumulation={accumulation}));"
         "print(peak_mb() - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
     _, line, peak = done.stdout.strip().splitlines()
     told = float(line.split("about ")[1].split(" GB")[0]) * 1000
     measured = float(peak) * 1.048576
@@ -77,20 +81,20 @@ def test_what_cannot_fit_is_refused_before_the_first_step(caplog):
     """Without room for the optimizer at once; without room for the activations once they are known."""
     caplog.set_level(logging.INFO)
     settings = TrainingSettings(batch_size=4)
-    for limit, spared in ((10_000_000, True), (80_000_000, False)):
+    for limit, spared in ((10_000_000, True), (150_000_000, False)):
         caplog.clear()
         with pytest.raises(TrainingError, match="cannot fit: a smaller batch_size or a larger accumulation"):
             train(settings, limit)
         assert (not caplog.messages) == spared
-    train(settings.model_copy(update={"accumulation": 4}), 80_000_000)
+    train(settings.model_copy(update={"accumulation": 4}), 150_000_000)
     line = caplog.messages[-1]
     assert line.startswith("training needs about")
     for part in (
         "frozen weights 0.01",
         "fp32 masters 0.01",
-        "adam moments 0.01",
+        "adam moments 0.03",
         "activations",
-        "of 0.08 GB that are free",
+        "of 0.15 GB that are free",
     ):
         assert part in line
 
