@@ -38,4 +38,4 @@ def test_its_memories_tell_the_llm_what_was_said():
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     rows, _ = rows_of([(text,) for text in SAID], compressor, task, CompressorSettings(), 64)
     nats = {kind: figures(compressor, task, rows, 4, kind)["loss"] for kind in ("own", "none", "other")}
-    assert nats["own"] < nats["none"] - 1 and nats["own"] < nats["other"] - 1
+    assert nats["own"] < nats["none"] - 0.5 and nats["own"] < nats["other"] - 0.5
