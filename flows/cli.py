@@ -126,7 +126,8 @@ def show(
     store: StoreFolder = Path("store"),
     as_json: AsJson = False,
 ) -> None:
-    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8."""
+    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8.
+    Of a stage without a table all its figures."""
     from tasks.inspect import candidate_cards, describe
 
     request = _request(profile, store, raw, None, changes)
@@ -138,9 +139,8 @@ def show(
     if as_json:
         print(json.dumps(found.counts))
         return
-    table = Table(
-        *found.columns, title=f"{stage}: {found.counts['rows']} rows, {found.counts['rejects']} rejects"
-    )
+    counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
+    table = Table(*found.columns, title=f"{stage}: {'figures' if 'figure' in found.columns else counted}")
     for row in found.rows:
         table.add_row(*(str(row.get(name, "")).replace("[", "\\[") for name in found.columns))
     out.print(table)
