@@ -128,7 +128,8 @@ def show(
     store: StoreFolder = Path("store"),
     as_json: AsJson = False,
 ) -> None:
-    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8."""
+    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8.
+    Of a stage without a table all its figures."""
     from tasks.inspect import candidate_cards, describe
 
     request = _request(profile, store, raw, None, changes)
@@ -140,9 +141,8 @@ def show(
     if as_json:
         print(json.dumps(found.counts))
         return
-    table = Table(
-        *found.columns, title=f"{stage}: {found.counts['rows']} rows, {found.counts['rejects']} rejects"
-    )
+    counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
+    table = Table(*found.columns, title=f"{stage}: {'figures' if 'figure' in found.columns else counted}")
     for row in found.rows:
         table.add_row(*(str(row.get(name, "")).replace("[", "\\[") for name in found.columns))
     out.print(table)
@@ -258,9 +258,13 @@ def export_pairs(
 @compressor_app.command("pretrain")
 def pretrain_compressor(
     folder: Annotated[Path, typer.Argument(help="Where the compressor is written.")],
-    texts: Annotated[list[Path], typer.Argument(help="GoEmotions' .tsv, Topical-Chat's .json, or .txt by lines.")],
+    texts: Annotated[
+        list[Path], typer.Argument(help="GoEmotions' .tsv, Topical-Chat's .json, or .txt by lines.")
+    ],
     settings: Annotated[Path | None, typer.Option(help="A JSON file of compressor settings.")] = None,
-    llm: Annotated[str, typer.Option(help="The frozen LLM: a weight name or folder.")] = "smollm2-135m-instruct",
+    llm: Annotated[
+        str, typer.Option(help="The frozen LLM: a weight name or folder.")
+    ] = "smollm2-135m-instruct",
     start: Annotated[Path | None, typer.Option(help="A compressor's folder to go on from.")] = None,
 ) -> None:
     """Pretrain a compressor on public text; goes on where it was cut off; prints its held-out figures."""

@@ -39,13 +39,17 @@ def _read(file: Path) -> list[str]:
     try:
         content = file.read_text(encoding="utf-8")
         if file.suffix == ".tsv":
-            return [row[0] for row in csv.reader(content.splitlines(), "excel-tab", quoting=csv.QUOTE_NONE) if row]
+            return [
+                row[0] for row in csv.reader(content.splitlines(), "excel-tab", quoting=csv.QUOTE_NONE) if row
+            ]
         if file.suffix == ".json":
             return [turn["message"] for talk in json.loads(content).values() for turn in talk["content"]]
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give {FORMS}") from None
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not what its name says ({type(error).__name__}: {error}); give {FORMS}") from None
+        raise InputError(
+            f"{file}: not what its name says ({type(error).__name__}: {error}); give {FORMS}"
+        ) from None
     if file.suffix != ".txt":
         raise InputError(f"{file}: of no known form; give {FORMS}")
     return content.splitlines()

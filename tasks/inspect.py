@@ -1,13 +1,14 @@
-"""What `empamba show` prints: a stage's rows, counts and rejects. Knows nothing of terminals."""
+"""What `empamba show` prints: a stage's rows, counts and rejects, or its figures. Knows nothing of terminals."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 
 from storage.errors import InputError
 from storage.shards import SCHEMAS, read_table
-from storage.store import Ref
+from storage.store import Ref, Store
 from storage.tables import KEY_COLUMNS
 from tasks.report.samples import candidate_examples
 from tasks.run import RunRequest
@@ -24,7 +25,10 @@ class Description:
 
 
 def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Description:
-    """Rows of the stage's tables, or of its rejects. Raises InputError where the stage has not run."""
+    """Rows of the stage's table, or of its rejects; where it has no table, all figures of its JSON files.
+
+    Raises InputError where the stage has not run.
+    """
     with request.session() as session:
         plans = {plan.stage.name: plan for plan in session.plan(stage)}
         parts = [plan for name, plan in plans.items() if name == stage or name.startswith(f"{stage}.")]
@@ -33,6 +37,8 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
             reason = next((plan.reason for plan in parts if plan.reason), "it has not run")
             raise InputError(f"{stage} has nothing to show: {reason}; `empamba run --until {stage}` runs it")
         main = _main_table(refs)
+        if main is None and not rejects:
+            return Description(_counts(stage, main, refs), ("figure", "value"), _figures(session.store, refs))
         table = "rejects" if rejects else main
         shards = [r for r in refs if r.name.startswith(f"{table}/")]
         return Description(_counts(stage, main, refs), *_rows(session.store, table, shards, limit))
@@ -71,9 +77,26 @@ def _counts(stage: str, table: str | None, refs: list[Ref]) -> dict:
     return {"stage": stage, "rows": rows, "rejects": rejects, "by": dict(sorted(by.items()))}
 
 
-def _rows(store, table: str | None, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:
-    if table is None:
-        return ("artefact",), []
+def _figures(store: Store, refs: list[Ref]) -> list[dict]:
+    found = []
+    for ref in refs:
+        if ref.name.endswith(".json"):
+            found += _flat("", json.loads(store.read(ref)))
+    return [{"figure": name, "value": value} for name, value in found]
+
+
+def _flat(name: str, value: object) -> list[tuple[str, object]]:
+    """(dotted name, value) of all that is in a JSON value; of a list how long it is where it holds figures."""
+    if isinstance(value, dict):
+        return [row for key, part in value.items() for row in _flat(f"{name}.{key}" if name else key, part)]
+    if isinstance(value, list) and any(not isinstance(part, str) for part in value):
+        return [(name, f"{len(value)} values")]
+    if isinstance(value, float):
+        return [(name, round(value, 6))]
+    return [(name, ", ".join(value) if isinstance(value, list) else value)]
+
+
+def _rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:
     columns = tuple(name for name in SCHEMAS[table].names if name not in HIDDEN)
     if table == "rejects":
         columns = (*KEY_COLUMNS, "stage", "reason", "detail")

@@ -37,7 +37,9 @@ def pretrain_on_texts(
     chosen = _read_settings(settings)
     rows, left_out = read_texts(texts)
     if len(rows) <= HELDOUT:
-        raise InputError(f"{len(rows)} distinct texts; more than {HELDOUT} are needed, for so many are held out")
+        raise InputError(
+            f"{len(rows)} distinct texts; more than {HELDOUT} are needed, for so many are held out"
+        )
     random.Random(chosen.pretrain.seed).shuffle(rows)
     _say(f"{len(rows)} distinct texts, left out: {left_out}")
     checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs")

@@ -207,7 +207,10 @@ class MambaCompressor(nn.Module):
         """config.json, model.safetensors in `dtype` and, for a checkpoint, its tokenizer; files appear whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().to(getattr(torch, dtype)).contiguous().cpu() for name, value in self.state_dict().items()}
+        weights = {
+            name: value.detach().to(getattr(torch, dtype)).contiguous().cpu()
+            for name, value in self.state_dict().items()
+        }
         draft = folder / f"{WEIGHTS}.tmp"
         save_file(weights, draft)
         os.replace(draft, folder / WEIGHTS)

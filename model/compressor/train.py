@@ -66,13 +66,18 @@ def pretrain(
         compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
-    data = [rows_of([(text,) for text in texts], compressor, task, settings, longest) for texts in (train, heldout)]
+    data = [
+        rows_of([(text,) for text in texts], compressor, task, settings, longest)
+        for texts in (train, heldout)
+    ]
     return _train(
         compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
     )
 
 
-def adopt(llm_folder: Path, start: Path, heldout: Sequence[str], settings: CompressorSettings, out: Path) -> dict:
+def adopt(
+    llm_folder: Path, start: Path, heldout: Sequence[str], settings: CompressorSettings, out: Path
+) -> dict:
     """Take a compressor that is pretrained already as it is; measure it, save it and report.json in `out`.
 
     start: its folder, whose card stays its card. ValueError where no held-out utterance can be used.
@@ -84,7 +89,9 @@ def adopt(llm_folder: Path, start: Path, heldout: Sequence[str], settings: Compr
     longest = settings.max_utterance_tokens
     rows, left_out = rows_of([(text,) for text in heldout], compressor, task, settings, longest)
     if not rows:
-        raise ValueError(f"compressor: no held-out row is usable (left out: {left_out}); it needs at least one")
+        raise ValueError(
+            f"compressor: no held-out row is usable (left out: {left_out}); it needs at least one"
+        )
     rows, batch = _looked_at(rows, settings.pretrain), settings.pretrain.batch_size
     found = figures(compressor, task, rows, batch)
     report = {

@@ -19,8 +19,12 @@ MODEL_TYPE = "empamba-emotion-network"
 ADAPTED = ("query", "key", "value", "dense")
 """The encoder's linear layers that an adapter (LoRA, Hu et al. 2021, arXiv:2106.09685) changes."""
 
-_ADAPTER = "adapter."
+_ADAPTER = "adapter.base_model.model."
 """Before the names of the adapter's tensors in a file; the head's stand as they are."""
+
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_ADAPTER_SCALE = 2
+"""What the product of both low-rank matrices is multiplied by."""
 
 
 class EmotionHead(nn.Module):
@@ -64,14 +68,18 @@ class EmotionHead(nn.Module):
 
 
 class EmotionNetwork(nn.Module):
-    """Encoder and head. With a rank the encoder carries a trainable low-rank adapter, else it is frozen."""
+    """Encoder and head.
+
+    adapter_dropout: where it is given and the settings name a rank, the encoder carries a low-rank adapter to train,
+    else it is frozen.
+    """
 
     def __init__(
         self,
         encoder: nn.Module,
         settings: EmotionNetworkSettings,
         dropout: float = 0.0,
-        adapter_dropout: float = 0.0,
+        adapter_dropout: float | None = None,
     ) -> None:
         super().__init__()
         depth = encoder.config.num_hidden_layers
@@ -82,32 +90,29 @@ class EmotionNetwork(nn.Module):
         self.settings = settings
         self.head = EmotionHead(len(settings.layers) * encoder.config.hidden_size, settings.hidden, dropout)
         self.encoder = encoder.requires_grad_(False)
-        if settings.rank:
+        self.adapted = bool(settings.rank) and adapter_dropout is not None
+        if self.adapted:
             self.encoder = _adapted(encoder, settings.rank, adapter_dropout)
 
     def trained_state(self) -> dict[str, Tensor]:
         """Name -> tensor of all that was trained: the head's, and the adapter's where there is one."""
         state = dict(self.head.state_dict())
-        if self.settings.rank:
+        if self.adapted:
             from peft import get_peft_model_state_dict
 
-            state |= {f"{_ADAPTER}{name}": t for name, t in get_peft_model_state_dict(self.encoder).items()}
+            state |= {f"adapter.{name}": t for name, t in get_peft_model_state_dict(self.encoder).items()}
         return state
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `trained_state` gave; RuntimeError where names do not match. The adapter is merged into the weights
-        it changes, so that it costs nothing from here on."""
+        """Take what `trained_state` gave into a network without an adapter to train; RuntimeError where names do not
+        match. The adapter is added to the weights it changes, so that it costs nothing from here on."""
         self.head.load_state_dict({n: t for n, t in state.items() if not n.startswith(_ADAPTER)}, strict=True)
         adapter = {n.removeprefix(_ADAPTER): t for n, t in state.items() if n.startswith(_ADAPTER)}
-        if self.settings.rank:
-            from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-            if adapter.keys() != get_peft_model_state_dict(self.encoder).keys():
-                raise RuntimeError("the adapter does not fit the encoder")
-            set_peft_model_state_dict(self.encoder, adapter)
-            self.encoder = self.encoder.merge_and_unload().requires_grad_(False)
-        elif adapter:
-            raise RuntimeError("an adapter where the rank is 0")
+        layers = _adapted_layers(self.encoder) if self.settings.rank else {}
+        if adapter.keys() != {name + part for name in layers for part in (_DOWN, _UP)}:
+            raise RuntimeError("the adapter does not fit the encoder")
+        for name, layer in layers.items():
+            layer.weight += _ADAPTER_SCALE * adapter[name + _UP] @ adapter[name + _DOWN]
 
     def pooled(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Pooled layers float [B, layers × width] of token ids int64 [B, L] under the mask bool [B, L]."""
@@ -147,10 +152,20 @@ def load_network(folder: Path) -> EmotionNetwork:
     return network.eval()
 
 
+def _adapted_layers(encoder: nn.Module) -> dict[str, nn.Linear]:
+    linear = {name: part for name, part in encoder.named_modules() if isinstance(part, nn.Linear)}
+    return {name: part for name, part in linear.items() if name.split(".")[-1] in ADAPTED}
+
+
 def _adapted(encoder: nn.Module, rank: int, dropout: float) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(
         encoder,
-        LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=list(ADAPTED)),
+        LoraConfig(
+            r=rank,
+            lora_alpha=_ADAPTER_SCALE * rank,
+            lora_dropout=dropout,
+            target_modules=list(ADAPTED),
+        ),
     )

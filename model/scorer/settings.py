@@ -57,6 +57,10 @@ class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
         description="training rows behind thresholds and centre, the first ones; None: all",
     )
     seed: int = Field(default=0, ge=0, description="seed of initial values, order and dropout")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="precision of the encoder's products in training; thresholds and centre are taken in float32",
+    )
     max_tokens: int = Field(default=64, ge=2, description="longer texts are cut here in training")
     epochs: int = Field(default=25, ge=1, description="passes over the training rows")
     batch_size: int = Field(default=256, ge=1, description="rows a step")

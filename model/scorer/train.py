@@ -91,7 +91,9 @@ def train_goemotions_head(
         if settings.start:
             start_from(network, load_network(resolve(settings.start)))
         else:
-            fit_head(network.head, *_pooled(network, settings, train, dev), settings)
+            with _precision(settings):
+                pooled = _pooled(network, settings, train, dev)
+            fit_head(network.head, *pooled, settings)
         if settings.network.rank:
             fit_adapter(network, train, dev, settings)
         (tuned, tuned_labels), held = _pooled(network, settings, train.first(settings.tuning_rows), dev)
@@ -115,6 +117,11 @@ def start_from(network: EmotionNetwork, other: EmotionNetwork) -> None:
 def _pooled(network: EmotionNetwork, settings: HeadTrainingSettings, *parts: LabelledTexts):
     """(pooled layers, labels) of each part."""
     return [(pooled_layers(network, part.texts, settings.max_tokens), part.labels) for part in parts]
+
+
+def _precision(settings: HeadTrainingSettings) -> torch.autocast:
+    """Where the encoder's products are computed in `settings.dtype`; weights stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16")
 
 
 def evaluate_scorer(scorer: EmotionScorer, tsv: Path) -> dict[str, float]:
@@ -202,13 +209,16 @@ def fit_adapter(
     for epoch in range(asked.epochs):
         network.train()
         for indices in shuffled_batches([len(row) for row in rows], asked.batch_size):
-            logits = network.head(network.pooled(*pad_rows([rows[index] for index in indices], pad_id)))
+            with _precision(settings):
+                pooled = network.pooled(*pad_rows([rows[index] for index in indices], pad_id))
+            logits = network.head(pooled.float())
             loss = functional.binary_cross_entropy_with_logits(logits, labels[indices], pos_weight=weight)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-        held = pooled_layers(network, dev.texts, settings.max_tokens)
+        with _precision(settings):
+            held = pooled_layers(network, dev.texts, settings.max_tokens)
         precision = mean_average_precision(probabilities(network.head, held), dev.labels)
         print(f"adapter, epoch {epoch + 1}: dev mean average precision {precision:.4f}", flush=True)
         if precision > best:

@@ -144,7 +144,7 @@ PAGE = """<!doctype html>
 {% if facts.control %}{% set c = facts.control %}
 <h3>Is it the emotion? EPO beside its control{{ made() }}</h3>
 <p>The control is EPO on the same exchanges, with any usable candidate as the rejected reply in place of the emotionally least similar one.</p>
-{% if not c.shown %}<div class="banner loud"><p><b>The emotion signal is not shown.</b> By the scorer that took no part in choosing pairs, EPO gains no more than EPO on random replies.</p></div>{% endif %}
+{% if not c.shown %}<div class="banner loud"><p><b>The emotion signal is not shown.</b> By the scorer that took no part in choosing pairs, EPO is not seen to gain more than EPO on random replies: the interval of their difference does not lie above zero.</p></div>{% endif %}
 <div class="scroll"><table><thead><tr><th>Gain over {{ c.base }}</th><th class="n">EPO</th><th class="n">EPO on random replies</th><th class="n">difference</th></tr></thead><tbody>
 {% for name, title in (('emotionscore', 'EmotionScore, the scorer that chose the pairs'), ('emotionscore_second', 'EmotionScore, second scorer'), ('bertscore', 'BERTScore')) %}
 <tr><td>{{ title }}</td>{% for what in ('epo', 'random', 'difference') %}<td class="n">{{ c[name][what][0] | number }}<small>{{ c[name][what][1:] | interval }}</small></td>{% endfor %}</tr>

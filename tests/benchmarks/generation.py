@@ -1,4 +1,5 @@
-"""Tokens a second of the candidates' engine beside its peers. `make bench NAME=generation`.
+"""Tokens a second of the candidates' engine beside its peers. `make bench NAME=generation`, and with
+`ARGS="--few 1024"` transformers on all prompts too.
 
 The same prompts (table 7 with two worked examples over MELD's or the sample's sentences), weights, precision, seeds and
 sampling, one OpenMP thread each, one engine after the other in fresh processes, start-up not counted. `cpu_ratio` and
@@ -7,6 +8,8 @@ sampling, one OpenMP thread each, one engine after the other in fresh processes,
 - bare: `vllm.LLM.generate` over the same token ids;
 - transformers: `model.generate` on batches of like length;
 - fallback: this project's own transformers engine.
+
+The last two are several times slower, so they get a seeded sample of `--few` of the prompts; tokens a second compare.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import csv
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -45,9 +49,11 @@ def sentences() -> list[str]:
     return list(dict.fromkeys(re.findall(r'"([^"]* [^"]*)"', text)))
 
 
-def requests(count: int) -> list[GenerationRequest]:
+def requests(count: int, few: int | None = None) -> list[GenerationRequest]:
+    """The first `count`, or a seeded sample of `few` of them in their order."""
     found = []
-    for n in range(count):
+    chosen = range(count) if few is None else sorted(random.Random(0).sample(range(count), min(few, count)))
+    for n in chosen:
         sentence, emotion = SENTENCES[n // 8 % len(SENTENCES)], GENERATION_EMOTIONS[n % 8]
         messages = tuple(candidate_messages(sentence, emotion, SETTINGS.examples))
         found.append(GenerationRequest(f"row{n}", messages, request_seed(messages, SETTINGS.sampling)))
@@ -79,9 +85,8 @@ class Clock:
         return own + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def through_the_task(engine: str, count: int) -> Measured:
+def through_the_task(engine: str, asked: list[GenerationRequest]) -> Measured:
     """Of the engine in its process, each row put into a row store."""
-    asked = requests(count)
     settings = EngineSettings(
         model=str(resolve("smollm2-135m-instruct")),
         engine=engine,
@@ -97,7 +102,7 @@ def through_the_task(engine: str, count: int) -> Measured:
         return clock.measured(tokens)
 
 
-def bare(count: int) -> Measured:
+def bare(asked: list[GenerationRequest]) -> Measured:
     from vllm import LLM, SamplingParams
 
     from model.generation.chat import Chat
@@ -105,7 +110,6 @@ def bare(count: int) -> Measured:
 
     folder = str(resolve("smollm2-135m-instruct"))
     chat, llm = Chat(folder), LLM(model=folder, **vllm_arguments(SETTINGS.engine_args))
-    asked = requests(count)
     prompts = [{"prompt_token_ids": chat.encode(request.messages)} for request in asked]
     sampling = [
         SamplingParams(
@@ -123,7 +127,7 @@ def bare(count: int) -> Measured:
     return clock.measured(sum(len(answer.outputs[0].token_ids) for answer in answers))
 
 
-def transformers(count: int) -> Measured:
+def transformers(asked: list[GenerationRequest]) -> Measured:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -133,7 +137,7 @@ def transformers(count: int) -> Measured:
     folder = resolve("smollm2-135m-instruct")
     chat = Chat(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    prompts = sorted((chat.encode(request.messages) for request in requests(count)), key=len)
+    prompts = sorted((chat.encode(request.messages) for request in asked), key=len)
     torch.manual_seed(0)
     tokens, clock = 0, Clock()
     for start in range(0, len(prompts), BATCH):
@@ -153,22 +157,24 @@ def transformers(count: int) -> Measured:
 
 
 ENGINES = {
-    "task": lambda count: through_the_task("vllm", count),
+    "task": lambda asked: through_the_task("vllm", asked),
     "bare": bare,
     "transformers": transformers,
-    "fallback": lambda count: through_the_task("transformers", count),
+    "fallback": lambda asked: through_the_task("transformers", asked),
 }
+SLOW = ("transformers", "fallback")
 
 
-def measured(name: str, count: int) -> dict:
+def measured(name: str, count: int, few: int) -> dict:
     """One engine in a process of its own, with the environment the stage gives its engine."""
     environment = {**child_environment(1), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, "--prompts", str(count), "--only", name]
+    command = [sys.executable, __file__, "--prompts", str(count), "--few", str(few), "--only", name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     tokens, seconds, cpu = json.loads(done.stdout.splitlines()[-1])
     figures = {
+        "prompts": min(few, count) if name in SLOW else count,
         "tokens": tokens,
         "seconds": round(seconds, 1),
         "tokens_per_s": round(tokens / seconds, 1),
@@ -186,13 +192,15 @@ def _times(rows: dict[str, dict], peer: str, what: str) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=1024)
+    parser.add_argument("--few", type=int, default=256, help="prompts of the engines on transformers")
     parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--only", choices=list(ENGINES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        print(json.dumps(ENGINES[arguments.only](arguments.prompts)))
+        few = arguments.few if arguments.only in SLOW else None
+        print(json.dumps(ENGINES[arguments.only](requests(arguments.prompts, few))))
         return
-    rows = {name: measured(name, arguments.prompts) for name in arguments.engines}
+    rows = {name: measured(name, arguments.prompts, arguments.few) for name in arguments.engines}
     figures = {
         "name": "generation",
         "ratio": _times(rows, "bare", "tokens_per_s"),

@@ -30,7 +30,11 @@ def test_nothing_is_lost_of_the_real_files():
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
-    [("a.csv", b"x", "of no known form"), ("a.json", b"[1]", "not what its name says"), ("a.txt", b"\xff", "not what")],
+    [
+        ("a.csv", b"x", "of no known form"),
+        ("a.json", b"[1]", "not what its name says"),
+        ("a.txt", b"\xff", "not what"),
+    ],
 )
 def test_other_files_are_refused_by_name(tmp_path, name, content, told):
     (tmp_path / name).write_bytes(content)

@@ -12,6 +12,7 @@ from model.zoo.random_models import write_random_model
 from model.zoo.resolve import is_cached
 from storage.errors import InputError
 from tasks.export import export_pairs
+from tasks.inspect import describe
 from tasks.run import RunRequest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,8 @@ def test_pairs_go_out_whole_and_come_in_elsewhere(request_, tmp_path, monkeypatc
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
     _shows_as_figure_8(request_, tmp_path)
+    figures = {row["figure"]: row["value"] for row in describe(request_, "pairs.quality", 5, False).rows}
+    assert figures["pairs"] == sum(counts.values()) and 0 <= figures["accuracy.length"] <= 1
 
 
 def _loads_in_datasets(folder: Path, counts: dict, tmp_path: Path) -> None:

@@ -21,7 +21,14 @@ def texts(tmp_path):
 
 
 def settings(folder, **training):
-    chosen = {"batch_size": 8, "max_tokens": 400, "evaluations": 1, "heldout_rows": 8, "dtype": "float32", **training}
+    chosen = {
+        "batch_size": 8,
+        "max_tokens": 400,
+        "evaluations": 1,
+        "heldout_rows": 8,
+        "dtype": "float32",
+        **training,
+    }
     file = folder / "settings.json"
     small = {"weights": "", "hidden": 32, "layers": 1, "saved_as": "float16", "max_utterance_tokens": 32}
     file.write_text(json.dumps({**small, "pretrain": chosen}), encoding="utf-8")

@@ -112,8 +112,9 @@ def goemotions(tmp_path) -> Path:
     return tmp_path
 
 
-def _settings(rank: int) -> HeadTrainingSettings:
+def _settings(rank: int, dtype: str = "float32") -> HeadTrainingSettings:
     return HeadTrainingSettings(
+        dtype=dtype,
         network=EmotionNetworkSettings(layers=(5, 6), hidden=32, rank=rank),
         epochs=8,
         batch_size=10,
@@ -122,13 +123,13 @@ def _settings(rank: int) -> HeadTrainingSettings:
     )
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_training_end_to_end_writes_a_scorer(goemotions, rank):
+@pytest.mark.parametrize("rank, dtype", [(0, "float32"), (4, "float32"), (4, "bfloat16")])
+def test_training_end_to_end_writes_a_scorer(goemotions, rank, dtype):
     torch.manual_seed(9)
     expected = torch.rand(1)
     torch.manual_seed(9)
     paths = [goemotions / name for name in ("train.tsv", "dev.tsv", "out")]
-    figures = train_goemotions_head(*paths, _settings(rank))
+    figures = train_goemotions_head(*paths, _settings(rank, dtype))
     assert torch.equal(torch.rand(1), expected)
     out = goemotions / "out"
     assert json.loads((out / "config.json").read_text())["training"]["epochs"] == 8

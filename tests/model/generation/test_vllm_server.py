@@ -1,0 +1,155 @@
+"""The engine that asks a server, against vLLM's own server with SmolLM2 behind it."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from model.candidates.prompts import candidate_messages
+from model.candidates.settings import GENERATION_EMOTIONS
+from model.generation.client import EngineError, GenerationEngine, child_environment
+from model.generation.openai_engine import OpenAIEngine
+from model.generation.protocol import GenerationRequest, ServerError, request_seed
+from model.generation.settings import EngineArgs, EngineSettings, Sampling, ServerSettings
+from model.generation.transformers_engine import TransformersEngine
+from model.zoo.errors import ZooError
+from model.zoo.resolve import resolve
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+SENTENCES = [
+    "I lost my keys again.",
+    "She said yes!",
+    "Where were you last night?",
+]
+LONGEST = 512
+
+
+@pytest.fixture(scope="module")
+def folder():
+    try:
+        return resolve("smollm2-135m-instruct")
+    except ZooError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def vllm_server(folder, tmp_path_factory):
+    """(address up to /v1, the server's process); float32, so that texts can be compared."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("vllm_server") / "log"
+    command = (
+        f"-m vllm.entrypoints.openai.api_server --model {folder} --served-model-name smol --host 127.0.0.1 "
+        f"--port {port} --generation-config vllm --dtype float32 --max-model-len {LONGEST} --enforce-eager "
+        f"--kv-cache-memory-bytes {1 << 28} --no-enable-chunked-prefill --max-num-batched-tokens 4096"
+    )
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, *command.split()],
+            env=child_environment(1),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            # Its engine is a child of its own, which outlives it for a while when it is killed.
+            start_new_session=True,
+        )
+    try:
+        for _ in range(300):
+            if process.poll() is not None:
+                pytest.fail(log.read_text(errors="replace")[-2000:])
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(1)
+        else:
+            pytest.fail(f"not up in time: {log.read_text(errors='replace')[-2000:]}")
+        yield f"http://127.0.0.1:{port}/v1", process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _settings(url: str, model: str = "smol", **sampling) -> EngineSettings:
+    return EngineSettings(
+        model=model,
+        engine="openai",
+        args=EngineArgs(dtype="float32", max_model_len=LONGEST),
+        sampling=Sampling(**{"max_new_tokens": 12, **sampling}),
+        server=ServerSettings(base_url=url, timeout_s=60, retries=2, backoff_s=0.05),
+    )
+
+
+def _requests(sampling: Sampling) -> list[GenerationRequest]:
+    found = []
+    for sentence in SENTENCES:
+        for emotion in GENERATION_EMOTIONS:
+            messages = tuple(candidate_messages(sentence, emotion, examples=2))
+            key = f"{sentence} {emotion}"
+            found.append(GenerationRequest(key, messages, request_seed(messages, sampling)))
+    return found
+
+
+def test_the_likeliest_answers_are_those_of_the_model_asked_directly(vllm_server, folder):
+    """Same prompt tokens, same answers and endings as through transformers: template, system message and stop
+    tokens are the same on both roads."""
+    asked = _settings(vllm_server[0], temperature=0)
+    requests = _requests(asked.sampling)
+    with GenerationEngine(asked) as engine:
+        served = {row.key: row for row in engine.generate(requests)}
+    direct = TransformersEngine(asked.model_copy(update={"model": str(folder), "engine": "transformers"}))
+    expected = {row.key: row for row in direct.generate(requests)}
+    assert served.keys() == expected.keys() and len(served) == 24
+    same = [served[key].text == row.text for key, row in expected.items()]
+    assert sum(same) >= 23  # a near tie may round to the other side
+    for key, row in expected.items():
+        assert served[key].prompt_tokens == row.prompt_tokens and served[key].engine == "openai"
+        if served[key].text == row.text:
+            assert (served[key].finish_reason, served[key].new_tokens) == (row.finish_reason, row.new_tokens)
+    assert {row.finish_reason for row in served.values()} == {"stop", "length"}
+
+
+def test_a_row_is_drawn_by_its_own_seed(vllm_server):
+    requests = _requests(Sampling())[:12]
+    engine = OpenAIEngine(_settings(vllm_server[0]))
+    first = {row.key: row.text for row in engine.generate(requests)}
+    again = {row.key: row.text for row in engine.generate(requests[::-1])}
+    assert sum(first[key] == again[key] for key in first) >= 11
+    moved = [GenerationRequest(r.key, r.messages, r.seed ^ 1) for r in requests]
+    other = {row.key: row.text for row in engine.generate(moved)}
+    assert sum(first[key] != other[key] for key in first) >= 10
+
+
+def test_a_prompt_that_does_not_fit_is_a_row_and_a_wrong_name_is_said(vllm_server):
+    messages = ({"role": "user", "content": "word " * 2 * LONGEST},)
+    short = _requests(Sampling())[0]
+    engine = OpenAIEngine(_settings(vllm_server[0]))
+    rows = {row.key: row for row in engine.generate([GenerationRequest("long", messages, 1), short])}
+    assert rows["long"].finish_reason == "too_long" and rows["long"].text == ""
+    assert rows[short.key].finish_reason in ("stop", "length")
+    with pytest.raises(ServerError, match="status 404 .*check the settings") as failure:
+        list(OpenAIEngine(_settings(vllm_server[0], model="another")).generate([short]))
+    assert "\n" not in str(failure.value)
+
+
+def test_a_server_that_is_killed_midway_costs_no_finished_row(vllm_server):
+    url, process = vllm_server
+    asked = _settings(url, max_new_tokens=40)
+    rows = []
+    with GenerationEngine(asked) as engine:
+        with pytest.raises(EngineError, match="after 3 tries; see to the server") as failure:
+            for row in engine.generate(_requests(asked.sampling)):
+                rows.append(row)
+                if len(rows) == 5:
+                    os.kill(process.pid, signal.SIGKILL)
+    assert 5 <= len(rows) < 24 and len({row.key for row in rows}) == len(rows)
+    assert "\n" not in str(failure.value)
