@@ -55,7 +55,8 @@ def test_pairs_go_out_whole_and_come_in_elsewhere(request_, tmp_path, monkeypatc
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
     _shows_as_figure_8(request_, tmp_path)
     figures = {row["figure"]: row["value"] for row in describe(request_, "pairs.quality", 5, False).rows}
-    assert figures["pairs"] == sum(counts.values()) and 0 <= figures["accuracy.length"] <= 1
+    # They come from fewer dialogues than the classifier that sees only length is cross-validated over.
+    assert figures["pairs"] == sum(counts.values()) and figures["accuracy.length"] is None
 
 
 def _loads_in_datasets(folder: Path, counts: dict, tmp_path: Path) -> None:
