@@ -10,11 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from model.compressor.settings import CompressorSettings
 from storage.errors import InputError
 from storage.texts import read_texts
+from tasks.settings import read_json_settings
 
 UNFINISHED = "unfinished"
 """Folder of the step checkpoint and the curves while it trains."""
@@ -34,7 +33,7 @@ def pretrain_on_texts(
     from model.compressor.train import pretrain
     from model.zoo.resolve import resolve
 
-    chosen = _read_settings(settings)
+    chosen = CompressorSettings() if settings is None else read_json_settings(CompressorSettings, settings)
     rows, left_out = read_texts(texts)
     if len(rows) <= HELDOUT:
         raise InputError(
@@ -59,16 +58,3 @@ def _say(line: str) -> None:
     """To standard error, past the orchestrator, which takes what is printed for a log of its own."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
-
-
-def _read_settings(path: Path | None) -> CompressorSettings:
-    if path is None:
-        return CompressorSettings()
-    try:
-        return CompressorSettings.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: setting {name or '(all)'}: {first['msg']}") from None

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from model.scorer.settings import HeadTrainingSettings
 from storage.errors import InputError
+from tasks.settings import read_json_settings
 
 
 def fit_scorer(train: Path, dev: Path, out: Path, settings: Path | None) -> dict[str, float]:
@@ -20,7 +19,9 @@ def fit_scorer(train: Path, dev: Path, out: Path, settings: Path | None) -> dict
     """
     from model.scorer.train import train_goemotions_head
 
-    chosen = HeadTrainingSettings() if settings is None else _read_settings(settings)
+    chosen = (
+        HeadTrainingSettings() if settings is None else read_json_settings(HeadTrainingSettings, settings)
+    )
     _must_be_files(train, dev)
     try:
         return train_goemotions_head(train, dev, out, chosen)
@@ -47,14 +48,3 @@ def _must_be_files(*paths: Path) -> None:
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give a TSV of GoEmotions: text, label ids, comment id")
-
-
-def _read_settings(path: Path) -> HeadTrainingSettings:
-    try:
-        return HeadTrainingSettings.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: setting {name or '(all)'}: {first['msg']}") from None

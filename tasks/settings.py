@@ -10,6 +10,7 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -27,6 +28,7 @@ from storage.media.settings import MediaSettings
 from storage.settings import DataSettings
 from tasks.stages.retrain import RetrainSettings
 
+Kind = TypeVar("Kind", bound=BaseModel)
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
 
 
@@ -120,6 +122,18 @@ def load_settings(profile: str, changes: list[str] | tuple[str, ...] = ()) -> Se
         return Settings.model_validate(values)
     except ValidationError as error:
         raise InputError(_explain(error, profile)) from None
+
+
+def read_json_settings(kind: type[Kind], path: Path) -> Kind:
+    """Settings of one kind from a JSON file. Raises InputError naming the setting that is unknown or out of range."""
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: setting {name or '(all)'}: {first['msg']}") from None
 
 
 def _read_profile(profile: str) -> dict:

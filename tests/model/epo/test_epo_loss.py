@@ -14,6 +14,12 @@ from model.llm import prefix_cache
 BETA, GAMMA, WEIGHT = 2.0, 0.5, 1.0
 
 
+@pytest.fixture(autouse=True, params=[0, 128], ids=["block by block", "side by side"])
+def attention(request, monkeypatch):
+    """Either way that blocks may be attended to; which one is chosen by their length."""
+    monkeypatch.setattr("model.branches.SHORT", request.param)
+
+
 def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
