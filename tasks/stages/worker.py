@@ -3,7 +3,8 @@
 The parent (`StageWorker`) sends one item a line, as JSON, over standard input; the child answers with progress
 lines, the artefacts or the failure, and last how the process ended that ran it. A shared worker imports a stage's
 libraries once and forks for each item, so that all an item took goes back when it ends. When the parent goes, the
-child's input ends and it goes too. A training that several processes do together is launched from here (launch.py). Knows nothing of keys, records or Prefect.
+child's input ends and it goes too. A training that several processes do together is launched from here (launch.py).
+Knows nothing of keys, records or Prefect.
 """
 
 from __future__ import annotations
