@@ -11,7 +11,16 @@ from model.zoo.settings import WeightSource
 FILE = Path(__file__).with_name("catalogue.toml")
 """Data and no code, so that a stage's key holds the identity of its own weights and none of the others'."""
 
-CATALOGUE: dict[str, WeightSource] = {
-    entry["name"]: WeightSource(**entry)
-    for entry in tomllib.loads(FILE.read_text(encoding="utf-8"))["weights"]
-}
+
+def read_catalogue(text: str) -> dict[str, WeightSource]:
+    """Sources by name. ValueError for a name that stands twice: the second would hide the first."""
+    found: dict[str, WeightSource] = {}
+    for entry in tomllib.loads(text)["weights"]:
+        source = WeightSource(**entry)
+        if source.name in found:
+            raise ValueError(f"{FILE.name}: {source.name} stands there twice; give one of them another name")
+        found[source.name] = source
+    return found
+
+
+CATALOGUE = read_catalogue(FILE.read_text(encoding="utf-8"))

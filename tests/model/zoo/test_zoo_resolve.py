@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from model.zoo import resolve as zoo
-from model.zoo.catalogue import CATALOGUE
+from model.zoo.catalogue import CATALOGUE, FILE, read_catalogue
 from model.zoo.errors import ZooError
 from model.zoo.settings import WeightSource
 
@@ -183,3 +183,11 @@ def test_hub_snapshot_with_pickled_weights_becomes_safetensors(tmp_path, monkeyp
 def test_source_without_its_pin_is_refused(kind, missing):
     with pytest.raises(ValueError, match=missing):
         WeightSource(name="x", kind=kind, role="r", licence="l")
+
+
+def test_a_name_that_stands_twice_in_the_catalogue_is_refused():
+    text = FILE.read_text(encoding="utf-8")
+    again = text[text.index("[[weights]]") :].split("\n\n")[0]
+    assert read_catalogue(text) == CATALOGUE
+    with pytest.raises(ValueError, match="smollm2-135m-instruct stands there twice"):
+        read_catalogue(f"{text}\n{again}\n")
