@@ -139,7 +139,7 @@ def show(
         return
     found = describe(request, stage, rows, rejects)
     if as_json:
-        print(json.dumps(found.counts))
+        print(json.dumps({**found.counts, "shown": found.rows}, default=str))
         return
     counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
     table = Table(*found.columns, title=f"{stage}: {'figures' if 'figure' in found.columns else counted}")

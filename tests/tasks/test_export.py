@@ -54,6 +54,7 @@ def test_pairs_go_out_whole_and_come_in_elsewhere(request_, tmp_path, monkeypatc
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
     _shows_as_figure_8(request_, tmp_path)
+    _json_holds_what_is_shown(request_, tmp_path)
     figures = {row["figure"]: row["value"] for row in describe(request_, "pairs.quality", 5, False).rows}
     # They come from fewer dialogues than the classifier that sees only length is cross-validated over.
     assert figures["pairs"] == sum(counts.values()) and figures["accuracy.length"] is None
@@ -99,13 +100,26 @@ def _trains_in_trl(folder: Path, tmp_path: Path) -> None:
 
 
 def _shows_as_figure_8(request_: RunRequest, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "show", "candidates", "--rows", "2", "--profile", "tiny"]
+    shown = _show(request_, tmp_path, "candidates", "--rows", "2")
+    assert shown.count("true reply") == 2 == shown.count("◀ counter-emotional")
+    for emotion in ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful"):
+        lines = [line for line in shown.splitlines() if line.strip().startswith(f"{emotion} ")]
+        assert len(lines) == 2 and all("│" in line and "Word " in line for line in lines)
+
+
+def _json_holds_what_is_shown(request_: RunRequest, tmp_path: Path) -> None:
+    """The rows that a terminal would show and, of a stage without a table, its figures, beside the counts."""
+    pairs = json.loads(_show(request_, tmp_path, "pairs", "--rows", "2", "--json"))
+    assert len(pairs["shown"]) == 2 < pairs["rows"] and all(row["rejected"] for row in pairs["shown"])
+    quality = json.loads(_show(request_, tmp_path, "pairs.quality", "--json"))
+    assert {row["figure"]: row["value"] for row in quality["shown"]}["pairs"] == pairs["rows"]
+
+
+def _show(request_: RunRequest, tmp_path: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "flows.cli", "show", *arguments, "--profile", "tiny"]
     command += ["--store", request_.store, "--raw", request_.raw]
     command += [part for change in request_.changes for part in ("--set", change)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("true reply") == 2 == done.stdout.count("◀ counter-emotional")
-    for emotion in ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful"):
-        lines = [line for line in done.stdout.splitlines() if line.strip().startswith(f"{emotion} ")]
-        assert len(lines) == 2 and all("│" in line and "Word " in line for line in lines)
+    return done.stdout
