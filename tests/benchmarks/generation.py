@@ -85,12 +85,12 @@ class Clock:
         return own + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def through_the_task(engine: str, asked: list[GenerationRequest]) -> Measured:
+def through_the_task(engine: str, asked: list[GenerationRequest], dtype: str) -> Measured:
     """Of the engine in its process, each row put into a row store."""
     settings = EngineSettings(
         model=str(resolve("smollm2-135m-instruct")),
         engine=engine,
-        args=SETTINGS.engine_args.model_copy(update={"batch_size": BATCH}),
+        args=SETTINGS.engine_args.model_copy(update={"batch_size": BATCH, "dtype": dtype}),
         sampling=SETTINGS.sampling,
     )
     with tempfile.TemporaryDirectory() as folder, GenerationEngine(settings) as running:
@@ -102,14 +102,15 @@ def through_the_task(engine: str, asked: list[GenerationRequest]) -> Measured:
         return clock.measured(tokens)
 
 
-def bare(asked: list[GenerationRequest]) -> Measured:
+def bare(asked: list[GenerationRequest], dtype: str) -> Measured:
     from vllm import LLM, SamplingParams
 
     from model.generation.chat import Chat
     from model.generation.vllm_engine import vllm_arguments
 
     folder = str(resolve("smollm2-135m-instruct"))
-    chat, llm = Chat(folder), LLM(model=folder, **vllm_arguments(SETTINGS.engine_args))
+    engine = vllm_arguments(SETTINGS.engine_args.model_copy(update={"dtype": dtype}))
+    chat, llm = Chat(folder), LLM(model=folder, **engine)
     prompts = [{"prompt_token_ids": chat.encode(request.messages)} for request in asked]
     sampling = [
         SamplingParams(
@@ -127,7 +128,7 @@ def bare(asked: list[GenerationRequest]) -> Measured:
     return clock.measured(sum(len(answer.outputs[0].token_ids) for answer in answers))
 
 
-def transformers(asked: list[GenerationRequest]) -> Measured:
+def transformers(asked: list[GenerationRequest], dtype: str) -> Measured:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -136,7 +137,7 @@ def transformers(asked: list[GenerationRequest]) -> Measured:
     torch.set_num_threads(1)
     folder = resolve("smollm2-135m-instruct")
     chat = Chat(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     prompts = sorted((chat.encode(request.messages) for request in asked), key=len)
     torch.manual_seed(0)
     tokens, clock = 0, Clock()
@@ -157,18 +158,19 @@ def transformers(asked: list[GenerationRequest]) -> Measured:
 
 
 ENGINES = {
-    "task": lambda asked: through_the_task("vllm", asked),
+    "task": lambda asked, dtype: through_the_task("vllm", asked, dtype),
     "bare": bare,
     "transformers": transformers,
-    "fallback": lambda asked: through_the_task("transformers", asked),
+    "fallback": lambda asked, dtype: through_the_task("transformers", asked, dtype),
 }
 SLOW = ("transformers", "fallback")
 
 
-def measured(name: str, count: int, few: int) -> dict:
+def measured(name: str, count: int, few: int, dtype: str) -> dict:
     """One engine in a process of its own, with the environment the stage gives its engine."""
     environment = {**child_environment(1), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, "--prompts", str(count), "--few", str(few), "--only", name]
+    command = [sys.executable, __file__, "--prompts", str(count), "--few", str(few), "--dtype", dtype]
+    command += ["--only", name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
@@ -193,14 +195,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=1024)
     parser.add_argument("--few", type=int, default=256, help="prompts of the engines on transformers")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of all engines")
     parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--only", choices=list(ENGINES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
         few = arguments.few if arguments.only in SLOW else None
-        print(json.dumps(ENGINES[arguments.only](requests(arguments.prompts, few))))
+        print(json.dumps(ENGINES[arguments.only](requests(arguments.prompts, few), arguments.dtype)))
         return
-    rows = {name: measured(name, arguments.prompts, arguments.few) for name in arguments.engines}
+    rows = {
+        name: measured(name, arguments.prompts, arguments.few, arguments.dtype) for name in arguments.engines
+    }
     figures = {
         "name": "generation",
         "ratio": _times(rows, "bare", "tokens_per_s"),
@@ -208,6 +213,7 @@ def main() -> None:
         "cpu_ratio": _times(rows, "bare", "tokens_per_cpu_s"),
         "cpu_over_transformers": _times(rows, "transformers", "tokens_per_cpu_s"),
         "prompts": arguments.prompts,
+        "dtype": arguments.dtype,
         "cores": os.cpu_count(),
         "engines": rows,
     }
