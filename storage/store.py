@@ -274,7 +274,9 @@ class Store:
             path.unlink()
 
     def rows(self, stage: str) -> RowStore:
-        return RowStore(self.root / "rows" / f"{stage}.sqlite")
+        # Two openers of a new file would both turn it to write-ahead logging, where SQLite does not wait: one fails.
+        with self.lock("rows"):
+            return RowStore(self.root / "rows" / f"{stage}.sqlite")
 
 
 class RowStore:

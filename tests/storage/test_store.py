@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,21 @@ def test_rows_come_back_and_are_durable(store):
     rows.put("b", b"2")
     assert store.rows("candidates").get_many(["a", "b", "c"]) == {"a": b"1", "b": b"2"}
     assert len(rows.get_many([str(i) for i in range(2000)])) == 0
+
+
+def test_an_opener_of_rows_waits_for_another_who_is_making_the_file(store):
+    """SQLite itself does not wait there: a file that is being turned to write-ahead logging is "locked" at once."""
+    file = store.root / "rows" / "features.sqlite"
+    file.parent.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as other, closing(sqlite3.connect(file, isolation_level=None)) as making:
+        with store.lock("rows"):
+            making.execute("begin immediate")
+            opened = other.submit(store.rows, "features")
+            with pytest.raises(TimeoutError):
+                opened.result(timeout=0.2)
+            making.execute("rollback")
+        opened.result(timeout=30).put("a", b"1")
+    assert store.rows("features").get_many(["a"]) == {"a": b"1"}
 
 
 def test_a_killed_process_holds_no_lock(store):
