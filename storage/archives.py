@@ -116,12 +116,6 @@ def list_members(root: Path, archive: str) -> Listing:
     return Listing(dict(rows), problem)
 
 
-def member_digest(root: Path, path: str) -> str:
-    """Digest of a member's content, the same as of the unpacked file. ArchiveError: no such member."""
-    archive, name = split_member(path)
-    return _find(_indexed(Path(root) / archive), name, path).digest
-
-
 def read_member(root: Path, path: str) -> bytes:
     """The content of a member. ArchiveError where it is missing, or its bytes are not those first indexed."""
     archive, name = split_member(path)

@@ -280,10 +280,6 @@ def reject_to_row(reject: Reject, stage: str) -> dict:
     return {**asdict(reject), "stage": stage}
 
 
-def row_to_reject(row: dict) -> Reject:
-    return Reject(**{f.name: row[f.name] for f in fields(Reject)})
-
-
 def pack_array(array: np.ndarray | None) -> tuple[bytes | None, list[int] | None]:
     """(blob, shape) of a feature array, stored as little-endian half precision; (None, None) of None."""
     if array is None:

@@ -14,14 +14,11 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +27,7 @@ import psutil
 from storage.sample.layout import write_sample
 from tasks.upkeep import damaged
 from tests.rerun import digests, session
+from tests.server import prefect_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -71,19 +69,22 @@ def campaign(
 ) -> Told:  # fmt: skip
     """server: the environment of a Prefect server to run against; None: at the stage layer."""
     draw, told = random.Random(seed), Told()
-    command = _command(profile, raw, until, changes, server is not None)
+
+    def command(store: Path) -> list[str]:
+        return _command(profile, store, raw, until, changes, server is not None)
+
     started = time.monotonic()
-    expected = _finish([*command, str(folder / "undisturbed")], server, told) and _digests(
+    expected = _finish(command(folder / "undisturbed"), server, told) and _digests(
         profile, folder / "undisturbed", raw, until, changes
     )
     length = time.monotonic() - started
     while told.killed < kills and not told.wrong:
         store, began = folder / f"disturbed-{told.finished}", time.monotonic()
-        while told.killed < kills and _disturb([*command, str(store)], server, draw, length, told):
+        while told.killed < kills and _disturb(command(store), server, draw, length, told):
             told.wrong += [f"after {told.killed} kills: {line}" for line in damaged(store, repair=False)]
         # A machine that has become quicker lets runs come through before their kill.
         length = min(length, time.monotonic() - began)
-        if _finish([*command, str(store)], server, told):
+        if _finish(command(store), server, told):
             found = _digests(profile, store, raw, until, changes)
             told.wrong += [f"{name} differs" for name in expected if expected[name] != found.get(name)]
             told.finished += 1
@@ -92,36 +93,14 @@ def campaign(
 
 
 def _command(
-    profile: str, raw: Path, until: str | None, changes: tuple[str, ...], orchestrated: bool
+    profile: str, store: Path, raw: Path, until: str | None, changes: tuple[str, ...], orchestrated: bool
 ) -> list[str]:
-    """The run's command, its store left open as the last argument."""
     ends = [] if until is None else ["--until", until]
     if orchestrated:
-        settings = [word for change in changes for word in ("--set", change)]
-        return [
-            sys.executable,
-            "-m",
-            "flows.cli",
-            "run",
-            "--profile",
-            profile,
-            "--raw",
-            str(raw),
-            *ends,
-            *settings,
-            "--store",
-        ]
-    return [sys.executable, "-c", PROGRAM, profile, str(raw), until or "", json.dumps(changes)]
-
-
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from tests.rerun import run, session
-profile, raw, until, changes, store = sys.argv[1:]
-with session(profile, Path(store), Path(raw), json.loads(changes)) as opened:
-    run(opened, until or None)
-"""
+        ends += [word for change in changes for word in ("--set", change)]
+        given = ["run", "--profile", profile, "--store", str(store), "--raw", str(raw)]
+        return [sys.executable, "-m", "flows.cli", *given, *ends]
+    return [sys.executable, "-m", "tests.rerun", profile, str(store), str(raw), *changes, *ends]
 
 
 def _start(command: list[str], server: dict[str, str] | None) -> subprocess.Popen:
@@ -180,43 +159,6 @@ def _digests(
 ) -> dict[str, str]:
     with session(profile, store, raw, changes) as opened:
         return digests(opened, until)
-
-
-@contextmanager
-def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
-    """A running server; yields the environment of its clients."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(folder),
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    command = [
-        str(Path(sys.executable).with_name("prefect")),
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    quiet = subprocess.DEVNULL
-    server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield {"PREFECT_HOME": str(folder), "PREFECT_API_URL": address}
-    finally:
-        server.terminate()
-        server.wait(60)
 
 
 def main() -> None:

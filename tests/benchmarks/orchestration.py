@@ -23,7 +23,7 @@ from tasks.settings import load_settings
 from tasks.stages.planner import Board, Node, run_graph
 from tasks.stages.slots import Slots
 from tasks.stages.stage import Item, Stage
-from tests.benchmarks.faults import prefect_server
+from tests.server import prefect_server
 
 NOTHING = Stage("nothing", "tasks.shard_names:place")
 

@@ -2,78 +2,21 @@
 
 import json
 import os
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from storage.sample.layout import write_sample
+from tests.server import PREFECT, api, prefect_server, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-PREFECT = [str(Path(sys.executable).with_name("prefect"))]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
-def environment(tmp_path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_CLI_PROMPT": "false",
-        "EMPAMBA_HOME": str(ROOT),
-        "PYTHONPATH": str(ROOT),
-    }
-
-
-@pytest.fixture
-def server(environment, tmp_path):
-    port = environment["PREFECT_API_URL"].split(":")[2].split("/")[0]
-    with open(tmp_path / "server.log", "wb") as log:
-        process = subprocess.Popen(
-            [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", port],
-            env={k: v for k, v in environment.items() if k != "PREFECT_API_URL"}, stdout=log, stderr=log,
-        )  # fmt: skip
-        try:
-            wait_for(lambda: api(environment, "health") is True, 180)
-            yield
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def api(environment, path: str, body: dict | None = None):
-    request = urllib.request.Request(
-        f"{environment['PREFECT_API_URL']}/{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-    except OSError:
-        return None
-
-
-def wait_for(what, seconds: float):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
-        time.sleep(1)
-    raise AssertionError(f"nothing within {seconds:.0f} s")
+def environment(tmp_path):
+    with prefect_server(tmp_path / "prefect") as client:
+        yield {**os.environ, **client, "EMPAMBA_HOME": str(ROOT), "PYTHONPATH": str(ROOT)}
 
 
 def prefect(environment, *arguments: str) -> None:
@@ -83,7 +26,7 @@ def prefect(environment, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_runs_refresh_on_its_schedule(environment, server, tmp_path):
+def test_a_worker_runs_refresh_on_its_schedule(environment, tmp_path):
     raw, store = tmp_path / "raw", tmp_path / "store"
     write_sample(raw, media=False)
     wanted = {"profile": "tiny", "raw": str(raw), "store": str(store), "until": "utterances"}

@@ -1,0 +1,72 @@
+"""A Prefect server of its own for tests and benchmarks, with a home of its own; it ends with the block."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+PREFECT = [str(Path(sys.executable).with_name("prefect"))]
+STARTS_S = 180
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[dict[str, str]]:
+    """A running server whose log is `server.log` in `home`; yields what its clients' environment needs besides."""
+    home.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    client = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    own = {name: value for name, value in {**os.environ, **client}.items() if name != "PREFECT_API_URL"}
+    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with open(home / "server.log", "wb") as log:
+        server = subprocess.Popen(command, env=own, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: api(client, "health") is True, STARTS_S)
+        yield client
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def api(environment: Mapping[str, str], path: str, body: dict | None = None):
+    """What the server answers, decoded; None where it does not."""
+    request = urllib.request.Request(
+        f"{environment['PREFECT_API_URL']}/{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+    except OSError:
+        return None
+
+
+def wait_for(what, seconds: float):
+    """The first true value of `what()`, asked once a second. AssertionError: none within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = what()
+        if found:
+            return found
+        time.sleep(1)
+    raise AssertionError(f"nothing within {seconds:.0f} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
