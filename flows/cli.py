@@ -133,13 +133,14 @@ def show(
     from tasks.inspect import candidate_cards, describe
 
     request = _request(profile, store, raw, None, changes)
-    if stage == "candidates" and not rejects and not as_json:
-        for example in candidate_cards(request, rows):
-            out.print(candidate_card(example))
+    cards = candidate_cards(request, rows) if stage == "candidates" and not rejects else None
+    if cards is not None and not as_json:
+        for card in cards:
+            out.print(candidate_card(card))
         return
     found = describe(request, stage, rows, rejects)
     if as_json:
-        print(json.dumps({**found.counts, "shown": found.rows}, default=str))
+        print(json.dumps({**found.counts, "shown": found.rows if cards is None else cards}, default=str))
         return
     counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
     table = Table(*found.columns, title=f"{stage}: {'figures' if 'figure' in found.columns else counted}")

@@ -91,7 +91,11 @@ def _candidates(
         for emotion in settings.emotions
     }
     answers = _generate({r.key: r for r in requests.values()}, settings, engine, llm, work)
-    made = {"weights": llm.identity, "settings": canonical(_made_with(settings, engine)).decode()}
+    shown = {"examples": settings.examples, "history": settings.history}
+    made = {
+        "weights": llm.identity,
+        "settings": canonical(_made_with(settings, engine) | shown).decode(),
+    }
     return [
         {**row, **made}
         for exchange in exchanges
@@ -126,6 +130,8 @@ def _generate(
     row_keys = {key: work.row_key(r.messages, made, engine) for key, r in requests.items()}
     stored = memo.get_many(row_keys.values())
     answers = {key: json.loads(stored[row]) for key, row in row_keys.items() if row in stored}
+    # What was too long may fit another engine's or server's window, which is no part of a row's key; it costs nothing.
+    answers = {key: answer for key, answer in answers.items() if answer["finish_reason"] != "too_long"}
     missing = [request for key, request in requests.items() if key not in answers]
     if missing:
         for row in _engine(_engine_settings(settings, engine, llm)).generate(missing):

@@ -34,6 +34,8 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
                 raise InputError(
                     f"{name} is {plans[name].state}: `empamba run --until pairs` makes the pairs"
                 )
+        if not plans["candidates"].items:
+            raise InputError("no exchange was selected, so there are no pairs to export")
         artefacts = {name: [r for refs in plans[name].outputs.values() for r in refs] for name in NEEDED}
         (scorer,) = {item.arguments["scorer"].identity for item in plans["scores"].items}
         rows = _rows(session.store, artefacts, scorer)
@@ -134,7 +136,7 @@ usable answer whose emotion is least like the true reply's is kept where its cos
 - **Rejected replies** by `{llm.name}` (`{llm.identity}`), engine {", ".join(pairs["engines"]) or "none"},
   temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, {sampling.max_new_tokens} tokens at most,
   {settings.candidates.examples} worked examples.
-- **Selection**: {pairs["selection"]}, cosine below {pairs["threshold"]:g} (the paper's: {pairs["paper_threshold"]:g}),
+- **Selection**: {pairs["selection"]}, cosine below {pairs["threshold"]:.4g} (the paper's: {pairs["paper_threshold"]:g}),
   by the scorer `{settings.scorer.weights}`.
 - **What else tells the replies apart**: length alone ranks {told["length"]} of held-out pairs right, style alone
   {told["style"]} (50 % would be nothing, the bound is {quality["bound"]:.0%}).{above}

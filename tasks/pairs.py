@@ -13,7 +13,14 @@ from collections import Counter, defaultdict
 from model.candidates.settings import GENERATION_EMOTIONS
 from model.metrics.dist import words
 from model.pairs.quality import TextPair, pair_quality
-from model.pairs.selection import Choice, balanced, choose, choose_length_matched, threshold_in_force
+from model.pairs.selection import (
+    Choice,
+    balanced,
+    choose,
+    choose_length_matched,
+    share_below,
+    threshold_in_force,
+)
 from model.pairs.settings import PairSettings, QualitySettings
 from storage.errors import InputError
 from storage.shards import reject_to_row
@@ -23,6 +30,7 @@ from tasks.shard_names import of_table, place, shard_name
 from tasks.shards import read_rows, write_rejects, write_shard
 from tasks.stages.stage import Workspace
 
+PAPER_THRESHOLD = PairSettings().threshold
 COSINE_BINS = 40
 """Equal parts of -1 to 1 in which all usable candidates' cosines are counted."""
 
@@ -56,8 +64,13 @@ def choose_pairs(
             _turned_away(_key(pair), "length_unmatched", pair["cosine"], threshold) for pair in unmatched
         ]
     shards = _shards_like(scores, kept, work)
-    summary = _summary(settings.threshold, threshold, equal_error, by_exchange, kept, rejects)
-    summary |= {"selection": settings.selection, **_shares(by_exchange, replies, kept, threshold)}
+    summary = _summary(threshold, equal_error, by_exchange, kept, rejects)
+    summary |= {
+        "set_threshold": settings.threshold,
+        "train_share_at_set_threshold": round(share_below(least, settings.threshold), 6),
+        "selection": settings.selection,
+        **_shares(by_exchange, replies, kept, threshold),
+    }
     return [
         *shards,
         write_rejects(work.store, "pairs", rejects),
@@ -159,13 +172,11 @@ def _pair(exchange: dict, candidate: dict) -> dict:
     }
 
 
-def _summary(
-    paper: float, threshold: float, equal_error, by_exchange: dict, kept: list, rejects: list
-) -> dict:
+def _summary(threshold: float, equal_error, by_exchange: dict, kept: list, rejects: list) -> dict:
     candidates = [row for rows in by_exchange.values() for row in rows]
     least = sorted(c for c in map(_least, by_exchange.values()) if c is not None)
     return {
-        "paper_threshold": paper,
+        "paper_threshold": PAPER_THRESHOLD,
         "threshold": threshold,
         "equal_error": equal_error,
         "exchanges": len(by_exchange),
@@ -177,7 +188,7 @@ def _summary(
         "rejected_emotions": dict(sorted(Counter(p["rejected_emotion"] for p in kept).items())),
         "rejects": dict(sorted(Counter(r["reason"] for r in rejects).items())),
         "least_cosines": [round(c, 6) for c in least],
-        "kept_at_paper_threshold": sum(c < paper for c in least),
+        "kept_at_paper_threshold": sum(c < PAPER_THRESHOLD for c in least),
     }
 
 

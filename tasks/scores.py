@@ -86,9 +86,10 @@ def _cosines(
     missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
     if missing:
         model = _scorer(scorer, settings)
-        first = model.features([a for a, _ in missing.values()])
-        second = model.features([b for _, b in missing.values()])
-        for key, cosine in zip(missing, np.sum(first * second, axis=1), strict=True):
+        features = model.features(
+            [text for pair in missing.values() for text in pair]
+        )  # each distinct text once
+        for key, cosine in zip(missing, np.sum(features[0::2] * features[1::2], axis=1), strict=True):
             known[key] = float(cosine)
             memo.put(key, repr(known[key]).encode())
     memo.close()

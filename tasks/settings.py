@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from model.candidates.settings import CandidateSettings
 from model.compressor.settings import CompressorSettings
@@ -104,6 +104,15 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     metrics: MetricSettings = MetricSettings()
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _the_second_scorer_is_another(self) -> Settings:
+        if self.metrics.second_scorer == self.scorer.weights:
+            raise ValueError(
+                f"metrics.second_scorer and scorer.weights are both {self.scorer.weights}: the second one must have "
+                "taken no part in choosing pairs"
+            )
+        return self
 
 
 def profile_names() -> list[str]:
@@ -197,4 +206,6 @@ def _explain(error: ValidationError, profile: str) -> str:
         close = difflib.get_close_matches(name, setting_names(), n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]}?" if close else ""
         return f"unknown setting {name} (profile {profile}){hint}"
+    if not name:
+        return f"{first['msg']} (profile {profile})"
     return f"setting {name}: {first['msg']}, got {first['input']!r} (profile {profile})"

@@ -26,8 +26,8 @@ class Sampling(BaseModel, frozen=True, extra="forbid"):
 class EngineArgs(BaseModel, frozen=True, extra="forbid"):
     """How the engine runs. None of this is in the paper; the defaults are those measured on a CPU.
 
-    On a GPU set `kv_cache_memory_bytes` to None (the engine then takes its share of the GPU's memory),
-    `enforce_eager` to False, and `threads` to None.
+    On a GPU `kv_cache_memory_bytes` is what the engine may keep there (None: its share of the GPU's memory), and
+    `enforce_eager` False buys speed with a longer start.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(

@@ -78,11 +78,16 @@ def threshold_in_force(
     least_share: float,
     equal_error: float | None,
 ) -> float:
-    """The paper's threshold, or the equal-error cosine where it keeps less than `least_share` of train.
+    """`threshold`, or the equal-error cosine where that keeps more and it keeps less than `least_share` of train.
 
     least: each train exchange's least cosine, None where no candidate was usable.
     """
-    kept = sum(c is not None and c < threshold for c in least)
-    if fallback == "none" or equal_error is None or kept >= least_share * len(least):
+    enough = share_below(least, threshold) >= least_share
+    if fallback == "none" or equal_error is None or enough:
         return threshold
-    return equal_error
+    return max(threshold, equal_error)
+
+
+def share_below(least: Sequence[float | None], threshold: float) -> float:
+    """Share of all exchanges whose least cosine is below; one without a usable candidate (None) is not."""
+    return sum(c is not None and c < threshold for c in least) / max(1, len(least))

@@ -94,7 +94,10 @@ class EmotionScorer:
         """
         settings = (settings or ScorerSettings()).model_copy(update={"weights": name})
         folder = resolve(name)
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        try:
+            described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{folder}: no config.json: not a scorer's folder") from None
         model_type = described.get("model_type")
         if model_type == MODEL_TYPE:
             scorer = cls(MiniLMBackend(folder), settings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +51,14 @@ def read_goemotions(path: Path, part: str = "all") -> LabelledTexts:
     """
     texts, labels = [], []
     with open(path, encoding="utf-8", newline="") as lines:
-        for number, row in enumerate(csv.reader(lines, delimiter="\t"), start=1):
+        for number, row in enumerate(_rows(lines, path), start=1):
             if len(row) != 3:
                 raise ValueError(
                     f"{path}, row {number}: {len(row)} fields instead of 3; give the GoEmotions TSV"
+                )
+            if "\n" in row[0]:
+                raise ValueError(
+                    f"{path}, row {number}: a quotation mark opens a text and is not closed in its line"
                 )
             if (part == "even" and number % 2) or (part == "odd" and number % 2 == 0):
                 continue
@@ -62,6 +67,15 @@ def read_goemotions(path: Path, part: str = "all") -> LabelledTexts:
     if not texts:
         raise ValueError(f"{path}: no rows; give the GoEmotions TSV")
     return LabelledTexts(texts, np.array(labels))
+
+
+def _rows(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(lines, delimiter="\t")
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: {error}: a quotation mark may be left open; give the GoEmotions TSV"
+        ) from None
 
 
 def _label_row(ids: str, where: str) -> np.ndarray:
@@ -82,6 +96,10 @@ def train_goemotions_head(
     line an epoch. The caller's random state is left as it was.
     """
     settings = settings or HeadTrainingSettings()
+    if settings.start and not settings.network.rank:
+        raise ValueError(
+            "start gives the head, and without network.rank there is no adapter: nothing to train"
+        )
     train, dev = read_goemotions(train_tsv, settings.part), read_goemotions(dev_tsv)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -105,7 +123,11 @@ def train_goemotions_head(
 
 
 def start_from(network: EmotionNetwork, other: EmotionNetwork) -> None:
-    """Take the head of `other`; ValueError where its shape is another."""
+    """Take the head of `other`; ValueError where its shape is another, or its encoder is not the plain one."""
+    if other.settings.rank:
+        raise ValueError(
+            "the scorer to start from adapts its encoder: its head is of no use on the plain one"
+        )
     shape = {"base", "layers", "pooling", "hidden"}
     if network.settings.model_dump(include=shape) != other.settings.model_dump(include=shape):
         raise ValueError(

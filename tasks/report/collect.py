@@ -264,11 +264,10 @@ def _why_not(stage: str, artefacts: Artefacts, pairs: dict | None) -> str:
 def _pairs(summary: dict | None, calibration: dict | None) -> dict | None:
     if summary is None:
         return None
-    least = summary["least_cosines"]
     shares = {
         "usable_share": _share(summary["usable"], summary["candidates"]),
         "kept_share": _share(summary["pairs"], summary["exchanges"]),
-        "kept_share_at_paper_threshold": _share(summary["kept_at_paper_threshold"], len(least)),
+        "kept_share_at_paper_threshold": _share(summary["kept_at_paper_threshold"], summary["exchanges"]),
     }
     return {**summary, **shares, "calibration": calibration}
 

@@ -235,7 +235,7 @@ PAGE = """<!doctype html>
 <div><dt>candidates usable</dt><dd>{{ pairs.usable_share | percent }}<small>{{ pairs.usable | count }} of {{ pairs.candidates | count }}</small></dd></div>
 <div><dt>human equal-error cosine</dt><dd>{{ pairs.equal_error | number }}<small>{% if pairs.calibration %}{{ pairs.calibration.pairs | count }} pairs of each kind, {{ pairs.calibration.datasets | map('dataset') | join(', ') }}{% else %}not measured{% endif %}</small></dd></div>
 </dl>
-{% if pairs.threshold != pairs.paper_threshold %}<p><span class="tag gold">not the paper's threshold</span> The paper's kept too few of train, so the cosine at which people's same- and different-emotion utterances are confused equally often took its place.</p>{% endif %}
+{% if pairs.threshold != pairs.paper_threshold %}<p><span class="tag gold">not the paper's threshold</span> {% if pairs.threshold == pairs.set_threshold %}It was set so.{% else %}{{ pairs.set_threshold }} keeps {{ pairs.train_share_at_set_threshold | percent }} of train's exchanges, which is too few, so the cosine at which people's same- and different-emotion utterances are confused equally often took its place.{% endif %}</p>{% endif %}
 {% if pairs.selection != 'least_similar' %}<p><span class="tag gold">not the paper's selection: {{ pairs.selection }}</span></p>{% endif %}
 {% if facts.examples_compared %}{% set e = facts.examples_compared %}<p>Worked examples before the prompt: {{ e['with'].share | percent }} of candidates usable with them, {{ e.without.share | percent }} without, on the same exchanges ({{ e.without.candidates | count }} candidates each).</p>{% endif %}
 <div class="grid">

@@ -162,13 +162,13 @@ def all_cosines(counts: Sequence[int], paper: float, in_force: float) -> str:
         return _uri(figure)
 
 
-def sensitivity(least: Sequence[float], paper: float, in_force: float) -> str:
-    """Share of exchanges that keep a pair, by threshold."""
+def sensitivity(least: Sequence[float], exchanges: int, paper: float, in_force: float) -> str:
+    """Share of all exchanges that keep a pair, by threshold; those without a usable candidate never do."""
     with rc_context(STYLE):
         figure, (axes,) = _figure(5.2, 2.6, 1)
         low = min([*least, paper, in_force, 0.0])
         thresholds = np.linspace(low, 1.0, 201)
-        kept = np.searchsorted(np.sort(least), thresholds, side="left") / max(1, len(least))
+        kept = np.searchsorted(np.sort(least), thresholds, side="left") / max(1, exchanges)
         axes.plot(thresholds, 100 * kept, color=TEAL, linewidth=1.6)
         _thresholds(axes, paper, in_force)
         axes.set_ylim(-2, 102)

@@ -31,8 +31,6 @@ DATASETS = {
 }
 EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise", "none")
 ABSENT = "–"
-ZERO_AT = 20.0
-"""Where a cosine bar has its zero, in per cent of its width: negative ones go left."""
 
 
 def render(facts: dict) -> str:
@@ -101,10 +99,9 @@ def setting(value: object) -> str:
 
 
 def bar(cosine: float) -> dict[str, str]:
-    """Left edge and width of a cosine's bar, in per cent."""
-    end = ZERO_AT + (100 - ZERO_AT) * max(-0.25, min(1.0, cosine))
-    left, right = min(ZERO_AT, end), max(ZERO_AT, end)
-    return {"left": f"{left:.1f}%", "width": f"{right - left:.1f}%", "zero": f"{ZERO_AT:.1f}%"}
+    """Left edge, width and zero of a cosine's bar, in per cent: -1 is the left end, 1 the right one."""
+    end = 50 + 50 * max(-1.0, min(1.0, cosine))
+    return {"left": f"{min(50, end):.1f}%", "width": f"{abs(end - 50):.1f}%", "zero": "50%"}
 
 
 # Plots ------------------------------------------------------------------------------------------------
@@ -129,7 +126,7 @@ def _pairs_plots(pairs: dict | None) -> dict[str, str | None]:
     if pairs["least_cosines"]:
         drawn["all"] = plots.all_cosines(pairs["cosine_counts"], *thresholds)
         drawn["least"] = plots.least_cosines(pairs["least_cosines"], *thresholds)
-        drawn["sensitivity"] = plots.sensitivity(pairs["least_cosines"], *thresholds)
+        drawn["sensitivity"] = plots.sensitivity(pairs["least_cosines"], pairs["exchanges"], *thresholds)
     human = pairs["calibration"]
     if human and human["same"]:
         drawn["calibration"] = plots.calibration(human["same"], human["different"], human["equal_error"])

@@ -85,6 +85,19 @@ def test_an_engine_that_is_killed_again_and_again_loses_no_finished_row(pipeline
     assert len(keys) == len(set(keys)) and len(rows) % 8 == 0
 
 
+def test_what_was_too_long_once_is_asked_again(pipeline, chat_server):
+    """The window is the engine's or the server's: a row must not be lost for good to one that was too small."""
+    chat_server.faults = lambda number, request: 400 if "Happy" in str(request["messages"]) else None
+    rows = pipeline.run()
+    cut = [row for row in rows if row["reason"] == "too_long"]
+    assert cut and {row["emotion"] for row in cut} == {"Happy"}
+    chat_server.faults = lambda number, request: None
+    chat_server.asked.clear()
+    again = pipeline.run("candidates.engine_args.max_model_len=2048")
+    assert {row["text"] for row in again if row["reason"] == "too_long"} == set()
+    assert len(chat_server.asked) == len({row["prompt"] for row in cut})
+
+
 def test_a_cancelled_stage_takes_its_engine_with_it(pipeline, chat_server):
     seen = []
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from model.zoo.random_models import write_random_model
-from model.zoo.resolve import is_cached
 from storage.errors import InputError
 from tasks.export import export_pairs
 from tasks.inspect import describe
@@ -17,10 +16,6 @@ from tasks.run import RunRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = ("pairs.threshold=1.0",)
-
-pytestmark = pytest.mark.skipif(
-    not is_cached("minilm-l6"), reason="the scorer's encoder is not at hand: empamba weights pull"
-)
 
 
 @pytest.fixture
@@ -111,6 +106,11 @@ def _json_holds_what_is_shown(request_: RunRequest, tmp_path: Path) -> None:
     """The rows that a terminal would show and, of a stage without a table, its figures, beside the counts."""
     pairs = json.loads(_show(request_, tmp_path, "pairs", "--rows", "2", "--json"))
     assert len(pairs["shown"]) == 2 < pairs["rows"] and all(row["rejected"] for row in pairs["shown"])
+    cards = json.loads(_show(request_, tmp_path, "candidates", "--rows", "2", "--json"))
+    assert cards["rows"] % 8 == 0 and [len(card["candidates"]) for card in cards["shown"]] == [8, 8]
+    for card in cards["shown"]:
+        cosines = [candidate["cosine"] for candidate in card["candidates"] if candidate["usable"]]
+        assert sum(c["chosen"] for c in card["candidates"]) == 1 and None not in cosines and card["reply"]
     quality = json.loads(_show(request_, tmp_path, "pairs.quality", "--json"))
     assert {row["figure"]: row["value"] for row in quality["shown"]}["pairs"] == pairs["rows"]
 

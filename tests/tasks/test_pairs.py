@@ -81,6 +81,18 @@ def test_the_paper_takes_the_least_similar(work):
     assert [r["reason"] for r in _rows(work, refs, "rejects")] == ["not_below_threshold"]
 
 
+def test_a_set_threshold_is_not_called_the_papers(work):
+    """Shares are of all exchanges of train, also those without a usable candidate."""
+    scores, exchanges = _shards(work)
+    refs = choose_pairs(scores, exchanges, None, PairSettings(threshold=0.45), work)
+    facts = json.loads(work.store.read(refs[-1]))
+    assert (facts["paper_threshold"], facts["set_threshold"], facts["threshold"]) == (0.1, 0.45, 0.45)
+    train = [r for r in _rows(work, scores, "scores") if r["split"] == "train"]
+    kept = {r["dialogue_id"] for r in train if r["usable"] and r["cosine"] < 0.45}
+    whole = {r["dialogue_id"] for r in train}
+    assert facts["train_share_at_set_threshold"] == pytest.approx(len(kept) / len(whole), abs=1e-6)
+
+
 def test_length_matched_pairs_are_balanced_and_what_leaves_is_counted(work):
     scores, exchanges = _shards(work)
     refs = choose_pairs(

@@ -346,10 +346,11 @@ def test_a_setting_changed_and_changed_back(corpora):
 
 def test_other_weights(corpora):
     corpus = corpora("tiny")
-    before, change = corpus.digests(), "scorer.weights=goemotions-minilm-b"
-    ran = corpus.run(change)
+    before = corpus.digests()
+    swapped = ("scorer.weights=goemotions-minilm-b", "metrics.second_scorer=goemotions-minilm")
+    ran = corpus.run(*swapped)
     scores = {" ".join(name.split(" ")[:2]) for name in before if name.startswith("scores ")}
-    assert ran == all_that_runs(scores | {"metrics all", "report all"}, before, corpus.digests(change))
+    assert ran == all_that_runs(scores | {"metrics all", "report all"}, before, corpus.digests(*swapped))
 
 
 def test_another_library_version(corpora, monkeypatch):

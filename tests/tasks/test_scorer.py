@@ -33,6 +33,8 @@ def test_settings_that_do_not_fit(rows, tmp_path, settings, message):
 def test_files_that_are_missing_or_no_goemotions(rows, tmp_path):
     with pytest.raises(InputError, match="absent.tsv: no such file; give a TSV of GoEmotions"):
         measure_scorer(tmp_path / "absent.tsv", "goemotions-minilm")
+    with pytest.raises(InputError, match="no config.json: not a scorer's folder"):
+        measure_scorer(rows, str(tmp_path))
     with pytest.raises(InputError, match="absent.json: cannot be read"):
         fit_scorer(rows, rows, tmp_path / "out", tmp_path / "absent.json")
     (tmp_path / "notes.tsv").write_text("hello\n")

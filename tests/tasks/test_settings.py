@@ -74,3 +74,11 @@ def test_settings_are_frozen():
 
 def test_every_setting_can_be_named():
     assert {"data.dialogues", "epo.gamma", "compressor.pretrain.max_tokens"} <= set(setting_names())
+
+
+def test_the_second_scorer_must_be_another_one():
+    with pytest.raises(
+        InputError, match=r"metrics\.second_scorer and scorer\.weights are both goemotions-minilm:"
+    ) as told:
+        load_settings("cpu", ["metrics.second_scorer=goemotions-minilm"])
+    assert "\n" not in str(told.value)

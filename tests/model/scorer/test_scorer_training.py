@@ -43,7 +43,13 @@ def test_reader_follows_csv_quoting(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line, message", [("a\t28\tid\n", "row 1: label id '28'"), ("a\t1\n", "row 1: 2 fields")]
+    "line, message",
+    [
+        ("a\t28\tid\n", "row 1: label id '28'"),
+        ("a\t1\n", "row 1: 2 fields"),
+        ('"oh no\t3\tid1\nhe said "\t27\tid2\n', "row 1: a quotation mark opens a text and is not closed"),
+        ('fine\t3\tid1\n"oh no\t3\tid1\n' + "more\t3\tid\n" * 20000, "quotation mark may be left open"),
+    ],
 )
 def test_reader_names_the_bad_row(tmp_path, line, message):
     path = tmp_path / "a.tsv"
@@ -178,6 +184,13 @@ def test_training_may_start_from_a_head_that_is_there(goemotions, tmp_path):
     train_goemotions_head(*paths, tmp_path / "second", going_on)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert torch.equal(first["center"], second["center"])  # of the head that was there
+    nothing_left = _settings(0).model_copy(update={"start": str(tmp_path / "first")})
+    with pytest.raises(ValueError, match="nothing to train"):
+        train_goemotions_head(*paths, tmp_path / "third", nothing_left)
+    with pytest.raises(ValueError, match="adapts its encoder"):
+        train_goemotions_head(
+            *paths, tmp_path / "third", going_on.model_copy(update={"start": str(tmp_path / "second")})
+        )
     moved = (first["dense.weight"].float() - second["dense.weight"].float()).abs()
     assert 0 < moved.max() < 0.1
     other = going_on.model_copy(update={"network": going_on.network.model_copy(update={"layers": (6,)})})

@@ -160,6 +160,8 @@ def _pairs(store: Store) -> list[Ref]:
     summary = {
         "paper_threshold": 0.1,
         "threshold": 0.4321,
+        "set_threshold": 0.1,
+        "train_share_at_set_threshold": 0.0,
         "equal_error": 0.4321,
         "exchanges": 8,
         "candidates": 64,
