@@ -19,29 +19,60 @@ _QUOTES = (('"', '"'), ("“", "”"), ("‘", "’"), ("'", "'"), ("«", "»"))
 
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]*]*(?=\s|$)")
 
-# A number, or a lone letter other than I, before a full stop is a list mark or an initial.
-_LIST_MARK = re.compile(r"(?:^|\s)(?:\d+|[A-HJ-Za-z])\.$")
+# A number, or a lone letter other than I, before a full stop is a list mark or an initial. After a title or an
+# abbreviation the sentence mostly goes on; where it does not, only its last full sentence is lost.
+_NO_END = re.compile(
+    r"(?:^|\s)[(\"“]*(?:\d+|[A-HJ-Za-z]|(?:[A-Z]\.)+[A-Z]"
+    r"|(?i:mr|mrs|ms|dr|st|prof|rev|capt|lt|sgt|jr|sr|vs|etc|e\.g|i\.e))\.$"
+)
 
 _EMOTION = "|".join(GENERATION_EMOTIONS)
 
 _LABEL = re.compile(
     # "(Happy) ..." anywhere, "Happy: ..." or any "(Word) ..." at the start.
-    rf"[(\[*](?:{_EMOTION})[)\]*:]|^(?:{_EMOTION})\s*(?:[.,:;!?-]|$)|^[(\[][^)\]]*[)\]]",
+    rf"[(\[*](?:{_EMOTION})[)\]*:]|^(?:{_EMOTION})\s*(?:[.,:;!?-]|$)|^[(\[][^)\]]*[)\]]"
+    # "Emotion: Happy ...", "Happy response: ...".
+    rf"|^emotion\s*:|\b(?:emotion|tone|mood)\s*:\s*(?:{_EMOTION})\b"
+    rf"|^(?:(?:an?|the|my) )?(?:{_EMOTION}) (?:response|reply|answer|version)\b[^.!?:]*:"
+    # "... - Happy" signs a whole sentence, or has a label's capital: "I'm just so - happy!" is talk.
+    rf"|[.!?…][\"')*]*\s*[-–—]+\s*(?:{_EMOTION})[.!]?$|\s[-–—]+\s*(?-i:{_EMOTION})[.!]?$"
+    # "As a happy person, ..." plays the label; "She strikes me as a sad person" is talk.
+    rf"|(?:^|[.!?…] )as an? (?:\w+ )?(?:{_EMOTION})(?:ed)? (?:person|individual|character|speaker)\b",
     re.IGNORECASE,
 )
+
+_CANNOT = r"\b(?:can(?:no|')t|can not|unable to|not able to)"
 
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial|assistant|chatbot|language model)\b"
     r"|\b(?:ai|digital|virtual) (?:language )?(?:model|assistant)\b|\blanguage model\b|\bchatbot\b"
-    r"|\b(?:can(?:no|')t|can not|unable to|not able to|won't) "
-    r"(?:assist|fulfil|fulfill|comply|generate|provide|create a|engage|respond to|help (?:you )?with)\b",
+    rf"|(?:{_CANNOT}|\bwon't) "
+    r"(?:assist|fulfil|fulfill|comply|generate|provide|create a|engage|respond to|help (?:you )?with)\b"
+    # People cannot answer the phone and decline an invitation: what is refused has to be the task.
+    rf"|{_CANNOT} answer (?:this|that|these|those|your|such) (?:\w+ )?(?:question|request|prompt)s?\b"
+    r"|\b(?:must|have to) (?:\w+ )?(?:decline|refuse) "
+    r"(?:(?:this|that|your|the) (?:request|question|prompt)|to (?:answer|respond|engage|generate|comply))\b"
+    # People may have no feelings for someone, or about something.
+    r"|\bi (?:(?:do not|don't|can(?:no|')t) (?:have|experience|possess)|have no) (?:\w+ )?(?:feelings|emotions)\b"
+    r"(?! (?:for|about|toward|towards|left|either)\b)",
     re.IGNORECASE,
 )
 
 _ANNOUNCEMENT = re.compile(
     r"^(?:(?:sure|certainly|of course|absolutely|okay|ok)\b[,.!:]*\s*)?"
     r"(?:here(?:'s| is| are)\b[^.!?]*\b(?:response|reply|sentence|version|answer|example|message)s?\b"
-    r"|(?:response|reply|answer|assistant)\s*:)",
+    r"|(?:here(?:'s| is) (?:how|what) )?(?:you|one|i) (?:could|can|might|may|would) (?:\w+ )?(?:respond|reply|answer|say)\b"
+    r"[^.!?:]*:"
+    r"|(?:(?:an?|one|another|the|my) )?(?:possible|potential|suggested|suitable|appropriate|fitting|sample|example) "
+    r"(?:response|reply|answer)\b[^.!?:\"“]*[:\"“]"
+    r"|(?:an?|one|another) (?:response|reply|answer) (?:could|might|may|would) be\s*[:\"“]"
+    r"|(?:response|reply|answer)\s*:)",
+    re.IGNORECASE,
+)
+
+# At the start or after a sentence; elsewhere a colon may follow such a word in talk: "I have a new assistant: Tom."
+_TRANSCRIPT = re.compile(
+    r"(?:^|[.!?…][\"')*]*\s)\W*(?:user|assistant|human|gpt|ai|bot|chatbot|(?:speaker|person)(?: ?(?:\d|[a-z]))?)\W?:",
     re.IGNORECASE,
 )
 
@@ -62,7 +93,7 @@ _SHOP_WORDS = frozenset({"sentence", "tone", "emotionally", "grammar", "rephrase
 """Words of the task and not of the talk: meta-talk unless the sentence has them too."""
 
 _LONG = 4
-"""Words from which a sentence counts as repeated inside a reply, or a reply as a piece of the sentence."""
+"""Words from which a text that stands inside another is no coincidence."""
 
 
 def tidy(text: str, finish_reason: str) -> str:
@@ -101,29 +132,27 @@ def _fault(text: str, finish_reason: str, sentence: str, emotion: str, others: I
         return "label"
     if _REFUSAL.search(text):
         return "refusal"
-    if _ANNOUNCEMENT.search(text) or _repeats(words, _words(sentence)):
+    said = _words(sentence)
+    if _ANNOUNCEMENT.search(text) or _TRANSCRIPT.search(text) or _holds(words, said) or _holds(said, words):
         return "echo"
-    if _META.search(text) or _SHOP_WORDS & set(words) - set(_words(sentence)):
+    if _META.search(text) or _SHOP_WORDS & set(words) - set(said):
         return "meta"
-    if any(words == _words(_plain(reply)) for _, _, reply in WORKED_EXAMPLES):
+    if any(_holds(words, _words(_plain(reply))) for _, _, reply in WORKED_EXAMPLES):
         return "example"
     if any(words == _words(_plain(other)) for other in others):
         return "duplicate"
     return ""
 
 
-def _repeats(words: list[str], sentence: list[str]) -> bool:
-    """Whether one is a piece of the other and long enough to be no coincidence, or both are equal."""
-    shorter, longer = sorted((words, sentence), key=len)
-    if len(shorter) < _LONG:
-        return shorter == longer
-    return f" {' '.join(shorter)} " in f" {' '.join(longer)} "
+def _holds(words: list[str], piece: list[str]) -> bool:
+    """Whether `piece` stands inside `words` and is long enough to be no coincidence, or is all of them."""
+    if len(piece) < _LONG:
+        return piece == words
+    return f" {' '.join(piece)} " in f" {' '.join(words)} "
 
 
 def _whole_sentences(text: str) -> str:
-    ends = [
-        match.end() for match in _SENTENCE_END.finditer(text) if not _LIST_MARK.search(text[: match.end()])
-    ]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not _NO_END.search(text[: match.end()])]
     return text[: ends[-1]].strip() if ends else ""
 
 

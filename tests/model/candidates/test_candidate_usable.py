@@ -21,6 +21,14 @@ SENTENCE = "Well I was just so excited to see you."
         ("It costs 3.50 and that is", "length", ""),
         ("No sentence ends here at all", "length", ""),
         ("Three things: 1. milk and", "length", ""),
+        ("Yes I do, thanks to Mr. Jones, who really", "length", ""),
+        ("I met him when I lived in St. Louis with", "length", ""),
+        ("Sure. It is Prof. Lee vs. Dr. Green, i.e. two of", "length", "Sure."),
+        ("Good. We have tea, milk etc. and you (e.g. Tom", "length", "Good."),
+        ("Oh! It is by J. K. Rowling from the U.S. and", "length", "Oh!"),
+        ("So did I. It was the best. But", "length", "So did I. It was the best."),
+        ("You saw me in '06. And then", "length", "You saw me in '06."),
+        ("Yes, Mr. Jones did", "stop", "Yes, Mr. Jones did"),
         ('"I love it. I really', "length", "I love it."),
         ("She said “go.” And then", "length", "She said “go.”"),
         ("Whole sentence.", "length", "Whole sentence."),
@@ -50,9 +58,31 @@ def test_tidy_twice_is_tidy_once(text, finish):
         ("Sad. Well, well.", "stop", "label"),
         ("Happy: so good to see you!", "stop", "label"),
         ("Happy", "stop", "label"),
+        ("Emotion: Happy Yes, I love it!", "stop", "label"),
+        ("Yes, I love it! Tone: happy", "stop", "label"),
+        ("Happy response: Yes, I love it!", "stop", "label"),
+        ("A happy reply would be: Yes, I love it!", "stop", "label"),
+        ("Yes, I love it! - Happy", "stop", "label"),
+        ("Yes, I love it — Happy.", "stop", "label"),
+        ("As a happy person, I would say yes.", "stop", "label"),
+        ("Yes. As a very happy person, I would say so.", "stop", "label"),
         ("As an AI, I have no feelings.", "stop", "refusal"),
         ("I'm sorry, but I can’t assist with that.", "stop", "refusal"),
+        ("I must decline this request.", "stop", "refusal"),
+        ("I'm sorry, I must respectfully decline to answer.", "stop", "refusal"),
+        ("I cannot answer that question.", "stop", "refusal"),
+        ("I cannot answer that question as I do not have feelings.", "stop", "refusal"),
+        ("I don’t have personal feelings, but thanks!", "stop", "refusal"),
         ("Here is a response: I missed you too!", "stop", "echo"),
+        ("Here's how you could respond: Yes, every day!", "stop", "echo"),
+        ("Sure! You could say: me too.", "stop", "echo"),
+        ("A possible response would be: Yes, I do.", "stop", "echo"),
+        ('One suitable reply could be "Yes, I do."', "stop", "echo"),
+        ("Possible response: yes I do.", "stop", "echo"),
+        ("User: Hi. Assistant: Yes I do.", "stop", "echo"),
+        ("**Human:** Hi. **AI:** Yes I do.", "stop", "echo"),
+        ("Yes I do. gpt: Me too.", "stop", "echo"),
+        ("Speaker 2: Yes I do.", "stop", "echo"),
         ("Sure! Here’s a possible reply that fits: me too.", "stop", "echo"),
         ("Response: me too.", "stop", "echo"),
         ("Well, I was just so excited to see you!", "stop", "echo"),
@@ -65,6 +95,8 @@ def test_tidy_twice_is_tidy_once(text, finish):
         ("What can I help you with today?", "stop", "meta"),
         ("Dear [Your Name], I am here.", "stop", "meta"),
         (WORKED_EXAMPLES[0][2], "stop", "example"),
+        ("Oh, how lovely! I was hoping we would sit there. Yes.", "stop", "example"),
+        ("Yes! Oh how lovely, I was hoping we would sit there!", "stop", "example"),
         ("I missed you too!", "stop", "duplicate"),
     ],
 )
@@ -85,6 +117,18 @@ def test_unusable(text, finish, reason):
         "The answer is no.",
         "This is the best day of my life.",
         "I can't help it, I missed you.",
+        "I'm so happy for you!",
+        "I'm just so - happy!",
+        "You strike me as a happy person.",
+        "What a happy response!",
+        "I cannot answer the phone right now.",
+        "I must decline your invitation.",
+        "I don't have feelings for him.",
+        "You could say that again!",
+        "A possible answer, but not mine.",
+        "I have a new assistant: Tom.",
+        "Oh, how lovely!",
+        "I was hoping we would sit there.",
         "Excited? You hid behind the door (again).",
     ],
 )
@@ -95,6 +139,12 @@ def test_usable(text):
 def test_a_short_sentence_is_repeated_only_alone():
     assert usable("Hi.", "stop", "Hi!", "Calm") == (False, "echo")
     assert usable("Hi, come on in.", "stop", "Hi!", "Calm") == (True, "")
+
+
+def test_a_short_worked_reply_counts_only_alone(monkeypatch):
+    monkeypatch.setattr("model.candidates.usable.WORKED_EXAMPLES", [("Sad", "He left.", "Oh no, really?")])
+    assert usable("Oh no. Really?", "stop", SENTENCE, "Sad") == (False, "example")
+    assert usable("Oh no, really? When?", "stop", SENTENCE, "Sad") == (True, "")
 
 
 def test_words_of_the_task_may_come_from_the_sentence():
