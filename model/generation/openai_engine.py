@@ -108,6 +108,8 @@ class OpenAIEngine:
             raise _Passing(f"no answer within {self.server.timeout_s:g} s") from None
         except httpx.TransportError as error:
             raise _Passing(f"no connection ({self._told(str(error))})") from None
+        except httpx.DecodingError as error:
+            raise _nonsense(self._told(str(error))) from None
         if response.status_code != 200:
             return self._refused(request, response)
         return self._row(request, response)
@@ -131,8 +133,9 @@ class OpenAIEngine:
             if ending == "filtered":
                 text = text or ""
             counts = [int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise _Passing(f"an answer that makes no sense ({self._told(response.text)})") from None
+        # Deep brackets end in a RecursionError, a count of Infinity in an OverflowError.
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+            raise _nonsense(self._told(response.text)) from None
         if not isinstance(text, str):
             raise _Passing(f"an answer without text ({self._told(response.text)})")
         return Generation(request.key, text, ending, "openai", *counts)
@@ -143,6 +146,10 @@ class OpenAIEngine:
         if self._key:
             text = text.replace(self._key, "***")
         return text[:longest] + ("…" if len(text) > longest else "")
+
+
+def _nonsense(said: str) -> _Passing:
+    return _Passing(f"an answer that makes no sense ({said})")
 
 
 def _seconds(response: httpx.Response) -> float:

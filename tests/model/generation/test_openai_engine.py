@@ -8,6 +8,13 @@ from model.generation.protocol import GenerationRequest, ServerError, request_se
 from model.generation.settings import EngineSettings, Sampling, ServerSettings
 
 KEY = "sk-very-secret"
+NOT_GZIP = (200, {"Content-Encoding": "gzip"}, "no gzip at all")
+BRACKETS = (200, {}, "[" * 200_000)
+ENDLESS = (
+    200,
+    {},
+    '{"choices": [{"message": {"content": "Hi."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": Infinity}}',
+)
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=12, seed=3)
 
 
@@ -51,7 +58,7 @@ def test_prompts_sampling_and_seeds_go_over_as_they_are(chat_server, monkeypatch
     assert 1 < chat_server.most_busy <= 4
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, "nonsense", "empty", "hang", "drop"])
+@pytest.mark.parametrize("fault", [429, 500, 503, "nonsense", "empty", "hang", "drop", NOT_GZIP, BRACKETS])
 def test_what_passes_is_tried_again_and_no_row_is_lost_or_doubled(chat_server, fault):
     once = set()
 
@@ -74,6 +81,9 @@ def test_what_passes_is_tried_again_and_no_row_is_lost_or_doubled(chat_server, f
         (429, "status 429"),
         (500, "status 500"),
         ("nonsense", "makes no sense"),
+        (NOT_GZIP, "makes no sense"),
+        (BRACKETS, "makes no sense"),
+        (ENDLESS, "makes no sense"),
         ("hang", "no answer within 0.5 s"),
     ],
 )
