@@ -8,21 +8,36 @@ Knows nothing of processes or of what the text is for.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import httpx
 
-from model.generation.protocol import Generation, GenerationRequest, ServerError
+from model.generation.protocol import FinishReason, Generation, GenerationRequest, ServerError
 from model.generation.settings import EngineSettings
 
 LONGEST_PAUSE_S = 30.0
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 that may not come again."""
 
-FINISHED = {"stop": "stop", "length": "length", "content_filter": "filtered"}
-"""What the server calls an ending -> what the protocol calls it."""
+FINISHED = {
+    "stop": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "content_filter": "filtered",
+}
+"""What the server calls an ending -> what the protocol calls it. The second and third: Text Generation Inference."""
+
+_REFUSED = (400, 413, 422)
+_DOES_NOT_FIT = re.compile(
+    # vLLM, SGLang and OpenAI; llama.cpp; Text Generation Inference.
+    r"context[ _]length|exceeds? the available context size|`inputs` (?:tokens \+|must have less than)",
+    re.IGNORECASE,
+)
+"""How servers word, with one of `_REFUSED`, that a prompt is too long for them."""
 
 
 class _Passing(Exception):
@@ -117,7 +132,7 @@ class OpenAIEngine:
     def _refused(self, request: GenerationRequest, response: httpx.Response) -> Generation:
         """The row of a prompt that does not fit; an error for every other status."""
         said = self._told(response.text)
-        if response.status_code == 400 and ("context length" in said or "context_length" in said):
+        if response.status_code in _REFUSED and _DOES_NOT_FIT.search(response.text):
             return Generation(request.key, "", "too_long", "openai", 0, 0)
         if response.status_code >= 500 or response.status_code in PASSING:
             raise _Passing(f"status {response.status_code} ({said})", _seconds(response))
@@ -129,9 +144,7 @@ class OpenAIEngine:
         try:
             answer = response.json()
             choice, usage = answer["choices"][0], answer.get("usage") or {}
-            text, ending = choice["message"]["content"], FINISHED[choice["finish_reason"]]
-            if ending == "filtered":
-                text = text or ""
+            text, ending = _said(choice["message"], FINISHED[choice["finish_reason"]])
             counts = [int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
         # Deep brackets end in a RecursionError, a count of Infinity in an OverflowError.
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
@@ -146,6 +159,14 @@ class OpenAIEngine:
         if self._key:
             text = text.replace(self._key, "***")
         return text[:longest] + ("…" if len(text) > longest else "")
+
+
+def _said(message: dict, ending: FinishReason) -> tuple[str | None, FinishReason]:
+    """The text and how it ended. A refusal that a server tells apart from an answer counts as withheld."""
+    text = message.get("content")
+    if not text and message.get("refusal"):
+        return message["refusal"], "filtered"
+    return (text or "" if ending == "filtered" else text), ending
 
 
 def _nonsense(said: str) -> _Passing:

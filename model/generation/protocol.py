@@ -44,7 +44,7 @@ class Generation:
 
     `finish_reason`: "stop" (the model ended its turn), "length" (it ran into max_new_tokens), "too_long"
     (prompt and answer do not fit max_model_len: nothing was generated, the text is empty), or "filtered" (a server
-    withheld its answer). Token counts include the chat template's and the end-of-turn token.
+    withheld its answer, or told it to be a refusal). Token counts include the chat template's and the end-of-turn token.
     """
 
     key: str

@@ -1,7 +1,10 @@
 """The engine that asks a server, against a real one on the loopback that misbehaves as it is told."""
 
+import json
+
 import pytest
 
+from model.candidates.usable import tidy, usable
 from model.generation.client import EngineError, GenerationEngine
 from model.generation.openai_engine import OpenAIEngine
 from model.generation.protocol import GenerationRequest, ServerError, request_seed
@@ -116,6 +119,44 @@ def test_prompts_that_do_not_fit_and_withheld_answers_are_rows(chat_server):
     reasons = [rows[f"row{n}"].finish_reason for n in range(4)]
     assert reasons == ["too_long", "filtered", "length", "stop"]
     assert rows["row0"].text == rows["row1"].text == ""
+
+
+def _answer(ending: str, **message) -> tuple[int, dict, str]:
+    return (200, {}, json.dumps({"choices": [{"message": message, "finish_reason": ending}]}))
+
+
+@pytest.mark.parametrize("said", ["I would rather not.", "I'm sorry, I can't assist with that."])
+def test_a_refusal_beside_no_content_is_a_row_that_no_one_uses(chat_server, said):
+    chat_server.faults = lambda *_: _answer("stop", content=None, refusal=said)
+    (row,) = OpenAIEngine(_settings(chat_server.url)).generate(_requests(1))
+    assert (row.text, row.finish_reason) == (said, "filtered") and len(chat_server.asked) == 1
+    text = tidy(row.text, row.finish_reason)
+    assert usable(text, row.finish_reason, "I lost my keys.", "Sad") == (False, "refusal")
+
+
+@pytest.mark.parametrize("ending", ["eos_token", "stop_sequence"])
+def test_endings_that_another_server_has_its_own_words_for(chat_server, ending):
+    chat_server.faults = lambda *_: _answer(ending, content="Oh no.")
+    (row,) = OpenAIEngine(_settings(chat_server.url)).generate(_requests(1))
+    assert (row.text, row.finish_reason) == ("Oh no.", "stop")
+
+
+@pytest.mark.parametrize(
+    "status, said",
+    [
+        (400, "request (4390 tokens) exceeds the available context size (4096 tokens), try increasing it"),
+        (400, f"{'The prompt is too long. ' * 12}This model's maximum context length is 9 tokens."),
+        (
+            422,
+            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 1512. Given: 1000 and 1024",
+        ),
+        (422, "Input validation error: `inputs` must have less than 1024 tokens. Given: 1872"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_a_row_in_every_servers_words(chat_server, status, said):
+    chat_server.faults = lambda *_: (status, {}, json.dumps({"error": {"message": said}}))
+    (row,) = OpenAIEngine(_settings(chat_server.url)).generate(_requests(1))
+    assert (row.text, row.finish_reason) == ("", "too_long")
 
 
 def test_a_server_that_dies_midway_costs_no_finished_row(chat_server, monkeypatch):
