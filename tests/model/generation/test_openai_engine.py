@@ -1,6 +1,7 @@
 """The engine that asks a server, against a real one on the loopback that misbehaves as it is told."""
 
 import json
+import time
 
 import pytest
 
@@ -38,6 +39,8 @@ def _requests(count: int) -> list[GenerationRequest]:
 
 def test_prompts_sampling_and_seeds_go_over_as_they_are(chat_server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    # Long enough for requests to meet, however few cores there are.
+    chat_server.faults = lambda *_: time.sleep(0.01)
     requests = _requests(40)
     rows = {row.key: row for row in OpenAIEngine(_settings(chat_server.url)).generate(requests)}
     assert rows.keys() == {request.key for request in requests}
