@@ -157,7 +157,9 @@ class GenerationEngine:
         pending = {request.key for request in batch}
         while True:
             message = child.receive(
-                self.settings.stall_timeout_s, f"with {len(pending)} of {len(batch)} rows unfinished"
+                self.settings.stall_limit_s,
+                "stall_timeout_s",
+                f"with {len(pending)} of {len(batch)} rows unfinished",
             )
             if "done" in message:
                 break
@@ -177,7 +179,9 @@ class GenerationEngine:
         if self._child is None:
             self._child = _Child(self.settings)
             self._child.send(self.settings.model_dump_json() + "\n")
-            ready = self._child.receive(self.settings.start_timeout_s, "while it loaded the model")
+            ready = self._child.receive(
+                self.settings.args.start_timeout_s, "start_timeout_s", "while it loaded the model"
+            )
             self.version = ready["ready"]["version"]
         return self._child
 
@@ -210,13 +214,17 @@ class _Child:
         except BrokenPipeError:
             pass
 
-    def receive(self, timeout_s: float, when: str) -> dict:
-        """The next message; EngineError when the child dies, reports an error, or is silent for `timeout_s`."""
+    def receive(self, timeout_s: float, setting: str, when: str) -> dict:
+        """The next message; EngineError when the child dies, reports an error, or is silent for `timeout_s`.
+
+        setting: the engine argument that allows it more time.
+        """
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             raise EngineError(
-                f"{self._name} was silent for {timeout_s:g} s {when}; raise the timeout or restart ({self._last_words()})"
+                f"{self._name} was silent for {timeout_s:g} s {when}; run again, or with a larger "
+                f"candidates.engine_args.{setting} ({self._last_words()})"
             ) from None
         if line is None:
             status = self.process.wait()

@@ -16,9 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 import httpx
 
 from model.generation.protocol import FinishReason, Generation, GenerationRequest, ServerError
-from model.generation.settings import EngineSettings
+from model.generation.settings import LONGEST_PAUSE_S, EngineSettings
 
-LONGEST_PAUSE_S = 30.0
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 that may not come again."""
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel, Field, model_validator
 
 EngineKind = Literal["auto", "vllm", "transformers", "openai"]
 
+LONGEST_PAUSE_S = 30.0
+"""The longest pause between two tries of a request to a server."""
+
 
 class Sampling(BaseModel, frozen=True, extra="forbid"):
     """How the next token is drawn. Every field changes the text, so every field enters the rows' seeds."""
@@ -58,6 +61,13 @@ class EngineArgs(BaseModel, frozen=True, extra="forbid"):
     threads: int | None = Field(
         1, ge=1, description="Not in the paper. OpenMP threads of the child process; None: its own choice."
     )
+    start_timeout_s: float = Field(900, gt=0, description="Not in the paper. Seconds to load the model.")
+    stall_timeout_s: float = Field(
+        1800,
+        gt=0,
+        description="Not in the paper. Seconds without a finished row before the engine counts as hung; "
+        "with a server at least what its tries can last.",
+    )
 
     @model_validator(mode="after")
     def _a_step_holds_a_prompt(self) -> EngineArgs:
@@ -94,6 +104,12 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
         "OPENAI_API_KEY", description="Not in the paper. Environment variable that holds the key, if any."
     )
 
+    @property
+    def longest_s(self) -> float:
+        """Seconds after which every try of a request has failed, unless a server sends its answer drop by drop."""
+        # The timeout holds for the connection, the request and the answer each.
+        return 3 * self.timeout_s * (self.retries + 1) + LONGEST_PAUSE_S * self.retries
+
 
 class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     """All that one engine process is told when it starts."""
@@ -112,9 +128,10 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     restart_backoff_s: float = Field(
         1.0, ge=0, description="Not in the paper. Seconds before the first restart; doubled for each."
     )
-    start_timeout_s: float = Field(900, gt=0, description="Not in the paper. Seconds to load the model.")
-    stall_timeout_s: float = Field(
-        1800,
-        gt=0,
-        description="Not in the paper. Seconds without a finished row before the engine counts as hung.",
-    )
+
+    @property
+    def stall_limit_s(self) -> float:
+        """Seconds without a finished row before the engine counts as hung: not before a server's last try."""
+        if self.engine == "openai":
+            return max(self.args.stall_timeout_s, self.server.longest_s)
+        return self.args.stall_timeout_s

@@ -24,7 +24,8 @@ from model.generation.settings import EngineArgs, EngineSettings
 
 def vllm_arguments(args: EngineArgs) -> dict[str, object]:
     """The arguments of `vllm.LLM`; what is None is left to vLLM."""
-    named = args.model_dump(exclude={"batch_size", "threads"})
+    ours = {"batch_size", "threads", "start_timeout_s", "stall_timeout_s"}
+    named = args.model_dump(exclude=ours)
     return {name: value for name, value in named.items() if value is not None}
 
 

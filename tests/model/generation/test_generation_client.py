@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model.candidates.prompts import candidate_messages
-from model.candidates.settings import GENERATION_EMOTIONS
+from model.candidates.settings import GENERATION_EMOTIONS, CandidateSettings
 from model.generation.client import EngineError, GenerationEngine, child_environment, resolve_engine
 from model.generation.protocol import GenerationRequest, request_seed
 from model.generation.settings import EngineArgs, EngineSettings, Sampling
@@ -139,10 +139,30 @@ def test_a_model_that_cannot_load_is_one_clear_line(tiny_chat_model, tmp_path):
 
 
 def test_a_silent_child_is_given_up(tiny_chat_model):
-    with GenerationEngine(_settings(tiny_chat_model, start_timeout_s=0.01)) as engine:
-        with pytest.raises(EngineError, match="was silent for 0.01 s while it loaded the model"):
+    args = EngineArgs(start_timeout_s=0.01)
+    with GenerationEngine(_settings(tiny_chat_model, args=args)) as engine:
+        with pytest.raises(EngineError, match="was silent for 0.01 s while it loaded the model") as failure:
             list(engine.generate(_requests(1, Sampling())))
         assert engine.pid is None
+    _settable(str(failure.value), "start_timeout_s")
+
+
+def test_a_child_that_stalls_is_given_up(tiny_chat_model):
+    settings = _settings(tiny_chat_model)
+    settings = settings.model_copy(update={"args": settings.args.model_copy(update={"stall_timeout_s": 0.5})})
+    with GenerationEngine(settings) as engine:
+        list(engine.generate(_requests(1, settings.sampling)))
+        os.kill(engine.pid, signal.SIGSTOP)
+        with pytest.raises(EngineError, match="silent for 0.5 s with 1 of 1 rows unfinished") as failure:
+            list(engine.generate(_requests(1, settings.sampling)))
+        assert engine.pid is None
+    _settable(str(failure.value), "stall_timeout_s")
+
+
+def _settable(message: str, name: str) -> None:
+    """The setting that a message names is one that a profile may hold."""
+    assert f"candidates.engine_args.{name}" in message
+    assert name in CandidateSettings.model_validate({"engine_args": {name: 5}}).engine_args.model_dump()
 
 
 def test_refused_before_any_process_starts(tiny_chat_model, tmp_path):

@@ -9,7 +9,7 @@ from model.candidates.usable import tidy, usable
 from model.generation.client import EngineError, GenerationEngine
 from model.generation.openai_engine import OpenAIEngine
 from model.generation.protocol import GenerationRequest, ServerError, request_seed
-from model.generation.settings import EngineSettings, Sampling, ServerSettings
+from model.generation.settings import EngineArgs, EngineSettings, Sampling, ServerSettings
 
 KEY = "sk-very-secret"
 NOT_GZIP = (200, {"Content-Encoding": "gzip"}, "no gzip at all")
@@ -183,6 +183,17 @@ def test_a_server_that_dies_midway_costs_no_finished_row(chat_server, monkeypatc
     assert set(chat_server.answered.values()) == {1}
     assert "\n" not in str(failure.value) and KEY not in str(failure.value)
     assert KEY not in engine.settings.model_dump_json() and pid is not None and engine.pid is None
+
+
+def test_a_servers_tries_are_never_cut_short_as_a_stall(chat_server):
+    chat_server.faults = lambda *_: "hang"
+    asked = _settings(chat_server.url)
+    asked = asked.model_copy(update={"args": EngineArgs(stall_timeout_s=0.1)})
+    with GenerationEngine(asked) as engine:
+        with pytest.raises(EngineError, match="no answer within 0.5 s, after 3 tries"):
+            list(engine.generate(_requests(1)))
+    slow = ServerSettings(timeout_s=600)
+    assert asked.model_copy(update={"server": slow}).stall_limit_s > 6 * 600
 
 
 def test_an_absent_server_and_a_nameless_model_are_said(chat_server):
