@@ -34,12 +34,12 @@ _TAIL_LINES = 6
 class EngineError(RuntimeError):
     """The engine process did not start, died, hung, or broke the protocol. One line: what, and its last words.
 
-    died: it ended without saying why, so that another may live.
+    passing: it died without saying why, or for want of memory, so that another may live.
     """
 
-    def __init__(self, message: str, died: bool = False) -> None:
+    def __init__(self, message: str, passing: bool = False) -> None:
         super().__init__(message)
-        self.died = died
+        self.passing = passing
 
 
 Engine = Literal["vllm", "transformers", "openai"]
@@ -75,8 +75,9 @@ def child_environment(threads: int | None) -> dict[str, str]:
 class GenerationEngine:
     """A generation engine in a child process, as a context manager.
 
-    The child starts with the first `generate`, again after an error, and a few times by itself when it dies (killed
-    for memory, say); leaving the context kills it and all that it started. `generate` may be called from several threads, which then wait for one another.
+    The child starts with the first `generate`, again after an error, and a few times by itself when it dies or finds
+    no memory; leaving the context kills it and all that it started. `generate` may be called from several threads,
+    which then wait for one another.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -135,7 +136,7 @@ class GenerationEngine:
                     self.close()
 
     def _generate_and_restart(self, batch: Sequence[GenerationRequest]) -> Iterator[Generation]:
-        """The rows of a batch, with what a dead child left asked of another, `restarts` times at most."""
+        """The rows of a batch; what a child that died or found no memory left is asked of another, a few times."""
         pending = {request.key: request for request in batch}
         for restarts in range(self.settings.restarts + 1):
             try:
@@ -145,7 +146,7 @@ class GenerationEngine:
                 return
             except EngineError as error:
                 self.close()
-                if not error.died or restarts == self.settings.restarts:
+                if not error.passing or restarts == self.settings.restarts:
                     raise
                 if not pending:
                     return
@@ -229,13 +230,13 @@ class _Child:
         if line is None:
             status = self.process.wait()
             raise EngineError(
-                f"{self._name} died with exit status {status} {when} ({self._last_words()})", died=True
+                f"{self._name} died with exit status {status} {when} ({self._last_words()})", passing=True
             )
         message = json.loads(line)
         if "error" in message:
             reason = " ".join(message["error"].split())
             further = "" if message["whole"] else f" ({self._last_words()})"
-            raise EngineError(f"{self._name} failed {when}: {reason}{further}")
+            raise EngineError(f"{self._name} failed {when}: {reason}{further}", message["passing"])
         return message
 
     def kill(self) -> None:

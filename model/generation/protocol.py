@@ -2,7 +2,8 @@
 
 Client to worker: `EngineSettings`, then any number of `{"requests": [...]}`; the end of input ends the worker.
 Worker to client: `{"ready": {...}}`, then for each batch its rows `{"row": {...}}` as they finish and
-`{"done": n}`; `{"error": "...", "whole": bool}` before it gives up (whole: the line says all). Knows nothing of processes or of models.
+`{"done": n}`; `{"error": "...", "whole": bool, "passing": bool}` before it gives up (whole: the line says all;
+passing: another start may do without the error). Knows nothing of processes or of models.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Generation:
 
     `finish_reason`: "stop" (the model ended its turn), "length" (it ran into max_new_tokens), "too_long"
     (prompt and answer do not fit max_model_len: nothing was generated, the text is empty), or "filtered" (a server
-    withheld its answer, or told it to be a refusal). Token counts include the chat template's and the end-of-turn token.
+    withheld its answer, or told it to be a refusal). Token counts include the chat template's and the end-of-turn
+    token.
     """
 
     key: str

@@ -123,7 +123,9 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     sampling: Sampling = Sampling()
     server: ServerSettings = ServerSettings()
     restarts: int = Field(
-        2, ge=0, description="Not in the paper. Times an engine that died is started again for what is left."
+        2,
+        ge=0,
+        description="Not in the paper. Times an engine that died or found no memory is started again.",
     )
     restart_backoff_s: float = Field(
         1.0, ge=0, description="Not in the paper. Seconds before the first restart; doubled for each."

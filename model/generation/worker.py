@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,17 @@ from typing import TextIO
 
 from model.generation.protocol import ServerError, decode_requests, encode_row
 from model.generation.settings import EngineSettings
+
+_PASSING = re.compile(
+    # Python and its C libraries; torch on the GPU and on the CPU, where it raises a plain RuntimeError.
+    r"cannot allocate memory|can't allocate memory|can't start new thread|out of memory|std::bad_alloc"
+    r"|CUBLAS_STATUS_ALLOC_FAILED"
+    # vLLM, which measures first; then its own children, whose reasons stay in the log.
+    r"|No available memory for the cache blocks|Free memory on device"
+    r"|Engine core initialization failed|WorkerProc initialization failed",
+    re.IGNORECASE,
+)
+"""What errors say that another start may do without: most are plain ones that no type tells apart."""
 
 
 def main() -> int:
@@ -34,9 +46,18 @@ def main() -> int:
         traceback.print_exc()
         whole = isinstance(error, ServerError)
         text = str(error) if whole else f"{type(error).__name__}: {error}"
-        _send(out, json.dumps({"error": text, "whole": whole}) + "\n")
+        _send(out, json.dumps({"error": text, "whole": whole, "passing": may_pass(error)}) + "\n")
         return 1
     return 0
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another start may do without `error`: memory ran out, or vLLM's own child failed and did not say why."""
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    return any(isinstance(cause, MemoryError) or _PASSING.search(str(cause)) for cause in causes)
 
 
 def load_engine(settings: EngineSettings):

@@ -1,7 +1,10 @@
 """The engine in its child process: all rows come, failures are said, no process stays."""
 
 import importlib.util
+import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from model.candidates.settings import GENERATION_EMOTIONS, CandidateSettings
 from model.generation.client import EngineError, GenerationEngine, child_environment, resolve_engine
 from model.generation.protocol import GenerationRequest, request_seed
 from model.generation.settings import EngineArgs, EngineSettings, Sampling
+from model.generation.worker import may_pass
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -136,6 +140,117 @@ def test_a_model_that_cannot_load_is_one_clear_line(tiny_chat_model, tmp_path):
         ) as failure:
             list(engine.generate(_requests(1, Sampling())))
     assert "\n" not in str(failure.value)
+    assert not failure.value.passing
+
+
+UNUSED = 1 << 30
+
+SHORT_OF_MEMORY = f"""
+import os, resource, sys
+
+with open(os.environ["STARTS"], "a") as starts:
+    starts.write(".")
+    short = starts.tell() <= int(os.environ["SHORT"])
+
+def limit(event, args):
+    # Torch is loaded by then and may stay; the weights will not fit.
+    if event == "open" and str(args[0]).endswith("/config.json"):
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + {UNUSED // 2}, resource.RLIM_INFINITY))
+
+if short:
+    sys.addaudithook(limit)
+"""
+"""What a child of Python runs first when it is named sitecustomize: the first SHORT starts have too little memory."""
+
+
+@pytest.fixture
+def big_chat_model(tiny_chat_model, tmp_path) -> Path:
+    """The tiny model with a hole of `UNUSED` bytes in its file: loading maps it, but it costs no memory."""
+    folder = tmp_path / "big"
+    shutil.copytree(tiny_chat_model, folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    head = 8 + int.from_bytes(whole[:8], "little")
+    size = len(whole) - head
+    names = json.loads(whole[8:head])
+    names["unused"] = {"dtype": "U8", "shape": [UNUSED], "data_offsets": [size, size + UNUSED]}
+    header = json.dumps(names).encode()
+    with open(weights, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header + whole[head:])
+        file.truncate(8 + len(header) + size + UNUSED)
+    return folder
+
+
+@pytest.fixture
+def starts(tmp_path, monkeypatch):
+    """Called with how many of the engine's starts find too little memory; gives the file that counts them."""
+
+    def prepare(short: int) -> Path:
+        (tmp_path / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
+        monkeypatch.setenv("SHORT", str(short))
+        return tmp_path / "starts"
+
+    return prepare
+
+
+def test_an_engine_that_finds_no_memory_is_started_again(big_chat_model, starts):
+    counted = starts(short=1)
+    settings = _settings(big_chat_model, restart_backoff_s=0.1)
+    requests = _requests(40, settings.sampling)
+    with GenerationEngine(settings) as engine:
+        rows = [row.key for row in engine.generate(requests)]
+    assert sorted(rows) == sorted(request.key for request in requests)
+    assert counted.read_text() == ".."
+
+
+def test_an_engine_that_never_finds_memory_is_one_line_after_bounded_starts(big_chat_model, starts):
+    counted = starts(short=9)
+    with GenerationEngine(_settings(big_chat_model, restarts=1, restart_backoff_s=0.1)) as engine:
+        with pytest.raises(
+            EngineError, match="transformers engine failed while it loaded the model: .*allocate memory"
+        ) as failure:
+            list(engine.generate(_requests(1, Sampling())))
+        assert engine.pid is None
+    assert "\n" not in str(failure.value) and counted.read_text() == ".."
+
+
+def test_memory_that_runs_out_midway_costs_no_row(tiny_chat_model):
+    """Short prompts are decoded first; the long ones need more memory than the engine then may have."""
+    settings = _settings(tiny_chat_model, restart_backoff_s=0.1)
+    settings = settings.model_copy(update={"args": settings.args.model_copy(update={"batch_size": 256})})
+    requests = [
+        GenerationRequest(f"row{n}", ({"role": "user", "content": "w1 " * (1 if n < 256 else 200)},), n)
+        for n in range(512)
+    ]
+    with GenerationEngine(settings) as engine:
+        rows = engine.generate(requests)
+        found = [next(rows)]
+        first = engine.pid
+        resource.prlimit(first, resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
+        found += rows
+        assert engine.pid not in (None, first) and _gone(first)
+    assert sorted(row.key for row in found) == sorted(request.key for request in requests)
+
+
+def test_what_another_start_may_do_without():
+    """In the words of engines that need a GPU, or more of it than a test can have."""
+    passing = [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        ValueError("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."),
+        ValueError("Free memory on device cuda:0 (1.0/80.0 GiB) on startup is less than desired"),
+        RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}"),
+    ]
+    assert all(may_pass(error) for error in passing)
+    wrapped = RuntimeError("the model cannot be loaded")
+    wrapped.__cause__ = MemoryError()
+    assert may_pass(wrapped)
+    lasting = [FileNotFoundError(2, "No such file or directory", "model"), TypeError("unexpected keyword")]
+    assert not any(may_pass(error) for error in lasting)
 
 
 def test_a_silent_child_is_given_up(tiny_chat_model):
