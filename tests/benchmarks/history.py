@@ -4,8 +4,8 @@ Topical-Chat dialogues of more than 20 turns (the bundled sample's, strung toget
 draw of them, the last turn as the sentence, in table 6's prompt and chat template without audio-visual lines. The
 prompt is processed and one token chosen. Making the memories is part of their time: from the whole history at once,
 and turn by turn as a conversation goes, when only the newest turn is left to read. One thread, batch 1; time is CPU
-time; memory is the peak above the loaded models, each kind in a process of its own. The compressor is the `cpu`
-profile's, untrained: its weights change no cost.
+time; memory is the peak above the loaded models, each kind in a process of its own. The LLM is loaded as every stage
+loads it, and the compressor is the shipped one, which the `cpu` profile finetunes: that changes no cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from texts import sample_dialogues
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPICAL_CHAT = ROOT.parent / "shared" / "data" / "topical_chat" / "valid_freq.json"
-LLM = "smollm2-135m-instruct"
+LLM, COMPRESSOR = "smollm2-135m-instruct", "memory-smollm2-135m"
 LEAST_TURNS = 20
 KINDS = ("text", "text, kept", "memory", "memory, kept", "streamed, kept")
 """kept: as `DialogueModel.reply` does, which encodes the instruction once and never again. streamed: see above."""
@@ -46,18 +46,14 @@ def dialogues(count: int) -> list[list[str]]:
 
 def models(kind: str):
     """The dialogue model without limits of its own to the history, and its compressor."""
-    from model.compressor.compressor import new_compressor
-    from model.compressor.settings import CompressorSettings
+    from model.compressor.compressor import MambaCompressor
     from model.dialogue.dialogue import DialogueModel
     from model.dialogue.settings import DialogueSettings
     from model.llm import load_llm
     from model.zoo.resolve import resolve
 
     llm, tokenizer = load_llm(resolve(LLM), "float32")
-    llm.set_attn_implementation("sdpa")
-    table = llm.get_input_embeddings().weight
-    compressor = new_compressor(CompressorSettings(weights=""), tokenizer, table, None)
-    compressor.requires_grad_(False).eval()
+    compressor = MambaCompressor.load(resolve(COMPRESSOR), tokenizer, llm.get_input_embeddings().weight)
     settings = DialogueSettings(max_history_utterances=10_000, max_history_tokens=100_000)
     form = "text" if kind.startswith("text") else "memory"
     return DialogueModel(llm, tokenizer, form, compressor, None, settings), compressor
