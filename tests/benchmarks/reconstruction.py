@@ -1,12 +1,12 @@
 """What one vector tells a frozen LLM of an utterance it has never seen. `make bench NAME=reconstruction`.
 
 A seeded sample of distinct MELD dev utterances of at most 32 tokens that do not stand in train word for word (the
-bundled sample's where MELD is not there), table 5's prompt, the `cpu` profile's LLM. With `--compressor FOLDER` the
-compressor trained there; beside it no memory, the mean of the utterance's token embeddings, another utterance's
-memory, and on a few short utterances the best vector that 500 steps of Adam find for each: what the LLM could take.
-Free-running: exact, the reconstruction is the utterance; BLEU-1, clipped single words with the brevity penalty, over
-all utterances of a row together. Teacher-forced: nats a token, end of turn included, and how many of them the memory
-saves. The curve is read from the compressor's report.json.
+bundled sample's where MELD is not there), table 5's prompt, the `cpu` profile's LLM and the shipped compressor, or
+the one that `--compressor` names. Beside it no memory, the mean of the utterance's token embeddings, another
+utterance's memory, and on a few short utterances the best vector that 500 steps of Adam find for each: what the LLM
+could take. Free-running: exact, the reconstruction is the utterance; BLEU-1, clipped single words with the brevity
+penalty, over all utterances of a row together. Teacher-forced: nats a token, end of turn included, and how many of
+them the memory saves. The curve is read from the compressor's report.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from model.metrics.dist import words
 from model.prompts import RECONSTRUCT_UTTERANCE
 from model.zoo.resolve import resolve
 
-LLM = "smollm2-135m-instruct"
+LLM, COMPRESSOR = "smollm2-135m-instruct", "memory-smollm2-135m"
 BUCKETS = ((1, 4), (5, 8), (9, 16), (17, 32))
 """Tokens of an utterance, end of turn not counted."""
 OPTIMISED, OPTIMISED_TOKENS = 8, 16
@@ -202,8 +202,10 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--compressor", type=Path, help="folder of a trained compressor")
-    parser.add_argument("--llm", default=LLM, help="weight name or folder")
+    parser.add_argument(
+        "--compressor", default=COMPRESSOR, help="weight name or folder; '': none is measured"
+    )
+    parser.add_argument("--llm", default=LLM, help="weight name or folder; a compressor fits one LLM alone")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--utterances", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
@@ -214,8 +216,9 @@ def main() -> None:
     bench = Bench(resolve(asked.llm), asked.dtype, asked.utterances, asked.seed)
     rows = list(range(len(bench.texts)))
     memories = {"no memory": None, "mean of the embeddings": bench.mean_pooled(rows)}
-    if asked.compressor:
-        compressor = MambaCompressor.load(asked.compressor, bench.tokenizer, bench.task.table)
+    folder = resolve(asked.compressor) if asked.compressor else None
+    if folder:
+        compressor = MambaCompressor.load(folder, bench.tokenizer, bench.task.table)
         own = dict(zip(rows, compressor.compress([[text] for text in bench.texts]), strict=True))
         memories |= {"the compressor": own, "another utterance's memory": others(own, bench.size)}
     found = {name: bench.outcomes(rows, known) for name, known in memories.items()}
@@ -228,11 +231,11 @@ def main() -> None:
         if within:
             name = f"{low} to {high} tokens"
             result[name] = compare(bench, name, within, found)
-    if asked.compressor:
+    if folder:
         print()
         for i in rows[:SHOWN]:
             print(f"{found['the compressor'][i].original!r} -> {found['the compressor'][i].said!r}")
-        result["curve"] = curve(asked.compressor)
+        result["curve"] = curve(folder)
         print(
             "\n| trained on tokens | nats a token | recovered | tokens right, teacher-forced |\n|---|---|---|---|"
         )
@@ -250,7 +253,7 @@ def main() -> None:
         best = bench.optimum(few, asked.steps, progress)
         found["the best vector"] = bench.outcomes(few, best)
         result["optimum"] = compare(bench, f"{len(few)} utterances, the best vector of each", few, found)
-    if asked.compressor:
+    if folder:
         result["ratio"] = round(result["overall"]["the compressor"]["recovered_share"], 3)
     print(json.dumps(result))
 
