@@ -1,5 +1,5 @@
-"""One line on what a stage is to be judged by: a trained one's held-out loss before and after, or `did not learn`;
-and what else than emotion tells the pairs' replies apart.
+"""One line on what a stage is to be judged by: a trained one's held-out loss before and after, or `did not learn`,
+and whether EPO collapsed; and what else than emotion tells the pairs' replies apart.
 
 Knows nothing of how training works, only of the report.json that every trained stage leaves beside its weights, and
 of the pairs' quality.json.
@@ -39,7 +39,18 @@ def quality_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
 def _line(report: dict) -> str:
     before, after = (_loss(report[f"heldout_{when}"]) for when in ("before", "after"))
     verdict = "learned" if report["learned"] else "did not learn"
-    return f"held-out loss {before:.3f} → {after:.3f}: {verdict}"
+    return f"held-out loss {before:.3f} → {after:.3f}: {verdict}{_collapse(report)}"
+
+
+def _collapse(report: dict) -> str:
+    """What EPO's report says of both replies' rewards falling; nothing where they did not, or of other stages."""
+    if report.get("collapsed"):
+        return (
+            f"; COLLAPSED: at step {report['collapsed_at_step']} both replies' rewards had long been falling"
+        )
+    return (
+        "; too few steps to tell a collapse" if "collapsed" in report and report["collapsed"] is None else ""
+    )
 
 
 def _loss(figures: dict | float) -> float:

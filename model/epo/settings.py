@@ -19,10 +19,11 @@ class EpoSettings(BaseModel, frozen=True, extra="forbid"):
         ge=0,
         description="Weight of the standard autoregressive loss on the true reply. Not in the paper.",
     )
-    collapse_checks: int = Field(
-        2,
-        ge=1,
-        description="Held-out checks in a row with both rewards falling that count as collapse. Not in the paper.",
+    collapse_steps: int = Field(
+        50,
+        ge=8,
+        description="Training steps over which the rewards of both replies must fall, each clearly beyond the noise of "
+        "its batches, to be told as collapse; all steps of a shorter run. Not in the paper.",
     )
     sampled_replies: int = Field(
         4,

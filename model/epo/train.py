@@ -18,11 +18,12 @@ from model.adapter import save_adapter
 from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
+from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
 from model.epo.loss import PairLogProbs, Share, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
 from model.report import write_json
-from model.training import Progress, fit, seeded_order
+from model.training import Progress, fit, plan_batches, seeded_order
 
 ADAPTER_MARK = "lora_"
 """In the name of every adapter weight peft makes."""
@@ -58,7 +59,8 @@ def train_epo(
 
     The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
     far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
-    after, the flags `learned` and `collapsed`, and the history.
+    after, the flag `learned`, `collapsed` (None: too few steps to tell) with the step at which it was seen, and the
+    history. A collapse is logged while training, too.
     ValueError: no pairs, an empty reply, or a model without an adapter.
     """
     if not pairs or not heldout:
@@ -87,6 +89,14 @@ def train_epo(
         return value, {**logs, **traits}
 
     said_before = sampled_replies(checked, settings)
+    # A run of fewer steps than that is judged as a whole.
+    count = min(settings.collapse_steps, len(plan_batches(learnt.lengths, settings.training)))
+    watch = CollapseWatch(count, earlier_steps(checkpoints))
+
+    def show(step: int, steps: int, logs: dict[str, float]) -> None:
+        watch.look(logs)
+        if progress is not None:
+            progress(step, steps, logs)
 
     history = fit(
         adapter,
@@ -94,11 +104,12 @@ def train_epo(
         loss,
         lambda: figures(checked, settings),
         settings.training,
-        progress,
+        show,
         checkpoints,
         [pair.example.key for pair in pairs],
         [model.llm],
     )
+    fell = collapse_step(history.train, count)
     before = history.heldout[0]
     after = next(check for check in history.heldout if check["step"] == history.best_step)
     report = {
@@ -112,7 +123,8 @@ def train_epo(
         "repetition_before": mean_repetition(said_before),
         "repetition_after": mean_repetition(sampled_replies(checked, settings)),
         "learned": after["epo"] < before["epo"] and after["margin"] > before["margin"],
-        "collapsed": has_collapsed(history.heldout, settings.collapse_checks),
+        "collapsed": fell is not None if count >= LEAST_STEPS else None,
+        "collapsed_at_step": fell,
         "history": history.as_dict(),
     }
     save_adapter(model.llm, out)
@@ -120,6 +132,12 @@ def train_epo(
     looked_at = [heldout[i] for i in sorted(kept)]
     write_card(out, {"llm": llm_folder(model.llm)}, {"train": pairs, "heldout": looked_at}, settings, history)
     return report
+
+
+def earlier_steps(checkpoints: Checkpoints | None) -> list[dict[str, float]]:
+    """The logs of the steps that a run took before it was cut off."""
+    saved = checkpoints.load() if checkpoints is not None else None
+    return [] if saved is None else saved[1]["history"]["train"]
 
 
 class Pairs:
@@ -216,14 +234,3 @@ def mean_repetition(replies: Sequence[Sequence[int]]) -> float | None:
         bigrams = list(pairwise(ids))
         shares.append(1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0)
     return sum(shares) / len(shares) if shares else None
-
-
-def has_collapsed(checks: Sequence[dict[str, float]], count: int) -> bool:
-    """Whether the rewards of both replies fell at `count` held-out checks in a row."""
-    falling = 0
-    for before, after in zip(checks, checks[1:], strict=False):
-        both = all(after[name] < before[name] for name in ("reward_chosen", "reward_rejected"))
-        falling = falling + 1 if both else 0
-        if falling >= count:
-            return True
-    return False

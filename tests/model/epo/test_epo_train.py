@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
-from model.epo.train import has_collapsed, mean_repetition, train_epo
+from model.epo.train import mean_repetition, train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
@@ -112,12 +112,3 @@ def test_bad_input_is_refused(tmp_path):
     model.llm = model.llm.unload()
     with pytest.raises(ValueError, match="no LoRA adapter"):
         train_epo(model, pairs(1), pairs(1), SETTINGS, tmp_path)
-
-
-def test_collapse_is_both_rewards_falling_in_a_row():
-    def checks(*rewards):
-        return [{"reward_chosen": c, "reward_rejected": r} for c, r in rewards]
-
-    assert has_collapsed(checks((-1, -1), (-2, -2), (-3, -3)), 2)
-    assert not has_collapsed(checks((-1, -1), (-2, -2), (-1.5, -3), (-2, -4)), 2)
-    assert not has_collapsed(checks((-1, -1), (-2, -2)), 2)
