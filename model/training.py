@@ -119,8 +119,8 @@ def fit(
     weights, None: what is free.
 
     Several processes (model/processes.py) call this alike and end with the same weights; the main one alone shows
-    and saves anything. Raises TrainingError where memory does not suffice, and on a loss or a gradient that is not
-    finite; with checkpoints, the state before that step and the batch are left there.
+    and saves anything. Raises TrainingError where memory does not suffice, and on a loss, a gradient or a held-out
+    loss that is not finite; with checkpoints, the state before that step and the batch are left there.
     """
     torch.manual_seed(settings.seed)
     processes = Processes()
@@ -251,8 +251,17 @@ class _State:
 
     @torch.no_grad()
     def check(self, parameters: dict[str, Tensor], figures: dict[str, float]) -> None:
-        """Note held-out figures, and keep the parameters if none before were better."""
+        """Note held-out figures, and keep the parameters if none before were better.
+
+        TrainingError where the loss is not finite: it is neither better nor worse than any other, so that nothing
+        of what is trained could be chosen by it.
+        """
         heldout = self.history.heldout
+        if not math.isfinite(figures["loss"]):
+            raise TrainingError(
+                f"step {self.step}: held-out loss is {figures['loss']}; look at the held-out rows, or lower the "
+                "learning rate"
+            )
         best = min((entry["loss"] for entry in heldout), default=math.inf)
         heldout.append({"step": self.step, **figures})
         if figures["loss"] < best:

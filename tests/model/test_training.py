@@ -88,6 +88,26 @@ def test_a_loss_that_is_not_finite_stops_training():
         )
 
 
+@pytest.mark.parametrize("broken", ["nan", "inf"])
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_heldout_loss_that_is_not_finite_stops_training(tmp_path, broken, at):
+    """Also when the run goes on from the checkpoint before it: the check is not passed over."""
+    x, taken = torch.tensor([1.0], requires_grad=True), []
+
+    def loss(rows, whole):
+        taken.append(rows)
+        return x.sum(), {}
+
+    def evaluate():
+        return {"loss": float(broken) if len(taken) == at else 1.0}
+
+    settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=6)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=f"step {at}: held-out loss is {broken}; look at"):
+            fit({"x": x}, [1], loss, evaluate, settings, checkpoints=Checkpoints(tmp_path, 0.0))
+        del taken[at - 1 :]
+
+
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 def test_the_batch_that_broke_training_is_named_and_saved(tmp_path, fault):
     """The state before it is kept, and the run that goes on from there meets the same batch at once."""
