@@ -28,6 +28,11 @@ class Checkpoints:
         self.folder, self.every_s, self.events = Path(folder), every_s, events
         self._saved = time.monotonic()
 
+    @property
+    def path(self) -> Path:
+        """The file of the checkpoint; it need not exist."""
+        return self.folder / FILE
+
     def due(self) -> bool:
         """Whether `every_s` seconds have passed since the last save, or since the start."""
         return time.monotonic() - self._saved >= self.every_s
@@ -43,18 +48,17 @@ class Checkpoints:
         )
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(draft, self.folder / FILE)
+        os.replace(draft, self.path)
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None:
         """The saved (tensors, facts), or None where there are none. A damaged file is told and left out."""
-        path = self.folder / FILE
-        if not path.is_file():
+        if not self.path.is_file():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(self.path, framework="pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            print(f"{path}: damaged ({error}); training starts again", file=sys.stderr, flush=True)
+            print(f"{self.path}: damaged ({error}); training starts again", file=sys.stderr, flush=True)
             return None

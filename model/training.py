@@ -23,12 +23,16 @@ from model.memory import TrainingMemory
 from model.processes import Processes, summed
 from model.report import write_json
 from model.settings import TrainingSettings
+from model.weights import differing_tensors, named
 
 LOG = logging.getLogger(__name__)
 """Where a run says what no figure can."""
 
 FAILED_BATCH = "failed-batch.json"
 """What stopped a run, beside its checkpoint."""
+
+COUNT, MOMENTS = "step", ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps for each tensor: how many steps it took, and two tensors of its shape."""
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as progress(step, steps, logs)."""
@@ -134,6 +138,7 @@ def fit(
     if saved is None:
         state.check(parameters, processes.mains(evaluate()))
     else:
+        _check_saved(state, *saved, checkpoints)
         state.restore(parameters, *saved)
     first, steps, history = state.step, len(batches), state.history
     checks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
@@ -202,6 +207,17 @@ def _check_memory(memory: TrainingMemory, processes: Processes) -> None:
         raise TrainingError(
             f"{memory.line()}. That cannot fit: a smaller batch_size or a larger accumulation takes fewer "
             "activations, a smaller rank or model the rest"
+        )
+
+
+def _check_saved(state: _State, tensors: dict[str, Tensor], facts: dict, checkpoints: Checkpoints) -> None:
+    """TrainingError naming what a checkpoint lacks, has beyond, or has in another shape than `state` takes."""
+    differing = differing_tensors(state.expected(), tensors) or named(
+        {"missing": sorted({"step", "history"} - facts.keys())}
+    )
+    if differing:
+        raise TrainingError(
+            f"{checkpoints.path}: partial, or of another training: {differing}; remove it, and training starts again"
         )
 
 
@@ -304,6 +320,12 @@ class _State:
             tensors |= {f"{part}/{name}": t for part, t in self.optimizer.state[master].items()}
         return tensors, {"step": self.step, "history": self.history.as_dict()}
 
+    def expected(self) -> dict[str, Tensor]:
+        """Tensors of the names and shapes that `restore` takes, whatever they hold."""
+        parts = ("best", "master", *MOMENTS)
+        wanted = {f"{part}/{name}": master for name, master in self.masters.items() for part in parts}
+        return wanted | {f"{COUNT}/{name}": torch.zeros(()) for name in self.masters}
+
     @torch.no_grad()
     def restore(self, parameters: dict[str, Tensor], tensors: dict[str, Tensor], facts: dict) -> None:
         self.step, self.history = facts["step"], History(**facts["history"])
@@ -313,6 +335,6 @@ class _State:
             self.best[name].copy_(tensors[f"best/{name}"])
             # Adam counts its steps in a tensor on the CPU; its two moments live beside the weights.
             self.optimizer.state[master] = {
-                part: tensors[f"{part}/{name}"].to("cpu" if part == "step" else master.device)
-                for part in ("step", "exp_avg", "exp_avg_sq")
+                part: tensors[f"{part}/{name}"].to("cpu" if part == COUNT else master.device)
+                for part in (COUNT, *MOMENTS)
             }

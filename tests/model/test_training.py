@@ -162,6 +162,12 @@ def regression(dtype: torch.dtype):
     return parameters, loss, lambda: {"loss": loss(held_out, held_out)[0].item()}
 
 
+def problem() -> tuple:
+    """The first four arguments of `fit`."""
+    parameters, loss, evaluate = regression(torch.float32)
+    return parameters, [1] * 16, loss, evaluate
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("killed_at", [1, 7, 8, 19])
@@ -207,6 +213,29 @@ def test_a_damaged_checkpoint_starts_training_again(tmp_path, capsys):
     history = fit(again, [1] * 16, loss, evaluate, settings, checkpoints=Checkpoints(tmp_path))
     assert len(history.train) == 6 and torch.equal(again["weight"], parameters["weight"])
     assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"master/weight": None}, r"missing: master/weight; remove"),
+        ({"exp_avg/bias": None, "step/bias": None}, r"missing: exp_avg/bias, step/bias; remove"),
+        ({"best/weight": torch.zeros(7, 1)}, r"of another shape: best/weight \[7, 1\] for \[6, 1\]; remove"),
+        ({"master/gate": torch.zeros(2)}, r"unknown: master/gate; remove"),
+        ({"history": None}, r"missing: history; remove"),
+    ],
+)
+def test_a_partial_or_foreign_checkpoint_names_what_differs(tmp_path, change, told):
+    settings = TrainingSettings(learning_rate=0.2, batch_size=3)
+    fit(*problem(), settings, checkpoints=Checkpoints(tmp_path, 0.0))
+    tensors, facts = Checkpoints(tmp_path).load()
+    tensors, facts = (
+        {name: value for name, value in {**part, **change}.items() if value is not None and name in known}
+        for part, known in ((tensors, {*tensors, "master/gate"}), (facts, facts))
+    )
+    Checkpoints(tmp_path).save(tensors, facts)
+    with pytest.raises(TrainingError, match=f"step.safetensors: partial, or of another training: {told}"):
+        fit(*problem(), settings, checkpoints=Checkpoints(tmp_path))
 
 
 @pytest.mark.parametrize("accumulation", [2, 3, 5, 9])
