@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.card import CARD, weights_identity, write_card
 from model.checkpoints import Checkpoints
-from model.compressor.compressor import CONFIG, WEIGHTS, MambaCompressor, new_compressor
+from model.compressor.compressor import CONFIG, TOKENIZER, WEIGHTS, MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
 from model.llm import greedy_replies, load_llm
@@ -80,7 +80,8 @@ def adopt(
 ) -> dict:
     """Take a compressor that is pretrained already as it is; measure it, save it and report.json in `out`.
 
-    start: its folder, whose card stays its card. ValueError where no held-out utterance can be used.
+    start: its folder, whose card stays its card; one without a card is taken without, for the report names its
+    weights by their digest either way. ValueError where no held-out utterance can be used.
     """
     _use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
@@ -100,8 +101,11 @@ def adopt(
         "heldout_left_out": left_out,
         "history": History().as_dict(),
     }
-    for name in (CONFIG, WEIGHTS, CARD):
-        shutil.copyfile(Path(start) / name, Path(out) / name)
+    for part in (Path(start) / name for name in (CONFIG, WEIGHTS, CARD, TOKENIZER)):
+        if part.is_dir():
+            shutil.copytree(part, Path(out) / part.name, dirs_exist_ok=True)
+        elif part.exists():
+            shutil.copyfile(part, Path(out) / part.name)
     write_json(report, Path(out) / "report.json")
     return report
 

@@ -91,6 +91,23 @@ def test_a_checkpoint_is_trained_with_its_own_tokenizer(tiny_llm_folder, tiny_ma
     assert loaded.shape.kind == "checkpoint" and loaded.ids("happy").tolist()
 
 
+@pytest.mark.parametrize("carded", [True, False])
+def test_an_adopted_checkpoint_keeps_its_tokenizer_and_its_card_if_it_has_one(
+    tiny_llm_folder, tiny_mamba_folder, tmp_path, carded
+):
+    made, out = tmp_path / "made", tmp_path / "out"
+    chosen = settings(1, weights=str(tiny_mamba_folder), free_running_rows=0)
+    pretrain(tiny_llm_folder, TEXTS[:16], TEXTS[:4], chosen, made)
+    if not carded:
+        (made / "card.json").unlink()
+    out.mkdir()
+    adopt(tiny_llm_folder, made, TEXTS[:4], chosen, out)
+    llm, _ = load_llm(tiny_llm_folder, "float32")
+    taken, given = (MambaCompressor.load(f, None, llm.get_input_embeddings().weight) for f in (out, made))
+    assert taken.ids("happy").equal(given.ids("happy"))
+    assert (out / "card.json").exists() == carded
+
+
 def test_gradient_reaches_the_compressor_alone(tiny_llm_folder):
     llm, tokenizer = load_llm(tiny_llm_folder, "float32")
     compressor = new_compressor(settings(1), tokenizer, llm.get_input_embeddings().weight, None)
