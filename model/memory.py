@@ -1,7 +1,7 @@
-"""What a training will hold in memory, told before its first step is taken: weights, optimizer, activations.
+"""What a training will hold in memory, told before anything is computed: weights, gradients, optimizer.
 
-All but the activations follow from the sizes of the weights. Those are measured: what the first forward keeps for its
-backward, scaled by tokens to the longest part of any step. Temporary tensors are not counted. Knows nothing of losses.
+These follow from the sizes of the weights. The activations are measured and added: what the first forward keeps for
+its backward, scaled by tokens to the longest part of any step. Temporary tensors are not counted. Knows nothing of losses.
 """
 
 from __future__ import annotations
@@ -87,13 +87,12 @@ class TrainingMemory:
         return self.needed.to_come - self.free
 
     def line(self) -> str:
-        """One line for people."""
-        parts = ", ".join(
-            f"{field.name.replace('_', ' ')} {_gb(getattr(self.needed, field.name))}"
-            for field in fields(self.needed)
-        )
+        """One line for people; it says so where the activations are not known yet."""
+        shown = [f.name for f in fields(self.needed) if self._is_measured or f.name != "activations"]
+        parts = ", ".join(f"{name.replace('_', ' ')} {_gb(getattr(self.needed, name))}" for name in shown)
+        unknown = "" if self._is_measured else "; activations come on top"
         return (
-            f"training needs about {_gb(self.needed.total)} GB ({parts}); beside the weights "
+            f"training needs about {_gb(self.needed.total)} GB ({parts}{unknown}); beside the weights "
             f"{_gb(self.needed.to_come)} GB, of {_gb(self.free)} GB that are free"
         )
 

@@ -71,31 +71,44 @@ def test_the_estimate_is_near_the_measured_peak(accumulation):
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
     )
-    _, line, peak = done.stdout.strip().splitlines()
+    *_, line, peak = done.stdout.strip().splitlines()
     told = float(line.split("about ")[1].split(" GB")[0]) * 1000
     measured = float(peak) * 1.048576
     assert told / FACTOR < measured < told * FACTOR, line
+
+
+def test_the_need_is_told_before_anything_is_computed(caplog):
+    """A forward that cannot be had comes after the line; what follows from the weights is in it."""
+    caplog.set_level(logging.INFO)
+    frozen, trained, parameters, _ = problem()
+
+    def evaluate():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fit(
+            parameters, [TOKENS], None, evaluate, TrainingSettings(), models=[frozen, trained],
+            memory_limit=150_000_000,
+        )  # fmt: skip
+    (line,) = caplog.messages
+    known = "frozen weights 0.01, trained weights 0.01, gradients 0.01, fp32 masters 0.01, adam moments 0.03"
+    assert f"({known}, best copy 0.01; activations come on top); beside the weights" in line
 
 
 def test_what_cannot_fit_is_refused_before_the_first_step(caplog):
     """Without room for the optimizer at once; without room for the activations once they are known."""
     caplog.set_level(logging.INFO)
     settings = TrainingSettings(batch_size=4)
-    for limit, spared in ((10_000_000, True), (150_000_000, False)):
+    for limit, lines in ((10_000_000, 1), (150_000_000, 2)):
         caplog.clear()
         with pytest.raises(TrainingError, match="cannot fit: a smaller batch_size or a larger accumulation"):
             train(settings, limit)
-        assert (not caplog.messages) == spared
+        assert len(caplog.messages) == lines
     train(settings.model_copy(update={"accumulation": 4}), 150_000_000)
     line = caplog.messages[-1]
     assert line.startswith("training needs about")
-    for part in (
-        "frozen weights 0.01",
-        "fp32 masters 0.01",
-        "adam moments 0.03",
-        "activations",
-        "of 0.15 GB that are free",
-    ):
+    assert "on top" not in line
+    for part in ("fp32 masters 0.01", "activations 0.0", "of 0.15 GB that are free"):
         assert part in line
 
 
