@@ -9,23 +9,38 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.weights import named
+
 FILE = "step.safetensors"
+
+
+class OtherTrainingError(ValueError):
+    """The checkpoint that lies there was left by another training; the message says in what that differs."""
 
 
 class Checkpoints:
     """The latest checkpoint of one run, in a folder of its own. How often it is written changes no result.
 
-    events: where the run's curves are left (model/event_log.py); None leaves none.
+    events: where the run's curves are left (model/event_log.py); None leaves none. basis: all that the training
+    depends on, by name, for a folder that another training may have used before; None where the folder is one
+    training's own, as that of a stage's key is.
     """
 
-    def __init__(self, folder: Path, every_s: float = 600.0, events: Path | None = None):
-        self.folder, self.every_s, self.events = Path(folder), every_s, events
+    def __init__(
+        self,
+        folder: Path,
+        every_s: float = 600.0,
+        events: Path | None = None,
+        basis: Mapping[str, str] | None = None,
+    ):
+        self.folder, self.every_s, self.events, self.basis = Path(folder), every_s, events, basis
         self._saved = time.monotonic()
 
     @property
@@ -44,7 +59,7 @@ class Checkpoints:
         save_file(
             {name: t.detach().contiguous() for name, t in tensors.items()},
             draft,
-            {"facts": json.dumps(facts)},
+            {"facts": json.dumps(facts), "basis": json.dumps(dict(self.basis or {}))},
         )
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
@@ -52,13 +67,29 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None:
-        """The saved (tensors, facts), or None where there are none. A damaged file is told and left out."""
+        """The saved (tensors, facts), or None where there are none. A damaged file is told and left out.
+
+        Raises OtherTrainingError where what was saved has another basis.
+        """
         if not self.path.is_file():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                facts, basis = (json.loads(file.metadata().get(name, "{}")) for name in ("facts", "basis"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, AttributeError, ValueError) as error:
             print(f"{self.path}: damaged ({error}); training starts again", file=sys.stderr, flush=True)
             return None
+        self._check(basis)
+        return tensors, facts
+
+    def _check(self, saved: Mapping[str, str]) -> None:
+        """OtherTrainingError where the `saved` basis is not the one of this run."""
+        if self.basis is None:
+            return
+        names = sorted(self.basis.keys() | saved.keys())
+        differing = [name for name in names if self.basis.get(name) != saved.get(name)]
+        if differing:
+            raise OtherTrainingError(
+                f"{self.path}: not the same training ({named({'differing': differing})})"
+            )

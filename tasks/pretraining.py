@@ -5,9 +5,12 @@ No stage: what it makes is shipped with the project, not built by a run. Knows n
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
@@ -29,13 +32,16 @@ def pretrain_on_texts(
     """Pretrain a compressor for the LLM `llm` and write the folder `out`; returns its report.
 
     settings: a JSON file of CompressorSettings; None takes the defaults. A run that is cut off goes on from its
-    last step when it is started again. Raises InputError.
+    last step when it is started again; where the step is another training's (other texts, settings or
+    weights) it is refused. Raises InputError.
     """
-    from model.checkpoints import Checkpoints
+    from model.checkpoints import Checkpoints, OtherTrainingError
     from model.compressor.train import pretrain
     from model.zoo.resolve import resolve
 
     chosen = CompressorSettings() if settings is None else read_json_settings(CompressorSettings, settings)
+    if start is not None and start.resolve() == out.resolve():
+        raise InputError(f"{out}: cannot be written while it is what is gone on from; use another OUT")
     rows, left_out = read_texts(texts)
     if len(rows) <= HELDOUT:
         raise InputError(
@@ -43,12 +49,43 @@ def pretrain_on_texts(
         )
     random.Random(HELDOUT_SEED).shuffle(rows)
     _say(f"{len(rows)} distinct texts, left out: {left_out}")
-    checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs")
-    report = pretrain(
-        resolve(llm), rows[HELDOUT:], rows[:HELDOUT], chosen, out, _tell, start=start, checkpoints=checkpoints
-    )
+    basis = _basis(rows, chosen, llm, start)
+    checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs", basis=basis)
+    train, heldout = rows[HELDOUT:], rows[:HELDOUT]
+    try:
+        checkpoints.load()  # refused before an LLM is loaded and every text is made into tokens
+        report = pretrain(
+            resolve(llm), train, heldout, chosen, out, _tell, start=start, checkpoints=checkpoints
+        )
+    except OtherTrainingError as error:
+        raise InputError(f"{error}; remove the folder {checkpoints.folder} or use another OUT") from None
     shutil.rmtree(checkpoints.folder, ignore_errors=True)
     return report
+
+
+def _basis(rows: Sequence[str], settings: CompressorSettings, llm: str, start: Path | None) -> dict[str, str]:
+    """All that the training depends on, by the name a person knows it by; settings by their own."""
+    from model.zoo.resolve import identity
+
+    weights = str(start or settings.weights)
+    return {
+        "texts": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        "llm": identity(llm),
+        "start" if start else "weights": identity(weights) if weights else "",
+        **_flat(settings.model_dump(mode="json")),
+    }
+
+
+def _flat(values: dict, prefix: str = "settings.") -> dict[str, str]:
+    """Settings by their dotted names, as JSON."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: json.dumps(value)}
+        )
+    return flat
 
 
 def _tell(step: int, steps: int, logs: dict[str, float]) -> None:

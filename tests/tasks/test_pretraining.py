@@ -1,10 +1,12 @@
 """The command that makes the shipped compressor, on the tiny LLM."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
 
+from model.checkpoints import Checkpoints
 from model.compressor.compressor import MambaCompressor
 from model.llm import load_llm
 from model.zoo.resolve import resolve
@@ -47,6 +49,67 @@ def test_a_folder_half_the_size_that_loads_exactly(tmp_path, texts):
     assert report["train_rows"] == 8 * 8 * 6 - HELDOUT and report["heldout_rows"] == 8
     assert not (out / "unfinished").exists()
     assert json.loads((out / "card.json").read_text())["tokens"] == report["history"]["tokens"]
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of the training runs after it."""
+
+
+@pytest.fixture
+def cut_off(tmp_path, texts, monkeypatch):
+    """A folder whose training was cut off after its fourth step, with each step saved."""
+
+    def kill(step, steps, logs):
+        if step == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "due", lambda _: True)
+        patch.setattr("tasks.pretraining._tell", kill)
+        with pytest.raises(Killed):
+            pretrain_on_texts([texts], tmp_path / "out", settings(tmp_path), "tiny-llm")
+    return tmp_path / "out"
+
+
+def test_what_was_cut_off_goes_on_to_the_same_bytes(tmp_path, texts, cut_off, monkeypatch):
+    pretrain_on_texts([texts], tmp_path / "whole", settings(tmp_path), "tiny-llm")
+    ran = []
+    monkeypatch.setattr("tasks.pretraining._tell", lambda step, *_: ran.append(step))
+    pretrain_on_texts([texts], cut_off, settings(tmp_path), "tiny-llm")
+    assert ran[0] == 4  # the one told last had not been saved
+    for name in ("model.safetensors", "config.json", "report.json", "card.json"):
+        assert (cut_off / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_another_training_does_not_go_on_from_what_was_cut_off(tmp_path, texts, cut_off):
+    """Neither under another corpus, setting, LLM or start, nor by starting over without a word."""
+    more = tmp_path / "more.txt"
+    more.write_text("one more line", encoding="utf-8")
+    other = tmp_path / "other"
+    pretrain_on_texts([texts], other, settings(tmp_path), "tiny-llm")
+    before = (cut_off / "unfinished" / "step.safetensors").read_bytes()
+    for files, training, start, told in (
+        ([texts, more], {}, None, "texts"),
+        (
+            [texts],
+            {"learning_rate": 1e-3, "seed": 1},
+            None,
+            r"settings.pretrain.learning_rate, settings.pretrain.seed",
+        ),
+        ([texts], {}, other, "start, weights"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"not the same training \(differing: {told}\); remove the folder .*unfinished"
+        ):
+            pretrain_on_texts(files, cut_off, settings(tmp_path, **training), "tiny-llm", start)
+    assert (cut_off / "unfinished" / "step.safetensors").read_bytes() == before
+    shutil.rmtree(cut_off / "unfinished")
+    pretrain_on_texts([texts], cut_off, settings(tmp_path, seed=1), "tiny-llm")
+
+
+def test_going_on_from_the_folder_that_is_written_is_refused(tmp_path, texts):
+    with pytest.raises(InputError, match="use another OUT"):
+        pretrain_on_texts([texts], tmp_path, settings(tmp_path), "tiny-llm", tmp_path)
 
 
 def test_too_little_text_is_told(tmp_path):
