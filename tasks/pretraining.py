@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
@@ -54,9 +56,10 @@ def pretrain_on_texts(
     train, heldout = rows[HELDOUT:], rows[:HELDOUT]
     try:
         checkpoints.load()  # refused before an LLM is loaded and every text is made into tokens
-        report = pretrain(
-            resolve(llm), train, heldout, chosen, out, _tell, start=start, checkpoints=checkpoints
-        )
+        with _heard_model():
+            report = pretrain(
+                resolve(llm), train, heldout, chosen, out, _tell, start=start, checkpoints=checkpoints
+            )
     except OtherTrainingError as error:
         raise InputError(f"{error}; remove the folder {checkpoints.folder} or use another OUT") from None
     shutil.rmtree(checkpoints.folder, ignore_errors=True)
@@ -86,6 +89,29 @@ def _flat(values: dict, prefix: str = "settings.") -> dict[str, str]:
             else {prefix + name: json.dumps(value)}
         )
     return flat
+
+
+@contextmanager
+def _heard_model() -> Iterator[None]:
+    """What the model logs for people, the memory it needs above all, goes where the progress goes."""
+    log, heard = logging.getLogger("model"), _Said(logging.INFO)
+    before = log.level, log.propagate
+    log.addHandler(heard)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # the orchestrator's console shows all that reaches the root, a second time
+    try:
+        yield
+    finally:
+        log.removeHandler(heard)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+class _Said(logging.Handler):
+    """Log records as lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
 
 
 def _tell(step: int, steps: int, logs: dict[str, float]) -> None:
