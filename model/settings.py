@@ -26,6 +26,13 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's. Not in the paper.")
     gradient_clip: float = Field(1.0, gt=0, description="Largest gradient norm. Not in the paper.")
     evaluations: int = Field(3, ge=1, description="Held-out evaluations after the start. Not in the paper.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Training has converged, and ends, when the held-out loss was no lower than its lowest at this "
+        "many evaluations in a row; the rate still falls by the whole budget, which ends it otherwise. None spends "
+        "the budget. Not in the paper.",
+    )
     heldout_rows: int | None = Field(None, ge=1, description="Held-out rows looked at; None takes all.")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Compute type. Not in the paper.")
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's default.")

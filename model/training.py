@@ -45,13 +45,22 @@ tokens, divided by how many the batch has. Of the whole, loss(batch, batch), it 
 
 @dataclass
 class History:
-    """What a run did: losses by step, held-out figures by step, and the step that was kept."""
+    """What a run did: losses by step, held-out figures by step, the step that was kept, and why it ended.
+
+    ended: "budget" or "converged: n checks without improvement"; empty where nothing was trained to its end.
+    """
 
     train: list[dict[str, float]] = field(default_factory=list)
     heldout: list[dict[str, float]] = field(default_factory=list)
     tokens: int = 0
     rows: int = 0
     best_step: int = 0
+    ended: str = ""
+
+    @property
+    def stale_checks(self) -> int:
+        """Held-out checks since the best one."""
+        return sum(entry["step"] > self.best_step for entry in self.heldout)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -115,7 +124,8 @@ def fit(
     """Train `parameters` in place and leave them at the best held-out loss.
 
     loss: see `Loss`; a function of the rows and the parameters alone. evaluate() -> figures, of which "loss"
-    chooses the checkpoint (lower is better); it is called before the first step and `settings.evaluations` times.
+    chooses the checkpoint (lower is better); it is called before the first step and `settings.evaluations` times,
+    or until `settings.patience` checks in a row were no better.
     The optimizer works on fp32 copies, so low-precision weights still learn from small steps. checkpoints: where
     a run that is cut off leaves its state and goes on from, and its curves; the caller removes it in the end.
     names: what each row is called in messages. models: all modules in memory, for the estimate of what training
@@ -147,6 +157,10 @@ def fit(
         events.tell("train", [_with_rate(entry, steps, settings) for entry in history.train])
         events.tell("heldout", history.heldout)
         for step in range(first, steps):
+            if _has_converged(
+                history, settings
+            ):  # of the history alone: a run that goes on ends where it would have
+                break
             rows = batches[step]
             own = _gradients(parameters, state, loss, rows, parts[step], lengths, memory)
             figures = summed(processes.gathered(own))
@@ -168,10 +182,17 @@ def fit(
                 progress(step + 1, steps, history.train[-1])
             if keeper is not None and keeper.due():
                 keeper.save(*state.saved())
+    stopped = _has_converged(history, settings)
+    history.ended = f"converged: {history.stale_checks} checks without improvement" if stopped else "budget"
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(state.best[name])
     return history
+
+
+def _has_converged(history: History, settings: TrainingSettings) -> bool:
+    """Whether as many held-out checks as `patience` says were no better than the best one before them."""
+    return settings.patience is not None and history.stale_checks >= settings.patience
 
 
 def _gradients(

@@ -69,6 +69,50 @@ def test_fit_returns_to_the_best_step():
     assert x.item() == 3.0 and history.best_step == 0
 
 
+def converging(patience: int | None, tmp_path=None, stop_at: int | None = None):
+    """A training whose held-out loss falls to its fourth check and then stays; (history, weight, steps taken)."""
+    x, taken = torch.tensor([3.0], requires_grad=True), []
+    settings = TrainingSettings(
+        learning_rate=0.1, batch_size=1, epochs=12, evaluations=12, warmup_share=0.0, patience=patience
+    )
+
+    def note(step, steps, logs):
+        taken.append(step)
+        if step == stop_at:
+            raise Killed
+
+    history = fit(
+        {"x": x},
+        [1],
+        lambda rows, _: (x.sum(), {}),
+        lambda: {"loss": max(x.item(), 2.7)},
+        settings,
+        note,
+        None if tmp_path is None else Checkpoints(tmp_path, 0.0),
+    )
+    return history, x.item(), taken
+
+
+def test_training_ends_when_it_has_converged():
+    whole, kept, taken = converging(None)
+    assert whole.ended == "budget" and taken[-1] == 12
+    early, same, fewer = converging(3)
+    assert early.ended == "converged: 3 checks without improvement"
+    assert fewer[-1] == early.best_step + 3 < 12
+    assert early.best_step == whole.best_step and same == kept
+    assert converging(12)[0].ended == "budget"
+
+
+@pytest.mark.parametrize("before_the_end", [0, 1, 2])
+def test_a_run_killed_near_convergence_ends_at_the_same_step(tmp_path, before_the_end):
+    expected, kept, taken = converging(3)
+    with pytest.raises(Killed):
+        converging(3, tmp_path, taken[-1] - before_the_end)
+    assert converging(3, tmp_path)[:2] == (expected, kept)
+    # A run that was saved after its last step, and killed before its weights were, takes none.
+    assert converging(3, tmp_path)[2] == []
+
+
 def test_low_precision_weights_learn_from_steps_below_their_resolution():
     x = torch.tensor([1.0], dtype=torch.bfloat16, requires_grad=True)
     settings = TrainingSettings(learning_rate=1e-3, batch_size=1, epochs=50, warmup_share=0.0)

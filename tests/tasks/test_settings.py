@@ -17,6 +17,7 @@ def test_the_paper_profile_has_every_value_of_section_4_2():
     assert s.features.frames == 8
     assert (s.extractor.layers, s.extractor.heads, s.extractor.queries) == (6, 8, 32)
     assert s.compressor.weights == "mamba-370m"
+    assert s.compressor.pretrain.patience is not None  # "to convergence"
     assert (s.dialogue.rank, s.dialogue.alpha) == (128, 256)
     assert (s.epo.beta, s.epo.gamma, s.epo.training.learning_rate) == (2.0, 0.5, 1e-6)
     assert s.pairs.threshold == 0.1
