@@ -1,7 +1,7 @@
 """Prefect tasks of stages: the one module here that knows Prefect.
 
-Every stale item becomes a task run named after its stage and item; long ones show progress; every stage leaves
-a table artifact, and a run a markdown one. Knows nothing of what any stage does.
+Every stale item becomes a task run named after its stage and item; long ones show progress, and trainings their
+losses; every stage leaves a table artifact, and a run a markdown one. Knows nothing of what any stage does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 
-from prefect import Flow, task
+from prefect import Flow, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -46,25 +46,34 @@ def run_item(name: str, why: str, item: Item, session: Session, display: Display
 
         def progress(step: int, steps: int, figures: dict[str, float]) -> None:
             shown(step, steps, figures)
-            recorded(step, steps)
+            recorded(step, steps, figures)
 
         answer.set_result(session.execute(item, progress, partial(display.tell, name)))
 
 
 @contextmanager
 def _progress_artifact(name: str):
-    """A progress artifact, made with the first step so that short items leave none."""
-    artifact, last = None, 0.0
+    """A progress artifact, made with the first step so that short items leave none.
 
-    def record(step: int, steps: int) -> None:
+    A training's figures are its description, and lines of the task run's log. `empamba run` keeps no log unless
+    PREFECT_LOGGING_LEVEL says so; the artifact it keeps.
+    """
+    artifact, last, log = None, 0.0, get_run_logger()
+
+    def record(step: int, steps: int, figures: dict[str, float]) -> None:
         nonlocal artifact, last
+        if artifact is not None and step != steps and time.monotonic() - last <= PROGRESS_EVERY_S:
+            return
         share = 100.0 * step / max(1, steps)
+        told = " ".join(f"{key} {value:.3f}" for key, value in figures.items() if key != "step")
+        description = f"{name}: {told}" if told else name
         if artifact is None:
-            artifact = create_progress_artifact(progress=share, description=name)
-            last = time.monotonic()
-        elif step == steps or time.monotonic() - last > PROGRESS_EVERY_S:
-            update_progress_artifact(artifact_id=artifact, progress=share)
-            last = time.monotonic()
+            artifact = create_progress_artifact(progress=share, description=description)
+        else:
+            update_progress_artifact(artifact_id=artifact, progress=share, description=description)
+        if told:
+            log.info("%s: %d of %d %s", name, step, steps, told)
+        last = time.monotonic()
 
     yield record
 
