@@ -157,9 +157,8 @@ def fit(
         events.tell("train", [_with_rate(entry, steps, settings) for entry in history.train])
         events.tell("heldout", history.heldout)
         for step in range(first, steps):
-            if _has_converged(
-                history, settings
-            ):  # of the history alone: a run that goes on ends where it would have
+            # Of the history alone: a run that was cut off and goes on ends where it would have.
+            if _has_converged(history, settings):
                 break
             rows = batches[step]
             own = _gradients(parameters, state, loss, rows, parts[step], lengths, memory)
