@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from model.sharding import shard_if_asked
+from model.weights import named
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Piece = Tensor
@@ -29,14 +30,23 @@ PrefixCache = list[tuple[Tensor, Tensor]]
 def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     """The model, frozen, in eval mode and on the GPU where there is one, and its tokenizer, from a local folder.
 
-    Processes that train together may hold it in shards (model/sharding.py).
+    Processes that train together may hold it in shards (model/sharding.py). ValueError names weights that the
+    folder lacks; a head that is tied to the embeddings needs none of its own.
     Eager attention: on CPU its backward is about twice as fast as the fused kernel's at these lengths.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     attention = "sdpa" if torch.cuda.is_available() else "eager"
-    llm = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=DTYPES[dtype], attn_implementation=attention, local_files_only=True
+    llm, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=DTYPES[dtype],
+        attn_implementation=attention,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    absent = named({"missing": sorted(found["missing_keys"])})
+    if absent:
+        # They would be drawn at random instead.
+        raise ValueError(f"{folder}: the LLM's weights are not whole ({absent}); resolve them again")
     llm = shard_if_asked(llm.requires_grad_(False), llm.model.layers)
     return llm.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 

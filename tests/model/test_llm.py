@@ -1,7 +1,10 @@
 """Prompts of ids and embeddings, and log-probabilities against transformers' own loss."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model.branches import reply_log_probs
 from model.llm import (
@@ -22,6 +25,17 @@ from model.llm import (
 @pytest.fixture(scope="module")
 def loaded(tiny_llm_folder):
     return load_llm(tiny_llm_folder, "float32")
+
+
+def test_a_partial_llm_names_its_weights_and_a_tied_head_needs_none(tiny_llm_folder, tmp_path):
+    shutil.copytree(tiny_llm_folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in weights  # it is tied, and loads all the same
+    kept = {name: value for name, value in weights.items() if ".layers.1.mlp." not in name}
+    assert len(weights) - len(kept) == 3
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing: model.layers.1.mlp.down_proj.weight, .*up_proj.weight"):
+        load_llm(tmp_path, "float32")
 
 
 def test_reply_log_probs_equal_the_loss_of_a_full_forward(loaded):
