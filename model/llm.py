@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from model.sharding import shard_if_asked
 from model.weights import named
@@ -31,7 +31,8 @@ def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     """The model, frozen, in eval mode and on the GPU where there is one, and its tokenizer, from a local folder.
 
     Processes that train together may hold it in shards (model/sharding.py). ValueError names weights that the
-    folder lacks; a head that is tied to the embeddings needs none of its own.
+    folder lacks; a head that is tied to the embeddings needs none of its own. Its generation_config.json is not
+    followed: how a reply is chosen is said where it is generated.
     Eager attention: on CPU its backward is about twice as fast as the fused kernel's at these lengths.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -47,6 +48,8 @@ def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     if absent:
         # They would be drawn at random instead.
         raise ValueError(f"{folder}: the LLM's weights are not whole ({absent}); resolve them again")
+    # Otherwise `generate` fills in what a folder recommends for sampling, such as a penalty of repetition.
+    llm.generation_config = GenerationConfig()
     llm = shard_if_asked(llm.requires_grad_(False), llm.model.layers)
     return llm.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
@@ -173,7 +176,7 @@ def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:
 def greedy_replies(
     llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tokens: int, kept: KeptStart | None = None
 ) -> list[str]:
-    """Greedy continuation of each prompt [T_i, d], as text without special tokens.
+    """Greedy continuation of each prompt [T_i, d] up to the tokenizer's end of turn, as text without special tokens.
 
     What all prompts begin with is encoded once, or not at all as far as it was `kept`. After it rows are
     left-padded; the attention mask keeps padding out of positions and attention.

@@ -1,5 +1,6 @@
 """Prompts of ids and embeddings, and log-probabilities against transformers' own loss."""
 
+import json
 import shutil
 
 import pytest
@@ -94,6 +95,30 @@ def test_greedy_replies_do_not_depend_on_the_batch(loaded):
     ids = token_ids(tokenizer, "happy")[None]
     out = llm.generate(input_ids=ids, do_sample=False, max_new_tokens=8, pad_token_id=2)[0, ids.shape[1] :]
     assert together[0] == tokenizer.decode(out, skip_special_tokens=True).strip()
+
+
+def test_greedy_is_greedy_whatever_the_folder_recommends(responsive_llm_folder, tmp_path):
+    shutil.copytree(responsive_llm_folder, tmp_path, dirs_exist_ok=True)
+    recommended = {
+        "repetition_penalty": 5.0,
+        "no_repeat_ngram_size": 1,
+        "do_sample": True,
+        "temperature": 0.7,
+    }
+    (tmp_path / "generation_config.json").write_text(json.dumps(recommended))
+    found = []
+    for folder in (responsive_llm_folder, tmp_path):
+        llm, tokenizer = load_llm(folder, "float32")
+        prompt = embed(llm, [token_ids(tokenizer, "Why would you say that? It makes me angry!")])
+        found.append(greedy_replies(llm, tokenizer, [prompt], 16)[0])
+    # The likeliest token at every step, by hand.
+    ids = []
+    while len(ids) < 16 and ids[-1:] != [tokenizer.eos_token_id]:
+        said = torch.cat([prompt, embed(llm, [torch.tensor(ids, dtype=torch.long)])])
+        ids.append(int(llm(inputs_embeds=said[None]).logits[0, -1].argmax()))
+    wanted = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert len(set(ids)) < len(ids), "nothing is repeated, so nothing would be penalised"
+    assert found == [wanted, wanted]
 
 
 def test_greedy_replies_after_a_shared_start(responsive_llm_folder):
