@@ -33,7 +33,8 @@ def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     Processes that train together may hold it in shards (model/sharding.py). ValueError names weights that the
     folder lacks; a head that is tied to the embeddings needs none of its own. Its generation_config.json is not
     followed: how a reply is chosen is said where it is generated.
-    Eager attention: on CPU its backward is about twice as fast as the fused kernel's at these lengths.
+    Its own attention (eager on a CPU) encodes starts and generates, both without a gradient: replies are scored,
+    in training too, by that of model/branches.py.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     attention = "sdpa" if torch.cuda.is_available() else "eager"
