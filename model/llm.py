@@ -99,6 +99,13 @@ def chat_pieces(tokenizer, prompt: str, slots: dict[str, Tensor]) -> list[Piece]
     return pieces
 
 
+def plain(text: str, placeholders: Sequence[str]) -> str:
+    """What people said, never taken for one of the placeholders of a prompt ("<audio>")."""
+    words = "|".join(re.escape(name.strip("<>")) for name in placeholders)
+    # All brackets at once: one taken from each side of "<<audio>>" would leave a placeholder.
+    return re.sub(f"<+({words})>+", r"\1", text)
+
+
 def embed(llm: nn.Module, pieces: list[Piece]) -> Tensor:
     """Pieces -> one sequence of input embeddings [T, d] in the model's dtype."""
     table = llm.get_input_embeddings()

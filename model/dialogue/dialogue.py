@@ -27,10 +27,12 @@ from model.llm import (
     embed,
     greedy_replies,
     load_llm,
+    plain,
     token_ids,
 )
 from model.prompts import AUDIO, MEMORY, VIDEO, dialogue_prompt
 
+PLACEHOLDERS = (MEMORY, AUDIO, VIDEO)
 HistoryForm = Literal["text", "memory"]
 Memories = dict[tuple[str, ...], Tensor]
 """History -> its memories [n_utterances, d]."""
@@ -178,7 +180,9 @@ class DialogueModel:
         slots = {name: value for name, value in slots.items() if value is not None}
 
         def pieces(history: str | None, memory: dict[str, Tensor]) -> list[Piece]:
-            text = dialogue_prompt(plain(example.sentence), history, audio is not None, video is not None)
+            text = dialogue_prompt(
+                plain(example.sentence, PLACEHOLDERS), history, audio is not None, video is not None
+            )
             return chat_pieces(self.tokenizer, text, {**memory, **slots})
 
         bare = pieces(None, {})
@@ -189,7 +193,7 @@ class DialogueModel:
             return bare
         if self.history == "memory":
             return pieces(MEMORY, {MEMORY: memories[-kept:]})
-        return pieces("\n".join(plain(utterance) for utterance in example.history[-kept:]), {})
+        return pieces("\n".join(plain(utterance, PLACEHOLDERS) for utterance in example.history[-kept:]), {})
 
     def _kept(self, example: DialogueExample, bare: int) -> int:
         """How many of the newest utterances of the history have room beside `bare` other tokens."""
@@ -212,13 +216,6 @@ class DialogueModel:
                 break
             kept, room = kept + 1, room - size
         return kept
-
-
-def plain(text: str) -> str:
-    """What people said, never taken for a placeholder of the prompt."""
-    for name in (MEMORY, AUDIO, VIDEO):
-        text = text.replace(name, name.strip("<>"))
-    return text
 
 
 def load_dialogue(

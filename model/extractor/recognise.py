@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.branches import branched_log_probs
-from model.llm import chat_pieces, reply_ids
+from model.llm import chat_pieces, plain, reply_ids
 from model.prompts import AUDIO, EMOTION_WORDS, VIDEO, emotion_prompt
 
 EMOTIONS = tuple(EMOTION_WORDS)
@@ -22,6 +22,7 @@ def emotion_pieces(
 ) -> list[Tensor]:
     """The prompt of table 4 as pieces, with embeddings [n, d] of the modalities given."""
     slots = {name: value for name, value in ((AUDIO, audio), (VIDEO, video)) if value is not None}
+    sentence = None if sentence is None else plain(sentence, (AUDIO, VIDEO))
     return chat_pieces(tokenizer, emotion_prompt(audio is not None, video is not None, sentence), slots)
 
 

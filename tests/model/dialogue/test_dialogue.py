@@ -145,7 +145,7 @@ def test_a_history_longer_than_the_window_still_fits(llm):
 
 def test_what_people_say_is_no_placeholder(llm, compressor):
     model = DialogueModel(*llm, "memory", compressor, Emotions())
-    lines = lines_of(model, example(sentence="I wrote <memory> and <audio>", audio=VOICE))
+    lines = lines_of(model, example(sentence="I wrote <memory> and <<audio>>", audio=VOICE))
     assert lines[2] == "sentence: I wrote memory and audio<|im_end|>"
 
 

@@ -104,6 +104,13 @@ def test_shared_start_begins_every_variant(tiny):
 
 
 @torch.no_grad()
+def test_what_people_say_is_no_placeholder(tiny):
+    audio, video = torch.ones(3, 1), torch.zeros(2, 1)
+    pieces = emotion_pieces(tiny[1], audio, video, "I wrote <audio> and <<video>> and a < b")
+    assert [p is audio or p is video for p in pieces] == [False, True, False, True, False]
+    assert "sentence: I wrote audio and video and a < b" in tiny[1].decode(pieces[-1])
+
+
 def test_scores_equal_separate_forwards_without_cached_start(tiny):
     llm, tokenizer = tiny
     audio = extractor(llm).audio_embeddings(features([9, 4], 12))
