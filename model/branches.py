@@ -199,15 +199,33 @@ def _check_window(body: nn.Module, layout: Layout) -> None:
         )
 
 
+def _check_kind(
+    layout: Layout, sliding_window: int | None, softcap: float | None, sinks: Tensor | None
+) -> None:
+    """ValueError where a layer's attention is another than the plain causal one."""
+    refused = [name for name, value in (("softcap", softcap), ("sinks", sinks)) if value is not None]
+    # A window as long as all that a token may see hides nothing.
+    if sliding_window is not None and int(layout.positions.max()) + 1 > sliding_window:
+        refused.append(f"a sliding window of {sliding_window} tokens, less than a prompt with its reply")
+    if refused:
+        raise ValueError(
+            f"the LLM's attention has {' and '.join(refused)}, which are not computed; take another LLM"
+        )
+
+
 def branched_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, layout: Layout,
-    scaling: float, **_,
+    scaling: float, sliding_window: int | None = None, softcap: float | None = None,
+    s_aux: Tensor | None = None, **_,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention over the row, each block by itself; the interface is transformers'.
 
     query [1, heads, N, d]; key, value [1, kv_heads, cached + N, d], what was cached first. Returns
     [1, N, heads, d]. No token is compared with another block's: the cost is that of the blocks alone.
+    ValueError for what is not computed here: a sliding window that a prompt with its reply does not fit, capped
+    scores (softcap) and sinks (s_aux).
     """
+    _check_kind(layout, sliding_window, softcap, s_aux)
     dtype = query.dtype
     if query.device.type == "cpu":
         # The fused kernel's backward is three times as fast in fp32 there.

@@ -5,7 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GptOssConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+)
 
 from model.branches import branched_log_probs, plan_layout, reply_log_probs
 from model.epo.loss import epo_loss, joined, pair_log_probs, total_loss
@@ -159,6 +166,29 @@ def test_branches_equal_one_forward_per_reply_with_and_without_prefix():
             assert torch.allclose(log_probs[owner == number], alone, atol=1e-5)
     whole = [torch.cat([llm.get_input_embeddings()(start), p]) for p in prompts]
     assert torch.allclose(branched_log_probs(llm, whole, replies)[0], log_probs, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_that_is_not_computed_is_refused():
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    prompt, reply = torch.randn(12, 32), torch.tensor([5, 2])
+
+    def scored(config) -> torch.Tensor:
+        torch.manual_seed(0)
+        llm = AutoModelForCausalLM.from_config(config).eval()
+        return reply_log_probs(llm, [prompt], [reply])[0]
+
+    unbounded, exact = (
+        scored(MistralConfig(**sizes, **heads, sliding_window=window)) for window in (None, 14)
+    )
+    assert torch.equal(unbounded, exact)
+    with pytest.raises(ValueError, match="a sliding window of 13 tokens"):
+        scored(MistralConfig(**sizes, **heads, sliding_window=13))
+    with pytest.raises(ValueError, match="has softcap, which"):
+        scored(Gemma2Config(**sizes, **heads))
+    with pytest.raises(ValueError, match="has sinks and a sliding window of 4"):
+        scored(GptOssConfig(**sizes, **heads, num_local_experts=2, sliding_window=4))
 
 
 def test_layout_by_hand():
