@@ -1,14 +1,15 @@
 """Log-probabilities of given tokens from hidden states, a block of tokens at a time.
 
 The logits of a whole batch would be its largest tensor by far: no more than a block of them exists at once. The
-gradient for the states is made with the log-probability itself, so nothing is computed twice; one for the
-vocabulary matrix is made only where it is trained. Knows nothing of prompts or replies.
+gradient for the states is made with the log-probability itself, so a frozen head is asked once; one for the
+vocabulary matrix is made only where it is trained, from logits computed again. Knows nothing of prompts or replies.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 BLOCK = 128
 """Tokens whose logits exist at once."""
@@ -21,15 +22,16 @@ def token_log_probs(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[T
     """
     if type(head) is nn.Linear and head.bias is None:
         return _TokenLogProbs.apply(hidden, head.weight, targets)
-    # An adapted head: plain autograd, still without the logits of one block beside those of another.
+    # An adapted head: plain autograd, which computes each block again in the backward instead of keeping it.
     parts = [
-        _plain(head(states), ids)
+        checkpoint(_plain, head, states, ids, use_reentrant=False)
         for states, ids in zip(hidden.split(BLOCK), targets.split(BLOCK), strict=True)
     ]
     return torch.cat([p for p, _ in parts]), torch.cat([hit for _, hit in parts])
 
 
-def _plain(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _plain(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logits = head(hidden)
     log_probs = logits.float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
     return log_probs, logits.argmax(-1) == targets
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,6 +40,30 @@ def test_an_adapted_head_is_asked_itself(batch):
     biased = nn.Linear(WIDTH, WORDS)
     found, _ = token_log_probs(biased, hidden, targets)
     assert torch.allclose(found, -F.cross_entropy(biased(hidden), targets, reduction="none"), atol=1e-5)
+
+
+def lora_head() -> nn.Module:
+    base = nn.ModuleDict({"lm_head": nn.Linear(WIDTH, WORDS, bias=False)})
+    config = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False, lora_dropout=0.0)
+    return inject_adapter_in_model(config, base)["lm_head"]
+
+
+@pytest.mark.parametrize("head", [lambda: nn.Linear(WIDTH, WORDS), lora_head], ids=["bias", "LoRA"])
+def test_an_adapted_head_keeps_no_logits_for_the_backward(batch, head):
+    _, hidden, targets = batch
+    head, kept = head(), []
+    learnt = [hidden, *(p for p in head.parameters() if p.requires_grad)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(tuple(t.shape)), t)[1], lambda t: t):
+        found, hits = token_log_probs(head, hidden, targets)
+    assert not [shape for shape in kept if shape[-1:] == (WORDS,) and shape[0] > 1]
+    wanted = -F.cross_entropy(head(hidden), targets, reduction="none")
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.equal(hits, head(hidden).argmax(-1) == targets)
+    weights = torch.randn(TOKENS)
+    ours = torch.autograd.grad((found * weights).sum(), learnt)
+    theirs = torch.autograd.grad((wanted * weights).sum(), learnt)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
 
 
 class Allocations(TorchDispatchMode):
