@@ -7,7 +7,7 @@ the sentence. Knows nothing of how any part was trained.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -160,18 +160,32 @@ class DialogueModel:
         return self.llm.get_input_embeddings().weight.dtype
 
     def _audio(self, examples: Sequence[DialogueExample]) -> dict[int, Tensor]:
-        rows = [i for i, e in enumerate(examples) if e.audio is not None] if self.extractor else []
-        if not rows:
-            return {}
-        states = self.extractor.audio_embeddings([examples[i].audio for i in rows])
-        return dict(zip(rows, states.to(self._dtype), strict=True))
+        clips = self._clips(examples, "audio")
+        return self._by_row(clips, self.extractor.audio_embeddings) if clips else {}
 
     def _video(self, examples: Sequence[DialogueExample]) -> dict[int, Tensor]:
-        rows = [i for i, e in enumerate(examples) if e.video is not None] if self.extractor else []
-        if not rows:
-            return {}
-        tokens = self.extractor.video_embeddings([examples[i].video for i in rows])
-        return dict(zip(rows, tokens.to(self._dtype), strict=True))
+        clips = self._clips(examples, "video")
+        return self._by_row(clips, self.extractor.video_embeddings) if clips else {}
+
+    def _clips(self, examples: Sequence[DialogueExample], modality: str) -> dict[int, Tensor]:
+        """Features of a modality by the row that has them; none without an extractor.
+
+        ValueError names the row of an empty clip here: the extractor, given these alone, would count others.
+        """
+        clips = {i: getattr(e, modality) for i, e in enumerate(examples)} if self.extractor else {}
+        clips = {i: features for i, features in clips.items() if features is not None}
+        for i, features in clips.items():
+            if not len(features):
+                raise ValueError(
+                    f"dialogue: the {modality} of {examples[i].key} (row {i}) has length zero; leave it out"
+                )
+        return clips
+
+    def _by_row(
+        self, clips: dict[int, Tensor], embedded: Callable[[list[Tensor]], Tensor]
+    ) -> dict[int, Tensor]:
+        """Embeddings [queries, d] by row, of features by row."""
+        return dict(zip(clips, embedded(list(clips.values())).to(self._dtype), strict=True))
 
     def _pieces(
         self, example: DialogueExample, memories: Tensor | None, audio: Tensor | None, video: Tensor | None

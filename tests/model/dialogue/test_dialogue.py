@@ -108,6 +108,16 @@ def test_each_example_gets_its_own_clip_and_memories(llm, compressor):
         assert torch.allclose(prompt, model.prompt(wanted), atol=1e-6)
 
 
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_an_empty_clip_is_named_by_exchange_and_row_of_the_batch(llm, modality):
+    model = DialogueModel(*llm, "text", extractor=Emotions())
+    empty = DialogueExample("film/7", (), "Why?", "No.", **{modality: torch.zeros(0, 3)})
+    with pytest.raises(
+        ValueError, match=rf"the {modality} of film/7 \(row 2\) has length zero; leave it out"
+    ):
+        model.pieces([example(), example(audio=VOICE, video=FACE), empty])
+
+
 def test_histories_that_begin_another_share_its_pass(llm, compressor):
     model = DialogueModel(*llm, "memory", compressor)
     other = ("human: Why?",)
