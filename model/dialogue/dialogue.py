@@ -28,11 +28,14 @@ from model.llm import (
     greedy_replies,
     load_llm,
     plain,
+    reply_ids,
     token_ids,
 )
 from model.prompts import AUDIO, MEMORY, VIDEO, dialogue_prompt
 
 PLACEHOLDERS = (MEMORY, AUDIO, VIDEO)
+SPARE = 16
+"""Tokens for the words "history:" and for what a new line may do to the tokens beside it."""
 HistoryForm = Literal["text", "memory"]
 Memories = dict[tuple[str, ...], Tensor]
 """History -> its memories [n_utterances, d]."""
@@ -78,29 +81,61 @@ class DialogueModel:
         """Whether audio and video of an example enter its prompt."""
         return self.extractor is not None
 
+    @property
+    def window(self) -> int | None:
+        """Tokens that the LLM can number; None where it sets no limit."""
+        return getattr(body_and_head(self.llm)[0].config, "max_position_embeddings", None)
+
     def prompt(self, example: DialogueExample) -> Tensor:
         """Input embeddings [T, d] of table 6 for an example, without gradient."""
         return self.prompts([example])[0]
 
     @torch.no_grad()
-    def prompts(self, examples: Sequence[DialogueExample], memories: Memories | None = None) -> list[Tensor]:
-        """Input embeddings [T_i, d] of each example; `memories` as for `pieces`."""
-        return [embed(self.llm, pieces) for pieces in self.pieces(examples, memories)]
+    def prompts(
+        self,
+        examples: Sequence[DialogueExample],
+        memories: Memories | None = None,
+        max_new_tokens: int | None = None,
+    ) -> list[Tensor]:
+        """Input embeddings [T_i, d] of each example, to reply to with so many tokens; else as `pieces`."""
+        reply = max_new_tokens or self.settings.max_new_tokens
+        return [embed(self.llm, pieces) for pieces in self.pieces(examples, memories, reply)]
 
-    @torch.no_grad()
     def pieces(
-        self, examples: Sequence[DialogueExample], memories: Memories | None = None
+        self,
+        examples: Sequence[DialogueExample],
+        memories: Memories | None = None,
+        reply: int | None = None,
     ) -> list[list[Piece]]:
         """The prompt of each example as token ids and embeddings; `memories` saves computing them again.
 
-        A line without content is left out. ValueError names an example whose sentence alone fills the window.
+        reply: the tokens that a reply has room for; by default as many as a reply may have in use, or the
+        example's own where that is longer. A line without content is left out. ValueError names an example
+        that leaves no such room without any history, and an empty clip.
         """
+        found = self.fitting_pieces(examples, memories, reply)
+        for example, pieces in zip(examples, found, strict=True):
+            if pieces is None:
+                raise ValueError(
+                    f"dialogue: {example.key}: its prompt has no room for a reply in the LLM's window of "
+                    f"{self.window} tokens, even without history; shorten the sentence"
+                )
+        return found
+
+    @torch.no_grad()
+    def fitting_pieces(
+        self,
+        examples: Sequence[DialogueExample],
+        memories: Memories | None = None,
+        reply: int | None = None,
+    ) -> list[list[Piece] | None]:
+        """As `pieces`, with None for an example that leaves no room."""
         if memories is None:
             memories = self.memories([e.history for e in examples])
         audio = self._audio(examples)
         video = self._video(examples)
         return [
-            self._pieces(example, memories.get(example.history), audio.get(i), video.get(i))
+            self._pieces(example, memories.get(example.history), audio.get(i), video.get(i), reply)
             for i, example in enumerate(examples)
         ]
 
@@ -132,9 +167,9 @@ class DialogueModel:
 
         What the prompts begin with is encoded at the first call and kept for all later ones.
         """
-        prompts, start = self.prompts(examples, memories), self.kept_start()
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         limit = max_new_tokens or self.settings.max_new_tokens
+        prompts, start = self.prompts(examples, memories, limit), self.kept_start()
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         replies: dict[int, str] = {}
         for first in range(0, len(order), self.settings.reply_batch_size):
             rows = order[first : first + self.settings.reply_batch_size]
@@ -188,8 +223,13 @@ class DialogueModel:
         return dict(zip(clips, embedded(list(clips.values())).to(self._dtype), strict=True))
 
     def _pieces(
-        self, example: DialogueExample, memories: Tensor | None, audio: Tensor | None, video: Tensor | None
-    ) -> list[Piece]:
+        self,
+        example: DialogueExample,
+        memories: Tensor | None,
+        audio: Tensor | None,
+        video: Tensor | None,
+        reply: int | None,
+    ) -> list[Piece] | None:
         slots = {AUDIO: audio, VIDEO: video}
         slots = {name: value for name, value in slots.items() if value is not None}
 
@@ -200,7 +240,9 @@ class DialogueModel:
             return chat_pieces(self.tokenizer, text, {**memory, **slots})
 
         bare = pieces(None, {})
-        kept = self._kept(example, sum(len(p) for p in bare))
+        kept = self._kept(example, sum(len(p) for p in bare), reply)
+        if kept is None:
+            return None
         self.counts["prompts"] += 1
         self.counts["dropped_utterances"] += len(example.history) - kept
         if not kept:
@@ -209,16 +251,16 @@ class DialogueModel:
             return pieces(MEMORY, {MEMORY: memories[-kept:]})
         return pieces("\n".join(plain(utterance, PLACEHOLDERS) for utterance in example.history[-kept:]), {})
 
-    def _kept(self, example: DialogueExample, bare: int) -> int:
-        """How many of the newest utterances of the history have room beside `bare` other tokens."""
-        window = getattr(body_and_head(self.llm)[0].config, "max_position_embeddings", None)
-        spare = 16  # the words "history:" and what a new line may do to the tokens beside it
-        room = float("inf") if window is None else window - bare - self.settings.max_new_tokens - spare
+    def _kept(self, example: DialogueExample, bare: int, reply: int | None) -> int | None:
+        """How many of the newest utterances of the history have room beside `bare` other tokens and the reply.
+
+        reply: as for `pieces`. None where those alone have no room.
+        """
+        if reply is None:
+            reply = max(self.settings.max_new_tokens, len(reply_ids(self.tokenizer, example.reply)))
+        room = float("inf") if self.window is None else self.window - bare - reply - SPARE
         if room < 0:
-            raise ValueError(
-                f"dialogue: {example.key}: its prompt has {bare} tokens without history, too many for a window "
-                f"of {window}; shorten the sentence"
-            )
+            return None
         if self.history == "text":
             room = min(room, self.settings.max_history_tokens)
         kept = 0

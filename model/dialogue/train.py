@@ -5,6 +5,7 @@ Compressor and extractor stay frozen. Knows nothing of datasets, splits or stora
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def train_dialogue(
 
     The loss is the token mean over replies, plus, where the history is memories, the weighted token mean of
     their reconstruction (table 5): so the LLM keeps understanding them. start: the folder of an adapter of the
-    same settings to go on from, instead of a new one. ValueError names an empty reply.
+    same settings to go on from, instead of a new one. An exchange that does not fit the LLM's window without any
+    history is left out and counted. ValueError names an empty reply or clip, and where nothing is left.
     """
     if not train or not heldout:
         raise ValueError(f"dialogue: {len(train)} train and {len(heldout)} held-out exchanges; both need one")
@@ -57,6 +59,11 @@ def train_dialogue(
     learnt = Exchanges(model, train)
     dropped = dict(model.counts)
     checked = Exchanges(model, [heldout[i] for i in sorted(kept)])
+    if not learnt.examples or not checked.examples:
+        raise ValueError(
+            f"dialogue: {len(learnt.examples)} train and {len(checked.examples)} held-out exchanges are usable "
+            f"(left out: {learnt.left_out}, {checked.left_out}); both need one"
+        )
     batch, weight = settings.training.batch_size, settings.reconstruction_weight
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
@@ -75,7 +82,7 @@ def train_dialogue(
         settings.training,
         progress,
         checkpoints,
-        [example.key for example in train],
+        [example.key for example in learnt.examples],
         [part for part in (model.llm, model.compressor, model.extractor) if part is not None],
     )
     before = record.heldout[0]
@@ -83,9 +90,11 @@ def train_dialogue(
     report = {
         "history_form": history,
         "audio_visual": model.use_audio_visual,
-        "train_exchanges": len(train),
+        "train_exchanges": len(learnt.examples),
+        "train_left_out": learnt.left_out,
         "train_counts": dropped,
         "heldout_exchanges": len(checked.examples),
+        "heldout_left_out": checked.left_out,
         "heldout_before": before,
         "heldout_after": after,
         "heldout_no_history": checked.without_history().figures(batch, 0.0)["reply"],
@@ -96,7 +105,7 @@ def train_dialogue(
     write_json(report, Path(out) / "report.json")
     parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
     weights = {role: folder for role, folder in parts_of.items() if folder is not None}
-    write_card(out, weights, {"train": train, "heldout": checked.examples}, settings, record)
+    write_card(out, weights, {"train": learnt.examples, "heldout": checked.examples}, settings, record)
     return report
 
 
@@ -118,28 +127,31 @@ class Exchanges:
     """Exchanges made ready for training: prompts as pieces, and what of each history is reconstructed.
 
     Tokens, memories and emotion embeddings do not change in training and are computed once, held on the CPU;
-    ids become embeddings when a batch is run.
+    ids become embeddings when a batch is run. `left_out` says how many exchanges fit the LLM's window in no way;
+    the model's counts, how many utterances of the others' histories are not reconstructed.
     """
 
     def __init__(self, model: DialogueModel, examples: Sequence[DialogueExample]):
         for example in examples:
             if not example.reply.strip():
                 raise ValueError(f"dialogue: exchange {example.key} has an empty reply; leave it out")
-        self.model, self.examples = model, list(examples)
+        self.model = model
         self.memories = model.memories([e.history for e in examples])
         batch = model.settings.training.batch_size
-        self.pieces = [
-            [piece.cpu() for piece in pieces]
+        found = [
+            pieces
             for start in range(0, len(examples), batch)
-            for pieces in model.pieces(self.examples[start : start + batch], self.memories)
+            for pieces in model.fitting_pieces(examples[start : start + batch], self.memories)
         ]
-        self.replies = [reply_ids(model.tokenizer, e.reply) for e in examples]
+        self.examples = [e for e, pieces in zip(examples, found, strict=True) if pieces is not None]
+        self.left_out = {"too_long": len(examples) - len(self.examples)}
+        self.pieces = [[piece.cpu() for piece in pieces] for pieces in found if pieces is not None]
+        self.replies = [reply_ids(model.tokenizer, e.reply) for e in self.examples]
         self.task, self.targets = None, {}
         if model.history == "memory":
             self.task = Reconstruction(model.llm, model.tokenizer, dialogue=True, cached=False)
-            limit = model.settings.max_reconstruction_tokens
-            self.targets = {h: _reconstructed(self.task, h, limit) for h in sorted(self.memories)}
-        self.lengths = [self._tokens(i) for i in range(len(examples))]
+            self._choose_targets()
+        self.lengths = [self._tokens(i) for i in range(len(self.examples))]
         """Tokens the LLM reads for each exchange."""
 
     def reply_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor:
@@ -161,7 +173,7 @@ class Exchanges:
         if not histories:
             return None
         targets = [self.targets[h] for h in histories]
-        memories = [self.memories[h][-count:] for h, (count, _) in zip(histories, targets, strict=True)]
+        memories = [self.memories[h][places] for h, (places, _) in zip(histories, targets, strict=True)]
         log_probs, _ = self.task.log_probs(memories, [ids for _, ids in targets])
         return -weight * log_probs.sum() / self.reconstructed_tokens(whole)
 
@@ -203,18 +215,37 @@ class Exchanges:
             [DialogueExample(e.key, (), e.sentence, e.reply, e.audio, e.video) for e in self.examples],
         )
 
+    def _choose_targets(self) -> None:
+        """Of each history, the places of the utterances that are reconstructed and the ids they become."""
+        for history in sorted({e.history for e in self.examples}):
+            places = self._reconstructed(history)
+            if places:
+                self.targets[history] = places, self.task.target([history[i] for i in places])
+        kept = sum(len(self.targets[e.history][0]) for e in self.examples if e.history in self.targets)
+        total = sum(len(e.history) for e in self.examples)
+        self.model.counts["unreconstructed_utterances"] += total - kept
+
+    def _reconstructed(self, history: tuple[str, ...]) -> list[int]:
+        """Places of the newest utterances that have `max_reconstruction_tokens` together, or of one that has more.
+
+        One that the compressor does not read to its end, or that the LLM's window cannot hold, is passed over:
+        its memory cannot tell it, and the compressor was not trained on such either.
+        """
+        compressor, window, places, tokens = self.model.compressor, self.model.window, [], 0
+        # The other half is ample for the memories: an utterance has at least two tokens, one its new line.
+        most = math.inf if window is None else (window - self.task.overhead) // 2
+        limit = min(self.model.settings.max_reconstruction_tokens, most)
+        for place in reversed(range(len(history))):
+            size = self.task.text_tokens(history[place]) + 1
+            if size > most or len(compressor.ids(history[place])) > compressor.shape.max_utterance_tokens:
+                continue
+            tokens += size
+            if places and tokens > limit:
+                break
+            places.insert(0, place)
+        return places
+
     def _tokens(self, row: int) -> int:
         tokens = sum(len(piece) for piece in self.pieces[row]) + len(self.replies[row])
         target = self.targets.get(self.examples[row].history)
-        return tokens + (self.task.overhead + target[0] + len(target[1]) if target else 0)
-
-
-def _reconstructed(task: Reconstruction, history: tuple[str, ...], limit: int) -> tuple[int, Tensor]:
-    """How many of the last utterances are reconstructed, at least one, and the token ids they become."""
-    count, tokens = 0, 0
-    for utterance in reversed(history):
-        tokens += task.text_tokens(utterance) + 1
-        if count and tokens > limit:
-            break
-        count += 1
-    return count, task.target(history[-count:])
+        return tokens + (self.task.overhead + len(target[0]) + len(target[1]) if target else 0)

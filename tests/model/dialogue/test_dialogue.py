@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from model.branches import reply_log_probs
 from model.compressor.compressor import new_compressor
 from model.compressor.settings import CompressorSettings
 from model.dialogue.dialogue import DialogueModel, load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import greedy_replies, load_llm, token_ids
+from model.llm import embed, greedy_replies, load_llm, reply_ids, token_ids
 
 HISTORY = ("gpt: Hello, my old friend.", "human: Why?", "gpt: It is a nice day.")
 VOICE, FACE = torch.randn(5, 3), torch.randn(7, 4)
@@ -148,9 +149,29 @@ def test_a_history_longer_than_the_window_still_fits(llm):
     model = DialogueModel(*llm, "text", settings=settings)
     prompt = model.prompt(example(history=HISTORY * 200))
     assert 1500 < len(prompt) <= 2048 - settings.max_new_tokens
+    assert (
+        len(prompt) - 120
+        < len(model.prompts([example(history=HISTORY * 200)], None, 160)[0])
+        < len(prompt) - 80
+    )
     assert model.counts["dropped_utterances"] > 0
     with pytest.raises(ValueError, match="k: its prompt has .* shorten the sentence"):
         model.prompt(example(sentence="happy " * 2000))
+
+
+@pytest.mark.parametrize("words", [10, 120])
+def test_training_leaves_room_for_a_reply_of_any_length(llm, words):
+    settings = DialogueSettings(max_history_utterances=10_000, max_history_tokens=10**6)
+    model = DialogueModel(*llm, "text", settings=settings)
+    wanted = DialogueExample("k", HISTORY * 200, "Why?", "happy " * words)
+    reply = reply_ids(llm[1], wanted.reply)
+    prompt = embed(llm[0], model.pieces([wanted])[0])
+    assert 2048 - 64 < len(prompt) + max(64, len(reply)) <= 2048
+    reply_log_probs(llm[0], [prompt], [reply])
+    unsaid = DialogueExample("k", wanted.history, wanted.sentence, "")
+    assert torch.equal(model.prompt(wanted), model.prompt(unsaid)), (
+        "a prompt knows how long the true reply is"
+    )
 
 
 def test_what_people_say_is_no_placeholder(llm, compressor):

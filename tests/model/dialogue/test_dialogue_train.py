@@ -149,9 +149,10 @@ def test_only_the_adapter_learns_and_the_loss_is_hand_made(responsive_llm_folder
     assert all(p.grad is None for p in parts[0].parameters())
     assert data.reconstruction_loss([0]) is None  # its history is empty
     wanted = examples(4)[3]
-    count, ids = data.targets[wanted.history]
-    assert 1 <= count < 3  # only the last utterances fit
-    assert tokenizer.decode(ids[:-1]) == "\n".join(wanted.history[-count:])
+    places, ids = data.targets[wanted.history]
+    assert places in ([2], [1, 2])  # only the last utterances fit
+    assert tokenizer.decode(ids[:-1]) == "\n".join(wanted.history[i] for i in places)
+    assert model.counts["unreconstructed_utterances"] == 3 - len(places) + 1
     expected, _ = reply_log_probs(model.llm, [model.prompt(wanted)], [data.replies[3]])
     assert data.reply_loss([3]).item() == pytest.approx(-expected.mean().item(), abs=1e-6)
     together = data.figures(batch=3, weight=1.0)
@@ -160,6 +161,45 @@ def test_only_the_adapter_learns_and_the_loss_is_hand_made(responsive_llm_folder
         for e, r in zip(data.examples, data.replies, strict=True)
     ]
     assert together["reply"] == pytest.approx(-torch.cat(apart).mean().item(), abs=1e-5)
+
+
+def test_nothing_is_too_long_to_train(responsive_llm_folder, compressor_folder, tmp_path):
+    """Utterances beyond the compressor or the window, long true replies, and a sentence that fits in no way."""
+    said = {"short": "gpt: hello", "unread": "gpt: " + "happy " * 300, "endless": "gpt: " + "happy " * 2100}
+    last = [
+        DialogueExample(f"t/{name}", ("human: why", utterance), "I like cake", "yes " * 120)
+        for name, utterance in said.items()
+    ]
+    alone = DialogueExample("t/alone", (said["endless"],), "I like cake", "yes cake")
+    sentence = DialogueExample("t/sentence", ("human: why",), "happy " * 2100, "yes cake")
+    reply = DialogueExample("t/reply", ("human: why",), "I like cake", "happy " * 2100)
+    every = [*last, alone, sentence, reply]
+    chosen = settings(max_reconstruction_tokens=10**6, max_history_tokens=10**6)
+    for history in ("memory", "text"):
+        out = tmp_path / history
+        report = train_dialogue(responsive_llm_folder, every, every, chosen, out, history, compressor_folder)
+        for split in ("train", "heldout"):
+            assert report[f"{split}_left_out"] == {"too_long": 2} and report[f"{split}_exchanges"] == 4
+        # As text the endless ones and what came before have no room; as memories all have.
+        dropped = 3 if history == "text" else 0
+        assert report["train_counts"]["dropped_utterances"] == dropped
+    model = DialogueModel(
+        *(llm := load_llm(responsive_llm_folder, "float32")), "memory",
+        *load_parts(*llm, compressor_folder, None), chosen,
+    )  # fmt: skip
+    data = Exchanges(model, [*last, alone])
+    assert [data.targets.get(e.history, (None,))[0] for e in data.examples] == [[0, 1], [0], [0], None]
+    assert model.counts["unreconstructed_utterances"] == 3
+    assert data.reconstruction_loss([3]) is None
+    # A compressor that reads everything asks for no more than the window holds.
+    wide = CompressorSettings(weights="", hidden=32, layers=1, max_utterance_tokens=4096)
+    model.compressor = new_compressor(wide, llm[1], llm[0].get_input_embeddings().weight, None).eval()
+    many = DialogueExample("t/many", (said["unread"],) * 9, "I like cake", "yes cake")
+    data = Exchanges(model, [many, alone])
+    assert data.targets[many.history][0] == [6, 7, 8] and alone.history not in data.targets
+    data.reconstruction_loss([0])
+    with pytest.raises(ValueError, match=r"0 train and 0 held-out exchanges are usable .*'too_long': 1"):
+        train_dialogue(responsive_llm_folder, [reply], [reply], settings(), tmp_path, "text")
 
 
 def test_bad_input_is_refused(responsive_llm_folder, tmp_path):
