@@ -7,6 +7,7 @@ nothing of where pairs come from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -39,10 +40,10 @@ class PreferenceModel(Protocol):
         """Memories [n, d] of distinct histories."""
         ...
 
-    def pieces(
+    def fitting_pieces(
         self, examples: Sequence[DialogueExample], memories: dict[tuple[str, ...], Tensor]
-    ) -> list[list[Piece]]:
-        """The prompt of each example as token ids and embeddings."""
+    ) -> list[list[Piece] | None]:
+        """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
         ...
 
 
@@ -57,7 +58,7 @@ def train_epo(
 ) -> dict:
     """Train the model's adapter in place, save it and report.json in `out`, and return the report.
 
-    The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
+    Pairs that do not fit the LLM's window are left out and counted. The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
     far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
     after, the flag `learned`, `collapsed` (None: too few steps to tell) with the step at which it was seen, and the
     history. A collapse is logged while training, too.
@@ -106,15 +107,17 @@ def train_epo(
         settings.training,
         show,
         checkpoints,
-        [pair.example.key for pair in pairs],
+        [pair.example.key for pair in learnt.pairs],
         [model.llm],
     )
     fell = collapse_step(history.train, count)
     before = history.heldout[0]
     after = next(check for check in history.heldout if check["step"] == history.best_step)
     report = {
-        "train_pairs": len(pairs),
-        "heldout_pairs": len(checked.lengths),
+        "train_pairs": len(learnt.pairs),
+        "train_left_out": learnt.left_out,
+        "heldout_pairs": len(checked.pairs),
+        "heldout_left_out": checked.left_out,
         "heldout_before": before,
         "heldout_after": after,
         "gamma_over_beta": settings.gamma / settings.beta,
@@ -129,8 +132,8 @@ def train_epo(
     }
     save_adapter(model.llm, out)
     write_json(report, Path(out) / "report.json")
-    looked_at = [heldout[i] for i in sorted(kept)]
-    write_card(out, {"llm": llm_folder(model.llm)}, {"train": pairs, "heldout": looked_at}, settings, history)
+    data = {"train": learnt.pairs, "heldout": checked.pairs}
+    write_card(out, {"llm": llm_folder(model.llm)}, data, settings, history)
     return report
 
 
@@ -153,20 +156,32 @@ class Pairs:
                     f"EPO: pair {pair.example.key} has an empty reply; leave it out of the pairs"
                 )
         self.llm, self.tokenizer = model.llm, model.tokenizer
-        examples = [pair.example for pair in pairs]
+        examples = [self._with_longer_reply(pair) for pair in pairs]
         memories = model.memories([example.history for example in examples])
-        self.pieces = [
-            [piece.cpu() for piece in pieces]
+        made = [
+            pieces
             for start in range(0, len(examples), batch)
-            for pieces in model.pieces(examples[start : start + batch], memories)
+            for pieces in model.fitting_pieces(examples[start : start + batch], memories)
         ]
-        self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in pairs]
-        self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in pairs]
+        self.pairs = [pair for pair, pieces in zip(pairs, made, strict=True) if pieces is not None]
+        if not self.pairs:
+            raise ValueError(f"EPO: none of {len(pairs)} pairs fits the LLM's window")
+        self.left_out = {"too_long": len(pairs) - len(self.pairs)}
+        self.pieces = [[piece.cpu() for piece in pieces] for pieces in made if pieces is not None]
+        self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in self.pairs]
+        self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in self.pairs]
         self.lengths = [
             sum(len(piece) for piece in pieces) + len(chosen) + len(rejected)
             for pieces, chosen, rejected in zip(self.pieces, self.chosen, self.rejected, strict=True)
         ]
         """Positions the LLM computes for each pair."""
+
+    def _with_longer_reply(self, pair: PreferenceExample) -> DialogueExample:
+        """The pair's example with whichever reply is longer: the prompt must leave room for both."""
+        replies = (pair.example.reply, pair.counter_emotional)
+        return replace(
+            pair.example, reply=max(replies, key=lambda text: len(reply_ids(self.tokenizer, text)))
+        )
 
     def log_probs(self, rows: Sequence[int]) -> PairLogProbs:
         """Both replies of the pairs numbered `rows`."""

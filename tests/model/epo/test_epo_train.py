@@ -96,6 +96,21 @@ def test_the_card_tells_what_was_learnt_from(tmp_path):
     assert card["heldout_after"]["epo"] < card["heldout_before"]["epo"]
 
 
+def test_a_pair_beyond_the_window_is_left_out_and_counted(tmp_path):
+    """Room is left for the longer of the two replies; history gives way, a sentence cannot."""
+    model = tiny_dialogue()
+    long = "so it went on and on " * model.window
+    told = PreferenceExample(DialogueExample("told", (), long, "Oh."), "Ha.")
+    answered = PreferenceExample(DialogueExample("answered", (), "And?", "Oh."), long)
+    half = "so it went on " * (model.window // 8)
+    both = PreferenceExample(DialogueExample("both", (f"gpt: {half}",), "And?", "Oh."), half)
+    report = train_epo(model, [*pairs(4), told, answered, both], pairs(4), SETTINGS, tmp_path)
+    assert (report["train_pairs"], report["train_left_out"]) == (5, {"too_long": 2})
+    assert report["heldout_left_out"] == {"too_long": 0}
+    with pytest.raises(ValueError, match="none of 1 pairs fits the LLM's window"):
+        train_epo(tiny_dialogue(), [told], pairs(4), SETTINGS, tmp_path)
+
+
 def test_repetition_by_hand():
     # Pairs of "1 2 1 2 1": 12, 21, 12, 21: two of four stood there before.
     assert mean_repetition([[1, 2, 1, 2, 1], [1, 2, 3]]) == 0.25
