@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
+from model.zoo.errors import ZooError
 from storage.errors import InputError
 from storage.texts import read_texts
 from tasks.settings import read_json_settings
@@ -51,7 +52,10 @@ def pretrain_on_texts(
         )
     random.Random(HELDOUT_SEED).shuffle(rows)
     _say(f"{len(rows)} distinct texts, left out: {left_out}")
-    basis = _basis(rows, chosen, llm, start)
+    try:
+        basis = _basis(rows, chosen, llm, start)
+    except ZooError as error:
+        raise InputError(str(error)) from None
     checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs", basis=basis)
     train, heldout = rows[HELDOUT:], rows[:HELDOUT]
     try:

@@ -123,3 +123,10 @@ def test_too_little_text_is_told(tmp_path):
 def test_a_wrong_setting_is_named(tmp_path, texts):
     with pytest.raises(InputError, match=r"setting pretrain\.batch_size"):
         pretrain_on_texts([texts], tmp_path / "out", settings(tmp_path, batch_size=0), "tiny-llm")
+
+
+def test_names_that_are_no_weights(tmp_path, texts):
+    for llm, start in (("nosuch", None), ("tiny-llm", tmp_path / "nosuch")):
+        with pytest.raises(InputError, match="nosuch': neither a known name nor an existing folder") as told:
+            pretrain_on_texts([texts], tmp_path / "out", settings(tmp_path), llm, start)
+        assert "\n" not in str(told.value) and not (tmp_path / "out").exists()
