@@ -133,8 +133,8 @@ def fit(
     shown them; memory_limit: bytes that it may take beside their weights, None: what is free.
 
     Several processes (model/processes.py) call this alike and end with the same weights; the main one alone shows
-    and saves anything. Raises TrainingError where memory does not suffice, and on a loss, a gradient or a held-out
-    loss that is not finite; with checkpoints, the state before that step and the batch are left there.
+    and saves anything. Raises TrainingError where memory does not suffice, on a held-out loss that is not
+    finite, and on such a loss or gradient; with checkpoints, the state before that step and the batch are left there.
     """
     torch.manual_seed(settings.seed)
     processes = Processes()

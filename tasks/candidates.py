@@ -124,13 +124,13 @@ def _generate(
     llm: Weights,
     work: Workspace,
 ) -> dict[str, dict]:
-    """Request key -> what the engine answered; equal prompts are asked once, and stored ones not at all."""
+    """Request key -> what the engine answered; equal prompts are asked once, and stored ones not at all, unless they were too long."""
     memo = work.store.rows("candidates")
     made = _made_with(settings, engine)
     row_keys = {key: work.row_key(r.messages, made, engine) for key, r in requests.items()}
     stored = memo.get_many(row_keys.values())
     answers = {key: json.loads(stored[row]) for key, row in row_keys.items() if row in stored}
-    # What was too long may fit another engine's or server's window, which is no part of a row's key; it costs nothing.
+    # What was too long may fit another engine's or server's window, which is no part of a row's key.
     answers = {key: answer for key, answer in answers.items() if answer["finish_reason"] != "too_long"}
     missing = [request for key, request in requests.items() if key not in answers]
     if missing:

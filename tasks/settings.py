@@ -128,17 +128,25 @@ def load_settings(profile: str, changes: list[str] | tuple[str, ...] = ()) -> Se
     for change in changes:
         _set(values, change)
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(_merged(Settings().model_dump(), values))
     except ValidationError as error:
         raise InputError(_explain(error, profile)) from None
 
 
 def read_json_settings(kind: type[Kind], path: Path) -> Kind:
-    """Settings of one kind from a JSON file. Raises InputError naming the setting that is unknown or out of range."""
+    """Settings of one kind from a JSON file, what it leaves out by default.
+
+    Raises InputError naming the setting that is unknown or out of range.
+    """
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return kind.model_validate(
+            _merged(kind().model_dump(), values) if isinstance(values, dict) else values
+        )
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: setting (all): not JSON: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -155,6 +163,16 @@ def _read_profile(profile: str) -> dict:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from None
+
+
+def _merged(defaults: dict, values: dict) -> dict:
+    """`values` over `defaults`, group by group: a group may have other defaults in its place than by itself."""
+    return defaults | {
+        name: _merged(defaults[name], value)
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+        else value
+        for name, value in values.items()
+    }
 
 
 def _set(values: dict, change: str) -> None:

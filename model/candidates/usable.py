@@ -54,15 +54,17 @@ _REFUSAL = re.compile(
     r"(?:(?:this|that|your|the) (?:request|question|prompt)|to (?:answer|respond|engage|generate|comply))\b"
     # People may have no feelings for someone, or about something.
     r"|\bi (?:(?:do not|don't|can(?:no|')t) (?:have|experience|possess)|have no) (?:\w+ )?(?:feelings|emotions)\b"
-    r"(?! (?:for|about|toward|towards|left|either)\b)",
+    r"(?! (?:for|about|toward|towards|left|either|like|anymore)\b)",
     re.IGNORECASE,
 )
 
 _ANNOUNCEMENT = re.compile(
     r"^(?:(?:sure|certainly|of course|absolutely|okay|ok)\b[,.!:]*\s*)?"
     r"(?:here(?:'s| is| are)\b[^.!?]*\b(?:response|reply|sentence|version|answer|example|message)s?\b"
-    r"|(?:here(?:'s| is) (?:how|what) )?(?:you|one|i) (?:could|can|might|may|would) (?:\w+ )?(?:respond|reply|answer|say)\b"
+    r"|here(?:'s| is) (?:how|what) (?:you|one|i) (?:could|can|might|may|would) (?:\w+ )?(?:respond|reply|answer|say)\b"
     r"[^.!?:]*:"
+    # "I would say: go for it!" and "You could say it was fun: we laughed." are talk.
+    r"|(?:you|one) (?:could|can|might|may) (?:\w+ )?(?:respond|reply|answer|say)(?: with| by saying| like this)?\s*:"
     r"|(?:(?:an?|one|another|the|my) )?(?:possible|potential|suggested|suitable|appropriate|fitting|sample|example) "
     r"(?:response|reply|answer)\b[^.!?:\"“]*[:\"“]"
     r"|(?:an?|one|another) (?:response|reply|answer) (?:could|might|may|would) be\s*[:\"“]"
@@ -72,7 +74,7 @@ _ANNOUNCEMENT = re.compile(
 
 # At the start or after a sentence; elsewhere a colon may follow such a word in talk: "I have a new assistant: Tom."
 _TRANSCRIPT = re.compile(
-    r"(?:^|[.!?…][\"')*]*\s)\W*(?:user|assistant|human|gpt|ai|bot|chatbot|(?:speaker|person)(?: ?(?:\d|[a-z]))?)\W?:",
+    r"(?:^|[.!?…][\"')*]*\s)\W*(?:user|assistant|human|gpt|ai|bot|chatbot|(?:speaker|person) ?(?:\d|[a-z]))\W?:",
     re.IGNORECASE,
 )
 

@@ -59,8 +59,8 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     )
     pretrain: TrainingSettings = Field(
         TrainingSettings(learning_rate=1e-4, batch_size=32, epochs=10, evaluations=40, patience=4),
-        description="Single utterances, to convergence: until one epoch, which is four evaluations, has brought no "
-        "lower held-out loss; at most ten. The criterion is not in the paper.",
+        description="Single utterances, to convergence: until `patience` evaluations, here an epoch's, have brought no "
+        "lower held-out loss. The criterion is not in the paper.",
     )
     finetune: TrainingSettings = Field(
         TrainingSettings(learning_rate=5e-5, batch_size=4),

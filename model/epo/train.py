@@ -140,7 +140,8 @@ def train_epo(
 def earlier_steps(checkpoints: Checkpoints | None) -> list[dict[str, float]]:
     """The logs of the steps that a run took before it was cut off."""
     saved = checkpoints.load() if checkpoints is not None else None
-    return [] if saved is None else saved[1]["history"]["train"]
+    # What a partial checkpoint lacks `fit` names.
+    return [] if saved is None else saved[1].get("history", {}).get("train", [])
 
 
 class Pairs:

@@ -107,8 +107,8 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
     @property
     def longest_s(self) -> float:
         """Seconds after which every try of a request has failed, unless a server sends its answer drop by drop."""
-        # The timeout holds for the connection, the request and the answer each.
-        return 3 * self.timeout_s * (self.retries + 1) + LONGEST_PAUSE_S * self.retries
+        # The timeout holds for the connection, its encryption, the request and the answer each.
+        return 4 * self.timeout_s * (self.retries + 1) + LONGEST_PAUSE_S * self.retries
 
 
 class EngineSettings(BaseModel, frozen=True, extra="forbid"):

@@ -82,7 +82,7 @@ def threshold_in_force(
 
     least: each train exchange's least cosine, None where no candidate was usable.
     """
-    enough = share_below(least, threshold) >= least_share
+    enough = not least or share_below(least, threshold) >= least_share
     if fallback == "none" or equal_error is None or enough:
         return threshold
     return max(threshold, equal_error)

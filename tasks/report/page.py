@@ -216,7 +216,7 @@ PAGE = """<!doctype html>
 {% if part.examples %}<details><summary>Reconstructed from memories alone, greedily</summary><div class="scroll"><table><thead><tr><th>Original</th><th>Reconstructed</th></tr></thead><tbody>
 {% for e in part.examples %}<tr><td class="words">{{ e.original }}</td><td class="words">{{ e.reconstructed }}</td></tr>{% endfor %}
 </tbody></table></div></details>{% endif %}
-{% if part.report is not none and part.report.get('history') %}<p class="note">{{ (part.report.history.get('train') or []) | length | count }} steps, {{ part.report.history.get('rows') | count }} rows, {{ part.report.history.get('tokens') | count }} tokens; kept step {{ part.report.history.get('best_step') | count }}.</p>{% endif %}
+{% if part.report is not none and part.report.get('history') %}<p class="note">{{ (part.report.history.get('train') or []) | length | count }} steps, {{ part.report.history.get('rows') | count }} rows, {{ part.report.history.get('tokens') | count }} tokens; kept step {{ part.report.history.get('best_step') | count }}{% if part.report.history.get('ended') %}; ended by {{ part.report.history.ended }}{% endif %}.</p>{% endif %}
 {% if part.figures %}<details><summary>All figures of this stage</summary><div class="scroll"><table><tbody>
 {% for f in part.figures %}<tr><td>{{ f.name }}</td><td class="n">{{ f.value }}</td></tr>{% endfor %}
 </tbody></table></div></details>{% endif %}
@@ -281,7 +281,7 @@ PAGE = """<!doctype html>
 <p class="say"><b>true reply</b>{{ e.reply }}{% if e.reply_emotion %} <span class="soft">({{ e.reply_emotion }})</span>{% endif %}</p>
 {% for c in e.candidates %}
 <div class="candidate{% if c.chosen %} chosen{% endif %}{% if not c.usable %} unusable{% endif %}"><span>{{ c.emotion }}</span>
-<span class="track">{% if c.cosine is not none %}{% set b = c.cosine | bar %}<i style="left:{{ b.left }};width:{{ b.width }}"></i><b style="left:{{ b.zero }}"></b>{% endif %}</span>
+<span class="track">{% if c.cosine is not none %}{% set b = c.cosine | bar %}<i style="left:{{ b.left }};width:{{ b.width }}"></i><b style="left:50%"></b>{% endif %}</span>
 <span>{{ c.cosine | number(2) }}</span>
 <span class="text words">{{ c.text or '(nothing)' }}{% if c.chosen %} <span class="tag warn">counter-emotional</span>{% endif %}{% if not c.usable %} <span class="tag">unusable: {{ c.reason }}</span>{% endif %}</span></div>
 {% endfor %}

@@ -99,9 +99,9 @@ def setting(value: object) -> str:
 
 
 def bar(cosine: float) -> dict[str, str]:
-    """Left edge, width and zero of a cosine's bar, in per cent: -1 is the left end, 1 the right one."""
+    """Left edge and width of a cosine's bar, in per cent: -1 is the left end, 1 the right one, 0 in the middle."""
     end = 50 + 50 * max(-1.0, min(1.0, cosine))
-    return {"left": f"{min(50, end):.1f}%", "width": f"{abs(end - 50):.1f}%", "zero": "50%"}
+    return {"left": f"{min(50, end):.1f}%", "width": f"{abs(end - 50):.1f}%"}
 
 
 # Plots ------------------------------------------------------------------------------------------------
@@ -203,6 +203,8 @@ def _warnings(report: dict, history: dict) -> list[str]:
         found.append("did not learn")
     if report.get("collapsed"):
         found.append("collapsed: the rewards of both replies kept falling")
+    if "collapsed" in report and report["collapsed"] is None:
+        found.append("too few steps to tell a collapse")
     if history.get("best_step") == 0:
         found.append("no check beat the start: the starting weights were kept")
     return found

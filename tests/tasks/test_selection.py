@@ -43,6 +43,9 @@ def test_the_fallback_acts_only_where_too_little_is_kept():
     assert threshold_in_force(least, 0.1, "equal_error", 0.3, 0.35) == 0.35
     assert threshold_in_force(least, 0.1, "none", 0.3, 0.35) == 0.1
     assert threshold_in_force(least, 0.1, "equal_error", 0.3, 0.02) == 0.1  # the other would keep fewer still
+    assert (
+        threshold_in_force([], 0.1, "equal_error", 0.3, 0.35) == 0.1
+    )  # nothing of train tells that it is too few
     assert threshold_in_force(least, 0.1, "equal_error", 0.3, None) == 0.1
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 
+from model.compressor.settings import CompressorSettings
+from model.settings import TrainingSettings
 from storage.errors import InputError
-from tasks.settings import Settings, load_settings, profile_names, setting_names
+from tasks.settings import Settings, load_settings, profile_names, read_json_settings, setting_names
 
 
 def test_the_profiles():
@@ -26,6 +28,16 @@ def test_the_paper_profile_has_every_value_of_section_4_2():
     assert len(s.candidates.emotions) == 8
     assert s.candidates.examples == 0
     assert s.candidates.budget is s.replies.exchanges is s.dialogue.training.max_tokens is None
+
+
+def test_what_a_change_leaves_out_of_a_group_stays_the_papers(tmp_path):
+    changed = load_settings("paper", ["compressor.pretrain.accumulation=4"])
+    expected = Settings().compressor.pretrain.model_copy(update={"accumulation": 4})
+    assert changed.compressor.pretrain == expected != TrainingSettings(accumulation=4)
+    (tmp_path / "settings.json").write_text('{"finetune": {"seed": 3}}')
+    read = read_json_settings(CompressorSettings, tmp_path / "settings.json")
+    assert read.finetune == CompressorSettings().finetune.model_copy(update={"seed": 3})
+    assert read.pretrain == CompressorSettings().pretrain
 
 
 def test_a_bare_settings_object_is_the_paper():
