@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.weights import named
@@ -67,7 +67,12 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None:
-        """The saved (tensors, facts), or None where there are none. A damaged file is told and left out.
+        """The saved (tensors, facts), or None where there are none; as `facts`."""
+        facts = self.facts()
+        return None if facts is None else (load_file(self.path), facts)
+
+    def facts(self) -> dict | None:
+        """What was saved beside the tensors, which are not read; None where nothing was, or a damaged file: it is told.
 
         Raises OtherTrainingError where what was saved has another basis.
         """
@@ -76,12 +81,11 @@ class Checkpoints:
         try:
             with safe_open(self.path, framework="pt") as file:
                 facts, basis = (json.loads(file.metadata().get(name, "{}")) for name in ("facts", "basis"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, AttributeError, ValueError) as error:
             print(f"{self.path}: damaged ({error}); training starts again", file=sys.stderr, flush=True)
             return None
         self._check(basis)
-        return tensors, facts
+        return facts
 
     def _check(self, saved: Mapping[str, str]) -> None:
         """OtherTrainingError where the `saved` basis is not the one of this run."""

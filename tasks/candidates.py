@@ -124,7 +124,10 @@ def _generate(
     llm: Weights,
     work: Workspace,
 ) -> dict[str, dict]:
-    """Request key -> what the engine answered; equal prompts are asked once, and stored ones not at all, unless they were too long."""
+    """Request key -> what the engine answered; equal prompts are asked once, and stored ones not at all.
+
+    Those that were too long are asked again.
+    """
     memo = work.store.rows("candidates")
     made = _made_with(settings, engine)
     row_keys = {key: work.row_key(r.messages, made, engine) for key, r in requests.items()}

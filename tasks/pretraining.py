@@ -19,7 +19,7 @@ from model.compressor.settings import CompressorSettings
 from model.zoo.errors import ZooError
 from storage.errors import InputError
 from storage.texts import read_texts
-from tasks.settings import read_json_settings
+from tasks.settings import flat, read_json_settings
 
 UNFINISHED = "unfinished"
 """Folder of the step checkpoint and the curves while it trains."""
@@ -59,7 +59,7 @@ def pretrain_on_texts(
     checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs", basis=basis)
     train, heldout = rows[HELDOUT:], rows[:HELDOUT]
     try:
-        checkpoints.load()  # refused before an LLM is loaded and every text is made into tokens
+        checkpoints.facts()  # refused before an LLM is loaded and every text is made into tokens
         with _heard_model():
             report = pretrain(
                 resolve(llm), train, heldout, chosen, out, _tell, start=start, checkpoints=checkpoints
@@ -79,20 +79,8 @@ def _basis(rows: Sequence[str], settings: CompressorSettings, llm: str, start: P
         "texts": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
         "llm": identity(llm),
         "start" if start else "weights": identity(weights) if weights else "",
-        **_flat(settings.model_dump(mode="json")),
+        **{name: json.dumps(value) for name, value in flat(settings, "settings.").items()},
     }
-
-
-def _flat(values: dict, prefix: str = "settings.") -> dict[str, str]:
-    """Settings by their dotted names, as JSON."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: json.dumps(value)}
-        )
-    return flat
 
 
 @contextmanager

@@ -86,9 +86,8 @@ def _cosines(
     missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
     if missing:
         model = _scorer(scorer, settings)
-        features = model.features(
-            [text for pair in missing.values() for text in pair]
-        )  # each distinct text once
+        # In one call, which runs each distinct text once.
+        features = model.features([text for pair in missing.values() for text in pair])
         for key, cosine in zip(missing, np.sum(features[0::2] * features[1::2], axis=1), strict=True):
             known[key] = float(cosine)
             memo.put(key, repr(known[key]).encode())

@@ -217,6 +217,18 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[s
     return names
 
 
+def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
+    """Dotted name -> value of every setting, groups opened."""
+    found: dict[str, object] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
 def _explain(error: ValidationError, profile: str) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])

@@ -139,6 +139,16 @@ class DialogueModel:
             for i, example in enumerate(examples)
         ]
 
+    def held_pieces(
+        self, examples: Sequence[DialogueExample], memories: Memories, batch: int
+    ) -> list[list[Piece] | None]:
+        """`fitting_pieces`, made for `batch` examples at a time and held on the CPU: training changes none of them."""
+        return [
+            None if pieces is None else [piece.cpu() for piece in pieces]
+            for start in range(0, len(examples), batch)
+            for pieces in self.fitting_pieces(examples[start : start + batch], memories)
+        ]
+
     def memories(self, histories: Sequence[tuple[str, ...]]) -> Memories:
         """Memories of distinct histories; empty where the history is text.
 

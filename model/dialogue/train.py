@@ -137,15 +137,10 @@ class Exchanges:
                 raise ValueError(f"dialogue: exchange {example.key} has an empty reply; leave it out")
         self.model = model
         self.memories = model.memories([e.history for e in examples])
-        batch = model.settings.training.batch_size
-        found = [
-            pieces
-            for start in range(0, len(examples), batch)
-            for pieces in model.fitting_pieces(examples[start : start + batch], self.memories)
-        ]
+        found = model.held_pieces(examples, self.memories, model.settings.training.batch_size)
         self.examples = [e for e, pieces in zip(examples, found, strict=True) if pieces is not None]
         self.left_out = {"too_long": len(examples) - len(self.examples)}
-        self.pieces = [[piece.cpu() for piece in pieces] for pieces in found if pieces is not None]
+        self.pieces = [pieces for pieces in found if pieces is not None]
         self.replies = [reply_ids(model.tokenizer, e.reply) for e in self.examples]
         self.task, self.targets = None, {}
         if model.history == "memory":

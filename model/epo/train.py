@@ -40,8 +40,8 @@ class PreferenceModel(Protocol):
         """Memories [n, d] of distinct histories."""
         ...
 
-    def fitting_pieces(
-        self, examples: Sequence[DialogueExample], memories: dict[tuple[str, ...], Tensor]
+    def held_pieces(
+        self, examples: Sequence[DialogueExample], memories: dict[tuple[str, ...], Tensor], batch: int
     ) -> list[list[Piece] | None]:
         """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
         ...
@@ -58,7 +58,8 @@ def train_epo(
 ) -> dict:
     """Train the model's adapter in place, save it and report.json in `out`, and return the report.
 
-    Pairs that do not fit the LLM's window are left out and counted. The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
+    Pairs that do not fit the LLM's window are left out and counted.
+    The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
     far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
     after, the flag `learned`, `collapsed` (None: too few steps to tell) with the step at which it was seen, and the
     history. A collapse is logged while training, too.
@@ -139,9 +140,9 @@ def train_epo(
 
 def earlier_steps(checkpoints: Checkpoints | None) -> list[dict[str, float]]:
     """The logs of the steps that a run took before it was cut off."""
-    saved = checkpoints.load() if checkpoints is not None else None
+    facts = checkpoints.facts() if checkpoints is not None else None
     # What a partial checkpoint lacks `fit` names.
-    return [] if saved is None else saved[1].get("history", {}).get("train", [])
+    return (facts or {}).get("history", {}).get("train", [])
 
 
 class Pairs:
@@ -159,16 +160,12 @@ class Pairs:
         self.llm, self.tokenizer = model.llm, model.tokenizer
         examples = [self._with_longer_reply(pair) for pair in pairs]
         memories = model.memories([example.history for example in examples])
-        made = [
-            pieces
-            for start in range(0, len(examples), batch)
-            for pieces in model.fitting_pieces(examples[start : start + batch], memories)
-        ]
-        self.pairs = [pair for pair, pieces in zip(pairs, made, strict=True) if pieces is not None]
+        found = model.held_pieces(examples, memories, batch)
+        self.pairs = [pair for pair, pieces in zip(pairs, found, strict=True) if pieces is not None]
         if not self.pairs:
             raise ValueError(f"EPO: none of {len(pairs)} pairs fits the LLM's window")
         self.left_out = {"too_long": len(pairs) - len(self.pairs)}
-        self.pieces = [[piece.cpu() for piece in pieces] for pieces in made if pieces is not None]
+        self.pieces = [pieces for pieces in found if pieces is not None]
         self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in self.pairs]
         self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in self.pairs]
         self.lengths = [

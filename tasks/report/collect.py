@@ -14,7 +14,7 @@ from tasks.report.counts import Artefacts, collect_counts, read_named
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.rungs import LADDER
-from tasks.settings import Settings, weight_names
+from tasks.settings import Settings, flat, weight_names
 from tasks.stages.stage import Weights
 
 TRAINED = {
@@ -119,18 +119,6 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "weights": {role: w.model_dump() for role, w in weights.items()},
         "settings": settings.model_dump(mode="json"),
     }
-
-
-def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
-    """Dotted name -> value of every setting, groups opened."""
-    found: dict[str, object] = {}
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, BaseModel):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def _described(settings: BaseModel, prefix: str = "") -> dict[str, str]:
