@@ -7,6 +7,7 @@ mistake of the user is one line and exit code 2; a failed stage is exit code 1. 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -95,6 +96,8 @@ def _quiet_prefect() -> None:
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
     }.items():
         os.environ.setdefault(name, value)
+    # Says on a busy machine that the last events are still being sent; its name stands outside "prefect".
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
 
 
 @app.command()
