@@ -183,7 +183,9 @@ def read_table(source: bytes | Path, schema_name: str, columns: Sequence[str] | 
     try:
         with pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source) as file:
             _check_identity(file.schema_arrow, schema, schema_name, where)
-            return file.read(columns=None if columns is None else list(columns)).to_pylist()
+            wanted = None if columns is None else list(columns)
+            # Not threaded: Arrow's worker may drop its last hold of our bytes while Python ends, and aborts.
+            return file.read(columns=wanted, use_threads=False).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise ShardError(f"{where}: cannot be read as {schema_name}: {error}") from None
 

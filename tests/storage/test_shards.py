@@ -1,7 +1,10 @@
 """Shards: the same bytes, strict columns, refused versions, and readability by other programs."""
 
 import random
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import polars
@@ -93,6 +96,26 @@ def test_other_programs_read_it(tmp_path):
     path.write_bytes(write_table([shards.utterance_to_row(u) for u in utterances()], "utterances"))
     frame = polars.read_parquet(path)
     assert frame.height == 40 and frame["text"][0] == "text 0’"
+
+
+def test_reading_and_writing_start_no_threads():
+    """A thread of Arrow's that lets go of Python's bytes while the interpreter ends aborts the process."""
+    program = (
+        "import os\n"
+        "from storage.shards import read_table, write_table\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "assert read_table(write_table([], 'utterances'), 'utterances') == []\n"
+        "print(before, len(os.listdir('/proc/self/task')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    before, after = done.stdout.split()
+    assert before == after
 
 
 def test_wrong_rows_are_refused():
