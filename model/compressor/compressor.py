@@ -255,7 +255,8 @@ def new_compressor(
     """An untrained compressor; `weights` is the folder of a Mamba checkpoint, None for the small one.
 
     The checkpoint keeps its own tokenizer and embeddings, whose rows mean nothing under another; <MEM> is one
-    added vector. Its projector starts random, the checkpoint as it is. Seeded by settings.pretrain.seed.
+    added vector. Its projector starts random, the checkpoint as it is. Seeded by settings.pretrain.seed; made on
+    the CPU, so that a seed draws the same everywhere, and then moved to the device of `llm_table`.
     """
     width = llm_table.shape[1]
     with torch.random.fork_rng(devices=[]):
@@ -267,7 +268,7 @@ def new_compressor(
                 max_utterance_tokens=settings.max_utterance_tokens,
                 **settings.model_dump(include={"hidden", "layers", "state", "conv", "expand"}),
             )
-            return MambaCompressor(shape, llm_tokenizer, llm_table)
+            return MambaCompressor(shape, llm_tokenizer, llm_table).to(llm_table.device)
         mamba, config = load_checkpoint(weights)
         shape = CompressorShape(
             kind="checkpoint",
@@ -281,7 +282,7 @@ def new_compressor(
         compressor.mamba.load_state_dict(mamba, strict=True)
         with torch.no_grad():
             compressor.mem.copy_(mamba["embeddings.weight"].mean(0))
-        return compressor
+        return compressor.to(llm_table.device)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:

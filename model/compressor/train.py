@@ -63,7 +63,7 @@ def pretrain(
     else:
         weights = resolve(settings.weights) if settings.weights else None
         built_upon |= {"mamba": weights} if weights is not None else {}
-        compressor = new_compressor(settings, tokenizer, table, weights).to(llm.device)
+        compressor = new_compressor(settings, tokenizer, table, weights)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
     data = [

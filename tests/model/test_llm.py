@@ -49,8 +49,8 @@ def test_reply_log_probs_equal_the_loss_of_a_full_forward(loaded):
     found, owner = reply_log_probs(llm, [embed(llm, [p]) for p in prompts], replies)
     means = mean_by_row(found, owner, 2)
     for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        ids = torch.cat([prompt, reply])[None]
-        labels = torch.cat([torch.full_like(prompt, -100), reply])[None]
+        ids = torch.cat([prompt, reply])[None].to(llm.device)
+        labels = torch.cat([torch.full_like(prompt, -100), reply])[None].to(llm.device)
         assert -means[i].item() == pytest.approx(llm(input_ids=ids, labels=labels).loss.item(), abs=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_embeddings_stand_where_placeholders_stood(loaded):
         text == "<|im_start|>system\n<|im_end|>\n<|im_start|>user\na <x> b<|im_end|>\n<|im_start|>assistant\n"
     )
     whole = embed(llm, pieces)
-    assert torch.equal(whole[len(pieces[0]) : len(pieces[0]) + 3], slot)
+    assert torch.equal(whole[len(pieces[0]) : len(pieces[0]) + 3].cpu(), slot)
     with pytest.raises(ValueError, match="<y>"):
         chat_pieces(tokenizer, "a <x> b", {"<x>": slot, "<y>": slot})
 
@@ -92,7 +92,7 @@ def test_greedy_replies_do_not_depend_on_the_batch(loaded):
     ]
     together = greedy_replies(llm, tokenizer, prompts, 8)
     assert together == [greedy_replies(llm, tokenizer, [p], 8)[0] for p in prompts]
-    ids = token_ids(tokenizer, "happy")[None]
+    ids = token_ids(tokenizer, "happy")[None].to(llm.device)
     out = llm.generate(input_ids=ids, do_sample=False, max_new_tokens=8, pad_token_id=2)[0, ids.shape[1] :]
     assert together[0] == tokenizer.decode(out, skip_special_tokens=True).strip()
 

@@ -74,6 +74,7 @@ def test_training_learns_replies_and_keeps_reconstruction(trained):
 def test_plain_peft_reads_the_adapter(responsive_llm_folder, compressor_folder, trained):
     base = AutoModelForCausalLM.from_pretrained(responsive_llm_folder, dtype=torch.float32)
     plain = PeftModel.from_pretrained(base, trained[0]).eval()
+    plain.to("cuda" if torch.cuda.is_available() else "cpu")
     ours = load_dialogue(
         responsive_llm_folder, trained[0], compressor_folder, None, "memory", "float32", trainable=True
     )
@@ -122,6 +123,7 @@ def test_without_memories_nothing_is_reconstructed(responsive_llm_folder, tmp_pa
     assert report["learned"] and "reconstruction" not in report["heldout_after"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU adds up in any order; bytes are a CPU's promise")
 def test_same_seed_same_bytes(responsive_llm_folder, compressor_folder, tmp_path):
     for name in ("a", "b"):
         train_dialogue(

@@ -57,6 +57,7 @@ def test_training_ranks_pairs_and_changes_the_adapter_alone(tmp_path):
     assert torch.allclose(again(inputs_embeds=prompt).logits, model.llm(inputs_embeds=prompt).logits)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU adds up in any order; bytes are a CPU's promise")
 def test_same_seed_same_bytes(tmp_path):
     for name in ("a", "b"):
         train_epo(tiny_dialogue(), pairs(8), pairs(4), SETTINGS, tmp_path / name)
