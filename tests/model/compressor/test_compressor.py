@@ -91,7 +91,9 @@ def test_saved_and_loaded_is_equal_and_holds_no_llm_table(compressor, llm, tmp_p
     compressor.save(tmp_path)
     assert "table" not in load_file(tmp_path / "model.safetensors")
     again = MambaCompressor.load(tmp_path, llm[1], llm[0].get_input_embeddings().weight)
-    assert torch.equal(again.compress([DIALOGUE])[0], compressor.compress([DIALOGUE])[0])
+    for name, value in compressor.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert torch.allclose(again.compress([DIALOGUE])[0], compressor.compress([DIALOGUE])[0], atol=1e-7)
     assert not any(p.requires_grad for p in again.parameters())
 
 

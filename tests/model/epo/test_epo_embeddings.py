@@ -67,11 +67,12 @@ def by_hand(model: DialogueModel, pairs: list[PreferenceExample], settings: EpoS
     table = model.llm.get_input_embeddings()
 
     def log_probs(pair: PreferenceExample, reply: str) -> torch.Tensor:
-        prompt, ids = model.prompt(pair.example), reply_ids(model.tokenizer, reply)
+        prompt = model.prompt(pair.example)
+        ids = reply_ids(model.tokenizer, reply).to(prompt.device)
         logits = model.llm(inputs_embeds=torch.cat([prompt, table(ids)])[None]).logits[
             0, len(prompt) - 1 : -1
         ]
-        return logits.log_softmax(-1)[torch.arange(len(ids)), ids]
+        return logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
 
     chosen = [log_probs(pair, pair.example.reply) for pair in pairs]
     rejected = [log_probs(pair, pair.counter_emotional) for pair in pairs]
@@ -96,7 +97,7 @@ def test_value_and_gradients_equal_a_plain_forward_of_each_reply(model, monkeypa
         model.extractor.video_embeddings([pairs[3].example.video])[0],
     ]
     assert [len(part) for part in parts] == [1, QUERIES, QUERIES]
-    for row in torch.cat(parts):  # it does hold them
+    for row in torch.cat([part.to(prompt.device) for part in parts]):  # it does hold them
         assert (prompt - row).abs().amax(1).min() < 1e-5
 
     ours, _ = total_loss(
