@@ -40,7 +40,7 @@ lint: setup
 
 bench: setup
 	@test -n "$(NAME)" || { echo "name a benchmark: make bench NAME=demo"; exit 2; }
-	$(BIN)/python tests/benchmarks/$(NAME).py $(ARGS)
+	$(BIN)/python benchmarks/$(NAME).py $(ARGS)
 
 # Needs uv. Writes names, versions and hashes, no addresses; torch is pinned apart and taken without hash.
 lock:

@@ -20,8 +20,8 @@ from rich.table import Table
 from storage.errors import InputError
 from storage.store import StoreError
 from tasks.display import candidate_card, status_tree
-from tasks.run import RunRequest, publish_report, stale_plan
-from tasks.stages.worker import StageFailed
+from tasks.engine.run import RunRequest, publish_report, stale_plan
+from tasks.engine.worker import StageFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
@@ -133,7 +133,7 @@ def show(
 ) -> None:
     """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8.
     Of a stage without a table all its figures."""
-    from tasks.inspect import candidate_cards, describe
+    from tasks.show import candidate_cards, describe
 
     request = _request(profile, store, raw, None, changes)
     cards = candidate_cards(request, rows) if stage == "candidates" and not rejects else None

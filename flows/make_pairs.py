@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.orchestration import run_stages
-from tasks.run import RunRequest, open_run
+from tasks.engine.orchestration import run_stages
+from tasks.engine.run import RunRequest, open_run
 
 STAGES = ("candidates", "scores", "scores.calibration", "pairs", "pairs.quality", "pairs.control")
 

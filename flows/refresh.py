@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.reproduce import reproduce
-from tasks.run import RunRequest, is_stale
+from tasks.engine.run import RunRequest, is_stale
 
 
 @flow(name="refresh", log_prints=True)

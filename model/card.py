@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from model.report import write_json
+from model.json_files import write_json
 from model.training import History
 from model.zoo.resolve import RECORD, identity
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from model.checkpoints import Checkpoints
 from model.event_log import EventLog
-from model.memory import TrainingMemory
+from model.json_files import write_json
 from model.processes import Processes, summed
-from model.report import write_json
 from model.settings import TrainingSettings
+from model.training_memory import TrainingMemory
 from model.weights import differing_tensors, named
 
 LOG = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.tree import Tree
 
-from tasks.stages.planner import StagePlan
+from tasks.engine.planner import StagePlan
 
 LINE_EVERY_S = 30.0
 STATE_STYLE = {"fresh": "green", "stale": "yellow", "unknown": "magenta", "not run": "dim"}

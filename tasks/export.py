@@ -11,10 +11,10 @@ from pathlib import Path
 from storage.errors import InputError
 from storage.preferences import COLUMNS, write_preferences
 from storage.store import Ref, Store, write_atomic
-from tasks.run import RunRequest
+from tasks.engine.run import RunRequest
+from tasks.engine.stage import Weights
 from tasks.settings import Settings
-from tasks.shards import read_rows
-from tasks.stages.stage import Weights
+from tasks.stages.shards import read_rows
 
 SPLITS = ("train", "dev")
 NEEDED = ("utterances", "utterances.exchanges", "scores", "pairs", "pairs.quality")
@@ -51,7 +51,7 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
 
 
 def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[dict]:
-    from tasks.examples import read_dialogues, row_key, tagged  # torch, which no refusal needs
+    from tasks.stages.examples import read_dialogues, row_key, tagged  # torch, which no refusal needs
 
     histories = {}
     for dialogue in read_dialogues(store, artefacts["utterances"], *SPLITS).values():

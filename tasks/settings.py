@@ -26,7 +26,7 @@ from model.scorer.settings import ScorerSettings
 from storage.errors import InputError
 from storage.media.settings import MediaSettings
 from storage.settings import DataSettings
-from tasks.stages.retrain import RetrainSettings
+from tasks.engine.retrain import RetrainSettings
 
 Kind = TypeVar("Kind", bound=BaseModel)
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"

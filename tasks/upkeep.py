@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage.filestat import content_digest
 from storage.store import TEMPORARY, Record, Ref, Store
-from tasks.stages.worker import EVENTS
+from tasks.engine.worker import EVENTS
 
 
 def damaged(root: Path, repair: bool) -> list[str]:

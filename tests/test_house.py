@@ -80,7 +80,7 @@ def test_no_pickle():
 
 def test_planning_imports_neither_prefect_nor_torch(tmp_path):
     code = (
-        "import sys; from tasks.run import RunRequest, stale_plan; "
+        "import sys; from tasks.engine.run import RunRequest, stale_plan; "
         f"stale_plan(RunRequest(profile='paper', store={str(tmp_path)!r})); "
         "print([m for m in ('prefect', 'torch', 'transformers', 'vllm', 'matplotlib') if m in sys.modules])"
     )

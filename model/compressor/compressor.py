@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoTokenizer, MambaModel
 
 from model.compressor.mamba import LayerState, Mamba, MambaShape
 from model.compressor.settings import CompressorSettings
+from model.json_files import write_json
 from model.llm import token_ids
-from model.report import write_json
 from model.weights import differing_weights, named
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

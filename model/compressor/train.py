@@ -19,8 +19,8 @@ from model.checkpoints import Checkpoints
 from model.compressor.compressor import CONFIG, TOKENIZER, WEIGHTS, MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
+from model.json_files import write_json
 from model.llm import greedy_replies, load_llm
-from model.report import write_json
 from model.settings import TrainingSettings
 from model.training import History, Progress, fit, seeded_order
 from model.zoo.resolve import resolve

@@ -21,8 +21,8 @@ from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
+from model.json_files import write_json
 from model.llm import body_and_head, embed, load_llm, reply_ids
-from model.report import write_json
 from model.sharding import is_sharded
 from model.training import Progress, fit, seeded_order
 

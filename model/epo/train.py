@@ -22,8 +22,8 @@ from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
 from model.epo.loss import PairLogProbs, Share, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
+from model.json_files import write_json
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
-from model.report import write_json
 from model.training import Progress, fit, plan_batches, seeded_order
 
 ADAPTER_MARK = "lora_"

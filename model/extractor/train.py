@@ -28,9 +28,9 @@ from model.extractor.recognise import (
     shared_start,
 )
 from model.extractor.settings import ExtractorSettings
+from model.json_files import write_json
 from model.llm import embed, load_llm, prefix_cache, reply_ids
 from model.prompts import EMOTION_WORDS
-from model.report import write_json
 from model.training import Progress, fit, seeded_order
 
 SILENT, SPOKEN = ("A", "V", "A+V"), ("A+T", "V+T", "A+V+T")

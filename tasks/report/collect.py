@@ -10,12 +10,12 @@ import json
 from pydantic import BaseModel
 
 from storage.store import Store
+from tasks.engine.stage import Weights
 from tasks.report.counts import Artefacts, collect_counts, read_named
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
-from tasks.rungs import LADDER
 from tasks.settings import Settings, flat, weight_names
-from tasks.stages.stage import Weights
+from tasks.stages.rungs import LADDER
 
 TRAINED = {
     "extractor": "Audio-visual emotion extractor",

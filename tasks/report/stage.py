@@ -6,10 +6,10 @@ Knows nothing of how any of it was made; measures nothing itself.
 from __future__ import annotations
 
 from storage.store import Ref, canonical
+from tasks.engine.stage import Weights, Workspace
 from tasks.report.collect import as_json, collect
 from tasks.report.render import render
 from tasks.settings import Settings
-from tasks.stages.stage import Weights, Workspace
 
 
 def write_report(

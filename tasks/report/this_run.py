@@ -10,7 +10,7 @@ import json
 
 from jinja2 import Environment
 
-from tasks.stages.planner import StagePlan
+from tasks.engine.planner import StagePlan
 
 MARK = "<!-- this run -->"
 REASONS = 6

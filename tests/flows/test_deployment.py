@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage.sample.layout import write_sample
-from tests.server import PREFECT, api, prefect_server, wait_for
+from tests.support.prefect_server import PREFECT, api, prefect_server, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 

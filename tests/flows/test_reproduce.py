@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from storage.sample.layout import write_sample
-from tasks.run import RunRequest
+from tasks.engine.run import RunRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {

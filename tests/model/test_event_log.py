@@ -6,8 +6,8 @@ import torch
 from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
 from model.training import fit, rate
-from tests.model.events import scalars
 from tests.model.test_training import Killed, regression
+from tests.support.events import scalars
 
 SETTINGS = TrainingSettings(learning_rate=0.2, batch_size=3, epochs=2)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.processes import Processes
-from tests.model.trainings import TRAININGS
+from tests.support.trainings import TRAININGS
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSS = 1e-5
@@ -58,7 +58,7 @@ def launched(tmp_path_factory) -> Path:
     configuration = str(ROOT / "deployments" / "accelerate" / "fsdp.yaml")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*launch, "--config_file", configuration, "--module", "tests.model.trainings", str(folder)],
+        [*launch, "--config_file", configuration, "--module", "tests.support.trainings", str(folder)],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A seeded part of the fuzz campaign (tests/benchmarks/fuzz.py): no reader crashes, hangs or loses a row uncounted."""
+"""A seeded part of the fuzz campaign (benchmarks/fuzz.py): no reader crashes, hangs or loses a row uncounted."""
 
 import importlib.util
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "fuzz.py"
+PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
 
 
 def load():

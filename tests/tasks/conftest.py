@@ -8,9 +8,9 @@ import pytest
 
 from storage.sample.layout import write_sample
 from storage.shards import read_table
-from tasks.session import Session
-from tasks.shard_names import of_table
-from tests.rerun import run, session
+from tasks.engine.session import Session
+from tasks.stages.shard_names import of_table
+from tests.support.rerun import run, session
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from storage.filestat import content_digest
 from storage.readers.find import find_datasets
 from storage.settings import DataSettings
 from storage.store import Store
-from tasks.stages.stage import RawFiles, Workspace
-from tasks.utterances import write_utterances
+from tasks.engine.stage import RawFiles, Workspace
+from tasks.stages.utterances import write_utterances
 
 MELD = Path(__file__).resolve().parents[2] / "../shared/data/meld"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model.candidates.prompts import candidate_prompt
-from tasks.stages.worker import StageFailed
+from tasks.engine.worker import StageFailed
 
 
 def engines() -> list[int]:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tasks.metrics import gain_beside_control
-from tasks.session import Session
+from tasks.engine.session import Session
 from tasks.settings import MetricSettings, load_settings
+from tasks.stages.metrics import gain_beside_control
 
 ADDED = {"pairs.control", "epo.control", "replies.6-random"}
 

@@ -3,8 +3,8 @@
 from rich.console import Console
 
 from tasks.display import status_tree
-from tasks.stages.planner import StagePlan
-from tasks.stages.stage import Item, Stage
+from tasks.engine.planner import StagePlan
+from tasks.engine.stage import Item, Stage
 
 
 def shown(*plans: StagePlan) -> list[str]:

@@ -10,9 +10,9 @@ import pytest
 
 from model.zoo.random_models import write_random_model
 from storage.errors import InputError
+from tasks.engine.run import RunRequest
 from tasks.export import export_pairs
-from tasks.inspect import describe
-from tasks.run import RunRequest
+from tasks.show import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = ("pairs.threshold=1.0",)

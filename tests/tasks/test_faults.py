@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.benchmarks.faults import campaign, lay_out
+from benchmarks.faults import campaign, lay_out
 
 pytestmark = pytest.mark.slow
 

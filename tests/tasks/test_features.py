@@ -22,12 +22,12 @@ from storage.sample.media import write_avi, write_mp4, write_wav
 from storage.shards import read_table, unpack_array, utterance_to_row, write_table
 from storage.store import Store, digest_bytes
 from storage.utterance import Utterance
-from tasks.features import extract_features
-from tasks.session import Session
+from tasks.engine.planner import Board, run_graph
+from tasks.engine.session import Session
+from tasks.engine.stage import Weights, Workspace
 from tasks.settings import load_settings
-from tasks.shard_names import of_table
-from tasks.stages.planner import Board, run_graph
-from tasks.stages.stage import Weights, Workspace
+from tasks.stages.features import extract_features
+from tasks.stages.shard_names import of_table
 
 DEMO = Path(__file__).resolve().parents[2] / "../shared/data/multidialog_demo"
 TINY = FeatureSettings(audio_weights="tiny-whisper", video_weights="tiny-vision", frames=2)
@@ -179,7 +179,7 @@ def test_decord_asked_for_and_absent_stops_the_run(stage, monkeypatch):
 
 def test_forty_damaged_files_are_features_or_rejects(stage):
     """A seeded part of the campaign of benchmarks/fuzz_media.py, through the whole stage."""
-    fuzz = load("fuzz_media", Path(__file__).resolve().parents[1] / "benchmarks/fuzz_media.py")
+    fuzz = load("fuzz_media", Path(__file__).resolve().parents[2] / "benchmarks/fuzz_media.py")
     rows = []
     for turn, name in enumerate(fuzz.damaged_files(stage.raw, 40, seed=3)):
         asked = fuzz.request(stage.raw, name)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tasks import orchestration
+from tasks.engine import orchestration
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks.upkeep import collect
-from tests.model.events import scalars
-from tests.rerun import run, session
+from tests.support.events import scalars
+from tests.support.rerun import run, session
 
 STAGE = "compressor.pretrain"
 

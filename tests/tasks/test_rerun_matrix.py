@@ -22,10 +22,10 @@ from pathlib import Path
 import pytest
 
 from storage.sample.layout import write_sample
+from tasks.engine import stage as stage_module
+from tasks.engine.pool import WorkerPool
 from tasks.settings import load_settings
-from tasks.stages import stage as stage_module
-from tasks.stages.pool import WorkerPool
-from tests.rerun import digests, run, session
+from tests.support.rerun import digests, run, session
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,15 @@ class Corpus:
 
     def run_with(self, tree: Path) -> set[str]:
         """Run the code of another source tree."""
-        command = [sys.executable, "-m", "tests.rerun", self.profile, str(self.store), str(self.raw), *SMALL]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.rerun",
+            self.profile,
+            str(self.store),
+            str(self.raw),
+            *SMALL,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -308,7 +316,7 @@ def test_a_kill_in_generation_loses_no_finished_row(corpora):
     before = written(corpus)
     command = ["cpu", str(corpus.store), str(corpus.raw), "--until", "candidates", *SMALL]
     killed = subprocess.Popen(
-        [sys.executable, "-m", "tests.rerun", *command],
+        [sys.executable, "-m", "tests.support.rerun", *command],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
@@ -370,7 +378,7 @@ def tree(tmp_path) -> Path:
     for name in ("flows", "tasks", "model", "storage", "deployments"):
         shutil.copytree(ROOT / name, tmp_path / "tree" / name)
     (tmp_path / "tree/tests").mkdir()
-    shutil.copy(ROOT / "tests/rerun.py", tmp_path / "tree/tests/rerun.py")
+    shutil.copy(ROOT / "tests/support/rerun.py", tmp_path / "tree/tests/support/rerun.py")
     return tmp_path / "tree"
 
 
@@ -407,5 +415,5 @@ def test_a_helper_changed_to_another_result(corpora, tree):
 
 
 def test_a_module_constant_changed(corpora, tree):
-    rewrite(tree / "tasks/pairs.py", r"^COSINE_BINS = 40$", "COSINE_BINS = 20")
+    rewrite(tree / "tasks/stages/pairs.py", r"^COSINE_BINS = 40$", "COSINE_BINS = 20")
     assert corpora("tiny").run_with(tree) == {"pairs all", "report all"}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage.sample.layout import write_sample
-from tasks.session import Session
-from tasks.stages.planner import StagePlan
-from tests import rerun
+from tasks.engine.planner import StagePlan
+from tasks.engine.session import Session
+from tests.support import rerun
 
 UNTIL = "compressor.pretrain"
 NEVER = "retrain.when=never"

@@ -2,7 +2,7 @@
 
 from model.pairs.selection import choose, equal_error_cosine, threshold_in_force
 from storage.exchanges import Exchange
-from tasks.selection import smallest_hashed, spread
+from tasks.stages.selection import smallest_hashed, spread
 
 
 def test_the_least_similar_usable_candidate_is_chosen():

@@ -3,9 +3,9 @@
 import pytest
 
 from storage.store import Ref, Store
+from tasks.engine.planner import NotRun
 from tasks.pipeline import NO_DIALOGUES, Pipeline
 from tasks.settings import load_settings
-from tasks.stages.planner import NotRun
 
 
 def ref(name):

@@ -12,12 +12,12 @@ import pytest
 from storage.errors import InputError
 from storage.sample.layout import write_sample
 from storage.shards import read_table
-from tasks.session import Session
+from tasks.engine import fingerprint
+from tasks.engine.session import Session
 from tasks.settings import load_settings
-from tasks.shard_names import of_table
-from tasks.stages import fingerprint
-from tests import rerun
-from tests.rerun import session
+from tasks.stages.shard_names import of_table
+from tests.support import rerun
+from tests.support.rerun import session
 
 UNTIL = "utterances"
 
@@ -199,7 +199,7 @@ def test_changed_code_is_named(store, raw, monkeypatch):
         return real(text.replace("def cut_exchanges(", "def cut_exchanges(_=0, *"), module)
 
     monkeypatch.setattr(fingerprint, "module_facts", altered)
-    from tasks.stages import stage
+    from tasks.engine import stage
 
     stage._code.cache_clear()
     fingerprint._module.cache_clear()

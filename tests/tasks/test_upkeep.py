@@ -12,9 +12,9 @@ import pytest
 
 from storage.sample.layout import write_sample
 from storage.store import Record, Store, StoreError
-from tasks.stages.worker import StageFailed
+from tasks.engine.worker import StageFailed
 from tasks.upkeep import collect, damaged
-from tests.rerun import digests, run, session
+from tests.support.rerun import digests, run, session
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTIL = "utterances"
@@ -138,7 +138,7 @@ def test_gc_waits_for_a_running_flow(store, raw):
 
 
 def test_two_runs_at_once_compute_each_item_once(raw, tmp_path):
-    both = [start("tests.rerun", "tiny", tmp_path / "store", raw, "--until", UNTIL) for _ in range(2)]
+    both = [start("tests.support.rerun", "tiny", tmp_path / "store", raw, "--until", UNTIL) for _ in range(2)]
     ran = []
     for process in both:
         out, errors = process.communicate(timeout=300)

@@ -1,0 +1,100 @@
+"""The code part of a stage's key, read from source without importing it.
+
+From a function named "package.module:name", every first-party function, class and module constant reached
+by name is collected with its digest (code_facts). Not followed: getattr, registries, and methods of objects
+that are passed in; stages therefore name such entry points themselves. Knows nothing of stages, stores or Prefect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from tasks.engine.code_facts import PACKAGES, Facts, ModuleFacts, module_facts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fingerprint(*entries: str) -> dict[str, str]:
+    """{"model/epo/loss.py:epo_loss": digest, …} of everything first-party that the entries reach."""
+    seen: dict[str, str] = {}
+    for entry in entries:
+        module, name = entry.split(":")
+        _visit(module, name, seen)
+    return dict(sorted(seen.items()))
+
+
+@cache
+def _source(name: str) -> str | None:
+    """The file of a first-party module, relative to the root; None where there is none."""
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    base = name.replace(".", "/")
+    return next((path for path in (f"{base}.py", f"{base}/__init__.py") if (ROOT / path).is_file()), None)
+
+
+@cache
+def _module(name: str) -> ModuleFacts | None:
+    path = _source(name)
+    return None if path is None else module_facts((ROOT / path).read_text(encoding="utf-8"), name)
+
+
+def _visit(module_name: str, name: str, seen: dict[str, str]) -> None:
+    module = _module(module_name)
+    if module is None:
+        return
+    label = f"{_source(module_name)}:{name}"
+    if label in seen:
+        return
+    if name in module.definitions:
+        facts = module.definitions[name]
+        seen[label] = facts.digest
+        _follow(module_name, facts, seen)
+        _visit_statements(module_name, seen)
+    elif name in module.imports:  # re-exported
+        target, attribute = _resolved(module.imports[name])
+        if attribute is not None:
+            _visit(target, attribute, seen)
+
+
+def _visit_statements(module_name: str, seen: dict[str, str]) -> None:
+    statements = _module(module_name).statements
+    label = f"{_source(module_name)}:<on import>"
+    if statements and label not in seen:
+        joined = "".join(facts.digest for facts in statements)
+        seen[label] = hashlib.blake2b(joined.encode(), digest_size=16).hexdigest()
+        for facts in statements:
+            _follow(module_name, facts, seen)
+
+
+def _follow(module_name: str, facts: Facts, seen: dict[str, str]) -> None:
+    module = _module(module_name)
+    for name, path in facts.uses:
+        imported = facts.imports.get(name) or module.imports.get(name)
+        if imported is not None:
+            target, attribute = _resolved(imported)
+            if attribute is not None:
+                _visit(target, attribute, seen)
+            else:
+                _follow_path(target, path, seen)
+        elif name in module.definitions:
+            _visit(module_name, name, seen)
+
+
+def _resolved(imported: tuple[str, str | None]) -> tuple[str, str | None]:
+    """What `from source import name` means: a module of that name, or a name in the source."""
+    source, name = imported
+    if name is not None and _source(f"{source}.{name}"):
+        return f"{source}.{name}", None
+    return imported
+
+
+def _follow_path(module_name: str, path: tuple[str, ...], seen: dict[str, str]) -> None:
+    """`package.module.name` as used in code -> the definition it means."""
+    for depth, part in enumerate(path):
+        if _source(f"{module_name}.{part}"):
+            module_name = f"{module_name}.{part}"
+        else:
+            _visit(module_name, path[depth], seen)
+            return

@@ -1,0 +1,70 @@
+"""The worker processes of one run: started when first needed, kept for the next item, ended with their stage.
+
+Knows nothing of keys, records or Prefect.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+from storage.store import Ref
+from tasks.engine.stage import Item, Stage
+from tasks.engine.worker import Progress, StageWorker, Tell, unheard
+from tasks.settings import RunSettings
+
+SHARED = "shared"
+
+
+class WorkerPool:
+    """Workers over one store and raw root. Used from several threads.
+
+    environment: what the workers' processes are given besides this one's.
+    """
+
+    def __init__(self, settings: RunSettings, store: Path, raw: Path | None, environment: dict[str, str]):
+        self.settings, self.store, self.raw = settings, store, raw
+        threads = {} if settings.threads is None else {"OMP_NUM_THREADS": str(settings.threads)}
+        self.environment = {**environment, **threads}
+        self._idle: dict[str, list[StageWorker]] = defaultdict(list)
+        self._all: list[StageWorker] = []
+        self._guard = threading.Lock()
+
+    def run(self, item: Item, scratch: Path, progress: Progress, tell: Tell = unheard) -> tuple[Ref, ...]:
+        """Run one item in a worker that is free, or in a new one. Raises StageFailed."""
+        name = self._name(item.stage)
+        with self._guard:
+            worker = self._idle[name].pop() if self._idle[name] else self._start(name)
+        try:
+            asked = self.settings
+            outputs = worker.run(
+                item, progress, scratch, asked.checkpoint_s, tell, asked.processes, asked.launch_config
+            )
+        except BaseException:
+            worker.kill()
+            raise
+        with self._guard:
+            self._idle[name].append(worker)
+        return tuple(outputs)
+
+    def _name(self, stage: Stage) -> str:
+        """Whose workers a stage uses: its own, or those that stages share to import their libraries once."""
+        return SHARED if self.settings.share_workers and not stage.own_process else stage.name
+
+    def _start(self, name: str) -> StageWorker:
+        worker = StageWorker(name, self.store, self.raw, self.environment, forks=name == SHARED)
+        self._all.append(worker)
+        return worker
+
+    def release(self, stage: str) -> None:
+        """End a settled stage's own workers, so that their memory goes back."""
+        with self._guard:
+            workers = self._idle.pop(stage, [])
+        for worker in workers:
+            worker.close()
+
+    def close(self) -> None:
+        """End every worker at once."""
+        for worker in self._all:
+            worker.kill()

@@ -1,0 +1,117 @@
+"""A run as flows and the command line see it: what was asked for, opening it, and where its report goes.
+
+Knows nothing of Prefect or of what stages do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from storage.store import Store, write_atomic
+from tasks.display import Display
+from tasks.engine.planner import Board, StagePlan
+from tasks.engine.session import Session
+from tasks.settings import Settings, load_settings
+
+
+class RunRequest(BaseModel, frozen=True, extra="forbid"):
+    """The parameters of every flow; the Prefect UI shows them as a form."""
+
+    profile: str = Field("cpu", description="cpu, paper, tiny, or a TOML file.")
+    changes: tuple[str, ...] = Field((), description='Single settings over the profile: "data.dialogues=40".')
+    raw: str | None = Field(None, description="Folder of raw datasets; none: the bundled sample corpus.")
+    store: str = Field("store", description="Folder of artefacts and records.")
+    until: str | None = Field(None, description="Last stage to run; none: all.")
+    rehash: bool = Field(False, description="Read every raw file again instead of trusting its time stamp.")
+    force: tuple[str, ...] = Field((), description="Stages that run whether stale or not.")
+
+    def settings(self) -> Settings:
+        return load_settings(self.profile, self.changes)
+
+    def session(self) -> Session:
+        raw = None if self.raw is None else Path(self.raw)
+        return Session(
+            self.settings(), Path(self.profile).stem, Path(self.store), raw, self.rehash, self.force
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run. joined: other flows of the same run settle the stages that are not this flow's."""
+
+    session: Session
+    display: Display
+    board: Board
+    joined: bool = False
+
+    def settled(self) -> list[StagePlan]:
+        """The stages that have settled, in the pipeline's order."""
+        names = [node.stage.name for node in self.session.graph()]
+        return [self.board.settled[name] for name in names if name in self.board.settled]
+
+
+_OPEN: dict[RunRequest, Run] = {}
+
+
+@contextmanager
+def open_run(request: RunRequest) -> Iterator[Run]:
+    """A session whose raw data lies ready, holding the store against a clean-up, and its display.
+
+    Within an open run of the same request it joins that one.
+    """
+    if request in _OPEN:
+        yield replace(_OPEN[request], joined=True)
+        return
+    with request.session() as session, Display() as display, session.store.lock("gc", shared=True):
+        session.lay_out_sample()
+        session.forget_rows()
+        _OPEN[request] = Run(session, display, Board())
+        try:
+            yield _OPEN[request]
+        finally:
+            del _OPEN[request]
+
+
+def stale_plan(request: RunRequest) -> list[StagePlan]:
+    """The plan as it is now."""
+    with request.session() as session:
+        return session.plan(request.until)
+
+
+def is_stale(request: RunRequest) -> bool:
+    return any(plan.state in ("stale", "unknown") for plan in stale_plan(request))
+
+
+def publish_report(request: RunRequest, plans: list[StagePlan]) -> str | None:
+    """Copy a run's report beside the store's artefacts, under its plain name; None where there is none.
+
+    plans: the settled stages; what they did is added to the copy. A copy that stands already stays as it is
+    when nothing ran.
+    """
+    plan = {p.stage.name: p for p in plans}.get("report")
+    if plan is None or "all" not in plan.outputs:
+        return None
+    store = Store(Path(request.store))
+    html, facts = plan.outputs["all"]
+    if any(p.stale for p in plans) or _published(store) != facts.digest:
+        from tasks.report.this_run import describe, published  # jinja2, which a plan does not need
+
+        for ref in (html, facts):
+            data = published(ref.name, store.read(ref), ref.digest, describe(plans))
+            write_atomic(store.root / ref.name, data)
+    return str(store.root / html.name)
+
+
+def _published(store: Store) -> str | None:
+    """The digest of the report artefact that the published copy is of."""
+    try:
+        facts = json.loads((store.root / "report.json").read_bytes())
+        return facts["run"]["artefact"] if (store.root / "report.html").is_file() else None
+    except (OSError, ValueError, KeyError):
+        return None

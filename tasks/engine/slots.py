@@ -1,0 +1,59 @@
+"""Places for items that run at once, given out by urgency.
+
+A free place goes to the waiting item whose stage has the longest chain of stages behind it, so that what holds up
+the most starts first. Knows nothing of what an item does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from tasks.engine.planner import Node
+
+
+def urgency(graph: list[Node]) -> dict[str, int]:
+    """Stage -> stages in the longest chain from it to the end of the graph, itself included."""
+    longest: dict[str, int] = {}
+    for node in reversed(graph):
+        name = node.stage.name
+        followers = [other.stage.name for other in graph if name in other.needs]
+        longest[name] = 1 + max((longest[follower] for follower in followers), default=0)
+    return longest
+
+
+class Slots:
+    """`places` in all; of one stage at most as many at once as `limits` says."""
+
+    def __init__(self, places: int, limits: dict[str, int], urgency: dict[str, int]):
+        self._places, self._limits, self._urgency = places, limits, urgency
+        self._busy: Counter[str] = Counter()
+        self._waiting: list[tuple[int, int, str]] = []
+        self._arrivals = count()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, stage: str) -> Iterator[None]:
+        """Wait for a place and hold it."""
+        with self._changed:
+            ticket = (-self._urgency[stage], next(self._arrivals), stage)
+            self._waiting.append(ticket)
+            self._changed.wait_for(lambda: self._next() == ticket)
+            self._waiting.remove(ticket)
+            self._busy[stage] += 1
+            self._changed.notify_all()  # there may be a place for one more
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy[stage] -= 1
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[int, int, str] | None:
+        if self._busy.total() >= self._places:
+            return None
+        eligible = [ticket for ticket in self._waiting if self._busy[ticket[2]] < self._limits[ticket[2]]]
+        return min(eligible, default=None)

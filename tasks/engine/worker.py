@@ -1,0 +1,287 @@
+"""Stage functions run here, in child processes that can be killed and give their memory back.
+
+The parent (`StageWorker`) sends one item a line, as JSON, over standard input; the child answers with progress
+lines, the artefacts or the failure, and last how the process ended that ran it. A shared worker imports a stage's
+libraries once and forks for each item, so that all an item took goes back when it ends. When the parent goes, the
+child's input ends and it goes too. A training that several processes do together is launched from here (launch.py).
+Knows nothing of keys, records or Prefect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_type_hints
+
+from pydantic import BaseModel, TypeAdapter
+
+from storage.errors import InputError
+from storage.store import Ref, Store
+from tasks.engine.launch import run_launched
+from tasks.engine.stage import Item, Workspace
+
+Progress = Callable[[int, int, dict[str, float]], None]
+Tell = Callable[[str], None]
+"""Called with a line for people."""
+EVENTS = 12
+"""Characters of its key by which an item's curves are known."""
+FORKS = "--forks"
+MODEL_LOG = logging.getLogger("model")
+"""Below it every module of model/ logs."""
+
+
+def unheard(line: str) -> None:
+    """Tells nobody."""
+
+
+class StageFailed(RuntimeError):
+    """A stage's item failed; the message names stage, item and cause. `usage`: the input is at fault."""
+
+    def __init__(self, message: str, usage: bool = False):
+        super().__init__(message)
+        self.usage = usage
+
+
+class StageWorker:
+    """One child process that runs items, one after the other. Its log is named after its pool.
+
+    forks: every item gets a fork of the child and leaves nothing behind in it. Otherwise what an item loads
+    stays for the next one.
+    """
+
+    def __init__(
+        self, pool: str, store: Path, raw: Path | None, environment: dict[str, str], forks: bool = False
+    ):
+        log = store / "logs" / f"{pool}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log_path, self.store, self.raw = log, store, raw
+        self.log = open(log, "ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.engine.worker", *([FORKS] if forks else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**os.environ, **environment},
+            cwd=Path(__file__).resolve().parents[2],
+            start_new_session=True,
+        )
+
+    def run(
+        self,
+        item: Item,
+        progress: Progress,
+        scratch: Path | None = None,
+        checkpoint_s: float = 600.0,
+        tell: Tell = unheard,
+        processes: int = 1,
+        launch_config: str | None = None,
+    ) -> list[Ref]:
+        """Run one item and return its artefacts. Raises StageFailed.
+
+        scratch, checkpoint_s: see Workspace; tell: whom to tell what no figure can; processes, launch_config: see
+        RunSettings, followed where the stage trains.
+        """
+        name = f"{item.stage.name} [{item.label}]"
+        job = {
+            "function": item.stage.function,
+            "arguments": {name: _encode(value) for name, value in item.arguments.items()},
+            "store": str(self.store),
+            "raw": None if self.raw is None else str(self.raw),
+            "basis": item.basis(),
+            "scratch": None if scratch is None else str(scratch),
+            "checkpoint_s": checkpoint_s,
+            "events": None
+            if scratch is None
+            else str(events_folder(self.store, item.stage.name, scratch.name)),
+            "processes": processes if item.stage.trains else 1,
+            "launch_config": launch_config,
+        }
+        try:
+            self.process.stdin.write(json.dumps(job).encode() + b"\n")
+            self.process.stdin.flush()
+            outcome, code = self._listen(progress, tell)
+        except BrokenPipeError:
+            outcome, code = {}, self.process.wait()
+        if "done" in outcome:
+            return [Ref(**ref) for ref in outcome["done"]]
+        if "failed" in outcome:
+            raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"])
+        raise StageFailed(f"{name}: its process {_ending(code)}; log: {self.log_path}")
+
+    def _listen(self, progress: Progress, tell: Tell) -> tuple[dict, int]:
+        """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
+
+        Only once that process has ended is the next item sent.
+        """
+        outcome: dict = {}
+        for line in self.process.stdout:
+            answer = json.loads(line)
+            if "progress" in answer:
+                progress(*answer["progress"])
+            elif "told" in answer:
+                tell(answer["told"])
+            elif "ended" in answer:
+                return outcome, answer["ended"]
+            else:
+                outcome = answer
+        return outcome, self.process.wait()
+
+    def close(self) -> None:
+        """End the child: its input is closed, and what does not end by itself is killed with its children."""
+        try:
+            self.process.stdin.close()
+            self.process.wait(timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child and all it started, at once; a second call does nothing."""
+        if self.log.closed:
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+
+
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
+
+def _encode(value):
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _encode(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(inner) for inner in value]
+    return value
+
+
+def events_folder(store: Path, stage: str, key: str) -> Path:
+    """Where the curves of a training item of this key are left."""
+    return store / "logs" / stage / key[:EVENTS]
+
+
+def answers_on_stdout() -> Callable[[dict], None]:
+    """How to answer on what is standard output now; what libraries print goes to the log, never between the answers."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return lambda message: answers.write(json.dumps(message).encode() + b"\n")
+
+
+def serve(forks: bool) -> None:
+    """The child: read items from standard input until it ends."""
+    answer = answers_on_stdout()
+    for line in sys.stdin.buffer:
+        job = json.loads(line)
+        answer({"ended": _run_forked(job, answer) if forks else _run(job, answer)})
+
+
+def _run(job: dict, answer: Callable[[dict], None]) -> int:
+    """Run one item here, or in processes of its own. Returns 0, the exit code of a process that did so."""
+    return run_item(job, answer) if job["processes"] == 1 else run_launched(job, answer)
+
+
+def run_item(job: dict, answer: Callable[[dict], None]) -> int:
+    """Run one item and tell the parent what came of it. Returns 0, the exit code of a process that did so."""
+    work = Workspace(
+        store=Store(job["store"]),
+        raw=None if job["raw"] is None else Path(job["raw"]),
+        basis=job["basis"],
+        progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
+        scratch=None if job["scratch"] is None else Path(job["scratch"]),
+        checkpoint_s=job["checkpoint_s"],
+        events=None if job["events"] is None else Path(job["events"]),
+    )
+    told = _Told(answer)
+    MODEL_LOG.setLevel(logging.INFO)
+    MODEL_LOG.addHandler(told)
+    try:
+        answer({"done": [ref.model_dump() for ref in _call(job, work)]})
+    except Exception as error:  # the boundary of the process: every failure is told to the parent
+        text = str(error).strip() or type(error).__name__
+        known = isinstance(error, (InputError, RuntimeError, ValueError))
+        answer(
+            {
+                "failed": text if known else f"{type(error).__name__}: {text}",
+                "usage": isinstance(error, InputError),
+            }
+        )
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
+    finally:
+        MODEL_LOG.removeHandler(told)
+    return 0
+
+
+class _Told(logging.Handler):
+    """What the model logs for people, as answers."""
+
+    def __init__(self, answer: Callable[[dict], None]):
+        super().__init__(logging.INFO)
+        self._answer = answer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._answer({"told": record.getMessage()})
+
+
+def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:
+    """Run one item in a fork of this process, which itself only imports: no threads, nothing computed.
+
+    Returns the fork's exit code.
+    """
+    if job["processes"] == 1:
+        _function(job)
+    gc.freeze()  # a collection in the fork would touch, and so copy, every page that is shared
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = _run(job, answer)
+        finally:
+            os._exit(code)
+    return _wait(child)
+
+
+def _wait(child: int) -> int:
+    """Exit code of a fork, negative for the signal that ended it. It is killed when the parent goes meanwhile."""
+    ended = os.pidfd_open(child)
+    ready, _, _ = select.select([sys.stdin.buffer, ended], [], [])
+    if ended not in ready:  # the input has ended: nobody waits for the answer
+        os.kill(child, signal.SIGKILL)
+    os.close(ended)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _function(job: dict) -> Callable[..., list[Ref]]:
+    module, name = job["function"].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _call(job: dict, work: Workspace) -> list[Ref]:
+    function = _function(job)
+    hints = get_type_hints(function)
+    arguments = {
+        key: TypeAdapter(hints[key]).validate_python(value) for key, value in job["arguments"].items()
+    }
+    return function(**arguments, work=work)
+
+
+if __name__ == "__main__":
+    serve(forks=FORKS in sys.argv[1:])

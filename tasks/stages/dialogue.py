@@ -1,0 +1,46 @@
+"""Stages `dialogue.…`, one per rung of the ladder (table 2): the dialogue LoRA. Knows nothing of the method itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from model.dialogue.settings import DialogueSettings
+from model.dialogue.train import train_dialogue
+from model.zoo.resolve import resolve
+from storage.store import Ref
+from tasks.engine.stage import Weights, Workspace
+from tasks.stages.examples import dialogue_examples
+
+
+def fit_dialogue(
+    utterances: list[Ref],
+    exchanges: list[Ref],
+    features: list[Ref],
+    compressor: Ref | None,
+    extractor: Ref | None,
+    history: Literal["text", "memory"],
+    settings: DialogueSettings,
+    llm: Weights,
+    work: Workspace,
+    start: Ref | None = None,
+) -> list[Ref]:
+    """A new LoRA from the LLM. Output: the folder "adapter"."""
+    train = dialogue_examples(work.store, utterances, exchanges, features, "train")
+    heldout = dialogue_examples(work.store, utterances, exchanges, features, "dev")
+    with tempfile.TemporaryDirectory() as folder:
+        train_dialogue(
+            resolve(llm.name),
+            train,
+            heldout,
+            settings,
+            Path(folder),
+            history=history,
+            compressor=work.folder(compressor),
+            extractor=work.folder(extractor),
+            progress=work.progress,
+            checkpoints=work.checkpoints(),
+            start=work.folder(start),
+        )
+        return [work.store.put_tree("adapter", Path(folder), rows=len(train))]

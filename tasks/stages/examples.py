@@ -1,0 +1,110 @@
+"""Rows of the shards -> what the models learn from: dialogues, exchanges with history and features, pairs.
+
+Knows nothing of training or of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from model.dialogue.examples import DialogueExample
+from model.extractor.train import EmotionExample
+from storage.exchanges import roles
+from storage.shards import row_to_utterance, unpack_array
+from storage.store import Ref, Store
+from storage.utterance import Utterance
+from tasks.stages.shards import read_rows
+
+Key = tuple[str, str, str, int]
+
+
+def row_key(row: dict) -> Key:
+    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
+
+
+def key_text(key: Key) -> str:
+    """A key as one word, for messages: meld/train/12/3."""
+    return "/".join(str(part) for part in key)
+
+
+def read_dialogues(
+    store: Store, refs: Iterable[Ref], *splits: str
+) -> dict[tuple[str, str, str], list[Utterance]]:
+    """Utterances by dialogue, in the order of their turns."""
+    utterances = sorted(
+        map(row_to_utterance, read_rows(store, refs, "utterances", *splits)), key=lambda u: u.key
+    )
+    return {key: list(members) for key, members in groupby(utterances, key=lambda u: u.key[:3])}
+
+
+def tagged(dialogue: list[Utterance]) -> tuple[str, ...]:
+    """Role-tagged lines as in figure 11: "gpt: …", "human: …"."""
+    tags = roles(dialogue)
+    return tuple(f"{tags[u.speaker]}: {u.text}" for u in dialogue)
+
+
+def read_features(
+    store: Store, refs: Iterable[Ref], *splits: str
+) -> dict[Key, tuple[Tensor | None, Tensor | None]]:
+    """Key -> (audio states [Ta, da], frame tokens [Tv, dv]), half precision."""
+    return {
+        row_key(row): (
+            _tensor(unpack_array(row["audio"], row["audio_shape"])),
+            _tensor(unpack_array(row["video"], row["video_shape"])),
+        )
+        for row in read_rows(store, refs, "features", *splits)
+    }
+
+
+def _tensor(array) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array.copy())
+
+
+def dialogue_examples(
+    store: Store, utterances: list[Ref], exchanges: list[Ref], features: list[Ref], *splits: str
+) -> list[DialogueExample]:
+    """Every exchange of the splits with its history and, where the sentence has media, its features; by key."""
+    histories: dict[Key, tuple[str, ...]] = {}
+    for dialogue in read_dialogues(store, utterances, *splits).values():
+        lines = tagged(dialogue)
+        for position, utterance in enumerate(dialogue):
+            histories[utterance.key] = lines[:position]
+    media = read_features(store, features, *splits)
+    examples = []
+    for row in sorted(read_rows(store, exchanges, "exchanges", *splits), key=row_key):
+        audio, video = media.get(row_key(row), (None, None))
+        examples.append(
+            DialogueExample(
+                key=key_text(row_key(row)),
+                history=histories[row_key(row)],
+                sentence=row["sentence"],
+                reply=row["reply"],
+                audio=audio,
+                video=video,
+            )
+        )
+    return examples
+
+
+def emotion_examples(
+    store: Store, utterances: list[Ref], features: list[Ref], *splits: str
+) -> list[EmotionExample]:
+    """Every labelled utterance of the splits that has features; by key."""
+    media = read_features(store, features, *splits)
+    rows = [row_to_utterance(row) for row in read_rows(store, utterances, "utterances", *splits)]
+    return [
+        EmotionExample(
+            key=key_text(u.key),
+            audio=media[u.key][0],
+            video=media[u.key][1],
+            sentence=u.text,
+            emotion=u.emotion,
+            dataset=u.dataset,
+        )
+        for u in sorted(rows, key=lambda u: u.key)
+        if u.emotion is not None and u.key in media
+    ]

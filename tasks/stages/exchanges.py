@@ -1,0 +1,41 @@
+"""Stage `utterances.exchanges`: utterance shards -> exchange shards, and which of them candidates are written for.
+
+Knows nothing of raw data or of models.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from storage.exchanges import Exchange, cut_exchanges
+from storage.shards import exchange_to_row, row_to_utterance
+from storage.store import Ref, canonical
+from tasks.engine.stage import Workspace
+from tasks.stages.selection import SelectionSettings, spread
+from tasks.stages.shard_names import of_table, place, shard_name
+from tasks.stages.shards import read_rows, write_shard
+
+
+def write_exchanges(utterances: list[Ref], selection: SelectionSettings, work: Workspace) -> list[Ref]:
+    """Outputs: exchanges/… beside each utterance shard, and exchanges.json with what fell out and was selected."""
+    cut: dict[str, list[Exchange]] = {}
+    fallen: dict[str, Counter] = {}
+    for ref in of_table(utterances, "utterances"):
+        rows = read_rows(work.store, [ref], "utterances")
+        exchanges, reasons = cut_exchanges(row_to_utterance(row) for row in rows)
+        cut[ref.name] = exchanges
+        fallen.setdefault("/".join(place(ref)), Counter()).update(reasons)
+    chosen: set[tuple] = set()
+    for split, count in (("train", selection.train), ("dev", selection.dev)):
+        of_split = [e for exchanges in cut.values() for e in exchanges if e.split == split]
+        chosen |= {e.key for e in spread(of_split, count, selection.seed)}
+    shards, selected = [], {}
+    for name, exchanges in cut.items():
+        _, dataset, split, bucket = name.split("/")
+        shard = shard_name("exchanges", dataset, split, int(bucket))
+        rows = [exchange_to_row(e, e.key in chosen) for e in exchanges]
+        selected[shard] = sum(row["selected"] for row in rows)
+        shards.append(write_shard(work.store, "exchanges", shard, rows))
+    counts = {split: dict(sorted(reasons.items())) for split, reasons in sorted(fallen.items())}
+    summary = canonical({"selected": selected, "fallen_out": counts})
+    return [*shards, work.store.put_bytes("exchanges.json", summary)]

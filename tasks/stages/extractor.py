@@ -1,0 +1,41 @@
+"""Stage `extractor`: labelled clips -> the audio-visual emotion extractor. Knows nothing of the method itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from model.extractor.settings import ExtractorSettings
+from model.extractor.train import train_extractor
+from model.zoo.resolve import resolve
+from storage.store import Ref
+from tasks.engine.stage import Weights, Workspace
+from tasks.stages.examples import emotion_examples
+
+
+def fit_extractor(
+    utterances: list[Ref],
+    features: list[Ref],
+    settings: ExtractorSettings,
+    llm: Weights,
+    work: Workspace,
+    start: Ref | None = None,
+) -> list[Ref]:
+    """Train on train; dev chooses the checkpoint and gives the recognition figures. Output: "extractor".
+
+    start: see tasks/engine/retrain.py, as in every trained stage.
+    """
+    train = emotion_examples(work.store, utterances, features, "train")
+    heldout = emotion_examples(work.store, utterances, features, "dev")
+    with tempfile.TemporaryDirectory() as folder:
+        train_extractor(
+            resolve(llm.name),
+            train,
+            heldout,
+            settings,
+            Path(folder),
+            work.progress,
+            work.checkpoints(),
+            start=work.folder(start),
+        )
+        return [work.store.put_tree("extractor", Path(folder), rows=len(train))]

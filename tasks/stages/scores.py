@@ -1,0 +1,100 @@
+"""Stage `scores`: how alike each candidate and the true reply are in emotion; and what human replies score.
+
+Knows nothing of the scorer's insides or of which candidate is chosen.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import numpy as np
+
+from model.pairs.selection import equal_error_cosine
+from model.pairs.settings import PairSettings
+from model.scorer.scorer import EmotionScorer
+from model.scorer.settings import ScorerSettings
+from storage.shards import read_table
+from storage.store import Ref, canonical
+from tasks.engine.stage import Weights, Workspace
+from tasks.stages.shard_names import place, shard_name
+from tasks.stages.shards import read_rows, write_shard
+
+
+def score_candidates(
+    candidates: Ref, exchanges: Ref, settings: ScorerSettings, scorer: Weights, work: Workspace
+) -> list[Ref]:
+    """Outputs: scores/…, each candidate with its cosine to the true reply (section 3.3)."""
+    rows = read_table(work.store.read(candidates), "candidates")
+    replies = {_key(e): e["reply"] for e in read_rows(work.store, [exchanges], "exchanges")}
+    scored = [row for row in rows if row["text"]]
+    cosines = _cosines([(row["text"], replies[_key(row)]) for row in scored], scorer.name, settings, work)
+    for row, cosine in zip(scored, cosines, strict=True):
+        row["cosine"] = cosine
+    dataset, split = place(candidates)
+    name = shard_name("scores", dataset, split, int(candidates.name.split("/")[-1]))
+    return [write_shard(work.store, "scores", name, rows)]
+
+
+def calibrate_scores(
+    utterances: list[Ref], pairs: PairSettings, settings: ScorerSettings, scorer: Weights, work: Workspace
+) -> list[Ref]:
+    """Cosines of human utterances of the same and of different emotions; output: calibration.json.
+
+    MELD's train split where there is one (readings), else every train split.
+    """
+    rows = read_rows(work.store, utterances, "utterances", "train")
+    meld = [row for row in rows if row["dataset"] == "meld"]
+    same, different = human_pairs(meld or rows, pairs.calibration_pairs, pairs.seed)
+    facts = {"pairs": len(same), "datasets": sorted({row["dataset"] for row in meld or rows})}
+    for name, drawn in (("same", same), ("different", different)):
+        facts[name] = [round(c, 6) for c in sorted(_cosines(drawn, scorer.name, settings, work))]
+    facts["equal_error"] = equal_error_cosine(facts["same"], facts["different"]) if same else None
+    return [work.store.put_bytes("calibration.json", canonical(facts))]
+
+
+def human_pairs(
+    rows: list[dict], count: int, seed: int
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Up to `count` pairs of utterances of the same emotion, and as many of different emotions."""
+    labelled = [(row["text"], row["emotion"]) for row in rows if row["emotion"] is not None]
+    draw = random.Random(seed)
+    same: list[tuple[str, str]] = []
+    different: list[tuple[str, str]] = []
+    for _ in range(count * 40):
+        if len(labelled) < 2 or min(len(same), len(different)) >= count:
+            break
+        (first, one), (second, other) = draw.sample(labelled, 2)
+        kind = same if one == other else different
+        if len(kind) < count and first != second:
+            kind.append((first, second))
+    least = min(len(same), len(different))
+    return same[:least], different[:least]
+
+
+def _key(row: dict) -> tuple:
+    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
+
+
+def _cosines(
+    pairs: list[tuple[str, str]], scorer: str, settings: ScorerSettings, work: Workspace
+) -> list[float]:
+    """Cosines of text pairs; those of an earlier run are read back."""
+    memo = work.store.rows("scores")
+    keys = [work.row_key(*pair) for pair in pairs]
+    known = {key: float(value) for key, value in memo.get_many(keys).items()}
+    missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
+    if missing:
+        model = _scorer(scorer, settings)
+        # In one call, which runs each distinct text once.
+        features = model.features([text for pair in missing.values() for text in pair])
+        for key, cosine in zip(missing, np.sum(features[0::2] * features[1::2], axis=1), strict=True):
+            known[key] = float(cosine)
+            memo.put(key, repr(known[key]).encode())
+    memo.close()
+    return [known[key] for key in keys]
+
+
+@cache
+def _scorer(name: str, settings: ScorerSettings) -> EmotionScorer:
+    return EmotionScorer.load(name, settings)

@@ -1,0 +1,58 @@
+"""Stage `utterances`: one raw dataset -> utterance shards, rejects and a data card.
+
+Knows nothing of the datasets' formats (storage/readers) or of who reads the shards.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.errors import InputError
+from storage.readers.find import RawDataset, read_dataset
+from storage.settings import DataSettings
+from storage.shards import reject_to_row, utterance_to_row, write_table
+from storage.store import Ref, Store, StoreError, canonical
+from tasks.engine.row_differences import compare, group, read_shards
+from tasks.engine.stage import RawFiles, Workspace
+from tasks.stages.cards import make_card
+from tasks.stages.shard_names import of_table
+from tasks.stages.shards import write_buckets
+
+
+def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) -> list[Ref]:
+    """Read `source` below the raw root. Outputs: utterances/…, rejects/DATASET, card/DATASET.
+
+    The rejects table also names the faults that cost no row, under the stage "utterances.defects".
+    """
+    raw = RawDataset(source.dataset, work.raw / source.folder, tuple(source.files))
+    read = read_dataset(raw, work.raw, settings, lambda path: _digest(source, work.raw, path))
+    shards = write_buckets(
+        work.store, "utterances", [utterance_to_row(u) for u in read.utterances], settings.bucket_rows
+    )
+    lines = [reject_to_row(r, "utterances") for r in read.rejects]
+    lines += [reject_to_row(r, "utterances.defects") for r in read.defects]
+    name = source.dataset
+    rejects = work.store.put_bytes(
+        f"rejects/{name}", write_table(lines, "rejects"), rejects=len(read.rejects)
+    )
+    card = canonical(make_card(name, read, settings, source.synthetic))
+    return [*shards, rejects, work.store.put_bytes(f"card/{name}", card)]
+
+
+def changed_utterances(
+    source: RawFiles, settings: DataSettings, root: Path, store: Store, outputs: tuple[Ref, ...]
+) -> list[str]:
+    """What differs between the raw files as they are and the shards made from them before. Writes nothing."""
+    raw = RawDataset(source.dataset, root / source.folder, tuple(source.files))
+    try:
+        read = read_dataset(raw, root, settings, lambda path: _digest(source, root, path))
+        before = read_shards(store, of_table(outputs, "utterances"))
+    except InputError as error:
+        return [f"cannot be read now: {error}"]
+    except StoreError:
+        return []
+    return compare(before, group([utterance_to_row(u) for u in read.utterances], "utterances"))
+
+
+def _digest(source: RawFiles, root: Path, path: Path) -> str:
+    return source.files[path.relative_to(root).as_posix()]

@@ -1,0 +1,85 @@
+"""The real pipeline run at the stage layer, without an orchestrator; says which items ran.
+
+For tests and benchmarks, in process (`run`) or as a program that can be killed or given another source tree:
+
+    python -m tests.support.rerun PROFILE STORE RAW [--until STAGE] [SETTING=VALUE …]
+
+prints the items that ran, as one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from tasks.engine.planner import Board, StagePlan, run_graph
+from tasks.engine.pool import WorkerPool
+from tasks.engine.session import Session
+from tasks.engine.stage import Item
+from tasks.engine.worker import Progress
+from tasks.settings import load_settings
+
+
+def session(
+    profile: str,
+    store: Path,
+    raw: Path,
+    changes: Sequence[str] = (),
+    workers: WorkerPool | None = None,
+    **options,
+) -> Session:
+    return Session(load_settings(profile, changes), profile, store, raw, workers=workers, **options)
+
+
+def run(opened: Session, until: str | None = None, progress: Progress = lambda *_: None) -> list[str]:
+    """Run what is stale; returns "stage label" of every item that this run computed itself, sorted."""
+    ran: list[str] = []
+    compute = opened.workers.run
+    opened.forget_rows()
+
+    def counted(item: Item, *rest):
+        ran.append(f"{item.stage.name} {item.label}")
+        return compute(item, *rest)
+
+    def execute(item: Item):
+        with opened.slots.take(item.stage.name):
+            return opened.execute(item, progress)
+
+    def settled(plan: StagePlan) -> None:
+        opened.workers.release(plan.stage.name)
+
+    opened.workers.run = counted
+    try:
+        with ThreadPoolExecutor(16) as pool, opened.store.lock("gc", shared=True):
+
+            def submit(item: Item, why: list[str]) -> Future:
+                return pool.submit(execute, item)
+
+            run_graph(opened.store, opened.graph(until), Board(), submit, settled)
+    finally:
+        del opened.workers.run
+    return sorted(ran)
+
+
+def digests(opened: Session, until: str | None = None) -> dict[str, str]:
+    """ "stage label artefact" -> digest of everything a finished run holds."""
+    return {
+        f"{plan.stage.name} {label} {ref.name}": ref.digest
+        for plan in opened.plan(until)
+        for label, refs in plan.outputs.items()
+        for ref in refs
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    for name in ("profile", "store", "raw"):
+        parser.add_argument(name)
+    parser.add_argument("changes", nargs="*")
+    parser.add_argument("--until")
+    asked = parser.parse_intermixed_args()
+    with session(asked.profile, Path(asked.store), Path(asked.raw), asked.changes) as opened:
+        print(json.dumps(run(opened, asked.until)))

@@ -1,0 +1,122 @@
+"""The four trainings at their smallest, to be run in one process, in parts, or as one of several processes:
+
+    accelerate launch … --module tests.support.trainings FOLDER
+
+leaves each training's report and weights in FOLDER/<plain or sharded>/<number of the process>/<name of the training>;
+sharded where accelerate was told so, and plain after that. Replies, answers and
+histories are of very unlike lengths, and the last step has one row, so that no share of a step is like another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from model.compressor.settings import CompressorSettings
+from model.compressor.train import pretrain
+from model.dialogue.dialogue import DialogueModel
+from model.dialogue.examples import DialogueExample, PreferenceExample
+from model.dialogue.settings import DialogueSettings
+from model.dialogue.train import train_dialogue
+from model.epo.settings import EpoSettings
+from model.epo.train import train_epo
+from model.extractor.settings import ExtractorSettings
+from model.extractor.train import EmotionExample, train_extractor
+from model.llm import load_llm
+from model.processes import Processes
+from model.prompts import EMOTION_WORDS
+from model.settings import TrainingSettings
+from model.sharding import ASKED, is_sharded
+from model.zoo.resolve import resolve
+
+WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
+TEXTS = [" ".join(WORDS[: 1 + i % 9]) + f" {word}" for i, word in enumerate(WORDS * 2)]
+ROWS, HELDOUT = 9, 3
+
+
+def training(accumulation: int) -> TrainingSettings:
+    return TrainingSettings(
+        learning_rate=1e-3, batch_size=4, dtype="float32", threads=1, evaluations=1, accumulation=accumulation
+    )
+
+
+def compressor(out: Path, accumulation: int = 1) -> dict:
+    own = training(accumulation)
+    small = CompressorSettings(
+        weights="",
+        hidden=32,
+        layers=1,
+        max_utterance_tokens=32,
+        free_running_rows=0,
+        pretrain=own,
+        finetune=own,
+    )
+    return pretrain(resolve("tiny-llm"), TEXTS[:ROWS], TEXTS[ROWS : ROWS + HELDOUT], small, out)
+
+
+def extractor(out: Path, accumulation: int = 1) -> dict:
+    generator = torch.Generator().manual_seed(3)
+    clips = [
+        EmotionExample(
+            f"clip/{i}",
+            torch.randn(1 + i % 7, 12, generator=generator),
+            torch.randn(2 + i % 5, 16, generator=generator) if i % 2 else None,
+            TEXTS[i],
+            list(EMOTION_WORDS)[i % len(EMOTION_WORDS)],
+            "made up",
+        )
+        for i in range(ROWS + HELDOUT)
+    ]
+    small = ExtractorSettings(layers=1, heads=2, queries=2, hidden=32, training=training(accumulation))
+    return train_extractor(resolve("tiny-llm"), clips[:ROWS], clips[ROWS:], small, out)
+
+
+def exchanges(count: int) -> list[DialogueExample]:
+    """Every third without a history."""
+    return [
+        DialogueExample(
+            f"d/{i}", tuple(f"gpt: {t}" for t in TEXTS[: i % 3]), f"I like {WORDS[i % 10]}", TEXTS[i]
+        )
+        for i in range(count)
+    ]
+
+
+def dialogue(out: Path, accumulation: int = 1) -> dict:
+    compressor(out / "compressor")
+    rows = exchanges(ROWS + HELDOUT)
+    small = DialogueSettings(rank=4, alpha=8, training=training(accumulation))
+    return train_dialogue(
+        resolve("tiny-llm"), rows[:ROWS], rows[ROWS:], small, out, "memory", out / "compressor"
+    )
+
+
+def epo(out: Path, accumulation: int = 1) -> dict:
+    llm, tokenizer = load_llm(resolve("tiny-llm"), "float32")
+    torch.manual_seed(0)
+    adapter = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    model = DialogueModel(get_peft_model(llm, adapter), tokenizer, "text")
+    pairs = [PreferenceExample(e, TEXTS[-1 - i]) for i, e in enumerate(exchanges(ROWS + HELDOUT))]
+    small = EpoSettings(training=training(accumulation), sampled_replies=0)
+    return train_epo(model, pairs[:ROWS], pairs[ROWS:], small, out)
+
+
+TRAININGS: dict[str, Callable[..., dict]] = {
+    "extractor": extractor,
+    "compressor": compressor,
+    "dialogue": dialogue,
+    "epo": epo,
+}
+
+if __name__ == "__main__":
+    processes = Processes()
+    for form in ("sharded", "plain"):
+        assert is_sharded(load_llm(resolve("tiny-llm"), "float32")[0].model.layers) == (form == "sharded")
+        for name, train in TRAININGS.items():
+            train(Path(sys.argv[1]) / form / str(processes.index) / name)
+        os.environ[ASKED] = "false"
+    processes.leave()

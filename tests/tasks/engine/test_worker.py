@@ -1,0 +1,106 @@
+"""Items in worker processes: what a forked item leaves behind, how its death is told, and who ends with whom."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from storage.store import Ref, Store
+from tasks.engine.stage import Item, Stage, Workspace
+from tasks.engine.worker import StageFailed, StageWorker
+
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[3]
+SEEN: list[str] = []
+
+
+def remember(word: str, work: Workspace) -> list[Ref]:
+    """A stage that would notice an item before it in the same process."""
+    SEEN.append(word)
+    return [work.store.put_bytes(f"seen/{word}", f"{os.getpid()} {' '.join(SEEN)}".encode())]
+
+
+def die(word: str, work: Workspace) -> list[Ref]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return []
+
+
+def sleep(word: str, work: Workspace) -> list[Ref]:
+    work.progress(1, 2, {})
+    time.sleep(600)
+    return []
+
+
+def item(function: str, word: str) -> Item:
+    return Item(Stage(function, f"{HERE.stem}:{function}"), "all", {"word": word})
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(ROOT)])}
+
+
+@pytest.fixture
+def worker(tmp_path, environment):
+    started = StageWorker("shared", tmp_path, None, environment, forks=True)
+    yield started
+    started.kill()
+
+
+def seen(worker: StageWorker, word: str) -> tuple[str, str]:
+    """(process id, words seen by that process) of one item."""
+    (ref,) = worker.run(item("remember", word), lambda *_: None)
+    pid, _, words = Store(worker.store).read(ref).decode().partition(" ")
+    return pid, words
+
+
+def test_items_in_quick_succession_do_not_end_one_another(worker):
+    words = [f"w{i}" for i in range(60)]
+    assert [seen(worker, word)[1] for word in words] == words
+
+
+def test_a_forked_item_leaves_nothing_behind(worker):
+    first, second = seen(worker, "one"), seen(worker, "two")
+    assert (first[1], second[1]) == ("one", "two")
+    assert len({first[0], second[0], str(worker.process.pid)}) == 3
+
+
+def test_a_worker_of_one_stage_keeps_what_it_loaded(tmp_path, environment):
+    worker = StageWorker("remember", tmp_path, None, environment)
+    try:
+        assert seen(worker, "one") == (str(worker.process.pid), "one")
+        assert seen(worker, "two") == (str(worker.process.pid), "one two")
+    finally:
+        worker.kill()
+
+
+def test_the_death_of_a_forked_item_is_told_and_the_next_one_runs(worker):
+    with pytest.raises(StageFailed, match=r"die \[all\]: its process was killed by SIGSEGV; log: "):
+        worker.run(item("die", "one"), lambda *_: None)
+    assert seen(worker, "two")[1] == "two"
+
+
+def test_a_forked_item_ends_when_the_run_is_killed(tmp_path, environment):
+    program = (
+        "import sys; from test_worker import *\n"
+        "worker = StageWorker('shared', Path(sys.argv[1]), None, {}, forks=True)\n"
+        "worker.run(item('sleep', 'one'), lambda *_: print(worker.process.pid, flush=True))\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+        cwd=ROOT,
+    )
+    shared = psutil.Process(int(run.stdout.readline()))
+    family = [shared, *shared.children()]
+    assert len(family) == 2
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    assert psutil.wait_procs(family, timeout=20)[1] == []
