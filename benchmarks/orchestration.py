@@ -18,10 +18,11 @@ import psutil
 
 from storage.sample.layout import write_sample
 from storage.store import Ref
+from tasks.engine.declaration import Stage
+from tasks.engine.item import Item
 from tasks.engine.planner import Board, Node, run_graph
 from tasks.engine.session import Session
 from tasks.engine.slots import Slots
-from tasks.engine.stage import Item, Stage
 from tasks.settings import load_settings
 from tests.support.prefect_server import prefect_server
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.store import Record, Store
+from tasks.engine.item import Item
 from tasks.engine.planner import Board, run_graph
 from tasks.engine.session import Session
-from tasks.engine.stage import Item
 from tasks.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]

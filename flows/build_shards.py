@@ -12,4 +12,4 @@ from tasks.engine.run import RunRequest, open_run
 def build_shards(request: RunRequest) -> None:
     """Read the raw trees, cut dialogues into exchanges, and encode every clip."""
     with open_run(request) as run:
-        run_stages(run, ("utterances", "utterances.exchanges", "features"), request.until)
+        run_stages(run, "build_shards", request.until)

@@ -7,11 +7,9 @@ from prefect import flow
 from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest, open_run
 
-STAGES = ("candidates", "scores", "scores.calibration", "pairs", "pairs.quality", "pairs.control")
-
 
 @flow(name="make-pairs", log_prints=True)
 def make_pairs(request: RunRequest) -> None:
     """Let the LLM write eight candidates per sentence, score them, and choose the counter-emotional reply."""
     with open_run(request) as run:
-        run_stages(run, STAGES, request.until)
+        run_stages(run, "make_pairs", request.until)

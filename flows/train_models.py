@@ -7,20 +7,9 @@ from prefect import flow
 from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest, open_run
 
-STAGES = (
-    "extractor",
-    "compressor.pretrain",
-    "compressor.finetune",
-    "dialogue.text",
-    "dialogue.memory",
-    "dialogue.audiovisual",
-    "epo",
-    "epo.control",
-)
-
 
 @flow(name="train-models", log_prints=True)
 def train_models(request: RunRequest) -> None:
     """Fit every trained part, each on what it needs and nothing else."""
     with open_run(request) as run:
-        run_stages(run, STAGES, request.until)
+        run_stages(run, "train_models", request.until)

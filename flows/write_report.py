@@ -7,20 +7,9 @@ from prefect import flow
 from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest, open_run
 
-STAGES = (
-    "replies.1-llm",
-    "replies.2-ft",
-    "replies.3-mc",
-    "replies.4-av",
-    "replies.5-epo",
-    "replies.6-random",
-    "metrics",
-    "report",
-)
-
 
 @flow(name="write-report", log_prints=True)
 def write_report(request: RunRequest) -> None:
     """Let every rung of the ladder answer the test exchanges, measure the replies, and write the tables."""
     with open_run(request) as run:
-        run_stages(run, STAGES, request.until)
+        run_stages(run, "write_report", request.until)

@@ -11,8 +11,8 @@ from pathlib import Path
 from storage.errors import InputError
 from storage.preferences import COLUMNS, write_preferences
 from storage.store import Ref, Store, write_atomic
+from tasks.engine.declaration import Weights
 from tasks.engine.run import RunRequest
-from tasks.engine.stage import Weights
 from tasks.settings import Settings
 from tasks.stages.shards import read_rows
 

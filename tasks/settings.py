@@ -220,8 +220,7 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[s
 def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
     """Dotted name -> value of every setting, groups opened."""
     found: dict[str, object] = {}
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
+    for name, value in settings:
         if isinstance(value, BaseModel):
             found |= flat(value, f"{prefix}{name}.")
         else:

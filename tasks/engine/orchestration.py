@@ -24,12 +24,12 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.store import Ref, Store
 from tasks.display import Display
+from tasks.engine.item import Item
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest
 from tasks.engine.session import Session
-from tasks.engine.stage import Item
 from tasks.engine.worker import StageFailed
-from tasks.stages.cards import card_markdown, exchange_counts
+from tasks.stages.utterances.cards import card_markdown, exchange_counts
 from tasks.stages.verdicts import quality_line, training_line
 
 PROGRESS_EVERY_S = 3.0
@@ -78,18 +78,18 @@ def _progress_artifact(name: str):
     yield record
 
 
-def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> None:
-    """Run what is stale among the stages `names`, as far as `until` needs them. For use inside a flow.
+def run_stages(run: Run, flow: str, until: str | None) -> None:
+    """Run what is stale among a flow's stages, as far as `until` needs them. For use inside that flow.
 
     Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
     """
     session, display = run.session, run.display
     graph = session.graph(until)
-    mine = [node for node in graph if node.stage.name in names]
+    mine = [node for node in graph if node.stage.flow == flow]
     # The exchanges are a part of the card where they are cut at all.
     carded = max({"utterances", "utterances.exchanges"} & {node.stage.name for node in mine}, default="")
     if not run.joined:
-        _settle_earlier(run, [node for node in graph if node.stage.name not in names], mine)
+        _settle_earlier(run, [node for node in graph if node.stage.flow != flow], mine)
 
     def submit(item: Item, why: list[str]) -> Future:
         answer: Future = Future()

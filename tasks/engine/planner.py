@@ -13,19 +13,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from storage.store import Ref, Store
+from tasks.engine.declaration import NotRun, Outputs, Stage
+from tasks.engine.item import Item, fresh_record, reasons
 from tasks.engine.retrain import RetrainSettings, waits, warm_started
-from tasks.engine.stage import Item, Stage, fresh_record, reasons
-
-Outputs = dict[str, tuple[Ref, ...]]
-"""A settled stage's artefacts by item label."""
-
-
-@dataclass(frozen=True)
-class NotRun:
-    """A stage that this run has nothing for, and why: "no media"."""
-
-    reason: str
-
 
 Items = Callable[[dict[str, Outputs | None]], list[Item] | NotRun]
 
@@ -41,8 +31,6 @@ class Node:
     """explain(item, its last outputs) says what changed inside the raw files it reads; only asked when stale."""
     retrain: RetrainSettings | None = None
     """Of a trained stage: when changed rows make it stale."""
-    anew: bool = False
-    """Of a trained stage: it starts from new weights, or from its own of last time where `retrain` says so."""
     forced: bool = False
     """Every item runs, whatever its record."""
 
@@ -83,7 +71,7 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
     items = node.items(needed)
     if isinstance(items, NotRun):
         return StagePlan(node.stage, "not run", reason=items.reason)
-    if node.anew and node.retrain is not None and node.retrain.warm_start:
+    if node.stage.anew and node.retrain is not None and node.retrain.warm_start:
         items = [warm_started(store, item) for item in items]
     plan = StagePlan(node.stage, "fresh", items)
     for item in items:

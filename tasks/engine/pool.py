@@ -10,7 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from storage.store import Ref
-from tasks.engine.stage import Item, Stage
+from tasks.engine.declaration import Stage
+from tasks.engine.item import Item
 from tasks.engine.worker import Progress, StageWorker, Tell, unheard
 from tasks.settings import RunSettings
 

@@ -13,8 +13,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from storage.store import Record, Ref, Store
+from tasks.engine.item import SEEN, Item, artefact, shards
 from tasks.engine.row_differences import changed_rows, is_shard
-from tasks.engine.stage import SEEN, Item, artefact, shards
 
 
 class RetrainSettings(BaseModel, frozen=True, extra="forbid"):

@@ -13,13 +13,16 @@ from pathlib import Path
 from storage.errors import InputError
 from storage.filestat import StatCache
 from storage.store import Record, Ref, Store, digest_bytes
+from tasks.engine.declaration import RawFiles, Reads, Stage
 from tasks.engine.fingerprint import fingerprint
+from tasks.engine.graph import Sources, build_graph
+from tasks.engine.item import Item, fresh_record
 from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
+from tasks.engine.raw_files import read_raw_files
 from tasks.engine.slots import Slots, urgency
-from tasks.engine.stage import Item, RawFiles, Stage, fresh_record
 from tasks.engine.worker import Progress, Tell, unheard
-from tasks.pipeline import Pipeline, read_raw_files
+from tasks.pipeline import STAGES
 from tasks.settings import Settings
 
 SAMPLE = ("storage.sample.layout:write_sample",)
@@ -46,11 +49,11 @@ class Session:
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
         self.force = force
-        self.pipeline = self._pipeline()
+        self._raw = self._raw_files()
         offline = {"HF_HUB_OFFLINE": "1"} if profile != "paper" else {}
         self._handed = workers is not None
         self.workers = workers or WorkerPool(settings.run, self.store.root, self.raw_root, offline)
-        graph = self.pipeline.graph()
+        graph = self._graph()
         limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
         self.slots = Slots(settings.run.parallel, limits, urgency(graph))
 
@@ -74,10 +77,7 @@ class Session:
             with self.store.lock("sample"):
                 if not self.raw_root.is_dir():
                     write_sample(self.raw_root)
-            self.pipeline = self._pipeline()
-
-    def _pipeline(self) -> Pipeline:
-        return Pipeline(self.settings, self.profile, self.store, self._raw_files(), self.raw_root)
+            self._raw = self._raw_files()
 
     def _raw_files(self) -> tuple[RawFiles, ...]:
         if self.raw is None and not self.raw_root.is_dir():
@@ -102,8 +102,7 @@ class Session:
 
     def graph(self, until: str | None = None):
         """The nodes that `until` needs, itself included, in order. `until` may name a stage or its parts."""
-        graph = self.pipeline.graph()
-        graph = [replace(node, forced=node.stage.name in self._forced) for node in graph]
+        graph = [replace(node, forced=node.stage.name in self._forced) for node in self._graph()]
         if until is None:
             return graph
         wanted = _named(graph, until)
@@ -112,9 +111,13 @@ class Session:
                 wanted |= set(node.needs)
         return [n for n in graph if n.stage.name in wanted]
 
+    def _graph(self) -> list[Node]:
+        sources = Sources(self.settings, self.profile, self.store, self._raw, self.raw_root)
+        return build_graph(STAGES, sources)
+
     @cached_property
     def _forced(self) -> set[str]:
-        graph = self.pipeline.graph()
+        graph = self._graph()
         return {name for stage in self.force for name in _named(graph, stage)}
 
     def forget_rows(self) -> None:
@@ -152,7 +155,8 @@ class Session:
                 self.store.drop(ref)
 
     def _workers_of(self, stage: Stage) -> int:
-        return self.settings.run.feature_workers if stage.name == "features" else stage.workers
+        """How many items of the stage may run at once."""
+        return Reads(stage.workers).of(self.settings) if isinstance(stage.workers, str) else stage.workers
 
     def __enter__(self) -> Session:
         return self

@@ -28,8 +28,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from storage.errors import InputError
 from storage.store import Ref, Store
+from tasks.engine.declaration import narrowed
+from tasks.engine.item import Item, Workspace
 from tasks.engine.launch import run_launched
-from tasks.engine.stage import Item, Workspace
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Tell = Callable[[str], None]
@@ -96,6 +97,7 @@ class StageWorker:
         job = {
             "function": item.stage.function,
             "arguments": {name: _encode(value) for name, value in item.arguments.items()},
+            "read": {name: list(names) for name, names in item.settings_read().items()},
             "store": str(self.store),
             "raw": None if self.raw is None else str(self.raw),
             "basis": item.basis(),
@@ -280,6 +282,8 @@ def _call(job: dict, work: Workspace) -> list[Ref]:
     arguments = {
         key: TypeAdapter(hints[key]).validate_python(value) for key, value in job["arguments"].items()
     }
+    for name, names in job["read"].items():
+        arguments[name] = narrowed(arguments[name], names)
     return function(**arguments, work=work)
 
 

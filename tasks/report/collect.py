@@ -10,12 +10,12 @@ import json
 from pydantic import BaseModel
 
 from storage.store import Store
-from tasks.engine.stage import Weights
+from tasks.engine.declaration import Weights
 from tasks.report.counts import Artefacts, collect_counts, read_named
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.settings import Settings, flat, weight_names
-from tasks.stages.rungs import LADDER
+from tasks.stages.replies.rungs import LADDER
 
 TRAINED = {
     "extractor": "Audio-visual emotion extractor",
@@ -124,8 +124,8 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
 def _described(settings: BaseModel, prefix: str = "") -> dict[str, str]:
     """Dotted name -> description, as `flat`."""
     found: dict[str, str] = {}
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
+    for name, value in settings:
+        field = type(settings).model_fields[name]
         if isinstance(value, BaseModel):
             found |= _described(value, f"{prefix}{name}.")
         else:
@@ -314,7 +314,6 @@ def _settings(settings: Settings) -> list[dict]:
             "description": descriptions[name],
         }
         for name, value in flat(settings).items()
-        if not name.startswith("run.")
     ]
 
 

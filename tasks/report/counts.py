@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from storage.shards import SCHEMAS, read_table
 from storage.store import Ref, Store
-from tasks.stages.cards import card_tables, exchange_counts, verdict
+from tasks.stages.utterances.cards import card_tables, exchange_counts, verdict
 
 Artefacts = dict[str, list[Ref] | None]
 

@@ -19,7 +19,7 @@ from tasks.report.paper_tables import (
     TABLE_8,
     TABLE_8_SOURCE,
 )
-from tasks.stages.rungs import RUNGS
+from tasks.stages.replies.rungs import RUNGS
 
 DATASETS = {
     "meld": "MELD",

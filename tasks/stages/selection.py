@@ -7,17 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
-from pydantic import BaseModel, Field
-
 from storage.exchanges import Exchange
-
-
-class SelectionSettings(BaseModel, frozen=True, extra="forbid"):
-    """How many exchanges candidates are written for; None takes all. Not in the paper, which takes all."""
-
-    train: int | None = Field(None, ge=1)
-    dev: int | None = Field(None, ge=1)
-    seed: int = 0
 
 
 def smallest_hashed(exchanges: list[Exchange], count: int | None, seed: int) -> list[Exchange]:

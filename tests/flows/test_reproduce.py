@@ -124,11 +124,11 @@ def test_every_dataset_leaves_a_data_card(folder):
 @pytest.mark.parametrize(
     "change, stage, reason",
     [
-        ("epo.gamma=0.4", "epo", "changed setting: settings.gamma 0.5 → 0.4"),
-        ("pairs.threshold=0.3", "pairs", "changed setting: settings.threshold 1.0 → 0.3"),
-        ("replies.max_new_tokens=5", "replies.1-llm", "changed setting: settings.max_new_tokens 6 → 5"),
-        ("metrics.intervals.seed=1", "metrics", "changed setting: settings.intervals.seed 0 → 1"),
-        ("features.frames=4", "features", "changed setting: settings.frames 8 → 4"),
+        ("epo.gamma=0.4", "epo", "changed setting: epo.gamma 0.5 → 0.4"),
+        ("pairs.threshold=0.3", "pairs", "changed setting: pairs.threshold 1.0 → 0.3"),
+        ("replies.max_new_tokens=5", "replies.1-llm", "changed setting: replies.max_new_tokens 6 → 5"),
+        ("metrics.intervals.seed=1", "metrics", "changed setting: metrics.intervals.seed 0 → 1"),
+        ("features.frames=4", "features", "changed setting: features.frames 8 → 4"),
     ],
 )
 def test_a_changed_setting_reaches_what_reads_it_and_says_so(folder, raw, change, stage, reason):

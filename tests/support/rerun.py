@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from tasks.engine.item import Item
 from tasks.engine.planner import Board, StagePlan, run_graph
 from tasks.engine.pool import WorkerPool
 from tasks.engine.session import Session
-from tasks.engine.stage import Item
 from tasks.engine.worker import Progress
 from tasks.settings import load_settings
 

@@ -10,8 +10,9 @@ from storage.filestat import content_digest
 from storage.readers.find import find_datasets
 from storage.settings import DataSettings
 from storage.store import Store
-from tasks.engine.stage import RawFiles, Workspace
-from tasks.stages.utterances import write_utterances
+from tasks.engine.declaration import RawFiles
+from tasks.engine.item import Workspace
+from tasks.stages.utterances.write import write_utterances
 
 MELD = Path(__file__).resolve().parents[2] / "../shared/data/meld"
 

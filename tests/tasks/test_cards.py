@@ -12,7 +12,7 @@ from storage.readers.published import PUBLISHED
 from storage.settings import DataSettings
 from storage.store import canonical
 from storage.utterance import Reject, Utterance
-from tasks.stages.cards import card_markdown, card_tables, make_card, verdict
+from tasks.stages.utterances.cards import card_markdown, card_tables, make_card, verdict
 
 MELD = Path(__file__).resolve().parents[2] / "../shared/data/meld"
 

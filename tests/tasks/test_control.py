@@ -5,7 +5,7 @@ import pytest
 
 from tasks.engine.session import Session
 from tasks.settings import MetricSettings, load_settings
-from tasks.stages.metrics import gain_beside_control
+from tasks.stages.metrics.measure import gain_beside_control
 
 ADDED = {"pairs.control", "epo.control", "replies.6-random"}
 

@@ -3,8 +3,9 @@
 from rich.console import Console
 
 from tasks.display import status_tree
+from tasks.engine.declaration import Stage
+from tasks.engine.item import Item
 from tasks.engine.planner import StagePlan
-from tasks.engine.stage import Item, Stage
 
 
 def shown(*plans: StagePlan) -> list[str]:

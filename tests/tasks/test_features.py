@@ -22,11 +22,12 @@ from storage.sample.media import write_avi, write_mp4, write_wav
 from storage.shards import read_table, unpack_array, utterance_to_row, write_table
 from storage.store import Store, digest_bytes
 from storage.utterance import Utterance
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.engine.planner import Board, run_graph
 from tasks.engine.session import Session
-from tasks.engine.stage import Weights, Workspace
 from tasks.settings import load_settings
-from tasks.stages.features import extract_features
+from tasks.stages.features.extract import extract_features
 from tasks.stages.shard_names import of_table
 
 DEMO = Path(__file__).resolve().parents[2] / "../shared/data/multidialog_demo"

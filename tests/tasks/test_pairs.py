@@ -9,8 +9,8 @@ from model.pairs.settings import PairSettings, QualitySettings
 from storage.errors import InputError
 from storage.shards import read_table
 from storage.store import Store
-from tasks.engine.stage import Workspace
-from tasks.stages.pairs import check_pairs, choose_pairs, random_pairs
+from tasks.engine.item import Workspace
+from tasks.stages.pairs.choose import check_pairs, choose_pairs, random_pairs
 from tasks.stages.shards import write_shard
 from tasks.stages.verdicts import quality_line
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from storage.sample.layout import write_sample
-from tasks.engine import stage as stage_module
+from tasks.engine import item as item_module
 from tasks.engine.pool import WorkerPool
 from tasks.settings import load_settings
 from tests.support.rerun import digests, run, session
@@ -363,8 +363,8 @@ def test_other_weights(corpora):
 
 def test_another_library_version(corpora, monkeypatch):
     corpus = corpora("tiny")
-    real = stage_module._version
-    monkeypatch.setattr(stage_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
+    real = item_module._version
+    monkeypatch.setattr(item_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
     readers = {"dialogue.text", "dialogue.memory", "dialogue.audiovisual", "epo", *MODELS["metrics"]}
     assert corpus.run() == {f"{stage} all" for stage in readers}  # and all of it to the same bytes
 
@@ -415,5 +415,5 @@ def test_a_helper_changed_to_another_result(corpora, tree):
 
 
 def test_a_module_constant_changed(corpora, tree):
-    rewrite(tree / "tasks/stages/pairs.py", r"^COSINE_BINS = 40$", "COSINE_BINS = 20")
+    rewrite(tree / "tasks/stages/pairs/choose.py", r"^COSINE_BINS = 40$", "COSINE_BINS = 20")
     assert corpora("tiny").run_with(tree) == {"pairs all", "report all"}

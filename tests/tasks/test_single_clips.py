@@ -3,9 +3,11 @@
 import pytest
 
 from storage.store import Ref, Store
-from tasks.engine.planner import NotRun
-from tasks.pipeline import NO_DIALOGUES, Pipeline
+from tasks.engine.declaration import NotRun
+from tasks.engine.graph import Sources, build_graph
+from tasks.pipeline import STAGES
 from tasks.settings import load_settings
+from tasks.stages.inputs import NO_DIALOGUES
 
 
 def ref(name):
@@ -26,8 +28,8 @@ def of(table, refs):
 
 @pytest.fixture
 def nodes(tmp_path):
-    pipeline = Pipeline(load_settings("tiny"), "tiny", Store(tmp_path / "store"), (), tmp_path)
-    return {node.stage.name: node for node in pipeline.graph()}
+    sources = Sources(load_settings("tiny"), "tiny", Store(tmp_path / "store"), (), tmp_path)
+    return {node.stage.name: node for node in build_graph(STAGES, sources)}
 
 
 def datasets(item):

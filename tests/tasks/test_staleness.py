@@ -133,7 +133,7 @@ def test_a_changed_label_reaches_the_exchanges(store, raw, meld_csv):
 def test_a_setting_changed_and_changed_back(store, raw):
     run(store, raw)
     assert reasons(store, raw, "data.dialogues=2")["utterances"] == [
-        "changed setting: settings.dialogues None → 2"
+        "changed setting: data.dialogues None → 2"
     ]
     assert len(run(store, raw, "data.dialogues=2")) == 4
     assert run(store, raw) == []
@@ -199,16 +199,16 @@ def test_changed_code_is_named(store, raw, monkeypatch):
         return real(text.replace("def cut_exchanges(", "def cut_exchanges(_=0, *"), module)
 
     monkeypatch.setattr(fingerprint, "module_facts", altered)
-    from tasks.engine import stage
+    from tasks.engine import item
 
-    stage._code.cache_clear()
+    item._code.cache_clear()
     fingerprint._module.cache_clear()
     try:
         assert reasons(store, raw) == {
             "utterances.exchanges": ["changed code: storage/exchanges.py:cut_exchanges"]
         }
     finally:
-        stage._code.cache_clear()
+        item._code.cache_clear()
         fingerprint._module.cache_clear()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.engine import fingerprint as module
-from tasks.pipeline import FEATURES
+from tasks.stages.features.stage import FEATURES
 
 FILES = {
     "model/__init__.py": "",
@@ -130,6 +130,6 @@ def test_statements_that_run_on_import_count(tree):
 
 def test_the_real_stages_reach_the_method():
     forget()
-    assert "model/epo/loss.py:epo_loss" in module.fingerprint("tasks.stages.epo:fit_epo")
+    assert "model/epo/loss.py:epo_loss" in module.fingerprint("tasks.stages.epo.fit:fit_epo")
     decoding = module.fingerprint(FEATURES.function, *FEATURES.code)
     assert {"storage/media/sound.py:decode_audio", "storage/media/worker.py:serve"} <= decoding.keys()

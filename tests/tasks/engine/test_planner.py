@@ -6,8 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from storage.store import Record, Store
-from tasks.engine.planner import Board, Node, NotRun, plan_all, run_graph
-from tasks.engine.stage import Item, Stage
+from tasks.engine.declaration import NotRun, Stage
+from tasks.engine.item import Item
+from tasks.engine.planner import Board, Node, plan_all, run_graph
 
 FUNCTION = "tasks.stages.shards:place"
 

@@ -3,9 +3,9 @@
 import threading
 import time
 
+from tasks.engine.declaration import Stage
 from tasks.engine.planner import Node
 from tasks.engine.slots import Slots, urgency
-from tasks.engine.stage import Stage
 
 
 def node(name: str, *needs: str) -> Node:

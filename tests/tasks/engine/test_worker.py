@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from storage.store import Ref, Store
-from tasks.engine.stage import Item, Stage, Workspace
+from tasks.engine.declaration import Stage
+from tasks.engine.item import Item, Workspace
 from tasks.engine.worker import StageFailed, StageWorker
 
 HERE = Path(__file__).resolve()

@@ -13,11 +13,12 @@ from storage.settings import DataSettings
 from storage.shards import write_table
 from storage.store import Ref, Store, canonical
 from storage.utterance import Reject, Utterance
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
-from tasks.report.stage import write_report
 from tasks.settings import load_settings, weight_names
-from tasks.stages.cards import make_card
+from tasks.stages.report.write import write_report
+from tasks.stages.utterances.cards import make_card
 
 EMOTIONS = ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful")
 RUNGS = ("1-llm", "2-ft", "3-mc", "4-av", "5-epo")

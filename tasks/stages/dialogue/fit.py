@@ -10,7 +10,8 @@ from model.dialogue.settings import DialogueSettings
 from model.dialogue.train import train_dialogue
 from model.zoo.resolve import resolve
 from storage.store import Ref
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.stages.examples import dialogue_examples
 
 

@@ -9,7 +9,8 @@ from model.extractor.settings import ExtractorSettings
 from model.extractor.train import train_extractor
 from model.zoo.resolve import resolve
 from storage.store import Ref
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.stages.examples import emotion_examples
 
 

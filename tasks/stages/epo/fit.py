@@ -12,7 +12,8 @@ from model.epo.settings import EpoSettings
 from model.epo.train import train_epo
 from model.zoo.resolve import resolve
 from storage.store import Ref
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.stages.examples import dialogue_examples, key_text, row_key
 from tasks.stages.shards import read_rows
 

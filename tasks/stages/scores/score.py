@@ -16,7 +16,8 @@ from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from storage.shards import read_table
 from storage.store import Ref, canonical
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.stages.shard_names import place, shard_name
 from tasks.stages.shards import read_rows, write_shard
 

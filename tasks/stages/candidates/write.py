@@ -22,7 +22,8 @@ from storage.exchanges import Exchange
 from storage.shards import read_table, row_to_exchange
 from storage.store import Ref, canonical
 from storage.tables import KEY_COLUMNS
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.stages.selection import smallest_hashed
 from tasks.stages.shards import write_shard
 

@@ -16,9 +16,10 @@ from model.scorer.settings import ScorerSettings
 from model.zoo.resolve import resolve
 from storage.shards import read_table
 from storage.store import Ref, canonical
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
-from tasks.stages.rungs import CONTROL, LADDER, RUNGS
+from tasks.stages.replies.rungs import CONTROL, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
 ALL = "all"

@@ -26,7 +26,7 @@ from storage.errors import InputError
 from storage.shards import reject_to_row
 from storage.store import Ref, canonical
 from storage.utterance import Reject
-from tasks.engine.stage import Workspace
+from tasks.engine.item import Workspace
 from tasks.stages.shard_names import of_table, place, shard_name
 from tasks.stages.shards import read_rows, write_rejects, write_shard
 

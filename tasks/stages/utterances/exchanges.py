@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+from model.candidates.settings import CandidateSettings
 from storage.exchanges import Exchange, cut_exchanges
 from storage.shards import exchange_to_row, row_to_utterance
 from storage.store import Ref, canonical
-from tasks.engine.stage import Workspace
-from tasks.stages.selection import SelectionSettings, spread
+from tasks.engine.item import Workspace
+from tasks.stages.selection import spread
 from tasks.stages.shard_names import of_table, place, shard_name
 from tasks.stages.shards import read_rows, write_shard
 
 
-def write_exchanges(utterances: list[Ref], selection: SelectionSettings, work: Workspace) -> list[Ref]:
+def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: Workspace) -> list[Ref]:
     """Outputs: exchanges/… beside each utterance shard, and exchanges.json with what fell out and was selected."""
     cut: dict[str, list[Exchange]] = {}
     fallen: dict[str, Counter] = {}
@@ -26,9 +27,9 @@ def write_exchanges(utterances: list[Ref], selection: SelectionSettings, work: W
         cut[ref.name] = exchanges
         fallen.setdefault("/".join(place(ref)), Counter()).update(reasons)
     chosen: set[tuple] = set()
-    for split, count in (("train", selection.train), ("dev", selection.dev)):
+    for split, count in selected_counts(candidates).items():
         of_split = [e for exchanges in cut.values() for e in exchanges if e.split == split]
-        chosen |= {e.key for e in spread(of_split, count, selection.seed)}
+        chosen |= {e.key for e in spread(of_split, count, candidates.seed)}
     shards, selected = [], {}
     for name, exchanges in cut.items():
         _, dataset, split, bucket = name.split("/")
@@ -39,3 +40,13 @@ def write_exchanges(utterances: list[Ref], selection: SelectionSettings, work: W
     counts = {split: dict(sorted(reasons.items())) for split, reasons in sorted(fallen.items())}
     summary = canonical({"selected": selected, "fallen_out": counts})
     return [*shards, work.store.put_bytes("exchanges.json", summary)]
+
+
+def selected_counts(candidates: CandidateSettings) -> dict[str, int | None]:
+    """Split -> how many of its exchanges candidates are written for; None: all of them, as in the paper."""
+    if candidates.budget is None:
+        return {"train": None, "dev": None}
+    # One in eight goes to the held-out pairs that EPO's checkpoint is chosen on.
+    total = max(2, candidates.budget // len(candidates.emotions))
+    dev = max(1, total // 8)
+    return {"train": total - dev, "dev": dev}

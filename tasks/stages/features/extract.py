@@ -21,8 +21,9 @@ from storage.media.settings import MediaSettings
 from storage.shards import pack_array, read_table, reject_to_row, row_to_utterance, write_table
 from storage.store import Ref, canonical
 from storage.utterance import Reject, Utterance
-from tasks.engine.stage import Weights, Workspace
-from tasks.stages.clips import decode_all
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
+from tasks.stages.features.clips import decode_all
 from tasks.stages.shard_names import place, shard_name
 from tasks.stages.shards import write_shard
 

@@ -10,7 +10,8 @@ from model.zoo.resolve import resolve
 from storage.exchanges import Exchange
 from storage.shards import row_to_exchange
 from storage.store import Ref
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.examples import dialogue_examples, key_text
 from tasks.stages.selection import spread

@@ -9,7 +9,8 @@ from model.compressor.settings import CompressorSettings
 from model.compressor.train import adopt, finetune, pretrain
 from model.zoo.resolve import resolve
 from storage.store import Ref
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.stages.examples import read_dialogues, tagged
 
 

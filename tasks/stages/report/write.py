@@ -6,7 +6,8 @@ Knows nothing of how any of it was made; measures nothing itself.
 from __future__ import annotations
 
 from storage.store import Ref, canonical
-from tasks.engine.stage import Weights, Workspace
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
 from tasks.report.collect import as_json, collect
 from tasks.report.render import render
 from tasks.settings import Settings

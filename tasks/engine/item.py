@@ -1,10 +1,9 @@
-"""What a stage and an item are, what an item's key is made of, and why it is stale.
+"""What an item is, what its key is made of, and why it is stale.
 
-A stage is a plain function with typed arguments. An item is one call of it; its key digests the code the
-function reaches, the settings it is given, the content of the artefacts and raw files it reads, the identity
-of the weights and the versions of the libraries. Paths and the names of artefacts' makers are not in it, so a
-stage that re-ran to the same bytes leaves what follows fresh. Knows nothing of Prefect or torch, nor of which
-stages there are.
+An item is one call of a stage's function; its key digests the code the function reaches, the settings the stage
+declares, the content of the artefacts and raw files it reads, the identity of the weights and the versions of the
+libraries. Paths and the names of artefacts' makers are not in it, so a stage that re-ran to the same bytes leaves
+what follows fresh. Knows nothing of Prefect or torch, nor of which stages there are.
 """
 
 from __future__ import annotations
@@ -19,27 +18,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from storage.store import Record, Ref, Store, canonical, digest_bytes
+from tasks.engine.declaration import RawFiles, Stage, Weights
 from tasks.engine.fingerprint import fingerprint
 from tasks.engine.row_differences import changed_dialogues, is_shard
 
 if TYPE_CHECKING:
     from model.checkpoints import Checkpoints
-
-
-class Weights(BaseModel, frozen=True, extra="forbid"):
-    """Pretrained weights a stage reads: a name of the catalogue, and what identifies their bytes."""
-
-    name: str
-    identity: str
-
-
-class RawFiles(BaseModel, frozen=True, extra="forbid"):
-    """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus."""
-
-    dataset: str
-    folder: str
-    files: dict[str, str]
-    synthetic: bool = False
 
 
 @dataclass
@@ -75,25 +59,6 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """name: for people and `--until`. function: "package.module:name", imported only where it runs.
-
-    code: further entry points that the fingerprint cannot follow from the function. libraries: the
-    distributions whose version can change the output. workers: how many items may run at once. own_process:
-    its processes are never shared with other stages, since what they hold must go when the stage ends. trains:
-    several processes can do its items together.
-    """
-
-    name: str
-    function: str
-    code: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ()
-    workers: int = 1
-    own_process: bool = False
-    trains: bool = False
-
-
-@dataclass(frozen=True)
 class Item:
     """One call of a stage's function. label: unique in the stage, e.g. "meld/train/0"."""
 
@@ -107,13 +72,24 @@ class Item:
             "code": _code(self.stage.function, self.stage.code),
             "library": {name: _version(name) for name in self.stage.libraries},
             "setting": {},
+            "argument": {},
             "input": {},
             "weights": {},
             SEEN: {},
         }
         for name, value in self.arguments.items():
-            _add(parts, name, value)
+            if name in self.stage.settings:
+                _add_values(parts["setting"], self.stage.setting_path(name), value)
+            else:
+                _add(parts, name, value)
         return parts
+
+    def settings_read(self) -> dict[str, tuple[str, ...]]:
+        """Argument -> the names declared to be read, of each group of settings that is not handed over whole."""
+        reads = self.stage.reads().items()
+        return {
+            name: read.names(type(self.arguments[name])) for name, read in reads if read.only or read.without
+        }
 
     def basis(self) -> str:
         """Digest of what every row of the item has in common: code, libraries and weights."""
@@ -138,9 +114,7 @@ def _add(parts: dict, name: str, value: Any) -> None:
         parts["weights"][value.name] = value.identity
     elif isinstance(value, RawFiles):
         parts["input"].update(value.files)
-        parts["setting"] |= {f"{name}.folder": value.folder, f"{name}.synthetic": value.synthetic}
-    elif isinstance(value, BaseModel):
-        _add_setting(parts, name, value.model_dump(mode="json"))
+        parts["argument"] |= {f"{name}.folder": value.folder, f"{name}.synthetic": value.synthetic}
     elif isinstance(value, dict):
         for key, inner in value.items():
             _add(parts, f"{name}.{key}", inner)
@@ -148,15 +122,18 @@ def _add(parts: dict, name: str, value: Any) -> None:
         for inner in value:
             _add(parts, name, inner)
     else:
-        _add_setting(parts, name, value)
+        _add_values(parts["argument"], name, value)
 
 
-def _add_setting(parts: dict, name: str, value: Any) -> None:
+def _add_values(values: dict, name: str, value: Any) -> None:
+    """A value by its dotted name, groups opened."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            _add_setting(parts, f"{name}.{key}", inner)
+            _add_values(values, f"{name}.{key}" if name else key, inner)
     else:
-        parts["setting"][name] = list(value) if isinstance(value, tuple) else value
+        values[name] = list(value) if isinstance(value, tuple) else value
 
 
 @cache
@@ -243,6 +220,6 @@ def _differences(kind: str, old: dict, new: dict) -> list[str]:
         elif name not in new:
             lines.append(f"{kind} gone: {name}")
         elif old[name] != new[name]:
-            shown = f" {old[name]} → {new[name]}" if kind in ("setting", "library") else ""
+            shown = f" {old[name]} → {new[name]}" if kind in ("setting", "argument", "library") else ""
             lines.append(f"changed {kind}: {name}{shown}")
     return lines

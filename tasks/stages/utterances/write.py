@@ -12,11 +12,12 @@ from storage.readers.find import RawDataset, read_dataset
 from storage.settings import DataSettings
 from storage.shards import reject_to_row, utterance_to_row, write_table
 from storage.store import Ref, Store, StoreError, canonical
+from tasks.engine.declaration import RawFiles
+from tasks.engine.item import Workspace
 from tasks.engine.row_differences import compare, group, read_shards
-from tasks.engine.stage import RawFiles, Workspace
-from tasks.stages.cards import make_card
 from tasks.stages.shard_names import of_table
 from tasks.stages.shards import write_buckets
+from tasks.stages.utterances.cards import make_card
 
 
 def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) -> list[Ref]:

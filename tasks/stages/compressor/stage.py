@@ -1,0 +1,50 @@
+"""Stages `compressor.pretrain` and `compressor.finetune`, declared."""
+
+from __future__ import annotations
+
+from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, named_weights
+from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as
+
+
+@of_dialogues
+def single_utterances(made: Made) -> Calls | NotRun:
+    settings = made.settings.compressor
+    base = settings.pretrained or settings.weights
+    splits = ("dev",) if settings.pretrained else ("train", "dev")
+    utterances = seen_as("words", dialogue_shards(made, *splits))
+    return {"all": {"utterances": utterances, "base": named_weights(base) if base else None}}
+
+
+PRETRAIN = Stage(
+    name="compressor.pretrain",
+    title="MambaCompressor, single utterances",
+    flow="train_models",
+    needs=("utterances",),
+    items=single_utterances,
+    function="tasks.stages.compressor.fit:pretrain_compressor",
+    settings={"settings": Reads("compressor", without=("finetune",))},
+    weights={"llm": "llm.weights"},
+    libraries=TORCH,
+    trains=True,
+    anew=True,
+)
+
+
+@of_dialogues
+def whole_dialogues(made: Made) -> Calls | NotRun:
+    utterances = seen_as("words", dialogue_shards(made, "train", "dev"))
+    return {"all": {"utterances": utterances, "compressor": made.only("compressor.pretrain")}}
+
+
+FINETUNE = Stage(
+    name="compressor.finetune",
+    title="MambaCompressor, whole dialogues",
+    flow="train_models",
+    needs=("utterances", "compressor.pretrain"),
+    items=whole_dialogues,
+    function="tasks.stages.compressor.fit:finetune_compressor",
+    settings={"settings": Reads("compressor", without=("pretrain",))},
+    weights={"llm": "llm.weights"},
+    libraries=TORCH,
+    trains=True,
+)

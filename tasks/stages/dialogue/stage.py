@@ -1,0 +1,81 @@
+"""Stages `dialogue.…`, declared: a LoRA for each way of giving the LLM its history (table 2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tasks.engine.declaration import Calls, Made, NotRun, Stage
+from tasks.stages.inputs import (
+    NO_MEDIA,
+    TORCH,
+    dialogue_features,
+    dialogue_shards,
+    exchange_shards,
+    of_dialogues,
+    seen_as,
+)
+
+
+@of_dialogues
+def text(made: Made) -> Calls | NotRun:
+    return _call(made, history="text")
+
+
+@of_dialogues
+def memory(made: Made) -> Calls | NotRun:
+    return _call(made, history="memory", compressor=made.only("compressor.finetune"))
+
+
+@of_dialogues
+def audiovisual(made: Made) -> Calls | NotRun:
+    if not made.ran("extractor"):
+        return NotRun(NO_MEDIA)
+    return _call(
+        made,
+        history="memory",
+        compressor=made.only("compressor.finetune"),
+        extractor=made.only("extractor"),
+        features=dialogue_features(made, "train", "dev"),
+    )
+
+
+def _call(made: Made, **parts) -> Calls:
+    return {
+        "all": {
+            "utterances": seen_as("words", dialogue_shards(made, "train", "dev")),
+            "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
+            "features": [],
+            "compressor": None,
+            "extractor": None,
+            **parts,
+        }
+    }
+
+
+TEXT = Stage(
+    name="dialogue.text",
+    title="Dialogue LoRA, history as text",
+    flow="train_models",
+    needs=("utterances", "utterances.exchanges"),
+    items=text,
+    function="tasks.stages.dialogue.fit:fit_dialogue",
+    settings={"settings": "dialogue"},
+    weights={"llm": "llm.weights"},
+    libraries=(*TORCH, "peft"),
+    trains=True,
+    anew=True,
+)
+MEMORY = replace(
+    TEXT,
+    name="dialogue.memory",
+    title="Dialogue LoRA, history as memories",
+    needs=(*TEXT.needs, "compressor.finetune"),
+    items=memory,
+)
+AUDIOVISUAL = replace(
+    TEXT,
+    name="dialogue.audiovisual",
+    title="Dialogue LoRA, memories and audio-visual",
+    needs=(*MEMORY.needs, "features", "extractor"),
+    items=audiovisual,
+)

@@ -1,0 +1,85 @@
+"""Stages `epo` and `epo.control`, declared: the same training on other pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from tasks.engine.declaration import Calls, Made, NotRun, Stage
+from tasks.stages.inputs import (
+    TORCH,
+    dialogue_features,
+    dialogue_shards,
+    exchange_shards,
+    of_dialogues,
+    seen_as,
+)
+from tasks.stages.shard_names import of_table
+
+
+@of_dialogues
+def chosen_pairs(made: Made) -> Calls | NotRun:
+    return _pairs_of("pairs", made)
+
+
+@of_dialogues
+def random_pairs(made: Made) -> Calls | NotRun:
+    return _pairs_of("pairs.control", made)
+
+
+def _pairs_of(table: str, made: Made) -> Calls | NotRun:
+    """table: the stage whose pairs it learns from."""
+    rows = partial(_rows, made.refs("pairs"))
+    if not rows("train") or not rows("dev"):
+        threshold = made.read_json("pairs", "pairs.json")["threshold"]
+        return NotRun(
+            f"no preference pairs: {rows('train')} in train and {rows('dev')} in dev below the threshold {threshold:g}"
+        )
+    media = made.ran("dialogue.audiovisual")
+    return {
+        "all": {
+            "pairs": of_table(made.refs(table), "pairs"),
+            "utterances": seen_as("words", dialogue_shards(made, "train", "dev")),
+            "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
+            "features": dialogue_features(made, "train", "dev") if media else [],
+            "adapter": made.only("dialogue.audiovisual" if media else "dialogue.memory"),
+            "compressor": made.only("compressor.finetune"),
+            "extractor": made.only("extractor") if media else None,
+        }
+    }
+
+
+def _rows(refs: list, split: str) -> int:
+    return sum(ref.rows for ref in of_table(refs, "pairs", split))
+
+
+EPO = Stage(
+    name="epo",
+    title="Emotion preference optimization",
+    flow="train_models",
+    needs=(
+        "utterances",
+        "utterances.exchanges",
+        "features",
+        "pairs",
+        "pairs.quality",  # which may stop the run
+        "compressor.finetune",
+        "extractor",
+        "dialogue.memory",
+        "dialogue.audiovisual",
+    ),
+    items=chosen_pairs,
+    function="tasks.stages.epo.fit:fit_epo",
+    settings={"dialogue": "dialogue", "settings": "epo"},
+    weights={"llm": "llm.weights"},
+    libraries=(*TORCH, "peft"),
+    trains=True,
+)
+CONTROL_EPO = replace(
+    EPO,
+    name="epo.control",
+    title="Control: EPO on random replies",
+    needs=(*EPO.needs, "pairs.control"),
+    items=random_pairs,
+    asked=lambda settings: settings.pairs.control,
+)

@@ -1,0 +1,63 @@
+"""Stages `replies.…`, declared: one for each rung of the ladder."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tasks.engine.declaration import Calls, Made, NotRun, Stage
+from tasks.stages.inputs import (
+    TORCH,
+    dialogue_features,
+    dialogue_shards,
+    exchange_shards,
+    of_dialogues,
+    seen_as,
+)
+from tasks.stages.replies.rungs import CONTROL, RUNGS, Rung
+
+
+def test_exchanges(rung: Rung, made: Made) -> Calls | NotRun:
+    if rung.adapter and not made.ran(rung.adapter):
+        return NotRun(f"{rung.adapter} was not run")
+    media = rung.av and made.ran("extractor")
+    return {
+        "all": {
+            "rung": rung.name,
+            "history": rung.history,
+            "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
+            "exchanges": exchange_shards(made, "test", "dev"),
+            "features": dialogue_features(made, "test", "dev") if media else [],
+            "adapter": made.only(rung.adapter) if rung.adapter else None,
+            "compressor": made.only("compressor.finetune") if rung.mc else None,
+            "extractor": made.only("extractor") if media else None,
+        }
+    }
+
+
+def _needs(rung: Rung) -> tuple[str, ...]:
+    """Each rung's replies wait for its own parts only."""
+    return (
+        "utterances",
+        "utterances.exchanges",
+        *(("features", "extractor") if rung.av else ()),
+        *(("compressor.finetune",) if rung.mc else ()),
+        *((rung.adapter,) if rung.adapter else ()),
+    )
+
+
+def _declared(rung: Rung) -> Stage:
+    return Stage(
+        name=f"replies.{rung.name}",
+        title=f"Replies: {rung.title}",
+        flow="write_report",
+        needs=_needs(rung),
+        items=of_dialogues(partial(test_exchanges, rung)),
+        function="tasks.stages.replies.write:write_replies",
+        settings={"dialogue": "dialogue", "settings": "replies"},
+        weights={"llm": "llm.weights"},
+        libraries=(*TORCH, "peft", "pyarrow"),
+        asked=lambda settings: rung is not CONTROL or settings.pairs.control,
+    )
+
+
+REPLIES = tuple(_declared(rung) for rung in RUNGS)
