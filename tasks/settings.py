@@ -79,6 +79,10 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
         None,
         description="accelerate's configuration file for them, from this project's folder; used with more than one.",
     )
+    stages: tuple[str, ...] = Field(
+        (),
+        description='Further stages of your own: "package.module:NAME" of a declaration (CONTRIBUTING.md).',
+    )
     share_workers: bool = Field(
         False,
         description="Items are forked from processes that stages share, which saves each its imports (Linux). "

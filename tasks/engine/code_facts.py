@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-PACKAGES = ("flows", "tasks", "model", "storage")
 KEPT = 2000
 """Files remembered at most; beyond, only those of this process are."""
 
@@ -26,7 +25,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 Use = tuple[str, tuple[str, ...]]
 """A name read in code, and the attributes that follow it."""
 Imports = dict[str, tuple[str, str | None]]
-"""Local name -> (module, name in it), or (module, None) for the module itself; first-party modules only."""
+"""Local name -> (module, name in it), or (module, None) for the module itself."""
 
 
 _READING = threading.Lock()
@@ -95,7 +94,7 @@ def _read(node: ast.stmt, module: str) -> Facts:
 
 
 def _imports(nodes: list[ast.stmt], module: str) -> Imports:
-    """Names that first-party imports bind, wherever in `nodes` they stand (functions import lazily)."""
+    """Names that imports bind, wherever in `nodes` they stand (functions import lazily)."""
     bound: Imports = {}
     for top in nodes:
         for node in ast.walk(top):
@@ -106,7 +105,7 @@ def _imports(nodes: list[ast.stmt], module: str) -> Imports:
             elif isinstance(node, ast.ImportFrom):
                 source = _absolute(node, module)
                 bound |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
-    return {name: target for name, target in bound.items() if target[0].split(".")[0] in PACKAGES}
+    return bound
 
 
 def _absolute(node: ast.ImportFrom, module: str) -> str:

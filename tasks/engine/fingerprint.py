@@ -11,9 +11,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from tasks.engine.code_facts import PACKAGES, Facts, ModuleFacts, module_facts
+from tasks.engine.code_facts import Facts, ModuleFacts, module_facts
 
 ROOT = Path(__file__).resolve().parents[2]
+_FOLDERS = dict.fromkeys(("flows", "tasks", "model", "storage"), ROOT)
+"""First-party package -> the folder it lies in."""
 
 
 def fingerprint(*entries: str) -> dict[str, str]:
@@ -25,19 +27,29 @@ def fingerprint(*entries: str) -> dict[str, str]:
     return dict(sorted(seen.items()))
 
 
+def follow(package: str, folder: Path) -> None:
+    """Count a package in `folder` as first-party: what a stage of a user's own reaches in it is part of the key."""
+    if _FOLDERS.setdefault(package, folder) == folder:
+        _source.cache_clear()
+        _module.cache_clear()
+
+
 @cache
 def _source(name: str) -> str | None:
-    """The file of a first-party module, relative to the root; None where there is none."""
-    if name.split(".")[0] not in PACKAGES:
+    """The file of a first-party module, relative to its package's folder; None where there is none."""
+    folder = _FOLDERS.get(name.split(".")[0])
+    if folder is None:
         return None
     base = name.replace(".", "/")
-    return next((path for path in (f"{base}.py", f"{base}/__init__.py") if (ROOT / path).is_file()), None)
+    return next((path for path in (f"{base}.py", f"{base}/__init__.py") if (folder / path).is_file()), None)
 
 
 @cache
 def _module(name: str) -> ModuleFacts | None:
     path = _source(name)
-    return None if path is None else module_facts((ROOT / path).read_text(encoding="utf-8"), name)
+    if path is None:
+        return None
+    return module_facts((_FOLDERS[name.split(".")[0]] / path).read_text(encoding="utf-8"), name)
 
 
 def _visit(module_name: str, name: str, seen: dict[str, str]) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from storage.errors import InputError
 from storage.store import Ref, Store
 from tasks.engine.declaration import EVERY_OTHER, Made, NotRun, Outputs, RawFiles, Stage
+from tasks.engine.fingerprint import follow
 from tasks.engine.item import Item
 from tasks.engine.planner import Node
 
@@ -42,6 +45,28 @@ def build_graph(stages: Sequence[Stage], sources: Sources) -> list[Node]:
     check(stages, type(sources.settings))
     asked = [stage for stage in stages if stage.asked(sources.settings)]
     return [_node(stage, needs, sources) for stage, needs in _ordered(asked)]
+
+
+def declared_elsewhere(paths: Sequence[str]) -> list[Stage]:
+    """Stages of a user's own, by "package.module:NAME". Raises InputError where there is no such declaration."""
+    found = []
+    for path in paths:
+        module, _, name = path.partition(":")
+        try:
+            package = import_module(module.split(".")[0])
+            stage = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"run.stages: {path!r} cannot be loaded: {error}") from None
+        if not isinstance(stage, Stage):
+            raise InputError(f"run.stages: {path!r} is no Stage")
+        follow(
+            package.__name__,
+            Path(package.__path__[0]).parent
+            if hasattr(package, "__path__")
+            else Path(package.__file__).parent,
+        )
+        found.append(stage)
+    return found
 
 
 def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:

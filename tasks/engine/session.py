@@ -15,7 +15,7 @@ from storage.filestat import StatCache
 from storage.store import Record, Ref, Store, digest_bytes
 from tasks.engine.declaration import RawFiles, Reads, Stage
 from tasks.engine.fingerprint import fingerprint
-from tasks.engine.graph import Sources, build_graph
+from tasks.engine.graph import Sources, build_graph, declared_elsewhere
 from tasks.engine.item import Item, fresh_record
 from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
@@ -113,7 +113,7 @@ class Session:
 
     def _graph(self) -> list[Node]:
         sources = Sources(self.settings, self.profile, self.store, self._raw, self.raw_root)
-        return build_graph(STAGES, sources)
+        return build_graph((*STAGES, *declared_elsewhere(self.settings.run.stages)), sources)
 
     @cached_property
     def _forced(self) -> set[str]:

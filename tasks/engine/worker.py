@@ -279,6 +279,9 @@ def _function(job: dict) -> Callable[..., list[Ref]]:
 def _call(job: dict, work: Workspace) -> list[Ref]:
     function = _function(job)
     hints = get_type_hints(function)
+    untyped = [name for name in job["arguments"] if name not in hints]
+    if untyped:
+        raise TypeError(f"{job['function']}: say the type of its argument {untyped[0]}")
     arguments = {
         key: TypeAdapter(hints[key]).validate_python(value) for key, value in job["arguments"].items()
     }

@@ -53,7 +53,7 @@ def tree(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "_FOLDERS", dict.fromkeys(("tasks", "model", "storage"), tmp_path))
     forget()
     yield tmp_path
     forget()
