@@ -136,12 +136,12 @@ def history(small: bool, llm, tokenizer, count: int) -> dict:
     sizes = SMALL_MAMBA if small else MAMBA
     shape = CompressorShape(
         kind="checkpoint", llm_width=llm.config.hidden_size, hidden=sizes["hidden_size"],
-        max_utterance_tokens=128, checkpoint={"vocab_size": 50280, **sizes},
+        max_utterance_tokens=128, roles=8, checkpoint={"vocab_size": 50280, **sizes},
     )  # fmt: skip
     reader = MambaCompressor(shape, tokenizer, llm.get_input_embeddings().weight).to(DEVICE).eval()
     settings = DialogueSettings(max_history_utterances=10_000, max_history_tokens=100_000)
     examples = [
-        DialogueExample(str(i), tuple(lines[:-1]), lines[-1].split(": ", 1)[1], "")
+        DialogueExample(str(i), tuple(lines[:-1]), lines[-1].text, "")
         for i, lines in enumerate(dialogues(count))
     ]
     found = {"models_mb": round(allocated_mb())}

@@ -22,6 +22,8 @@ from apart import measured_apart
 from peak import forget_peak, peak_mb
 from texts import sample_dialogues
 
+from model.spoken import Spoken
+
 ROOT = Path(__file__).resolve().parents[1]
 TOPICAL_CHAT = ROOT.parent / "shared" / "data" / "topical_chat" / "valid_freq.json"
 LLM, COMPRESSOR = "smollm2-135m-instruct", "memory-smollm2-135m"
@@ -31,8 +33,8 @@ KINDS = ("text", "text, kept", "memory", "memory, kept", "streamed, kept")
 TURNS = 500
 
 
-def dialogues(count: int) -> list[list[str]]:
-    """Role-tagged lines of `count` long dialogues, drawn by seed, or of all there are."""
+def dialogues(count: int) -> list[list[Spoken]]:
+    """`count` long dialogues of two speakers in turn, drawn by seed, or all there are."""
     if TOPICAL_CHAT.is_file():
         content = json.loads(TOPICAL_CHAT.read_text(encoding="utf-8"))
         all_turns = [[turn["message"] for turn in d["content"]] for d in content.values()]
@@ -41,7 +43,7 @@ def dialogues(count: int) -> list[list[str]]:
         all_turns = [lines[i : i + LEAST_TURNS + 1] for i in range(0, len(lines), LEAST_TURNS + 1)]
     long = [turns for turns in all_turns if len(turns) > LEAST_TURNS]
     long = random.Random(0).sample(long, count) if count < len(long) else long
-    return [[f"{('gpt', 'human')[i % 2]}: {turn}" for i, turn in enumerate(turns)] for turns in long]
+    return [[Spoken(turn, i % 2) for i, turn in enumerate(turns)] for turns in long]
 
 
 def models(kind: str):
@@ -67,7 +69,7 @@ def measure(kind: str, count: int) -> dict:
 
     model, compressor = models(kind)
     examples = [
-        DialogueExample(str(i), tuple(lines[:-1]), lines[-1].split(": ", 1)[1], "")
+        DialogueExample(str(i), tuple(lines[:-1]), lines[-1].text, "")
         for i, lines in enumerate(dialogues(count))
     ]
 
@@ -109,7 +111,7 @@ def sizes() -> dict:
     width = model.llm.get_input_embeddings().weight.shape[1]
     found = {"text": [], "memory": []}
     for lines in dialogues(1_000_000):
-        history, sentence = tuple(lines[:-1]), lines[-1].split(": ", 1)[1]
+        history, sentence = tuple(lines[:-1]), lines[-1].text
         bare = sum(map(len, model.pieces([DialogueExample("", (), sentence, "")], {})[0]))
         for form, rows in found.items():
             model.history = form

@@ -7,6 +7,10 @@ utterance's memory, and on a few short utterances the best vector that 500 steps
 could take. Free-running: exact, the reconstruction is the utterance; BLEU-1, clipped single words with the brevity
 penalty, over all utterances of a row together. Teacher-forced: nats a token, end of turn included, and how many of
 them the memory saves. The curve is read from the compressor's report.json.
+
+Then the form: all of the project's stages give the compressor the bare utterance, alone in pretraining and after its
+dialogue in use, and the same is measured; beside it what role tags in the text ("gpt: …") cost, of which no nat is
+counted.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from texts import dialogues, source
+from texts import dialogues, source, spoken_dialogues
 from torch import Tensor
 
 from model.compressor.compressor import MambaCompressor
@@ -29,6 +33,7 @@ from model.compressor.reconstruction import Reconstruction
 from model.llm import chat_pieces, embed, greedy_replies, load_llm, token_ids
 from model.metrics.dist import words
 from model.prompts import RECONSTRUCT_UTTERANCE
+from model.spoken import Spoken, alone, role_tag
 from model.zoo.resolve import resolve
 
 LLM, COMPRESSOR = "smollm2-135m-instruct", "memory-smollm2-135m"
@@ -126,6 +131,54 @@ class Bench:
         return dict(zip(rows, (center + spread * place.detach()).split(1), strict=True))
 
 
+def forms(bench: Bench, compressor: MambaCompressor, count: int) -> dict[str, dict[str, float]]:
+    """Nats a token of the first `count` utterances by what the compressor is given: the memory's own, another's, none.
+
+    Of tagged text the tag's tokens are not counted and the sum is divided by the bare text's tokens, so that all
+    rows are of the same words.
+    """
+    rows = range(min(count, len(bench.texts)))
+    # Where a text is said several times, the first time.
+    places = [(dialogue[: i + 1], u) for dialogue in spoken_dialogues("dev") for i, u in enumerate(dialogue)]
+    said = {u.text: (before, u) for before, u in reversed(places)}
+    chosen = [said[bench.texts[i]] for i in rows]
+    tags = [f"{role_tag(u.role)}: " for _, u in chosen]
+    given = {
+        "bare, alone (pretraining)": [[Spoken(u.text)] for _, u in chosen],
+        "bare, after its dialogue (use)": [before for before, _ in chosen],
+        "tagged, alone": [[Spoken(u.line)] for _, u in chosen],
+        "tagged, after its dialogue (use until now)": [
+            [Spoken(b.line) for b in before] for before, _ in chosen
+        ],
+    }
+    found = {}
+    for name, dialogues_given in given.items():
+        own = {i: m[-1:] for i, m in enumerate(compressor.compress(dialogues_given))}
+        before = tags if name.startswith("tagged") else [""] * len(chosen)
+        kinds = {"own": own, "other": others(own, bench.size), "none": None}
+        found[name] = {kind: round(_nats(bench, before, known), 4) for kind, known in kinds.items()}
+    return found
+
+
+@torch.no_grad()
+def _nats(bench: Bench, tags: Sequence[str], memories: dict[int, Tensor] | None) -> float:
+    """Nats a token of the first texts, each after a tag that is not counted; None: without memory."""
+    targets = [bench.task.target((tag + bench.texts[i],)) for i, tag in enumerate(tags)]
+    skipped = [len(token_ids(bench.tokenizer, tag.rstrip())) if tag else 0 for tag in tags]
+    nats = 0.0
+    for start in range(0, len(targets), BATCH):
+        part = targets[start : start + BATCH]
+        if memories is None:
+            log_probs, _ = bench.task.without_memory(part)
+        else:
+            known = [memories[i] for i in range(start, start + len(part))]
+            log_probs, _ = bench.task.log_probs(known, part)
+        pieces = log_probs.split([len(target) for target in part])
+        for piece, skip in zip(pieces, skipped[start:], strict=False):
+            nats -= piece[skip:].double().sum().item()
+    return nats / sum(bench.size(i) + 1 for i in range(len(tags)))
+
+
 def others(memories: dict[int, Tensor], size: Callable[[int], int]) -> dict[int, Tensor]:
     """Each utterance with the memory of the next in length: what any memory says of the task."""
     order = sorted(memories, key=lambda i: (size(i), i))
@@ -210,6 +263,7 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500, help="of the search for the best vector; 0: none")
+    parser.add_argument("--forms", type=int, default=128, help="utterances given in several forms; 0: none")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -219,7 +273,7 @@ def main() -> None:
     folder = resolve(asked.compressor) if asked.compressor else None
     if folder:
         compressor = MambaCompressor.load(folder, bench.tokenizer, bench.task.table)
-        own = dict(zip(rows, compressor.compress([[text] for text in bench.texts]), strict=True))
+        own = dict(zip(rows, compressor.compress(alone(bench.texts)), strict=True))
         memories |= {"the compressor": own, "another utterance's memory": others(own, bench.size)}
     found = {name: bench.outcomes(rows, known) for name, known in memories.items()}
     data = source()
@@ -231,6 +285,18 @@ def main() -> None:
         if within:
             name = f"{low} to {high} tokens"
             result[name] = compare(bench, name, within, found)
+    if folder and asked.forms:
+        print(
+            f"\n| given to the compressor, {min(asked.forms, len(rows))} utterances: nats a token | own memory | "
+            "another's | none | recovered |\n|---|---|---|---|---|"
+        )
+        result["forms"] = forms(bench, compressor, asked.forms)
+        for name, f in result["forms"].items():
+            recovered = f["none"] - f["own"]
+            print(
+                f"| {name} | {f['own']:.2f} | {f['other']:.2f} | {f['none']:.2f} | {recovered:.2f} |",
+                flush=True,
+            )
     if folder:
         print()
         for i in rows[:SHOWN]:

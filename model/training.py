@@ -7,7 +7,6 @@ processes: it stays the same step, up to rounding. Knows nothing of any loss, of
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import random
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints import Checkpoints
+from model.draws import draw_number
 from model.event_log import EventLog
 from model.json_files import write_json
 from model.processes import Processes, summed
@@ -70,12 +70,16 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message names the step and the rows, and the file that holds more of them."""
 
 
-def seeded_order(count: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of range(count), a function of seed and epoch alone."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
+def seeded_order(count: int, seed: int, *parts: object) -> list[int]:
+    """A permutation of range(count), a function of the seed and the parts (an epoch, a name) alone."""
     order = list(range(count))
-    random.Random(int.from_bytes(digest, "big")).shuffle(order)
+    random.Random(draw_number(seed, "training.order", *parts)).shuffle(order)
     return order
+
+
+def looked_at(count: int, settings: TrainingSettings, stage: str) -> list[int]:
+    """The held-out rows of `count` that a stage looks at, in order; stages draw theirs independently."""
+    return sorted(seeded_order(count, settings.seed, f"{stage}.heldout")[: settings.heldout_rows])
 
 
 def plan_batches(lengths: Sequence[int], settings: TrainingSettings) -> list[list[int]]:
@@ -91,7 +95,7 @@ def plan_batches(lengths: Sequence[int], settings: TrainingSettings) -> list[lis
         for start in range(0, len(order), window):
             rows = sorted(order[start : start + window], key=lambda i: (lengths[i], i))
             cut = [rows[i : i + settings.batch_size] for i in range(0, len(rows), settings.batch_size)]
-            for batch in (cut[i] for i in seeded_order(len(cut), settings.seed, epoch * 100_003 + start)):
+            for batch in (cut[i] for i in seeded_order(len(cut), settings.seed, epoch, "batches", start)):
                 cost = sum(lengths[i] for i in batch)
                 if settings.max_tokens is not None and batches and spent + cost > settings.max_tokens:
                     return batches
@@ -120,6 +124,7 @@ def fit(
     names: Sequence[str] | None = None,
     models: Sequence[nn.Module] = (),
     memory_limit: int | None = None,
+    planned: Sequence[int] | None = None,
 ) -> History:
     """Train `parameters` in place and leave them at the best held-out loss.
 
@@ -130,7 +135,8 @@ def fit(
     a run that is cut off leaves its state and goes on from, and its curves; the caller removes it in the end.
     names: what each row is called in messages. models: all modules in memory, for the estimate of what training
     needs, which is logged before anything is computed, and again with the activations once the first batch has
-    shown them; memory_limit: bytes that it may take beside their weights, None: what is free.
+    shown them; memory_limit: bytes that it may take beside their weights, None: what is free. planned: the lengths
+    by which batches are planned and `max_tokens` is spent, where those are not `lengths`, what is computed.
 
     Several processes (model/processes.py) call this alike and end with the same weights; the main one alone shows
     and saves anything. Raises TrainingError where memory does not suffice, on a held-out loss that is not
@@ -138,7 +144,7 @@ def fit(
     """
     torch.manual_seed(settings.seed)
     processes = Processes()
-    batches = plan_batches(lengths, settings)
+    batches = plan_batches(lengths if planned is None else planned, settings)
     parts = [processes.parts(rows, settings.accumulation) for rows in batches]
     longest = max((sum(lengths[i] for i in part) for step in parts for part in step), default=0)
     memory = TrainingMemory(parameters, models, settings.accumulation, longest, processes.count, memory_limit)

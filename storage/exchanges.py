@@ -66,20 +66,12 @@ def cut_exchanges(utterances: Iterable[Utterance]) -> tuple[list[Exchange], Coun
     return exchanges, fallen
 
 
-def roles(dialogue: Iterable[Utterance]) -> dict[str, str]:
-    """One role tag per speaker of one dialogue, by order of appearance, fixed for the dialogue.
+def roles(dialogue: Iterable[Utterance]) -> dict[str, int]:
+    """Each speaker's role in one dialogue: the place, from 0, by order of appearance, fixed for the dialogue.
 
-    The first is "gpt" and the second "human", as in the paper's Figure 11; further ones are "human2",
-    "human3", … A memory so does not depend on who replies.
+    A memory so does not depend on who replies.
     """
-    tags: dict[str, str] = {}
+    places: dict[str, int] = {}
     for utterance in sorted(dialogue, key=lambda u: u.turn):
-        if utterance.speaker not in tags:
-            tags[utterance.speaker] = role_tag(len(tags))
-    return tags
-
-
-def role_tag(place: int) -> str:
-    if place == 0:
-        return "gpt"
-    return "human" if place == 1 else f"human{place}"
+        places.setdefault(utterance.speaker, len(places))
+    return places

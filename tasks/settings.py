@@ -118,6 +118,16 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
             )
         return self
 
+    @model_validator(mode="after")
+    def _finetuning_sees_as_many_utterances_as_use(self) -> Settings:
+        trained, used = self.compressor.max_dialogue_utterances, self.dialogue.max_history_utterances
+        if trained < used:
+            raise ValueError(
+                f"compressor.max_dialogue_utterances is {trained} and dialogue.max_history_utterances {used}: memories "
+                "would be used at places that none was trained at; raise the first or lower the second"
+            )
+        return self
+
 
 def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.toml"))

@@ -1,7 +1,9 @@
 """MambaCompressor (paper, section 3.2 and figure 3): a dialogue becomes one memory embedding per utterance.
 
 A dialogue is one sequence u1 <MEM> u2 <MEM> ..., so a memory knows what came before and nothing that comes
-after. Knows nothing of prompts, of how the LLM uses memories, or of how the compressor is trained.
+after. What is read is the bare utterance; who said it is told by a vector per role, added to the memory where the LLM
+reads it: so the LLM sees it whatever the Mamba does, the text's own memory is what it was in pretraining, and turn by
+turn costs nothing more. Knows nothing of prompts, of how the LLM uses memories, or of how the compressor is trained.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from model.compressor.mamba import LayerState, Mamba, MambaShape
 from model.compressor.settings import CompressorSettings
 from model.json_files import write_json
 from model.llm import token_ids
+from model.spoken import Spoken
 from model.weights import differing_weights, named
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -44,6 +47,7 @@ class CompressorShape(BaseModel, frozen=True, extra="forbid"):
     llm_width: int
     hidden: int
     max_utterance_tokens: int
+    roles: int
     layers: int = 0
     state: int = 0
     conv: int = 0
@@ -92,7 +96,8 @@ class MambaCompressor(nn.Module):
 
     A memory has the mean and the spread, dimension by dimension, of the LLM's token embeddings from the first
     step on: the frozen LLM knows no other place. The LLM's embedding table is used, never trained, never
-    saved.
+    saved. `roles` [roles, llm_width], in spreads, starts at zero and changes no memory until it is trained; speakers
+    beyond the table share its last row.
     """
 
     def __init__(self, shape: CompressorShape, tokenizer, llm_table: Tensor):
@@ -104,6 +109,7 @@ class MambaCompressor(nn.Module):
         self.register_buffer("mean", table.float().mean(0), persistent=False)
         self.register_buffer("spread", table.float().std(0), persistent=False)
         self.mem = nn.Parameter(torch.randn(shape.hidden) * 0.02)
+        self.roles = nn.Parameter(torch.zeros(shape.roles, shape.llm_width))
         if shape.kind == "small":
             self.inlet = nn.Linear(shape.llm_width, shape.hidden, bias=False)
             nn.init.orthogonal_(self.inlet.weight)
@@ -125,17 +131,21 @@ class MambaCompressor(nn.Module):
             raise CompressorError("an utterance without tokens has no memory; leave it out of the history")
         return ids
 
-    def memories(self, dialogues: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    def memories(
+        self,
+        dialogues: Sequence[Sequence[Tensor]],
+        roles: Sequence[Sequence[int | None]] | None = None,
+    ) -> list[Tensor]:
         """Per dialogue its memories [n_utterances, llm_width], from the token ids [n] of its utterances.
 
-        An utterance beyond `max_utterance_tokens` is cut there. Rows are right-padded: nothing that stands
-        before the padding can see it.
+        roles: of each utterance the place of its speaker, or None; without, nobody is told. An utterance beyond
+        `max_utterance_tokens` is cut there. Rows are right-padded: nothing that stands before the padding can see it.
         """
-        return self._read(dialogues, None)[0]
+        return self._read(dialogues, roles, None)[0]
 
     @torch.no_grad()
     def listen(
-        self, utterance: str, past: Sequence[LayerState] | None = None
+        self, utterance: Spoken, past: Sequence[LayerState] | None = None
     ) -> tuple[Tensor, list[LayerState]]:
         """The memory [llm_width] of one more utterance of a dialogue, and the states that the next goes on from.
 
@@ -143,11 +153,14 @@ class MambaCompressor(nn.Module):
         utterance alone and the states' size is constant, however long the dialogue; the memory is the one that
         `compress` gives for the whole of it.
         """
-        found, states = self._read([[self.ids(utterance)]], past)
+        found, states = self._read([[self.ids(utterance.text)]], [[utterance.role]], past)
         return found[0][0], states
 
     def _read(
-        self, dialogues: Sequence[Sequence[Tensor]], past: Sequence[LayerState] | None
+        self,
+        dialogues: Sequence[Sequence[Tensor]],
+        roles: Sequence[Sequence[int | None]] | None,
+        past: Sequence[LayerState] | None,
     ) -> tuple[list[Tensor], list[LayerState]]:
         """Memories by dialogue, and the states after the padded rows (of use where nothing was padded)."""
         limit = self.shape.max_utterance_tokens
@@ -181,12 +194,25 @@ class MambaCompressor(nn.Module):
             memories = memories + self.pool(tokens, position, owner, len(utterances))
         else:
             memories = F.layer_norm(memories, memories.shape[-1:])
+        if roles is not None:
+            memories = self._with_roles(memories, [role for dialogue in roles for role in dialogue])
         return list((self.mean + self.spread * memories).split(counts)), left
 
+    def _with_roles(self, memories: Tensor, roles: Sequence[int | None]) -> Tensor:
+        """memories [n, llm_width] and the vector of each one's role, where it has one."""
+        told = [place for place, role in enumerate(roles) if role is not None]
+        if not told:
+            return memories
+        last = self.shape.roles - 1
+        numbers = torch.tensor([min(roles[place], last) for place in told], device=memories.device)
+        places = torch.tensor(told, device=memories.device)
+        return memories.index_add(0, places, F.embedding(numbers, self.roles))
+
     @torch.no_grad()
-    def compress(self, dialogues: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Memories [n_utterances, llm_width] of dialogues given as text, a bounded number of tokens at once."""
-        rows = [[self.ids(utterance) for utterance in dialogue] for dialogue in dialogues]
+    def compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
+        """Memories [n_utterances, llm_width] of dialogues, a bounded number of tokens at once."""
+        rows = [[self.ids(utterance.text) for utterance in dialogue] for dialogue in dialogues]
+        roles = [[utterance.role for utterance in dialogue] for dialogue in dialogues]
         sizes = [sum(len(ids) + 1 for ids in row) for row in rows]
         order = sorted(range(len(rows)), key=lambda i: (sizes[i], i))
         found: dict[int, Tensor] = {}
@@ -194,7 +220,8 @@ class MambaCompressor(nn.Module):
             # The longest row sets the padded length of its batch.
             take = max(1, min(len(order), BATCH_TOKENS // max(1, sizes[order[-1]])))
             batch, order = order[-take:], order[:-take]
-            found.update(zip(batch, self.memories([rows[i] for i in batch]), strict=True))
+            memories = self.memories([rows[i] for i in batch], [roles[i] for i in batch])
+            found.update(zip(batch, memories, strict=True))
         return [found[i] for i in range(len(rows))]
 
     @torch.no_grad()
@@ -266,7 +293,7 @@ def new_compressor(
                 kind="small",
                 llm_width=width,
                 max_utterance_tokens=settings.max_utterance_tokens,
-                **settings.model_dump(include={"hidden", "layers", "state", "conv", "expand"}),
+                **settings.model_dump(include={"hidden", "layers", "state", "conv", "expand", "roles"}),
             )
             return MambaCompressor(shape, llm_tokenizer, llm_table).to(llm_table.device)
         mamba, config = load_checkpoint(weights)
@@ -275,6 +302,7 @@ def new_compressor(
             llm_width=width,
             hidden=config["hidden_size"],
             max_utterance_tokens=settings.max_utterance_tokens,
+            roles=settings.roles,
             checkpoint=config,
         )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)

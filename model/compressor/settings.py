@@ -33,6 +33,12 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     state: int = Field(16, ge=1, description="State size of the small Mamba. Not in the paper.")
     conv: int = Field(4, ge=1, description="Convolution width of the small Mamba. Not in the paper.")
     expand: int = Field(2, ge=1, description="Inner width over width of the small Mamba. Not in the paper.")
+    roles: int = Field(
+        8,
+        ge=1,
+        description="Speakers of a dialogue that are told apart, by order of appearance; all further ones are told as "
+        "the last. Not in the paper.",
+    )
     max_utterance_tokens: int = Field(
         128, ge=1, description="Longer utterances are not trained on, and are cut in use. Not in the paper."
     )
@@ -43,10 +49,13 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
         "Not in the paper.",
     )
     max_dialogue_utterances: int = Field(
-        16, ge=1, description="Longer dialogues are finetuned on in windows of this size. Not in the paper."
+        32,
+        ge=1,
+        description="Longer dialogues are finetuned on in windows of this size; as many as a history may have in use "
+        "(dialogue.max_history_utterances). Not in the paper.",
     )
     max_dialogue_tokens: int = Field(
-        512, ge=1, description="Tokens to reconstruct in one window of a dialogue. Not in the paper."
+        1024, ge=1, description="Tokens to reconstruct in one window of a dialogue. Not in the paper."
     )
     free_running_rows: int = Field(
         16, ge=0, description="Held-out rows also reconstructed greedily. Not in the paper."

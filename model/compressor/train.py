@@ -22,7 +22,8 @@ from model.compressor.settings import CompressorSettings
 from model.json_files import write_json
 from model.llm import greedy_replies, load_llm
 from model.settings import TrainingSettings
-from model.training import History, Progress, fit, seeded_order
+from model.spoken import Spoken, alone
+from model.training import History, Progress, fit, looked_at
 from model.zoo.resolve import resolve
 
 SHIFT = 1
@@ -33,9 +34,14 @@ SHIFT = 1
 class Row:
     """Utterances of one sequence, the ids the compressor reads and the ids the LLM is to give back."""
 
-    utterances: tuple[str, ...]
+    utterances: tuple[Spoken, ...]
     sources: tuple[Tensor, ...]
     target: Tensor
+
+    @property
+    def text(self) -> str:
+        """What the LLM is to give back, a line an utterance."""
+        return "\n".join(utterance.text for utterance in self.utterances)
 
 
 def pretrain(
@@ -66,10 +72,7 @@ def pretrain(
         compressor = new_compressor(settings, tokenizer, table, weights)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
-    data = [
-        rows_of([(text,) for text in texts], compressor, task, settings, longest)
-        for texts in (train, heldout)
-    ]
+    data = [rows_of(alone(texts), compressor, task, settings, longest) for texts in (train, heldout)]
     return _train(
         compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
     )
@@ -88,7 +91,7 @@ def adopt(
     compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = settings.max_utterance_tokens
-    rows, left_out = rows_of([(text,) for text in heldout], compressor, task, settings, longest)
+    rows, left_out = rows_of(alone(heldout), compressor, task, settings, longest)
     if not rows:
         raise ValueError(
             f"compressor: no held-out row is usable (left out: {left_out}); it needs at least one"
@@ -113,16 +116,17 @@ def adopt(
 def finetune(
     llm_folder: Path,
     compressor_folder: Path,
-    train: Sequence[Sequence[str]],
-    heldout: Sequence[Sequence[str]],
+    train: Sequence[Sequence[Spoken]],
+    heldout: Sequence[Sequence[Spoken]],
     settings: CompressorSettings,
     out: Path,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> dict:
-    """As `pretrain`, on dialogues of role-tagged utterances ("gpt: ...", figure 11), from a pretrained one.
+    """As `pretrain`, on dialogues, from a pretrained one; only here the vectors that tell the roles are trained.
 
-    A dialogue beyond the limits is trained on in consecutive windows, each a sequence of its own.
+    A dialogue beyond the limits is trained on in consecutive windows, each a sequence of its own. What is given back
+    is the bare text, as in pretraining; figure 11's role tags are left to what tells the roles.
     """
     _use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
@@ -148,7 +152,7 @@ def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[rang
 
 
 def rows_of(
-    dialogues: Sequence[Sequence[str]],
+    dialogues: Sequence[Sequence[Spoken]],
     compressor: MambaCompressor,
     task: Reconstruction,
     settings: CompressorSettings,
@@ -159,18 +163,18 @@ def rows_of(
     for dialogue in dialogues:
         kept = []
         for utterance in dialogue:
-            if not utterance.strip():
+            if not utterance.text.strip():
                 left_out["empty"] += 1
                 continue
-            ids = compressor.ids(utterance)
+            ids = compressor.ids(utterance.text)
             if len(ids) > longest:
                 left_out["too_long"] += 1
             else:
                 kept.append((utterance, ids))
-        sizes = [task.text_tokens(utterance) + 1 for utterance, _ in kept]
+        sizes = [task.text_tokens(utterance.text) + 1 for utterance, _ in kept]
         for window in windows(sizes, settings.max_dialogue_utterances, settings.max_dialogue_tokens):
-            texts, ids = zip(*(kept[i] for i in window), strict=True)
-            rows.append(Row(texts, ids, task.target(texts)))
+            utterances, ids = zip(*(kept[i] for i in window), strict=True)
+            rows.append(Row(utterances, ids, task.target([utterance.text for utterance in utterances])))
     return rows, left_out
 
 
@@ -208,7 +212,7 @@ def _train(
         settings,
         progress,
         checkpoints,
-        [repr("\n".join(row.utterances)) for row in rows],
+        [repr(row.text) for row in rows],
         [task.llm, compressor],
     )
     compressor.requires_grad_(False).eval()
@@ -261,8 +265,7 @@ def _measured(
 
 def _looked_at(rows: list[Row], settings: TrainingSettings) -> list[Row]:
     """The seeded held-out rows that are measured."""
-    kept = seeded_order(len(rows), settings.seed, 0)[: settings.heldout_rows]
-    return [rows[i] for i in sorted(kept)]
+    return [rows[i] for i in looked_at(len(rows), settings, "compressor")]
 
 
 @torch.no_grad()
@@ -306,7 +309,7 @@ def free_running(compressor: MambaCompressor, task: Reconstruction, rows: Sequen
         prompts = [task.prompt(m, whole=True) for m in _memories(compressor, rows)]
     longest = max(len(row.target) for row in rows)
     texts = greedy_replies(task.llm, task.tokenizer, prompts, longest + 4)
-    wanted = ["\n".join(row.utterances) for row in rows]
+    wanted = [row.text for row in rows]
     examples = [{"original": w, "reconstructed": t} for w, t in zip(wanted, texts, strict=True)]
     exact = sum(w.strip() == t.strip() for w, t in zip(wanted, texts, strict=True))
     return {"rows": len(rows), "exact": exact / len(rows), "examples": examples}
@@ -318,7 +321,8 @@ def _short(rows: Sequence[Row], limits: CompressorSettings) -> list[Row]:
 
 
 def _memories(compressor: MambaCompressor, rows: Sequence[Row]) -> list[Tensor]:
-    return compressor.memories([row.sources for row in rows])
+    roles = [[utterance.role for utterance in row.utterances] for row in rows]
+    return compressor.memories([row.sources for row in rows], roles)
 
 
 def _use_threads(settings: TrainingSettings) -> None:

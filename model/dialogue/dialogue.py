@@ -1,6 +1,6 @@
 """The dialogue model: an LLM that answers a sentence given its history, voice and face (paper, figure 1).
 
-Table 6 is its prompt: history as text or as one memory an utterance, then audio and video embeddings, then
+Table 6 is its prompt: history as role-tagged text or as one memory an utterance, then audio and video embeddings, then
 the sentence. Knows nothing of how any part was trained.
 """
 
@@ -32,12 +32,13 @@ from model.llm import (
     token_ids,
 )
 from model.prompts import AUDIO, MEMORY, VIDEO, dialogue_prompt
+from model.spoken import Spoken
 
 PLACEHOLDERS = (MEMORY, AUDIO, VIDEO)
 SPARE = 16
 """Tokens for the words "history:" and for what a new line may do to the tokens beside it."""
 HistoryForm = Literal["text", "memory"]
-Memories = dict[tuple[str, ...], Tensor]
+Memories = dict[tuple[Spoken, ...], Tensor]
 """History -> its memories [n_utterances, d]."""
 
 
@@ -149,7 +150,7 @@ class DialogueModel:
             for pieces in self.fitting_pieces(examples[start : start + batch], memories)
         ]
 
-    def memories(self, histories: Sequence[tuple[str, ...]]) -> Memories:
+    def memories(self, histories: Sequence[tuple[Spoken, ...]]) -> Memories:
         """Memories of distinct histories; empty where the history is text.
 
         A memory knows only what came before it, so a history that begins another needs no pass of its own:
@@ -157,7 +158,7 @@ class DialogueModel:
         """
         if self.history == "text" or self.compressor is None:
             return {}
-        ordered = sorted(set(histories) - {()})
+        ordered = sorted(set(histories) - {()}, key=_in_order)
         longest = [h for h, after in zip(ordered, [*ordered[1:], ()], strict=False) if after[: len(h)] != h]
         whole = dict(zip(longest, self.compressor.compress(longest), strict=True))
         found, source = {}, ()
@@ -259,7 +260,8 @@ class DialogueModel:
             return bare
         if self.history == "memory":
             return pieces(MEMORY, {MEMORY: memories[-kept:]})
-        return pieces("\n".join(plain(utterance, PLACEHOLDERS) for utterance in example.history[-kept:]), {})
+        lines = [plain(utterance.line, PLACEHOLDERS) for utterance in example.history[-kept:]]
+        return pieces("\n".join(lines), {})
 
     def _kept(self, example: DialogueExample, bare: int, reply: int | None) -> int | None:
         """How many of the newest utterances of the history have room beside `bare` other tokens and the reply.
@@ -277,11 +279,16 @@ class DialogueModel:
         for utterance in reversed(example.history[-self.settings.max_history_utterances :]):
             if kept == self.settings.max_history_utterances:
                 break
-            size = 1 if self.history == "memory" else len(token_ids(self.tokenizer, utterance)) + 1
+            size = 1 if self.history == "memory" else len(token_ids(self.tokenizer, utterance.line)) + 1
             if size > room:
                 break
             kept, room = kept + 1, room - size
         return kept
+
+
+def _in_order(history: tuple[Spoken, ...]) -> list[tuple[str, int]]:
+    """An order in which a history comes right before those that it begins; no role comes before the first."""
+    return [(text, -1 if role is None else role) for text, role in history]
 
 
 def load_dialogue(

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model.spoken import Spoken
+
 
 @dataclass(frozen=True)
 class DialogueExample:
-    """history: role-tagged utterances before the sentence ("gpt: ..."), oldest first.
+    """history: the utterances before the sentence, oldest first.
 
     audio: Whisper states [Ta, d_audio] or None; video: frame tokens [Tv, d_video] or None.
     """
 
     key: str
-    history: tuple[str, ...]
+    history: tuple[Spoken, ...]
     sentence: str
     reply: str
     audio: Tensor | None = None
@@ -27,7 +29,12 @@ class DialogueExample:
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """An exchange and its counter-emotional reply: y_a is example.reply, y_i is counter_emotional."""
+    """An exchange and its counter-emotional reply: y_a is example.reply, y_i is counter_emotional.
+
+    beside: what stands for y_i in the trainings that this one is compared with. It is not learnt from; the prompt
+    leaves room for it, so that the row is the same in all of them.
+    """
 
     example: DialogueExample
     counter_emotional: str
+    beside: tuple[str, ...] = ()

@@ -24,7 +24,8 @@ from model.dialogue.settings import DialogueSettings
 from model.json_files import write_json
 from model.llm import body_and_head, embed, load_llm, reply_ids
 from model.sharding import is_sharded
-from model.training import Progress, fit, seeded_order
+from model.spoken import Spoken
+from model.training import Progress, fit, looked_at
 
 
 def train_dialogue(
@@ -55,10 +56,10 @@ def train_dialogue(
     parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
     adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
     model = DialogueModel(adapted, tokenizer, history, *parts, settings)
-    kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]
+    kept = looked_at(len(heldout), settings.training, "dialogue")
     learnt = Exchanges(model, train)
     dropped = dict(model.counts)
-    checked = Exchanges(model, [heldout[i] for i in sorted(kept)])
+    checked = Exchanges(model, [heldout[i] for i in kept])
     if not learnt.examples or not checked.examples:
         raise ValueError(
             f"dialogue: {len(learnt.examples)} train and {len(checked.examples)} held-out exchanges are usable "
@@ -172,7 +173,7 @@ class Exchanges:
         log_probs, _ = self.task.log_probs(memories, [ids for _, ids in targets])
         return -weight * log_probs.sum() / self.reconstructed_tokens(whole)
 
-    def _histories(self, rows: Sequence[int]) -> list[tuple[str, ...]]:
+    def _histories(self, rows: Sequence[int]) -> list[tuple[Spoken, ...]]:
         """The rows' histories that have anything to reconstruct."""
         return [self.examples[i].history for i in rows if self.examples[i].history in self.targets]
 
@@ -212,15 +213,15 @@ class Exchanges:
 
     def _choose_targets(self) -> None:
         """Of each history, the places of the utterances that are reconstructed and the ids they become."""
-        for history in sorted({e.history for e in self.examples}):
+        for history in dict.fromkeys(e.history for e in self.examples):
             places = self._reconstructed(history)
             if places:
-                self.targets[history] = places, self.task.target([history[i] for i in places])
+                self.targets[history] = places, self.task.target([history[i].text for i in places])
         kept = sum(len(self.targets[e.history][0]) for e in self.examples if e.history in self.targets)
         total = sum(len(e.history) for e in self.examples)
         self.model.counts["unreconstructed_utterances"] += total - kept
 
-    def _reconstructed(self, history: tuple[str, ...]) -> list[int]:
+    def _reconstructed(self, history: tuple[Spoken, ...]) -> list[int]:
         """Places of the newest utterances that have `max_reconstruction_tokens` together, or of one that has more.
 
         One that the compressor does not read to its end, or that the LLM's window cannot hold, is passed over:
@@ -231,8 +232,9 @@ class Exchanges:
         most = math.inf if window is None else (window - self.task.overhead) // 2
         limit = min(self.model.settings.max_reconstruction_tokens, most)
         for place in reversed(range(len(history))):
-            size = self.task.text_tokens(history[place]) + 1
-            if size > most or len(compressor.ids(history[place])) > compressor.shape.max_utterance_tokens:
+            text = history[place].text
+            size = self.task.text_tokens(text) + 1
+            if size > most or len(compressor.ids(text)) > compressor.shape.max_utterance_tokens:
                 continue
             tokens += size
             if places and tokens > limit:

@@ -31,4 +31,7 @@ class EpoSettings(BaseModel, frozen=True, extra="forbid"):
         description="Held-out prompts answered before and after, to see repetition. Not in the paper.",
     )
     sampled_tokens: int = Field(24, ge=1, description="Limit of such a reply. Not in the paper.")
-    training: TrainingSettings = TrainingSettings(learning_rate=1e-6)
+    training: TrainingSettings = Field(
+        TrainingSettings(learning_rate=1e-6),
+        description="`max_tokens` counts prompts and true replies: what trainings on other rejected replies share.",
+    )

@@ -6,7 +6,7 @@ nothing of where pairs come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,8 @@ from model.epo.loss import PairLogProbs, Share, joined, pair_log_probs, total_lo
 from model.epo.settings import EpoSettings
 from model.json_files import write_json
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
-from model.training import Progress, fit, plan_batches, seeded_order
+from model.spoken import Spoken
+from model.training import Progress, fit, looked_at, plan_batches
 
 ADAPTER_MARK = "lora_"
 """In the name of every adapter weight peft makes."""
@@ -36,12 +37,12 @@ class PreferenceModel(Protocol):
     llm: nn.Module
     tokenizer: object
 
-    def memories(self, histories: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Tensor]:
+    def memories(self, histories: Sequence[tuple[Spoken, ...]]) -> dict[tuple[Spoken, ...], Tensor]:
         """Memories [n, d] of distinct histories."""
         ...
 
     def held_pieces(
-        self, examples: Sequence[DialogueExample], memories: dict[tuple[str, ...], Tensor], batch: int
+        self, examples: Sequence[DialogueExample], memories: dict[tuple[Spoken, ...], Tensor], batch: int
     ) -> list[list[Piece] | None]:
         """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
         ...
@@ -55,10 +56,13 @@ def train_epo(
     out: Path,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    left_out: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict:
     """Train the model's adapter in place, save it and report.json in `out`, and return the report.
 
-    Pairs that do not fit the LLM's window are left out and counted.
+    Pairs that do not fit the LLM's window are left out and counted; left_out: what was left out before, by reason, of
+    "train" and "heldout". Trainings on other counter-emotional replies of the same rows take the same rows at the
+    same step: batches are planned by prompts and true replies alone, which is also what `max_tokens` counts.
     The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
     far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
     after, the flag `learned`, `collapsed` (None: too few steps to tell) with the step at which it was seen, and the
@@ -78,9 +82,9 @@ def train_epo(
     model.llm.eval().requires_grad_(False)
     for parameter in adapter.values():
         parameter.requires_grad_(True)
-    kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]
+    kept = looked_at(len(heldout), settings.training, "epo")
     learnt = Pairs(model, pairs, settings.training.batch_size)
-    checked = Pairs(model, [heldout[i] for i in sorted(kept)], settings.training.batch_size)
+    checked = Pairs(model, [heldout[i] for i in kept], settings.training.batch_size)
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         share = learnt.share(rows, whole)
@@ -92,7 +96,7 @@ def train_epo(
 
     said_before = sampled_replies(checked, settings)
     # A run of fewer steps than that is judged as a whole.
-    count = min(settings.collapse_steps, len(plan_batches(learnt.lengths, settings.training)))
+    count = min(settings.collapse_steps, len(plan_batches(learnt.shared_lengths, settings.training)))
     watch = CollapseWatch(count, earlier_steps(checkpoints))
 
     def show(step: int, steps: int, logs: dict[str, float]) -> None:
@@ -110,15 +114,16 @@ def train_epo(
         checkpoints,
         [pair.example.key for pair in learnt.pairs],
         [model.llm],
+        planned=learnt.shared_lengths,
     )
     fell = collapse_step(history.train, count)
     before = history.heldout[0]
     after = next(check for check in history.heldout if check["step"] == history.best_step)
     report = {
         "train_pairs": len(learnt.pairs),
-        "train_left_out": learnt.left_out,
+        "train_left_out": {**learnt.left_out, **(left_out or {}).get("train", {})},
         "heldout_pairs": len(checked.pairs),
-        "heldout_left_out": checked.left_out,
+        "heldout_left_out": {**checked.left_out, **(left_out or {}).get("heldout", {})},
         "heldout_before": before,
         "heldout_after": after,
         "gamma_over_beta": settings.gamma / settings.beta,
@@ -158,7 +163,7 @@ class Pairs:
                     f"EPO: pair {pair.example.key} has an empty reply; leave it out of the pairs"
                 )
         self.llm, self.tokenizer = model.llm, model.tokenizer
-        examples = [self._with_longer_reply(pair) for pair in pairs]
+        examples = [self._with_longest_reply(pair) for pair in pairs]
         memories = model.memories([example.history for example in examples])
         found = model.held_pieces(examples, memories, batch)
         self.pairs = [pair for pair, pieces in zip(pairs, found, strict=True) if pieces is not None]
@@ -168,15 +173,20 @@ class Pairs:
         self.pieces = [pieces for pieces in found if pieces is not None]
         self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in self.pairs]
         self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in self.pairs]
+        self.shared_lengths = [
+            sum(len(piece) for piece in pieces) + len(chosen)
+            for pieces, chosen in zip(self.pieces, self.chosen, strict=True)
+        ]
+        """Tokens of each prompt and its true reply: what trainings on other rejected replies have in common."""
         self.lengths = [
-            sum(len(piece) for piece in pieces) + len(chosen) + len(rejected)
-            for pieces, chosen, rejected in zip(self.pieces, self.chosen, self.rejected, strict=True)
+            shared + len(rejected)
+            for shared, rejected in zip(self.shared_lengths, self.rejected, strict=True)
         ]
         """Positions the LLM computes for each pair."""
 
-    def _with_longer_reply(self, pair: PreferenceExample) -> DialogueExample:
-        """The pair's example with whichever reply is longer: the prompt must leave room for both."""
-        replies = (pair.example.reply, pair.counter_emotional)
+    def _with_longest_reply(self, pair: PreferenceExample) -> DialogueExample:
+        """The pair's example with whichever reply is longest: the prompt must leave room for each."""
+        replies = (pair.example.reply, pair.counter_emotional, *pair.beside)
         return replace(
             pair.example, reply=max(replies, key=lambda text: len(reply_ids(self.tokenizer, text)))
         )

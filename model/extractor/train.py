@@ -7,7 +7,6 @@ Knows nothing of datasets, splits or storage.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from model.branches import reply_log_probs
 from model.card import write_card
 from model.checkpoints import Checkpoints
+from model.draws import draw_number
 from model.extractor.extractor import Extractor, load_extractor, new_extractor
 from model.extractor.recognise import (
     EMOTIONS,
@@ -31,7 +31,7 @@ from model.extractor.settings import ExtractorSettings
 from model.json_files import write_json
 from model.llm import embed, load_llm, prefix_cache, reply_ids
 from model.prompts import EMOTION_WORDS
-from model.training import Progress, fit, seeded_order
+from model.training import Progress, fit, looked_at
 
 SILENT, SPOKEN = ("A", "V", "A+V"), ("A+T", "V+T", "A+V+T")
 INPUT_SETTINGS = (*SILENT, "T", *SPOKEN)
@@ -88,8 +88,7 @@ def train_extractor(
         standardise(extractor, train)
     recogniser = Recogniser(llm, tokenizer, extractor.to(llm.device))
     rows = drawn_rows(train, settings)
-    kept = seeded_order(len(heldout), settings.training.seed, 0)[: settings.training.heldout_rows]
-    heldout = [heldout[i] for i in sorted(kept)]
+    heldout = [heldout[i] for i in looked_at(len(heldout), settings.training, "extractor")]
     checked = drawn_rows(heldout, settings, epochs=1)
     batch = settings.training.batch_size
 
@@ -192,9 +191,7 @@ def drawn_rows(
     rows = []
     for epoch in range(epochs or settings.training.epochs):
         for example in examples:
-            name = f"{settings.training.seed}/{epoch}/{example.key}"
-            digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-            draw = random.Random(int.from_bytes(digest, "big"))
+            draw = random.Random(draw_number(settings.training.seed, "extractor.inputs", epoch, example.key))
             family = SPOKEN if draw.random() < settings.text_share else SILENT
             rows.append(Row(example, draw.choice(possible(example, family))))
     return rows

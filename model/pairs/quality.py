@@ -7,13 +7,13 @@ Works on texts alone; knows nothing of cosines, shards or training.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from model.draws import draw_number
 from model.metrics.dist import words
 from model.pairs.settings import QualitySettings
 
@@ -130,7 +130,7 @@ def _fit(differences: np.ndarray) -> np.ndarray:
 
 
 def _fold(group: str, folds: int) -> int:
-    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "big") % folds
+    return draw_number(0, "pairs.quality.folds", group) % folds
 
 
 def _sides(pairs: Sequence[TextPair]) -> list[tuple[str, list[str]]]:

@@ -6,7 +6,6 @@ Knows nothing of any one dataset's layout, of labels, or of Parquet.
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from storage.draws import draw_number
 from storage.errors import InputError
 from storage.utterance import Reject, Utterance
 
@@ -200,10 +200,9 @@ def file_name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def unit_hash(seed: int, *parts: str) -> float:
-    """A stable number in [0, 1) from a seed and a name."""
-    text = "\0".join((str(seed), *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+def unit_hash(seed: int, draw: str, *parts: str) -> float:
+    """A stable number in [0, 1) from a seed, the draw's name and what is drawn from."""
+    return draw_number(seed, draw, *parts) / 2**64
 
 
 def smallest_hashes(dialogues: Collection[tuple[str, str]], count: int, seed: int, dataset: str) -> set:

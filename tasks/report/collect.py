@@ -78,6 +78,9 @@ def collect(
         "dev_stands_in": sorted(
             {row["dataset"] for row in systems if row["split"] == "dev" and row["dataset"] != "all"}
         ),
+        "dev_alone": sorted(
+            row["dataset"] for row in counts["splits"] if row["split"] == "dev" and row["dialogues"] == 1
+        ),
         "systems": systems,
         "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, pairs),
         "by_dataset": _by_dataset(systems),

@@ -105,7 +105,7 @@ PAGE = """<!doctype html>
 <div class="banner"><p><b>{{ synthetic_mark }}</b>: {{ facts.synthetic | map('dataset') | join(', ') }} {{ 'is' if facts.synthetic | length == 1 else 'are' }} the bundled sample, written for this project and acted by a procedure. It is not the corpus of that name.</p></div>
 {% endif %}
 {% for name in facts.dev_stands_in %}
-<div class="banner"><p><b>{{ name | dataset }}: dev stands in for test.</b> No test split was found, so its figures are from dev, on which checkpoints were chosen too.</p></div>
+<div class="banner"><p><b>{{ name | dataset }}: dev stands in for test.</b> No test split was found, so its figures are from dev: {% if name in facts.dev_alone %}from its only dialogue there, <b>on which checkpoints were chosen too</b>.{% else %}from half of its dialogues, drawn by their hash, which chose no checkpoint; the other half did.{% endif %}</p></div>
 {% endfor %}
 {% if not facts.media %}
 <div class="banner"><p><b>No media.</b> No utterance has a clip, so what needs one was left out: features, the audio-visual extractor and rung 4.</p></div>

@@ -5,10 +5,10 @@ Which ones are shown depends on the seed and the keys alone, never on how good t
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterable
 
+from storage.draws import draw_number
 from storage.shards import read_table
 from storage.store import Ref, Store
 from storage.tables import KEY_COLUMNS
@@ -122,11 +122,9 @@ def _place(key: Key) -> dict:
 
 def _drawn(keys: Iterable[Key], purpose: str, count: int = EXAMPLES) -> list[Key]:
     """The `count` keys of smallest seeded hash."""
-    return heapq.nsmallest(count, set(keys), key=lambda key: (_hash(key, purpose), key))
-
-
-def _hash(key: Key, purpose: str) -> bytes:
-    return hashlib.blake2b(repr((SEED, purpose, *key)).encode(), digest_size=16).digest()
+    return heapq.nsmallest(
+        count, set(keys), key=lambda key: (draw_number(SEED, "report.examples", purpose, *key), key)
+    )
 
 
 def _keys(shards: list[Ref], table: str, store: Store) -> set[Key]:

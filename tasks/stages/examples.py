@@ -5,21 +5,25 @@ Knows nothing of training or of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from model.dialogue.examples import DialogueExample
 from model.extractor.train import EmotionExample
+from model.spoken import Spoken
 from storage.exchanges import roles
 from storage.shards import row_to_utterance, unpack_array
 from storage.store import Ref, Store
 from storage.utterance import Utterance
-from tasks.stages.shards import read_rows
+from tasks.stages.shards import dialogue_keys, read_rows
+from tasks.stages.stand_in import choosing
 
 Key = tuple[str, str, str, int]
+Example = TypeVar("Example", DialogueExample, EmotionExample)
 
 
 def row_key(row: dict) -> Key:
@@ -41,10 +45,15 @@ def read_dialogues(
     return {key: list(members) for key, members in groupby(utterances, key=lambda u: u.key[:3])}
 
 
+def spoken(dialogue: list[Utterance]) -> tuple[Spoken, ...]:
+    """The dialogue's utterances as the models are given them."""
+    places = roles(dialogue)
+    return tuple(Spoken(u.text, places[u.speaker]) for u in dialogue)
+
+
 def tagged(dialogue: list[Utterance]) -> tuple[str, ...]:
-    """Role-tagged lines as in figure 11: "gpt: …", "human: …"."""
-    tags = roles(dialogue)
-    return tuple(f"{tags[u.speaker]}: {u.text}" for u in dialogue)
+    """Role-tagged lines as in figure 11, for what reads text: "gpt: …", "human: …"."""
+    return tuple(utterance.line for utterance in spoken(dialogue))
 
 
 def read_features(
@@ -68,11 +77,11 @@ def dialogue_examples(
     store: Store, utterances: list[Ref], exchanges: list[Ref], features: list[Ref], *splits: str
 ) -> list[DialogueExample]:
     """Every exchange of the splits with its history and, where the sentence has media, its features; by key."""
-    histories: dict[Key, tuple[str, ...]] = {}
+    histories: dict[Key, tuple[Spoken, ...]] = {}
     for dialogue in read_dialogues(store, utterances, *splits).values():
-        lines = tagged(dialogue)
+        said = spoken(dialogue)
         for position, utterance in enumerate(dialogue):
-            histories[utterance.key] = lines[:position]
+            histories[utterance.key] = said[:position]
     media = read_features(store, features, *splits)
     examples = []
     for row in sorted(read_rows(store, exchanges, "exchanges", *splits), key=row_key):
@@ -88,6 +97,17 @@ def dialogue_examples(
             )
         )
     return examples
+
+
+def that_choose(
+    examples: list[Example], store: Store, utterances: list[Ref], stand_ins: Collection[str]
+) -> list[Example]:
+    """Of dev's examples those of dialogues that checkpoints may be chosen on (tasks/stages/stand_in.py)."""
+    if not stand_ins:
+        return examples
+    may = choosing(dialogue_keys(read_rows(store, utterances, "utterances", "dev")), stand_ins)
+    dialogues = {"/".join(key) for key in may}
+    return [example for example in examples if example.key.rpartition("/")[0] in dialogues]
 
 
 def emotion_examples(

@@ -8,6 +8,7 @@ from functools import wraps
 from storage.store import Ref
 from storage.utterance import CLIP_DATASETS
 from tasks.engine.declaration import Calls, Made, NotRun
+from tasks.stages import stand_in
 from tasks.stages.shard_names import of_table, place
 
 TORCH = ("torch", "transformers")
@@ -37,6 +38,11 @@ def dialogue_shards(made: Made, *splits: str) -> list[Ref]:
 
 def of_dialogue_sets(refs: list[Ref]) -> list[Ref]:
     return [ref for ref in refs if place(ref)[0] not in CLIP_DATASETS]
+
+
+def stand_ins(made: Made) -> tuple[str, ...]:
+    """The datasets of dialogues whose dev stands in for the test split that they lack."""
+    return stand_in.stand_ins(dialogue_shards(made))
 
 
 def seen_as(view: str, refs: list[Ref]) -> list[Ref]:

@@ -23,6 +23,11 @@ def read_rows(store: Store, refs: Iterable[Ref], table: str, *splits: str) -> li
     ]
 
 
+def dialogue_keys(rows: Iterable[dict]) -> set[tuple[str, str, str]]:
+    """(dataset, split, dialogue id) of every row."""
+    return {(row["dataset"], row["split"], row["dialogue_id"]) for row in rows}
+
+
 def write_shard(store: Store, table: str, name: str, rows: list[dict], rejects: int = 0) -> Ref:
     views = {view: _digest(rows, columns) for view, columns in VIEWS.get(table, {}).items()}
     return store.put_bytes(name, write_table(rows, table), rows=len(rows), rejects=rejects, views=views)

@@ -25,5 +25,5 @@ def test_dialogues_and_splits_do_not_mix():
 
 def test_roles_by_order_of_appearance():
     assert roles([say(3, "C"), say(1, "B"), say(0, "A"), say(2, "A"), say(4, "D")]) == {
-        "A": "gpt", "B": "human", "C": "human2", "D": "human3",
+        "A": 0, "B": 1, "C": 2, "D": 3,
     }  # fmt: skip

@@ -32,6 +32,7 @@ from model.processes import Processes
 from model.prompts import EMOTION_WORDS
 from model.settings import TrainingSettings
 from model.sharding import ASKED, is_sharded
+from model.spoken import Spoken
 from model.zoo.resolve import resolve
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
@@ -80,7 +81,7 @@ def exchanges(count: int) -> list[DialogueExample]:
     """Every third without a history."""
     return [
         DialogueExample(
-            f"d/{i}", tuple(f"gpt: {t}" for t in TEXTS[: i % 3]), f"I like {WORDS[i % 10]}", TEXTS[i]
+            f"d/{i}", tuple(Spoken(t, 0) for t in TEXTS[: i % 3]), f"I like {WORDS[i % 10]}", TEXTS[i]
         )
         for i in range(count)
     ]

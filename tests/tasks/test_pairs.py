@@ -112,20 +112,43 @@ def test_length_matched_pairs_are_balanced_and_what_leaves_is_counted(work):
     }
 
 
-def test_the_control_keeps_the_exchanges_and_draws_any_usable_reply(work):
+def test_the_control_keeps_the_exchanges_and_draws_another_usable_reply(work):
     scores, exchanges = _shards(work)
     refs = [
         r for r in choose_pairs(scores, exchanges, None, PairSettings(), work) if r.name.startswith("pairs/")
     ]
-    drawn = random_pairs(refs, scores, PairSettings(), work)
+    *drawn, rejects = random_pairs(refs, scores, PairSettings(), work)
     assert [r.name for r in drawn] == [r.name for r in refs]
+    assert rejects.name == "rejects/pairs.control" and rejects.rejects == 0
     pairs, control = _rows(work, refs), _rows(work, drawn)
     same = ("dataset", "split", "dialogue_id", "turn", "sentence", "chosen")
     assert [[p[c] for c in same] for p in pairs] == [[p[c] for c in same] for p in control]
     emotions = {pair["rejected_emotion"] for pair in control}
     assert len(emotions) >= 5 and GENERATION_EMOTIONS[7] not in emotions  # never an unusable one
-    assert random_pairs(refs, scores, PairSettings(), work) == drawn
-    assert random_pairs(refs, scores, PairSettings(seed=1), work) != drawn
+    assert not any(p["rejected"] == c["rejected"] for p, c in zip(pairs, control, strict=True))
+    assert random_pairs(refs, scores, PairSettings(), work)[:-1] == drawn
+    assert random_pairs(refs, scores, PairSettings(seed=1), work)[:-1] != drawn
+
+
+def test_an_exchange_with_one_usable_candidate_has_no_control_and_is_named(work):
+    """Candidates 1 and 2 of d1 say the same as the chosen one: they are no others."""
+    scores, exchanges = _shards(work)
+    changed = []
+    for ref in scores:
+        rows = read_table(work.store.read(ref), "scores")
+        for row in rows:
+            if row["dialogue_id"] in ("d1", "d2"):
+                number = GENERATION_EMOTIONS.index(row["emotion"])
+                row["usable"] = number == 6 or row["dialogue_id"] == "d1" and number in (1, 2)
+                row["text"] = "the same words" if row["usable"] else row["text"]
+        changed.append(write_shard(work.store, "scores", ref.name, rows))
+    refs = choose_pairs(changed, exchanges, None, PairSettings(), work)
+    refs = [r for r in refs if r.name.startswith("pairs/")]
+    drawn = random_pairs(refs, changed, PairSettings(), work)
+    chosen, control = ({p["dialogue_id"] for p in _rows(work, found)} for found in (refs, drawn))
+    assert chosen - control == {"d1", "d2"} and control < chosen
+    told = [(r["dialogue_id"], r["stage"], r["reason"]) for r in _rows(work, drawn, "rejects")]
+    assert sorted(told) == [(d, "pairs.control", "no_other_candidate") for d in ("d1", "d2")]
 
 
 def test_quality_warns_loudly_or_stops_the_run(work):

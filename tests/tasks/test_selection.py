@@ -55,15 +55,18 @@ def exchange(dataset: str, dialogue: str, turn: int) -> Exchange:
 
 def test_one_more_dialogue_moves_at_most_its_own_exchanges():
     rows = [exchange("meld", str(d), t) for d in range(40) for t in range(5)]
-    before = {e.key for e in smallest_hashed(rows, 50, 0)}
-    after = {e.key for e in smallest_hashed([*rows, *(exchange("meld", "new", t) for t in range(5))], 50, 0)}
+    before = {e.key for e in smallest_hashed(rows, 50, 0, "a draw")}
+    after = {
+        e.key
+        for e in smallest_hashed([*rows, *(exchange("meld", "new", t) for t in range(5))], 50, 0, "a draw")
+    }
     assert len(before) == len(after) == 50
     assert len(before - after) <= 5
-    assert before != {e.key for e in smallest_hashed(rows, 50, 1)}
+    assert before != {e.key for e in smallest_hashed(rows, 50, 1, "a draw")}
 
 
 def test_the_count_is_shared_out_and_what_one_cannot_fill_goes_to_the_others():
     rows = [exchange("iemocap", "0", t) for t in range(3)] + [exchange("meld", "0", t) for t in range(50)]
-    chosen = spread(rows, 20, 0)
+    chosen = spread(rows, 20, 0, "a draw")
     assert len(chosen) == 20
     assert sum(e.dataset == "iemocap" for e in chosen) == 3

@@ -48,7 +48,7 @@ def write_candidates(
     place_ = "/".join(exchanges.name.split("/")[1:])
     shards = [write_shard(work.store, "candidates", f"candidates/{place_}", out)]
     if settings.examples and settings.compare:
-        few = smallest_hashed(chosen, settings.compare, settings.seed)
+        few = smallest_hashed(chosen, settings.compare, settings.seed, "candidates.compare")
         keys = {exchange.key for exchange in few}
         plain = _candidates(few, histories, settings.model_copy(update={"examples": 0}), engine, llm, work)
         facts = {

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
 from model.compressor.train import adopt, finetune, pretrain
+from model.spoken import Spoken
 from model.zoo.resolve import resolve
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
-from tasks.stages.examples import read_dialogues, tagged
+from tasks.stages.examples import read_dialogues, spoken
+from tasks.stages.stand_in import DialogueKey, choosing
 
 
 def pretrain_compressor(
@@ -21,18 +24,20 @@ def pretrain_compressor(
     llm: Weights,
     work: Workspace,
     start: Ref | None = None,
+    stand_ins: Collection[str] = (),
 ) -> list[Ref]:
     """Single utterances (section 3.2, first step). Output: the folder "compressor".
 
     base: what identifies the weights that `settings` names, if any; they are resolved by that name. A pretrained
-    compressor is measured and handed on.
+    compressor is measured and handed on. stand_ins: the datasets whose dev is evaluated on too, in other dialogues
+    than those that choose here.
     """
-    heldout = [line for d in _lines(work, utterances, "dev") for line in d]
+    heldout = [utterance.text for d in _choosing(work, utterances, stand_ins) for utterance in d]
     with tempfile.TemporaryDirectory() as folder:
         if settings.pretrained:
             adopt(resolve(llm.name), resolve(base.name), heldout, settings, Path(folder))
             return [work.store.put_tree("compressor", Path(folder), rows=0)]
-        train = [line for d in _lines(work, utterances, "train") for line in d]
+        train = [utterance.text for d in _dialogues(work, utterances, "train").values() for utterance in d]
         pretrain(
             resolve(llm.name),
             train,
@@ -47,10 +52,16 @@ def pretrain_compressor(
 
 
 def finetune_compressor(
-    utterances: list[Ref], compressor: Ref, settings: CompressorSettings, llm: Weights, work: Workspace
+    utterances: list[Ref],
+    compressor: Ref,
+    settings: CompressorSettings,
+    llm: Weights,
+    work: Workspace,
+    stand_ins: Collection[str] = (),
 ) -> list[Ref]:
     """Whole dialogues (section 3.2, second step). Output: the folder "compressor"."""
-    train, heldout = _lines(work, utterances, "train"), _lines(work, utterances, "dev")
+    train = list(_dialogues(work, utterances, "train").values())
+    heldout = _choosing(work, utterances, stand_ins)
     start = work.store.folder(compressor)
     with tempfile.TemporaryDirectory() as folder:
         finetune(
@@ -66,5 +77,12 @@ def finetune_compressor(
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
 
 
-def _lines(work: Workspace, utterances: list[Ref], split: str) -> list[tuple[str, ...]]:
-    return [tagged(dialogue) for dialogue in read_dialogues(work.store, utterances, split).values()]
+def _choosing(work: Workspace, utterances: list[Ref], stand_ins: Collection[str]) -> list[tuple[Spoken, ...]]:
+    """Dev's dialogues that the checkpoint may be chosen on."""
+    dialogues = _dialogues(work, utterances, "dev")
+    may = choosing(dialogues, stand_ins)
+    return [dialogue for key, dialogue in dialogues.items() if key in may]
+
+
+def _dialogues(work: Workspace, utterances: list[Ref], split: str) -> dict[DialogueKey, tuple[Spoken, ...]]:
+    return {key: spoken(d) for key, d in read_dialogues(work.store, utterances, split).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, named_weights
-from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as
+from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as, stand_ins
 
 
 @of_dialogues
@@ -12,7 +12,8 @@ def single_utterances(made: Made) -> Calls | NotRun:
     base = settings.pretrained or settings.weights
     splits = ("dev",) if settings.pretrained else ("train", "dev")
     utterances = seen_as("words", dialogue_shards(made, *splits))
-    return {"all": {"utterances": utterances, "base": named_weights(base) if base else None}}
+    base_weights = named_weights(base) if base else None
+    return {"all": {"utterances": utterances, "base": base_weights, "stand_ins": stand_ins(made)}}
 
 
 PRETRAIN = Stage(
@@ -33,7 +34,8 @@ PRETRAIN = Stage(
 @of_dialogues
 def whole_dialogues(made: Made) -> Calls | NotRun:
     utterances = seen_as("words", dialogue_shards(made, "train", "dev"))
-    return {"all": {"utterances": utterances, "compressor": made.only("compressor.pretrain")}}
+    pretrained = made.only("compressor.pretrain")
+    return {"all": {"utterances": utterances, "compressor": pretrained, "stand_ins": stand_ins(made)}}
 
 
 FINETUNE = Stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from model.zoo.resolve import resolve
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
-from tasks.stages.examples import dialogue_examples
+from tasks.stages.examples import dialogue_examples, that_choose
 
 
 def fit_dialogue(
@@ -26,10 +27,15 @@ def fit_dialogue(
     llm: Weights,
     work: Workspace,
     start: Ref | None = None,
+    stand_ins: Collection[str] = (),
 ) -> list[Ref]:
-    """A new LoRA from the LLM. Output: the folder "adapter"."""
+    """A new LoRA from the LLM. Output: the folder "adapter".
+
+    stand_ins: the datasets whose dev is evaluated on too, in other dialogues than those that choose here.
+    """
     train = dialogue_examples(work.store, utterances, exchanges, features, "train")
     heldout = dialogue_examples(work.store, utterances, exchanges, features, "dev")
+    heldout = that_choose(heldout, work.store, utterances, stand_ins)
     with tempfile.TemporaryDirectory() as folder:
         train_dialogue(
             resolve(llm.name),

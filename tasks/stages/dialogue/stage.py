@@ -13,6 +13,7 @@ from tasks.stages.inputs import (
     exchange_shards,
     of_dialogues,
     seen_as,
+    stand_ins,
 )
 
 
@@ -47,6 +48,7 @@ def _call(made: Made, **parts) -> Calls:
             "features": [],
             "compressor": None,
             "extractor": None,
+            "stand_ins": stand_ins(made),
             **parts,
         }
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.dialogue.dialogue import load_dialogue
@@ -30,12 +31,20 @@ def fit_epo(
     settings: EpoSettings,
     llm: Weights,
     work: Workspace,
+    other_pairs: Sequence[Ref] = (),
 ) -> list[Ref]:
-    """Train pairs teach, dev pairs choose the checkpoint. Output: the folder "adapter"."""
+    """Train pairs teach, dev pairs choose the checkpoint. Output: the folder "adapter".
+
+    other_pairs: those of the training that this one is compared with; both take the exchanges that both have pairs
+    of, and leave out the others.
+    """
     examples = {
         e.key: e for e in dialogue_examples(work.store, utterances, exchanges, features, "train", "dev")
     }
-    train, heldout = (_preferences(work, pairs, examples, split) for split in ("train", "dev"))
+    (train, lone_train), (heldout, lone_heldout) = (
+        _preferences(work, pairs, other_pairs, examples, split) for split in ("train", "dev")
+    )
+    left_out = {"train": {"not_in_both": lone_train}, "heldout": {"not_in_both": lone_heldout}}
     model = load_dialogue(
         resolve(llm.name),
         adapter=work.store.folder(adapter),
@@ -47,12 +56,26 @@ def fit_epo(
         trainable=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        train_epo(model, train, heldout, settings, Path(folder), work.progress, work.checkpoints())
+        train_epo(
+            model, train, heldout, settings, Path(folder), work.progress, work.checkpoints(),
+            left_out if other_pairs else None,
+        )  # fmt: skip
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]
 
 
 def _preferences(
-    work: Workspace, pairs: list[Ref], examples: dict[str, DialogueExample], split: str
-) -> list[PreferenceExample]:
+    work: Workspace,
+    pairs: Sequence[Ref],
+    other_pairs: Sequence[Ref],
+    examples: dict[str, DialogueExample],
+    split: str,
+) -> tuple[list[PreferenceExample], int]:
+    """The split's pairs by key, and how many were left out because the other training has none of their exchange."""
     rows = sorted(read_rows(work.store, pairs, "pairs", split), key=row_key)
-    return [PreferenceExample(examples[key_text(row_key(row))], row["rejected"]) for row in rows]
+    others = {row_key(row): (row["rejected"],) for row in read_rows(work.store, other_pairs, "pairs", split)}
+    kept = [row for row in rows if row_key(row) in others] if other_pairs else rows
+    found = [
+        PreferenceExample(examples[key_text(row_key(row))], row["rejected"], others.get(row_key(row), ()))
+        for row in kept
+    ]
+    return found, len(rows) - len(kept)

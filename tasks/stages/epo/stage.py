@@ -1,4 +1,4 @@
-"""Stages `epo` and `epo.control`, declared: the same training on other pairs."""
+"""Stages `epo` and `epo.control`, declared: the same training on other pairs of the same exchanges."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def random_pairs(made: Made) -> Calls | NotRun:
 
 
 def _pairs_of(table: str, made: Made) -> Calls | NotRun:
-    """table: the stage whose pairs it learns from."""
-    rows = partial(_rows, made.refs("pairs"))
+    """table: the stage whose pairs it learns from. Where there is a control, both learn from the rows that both have."""
+    tables = ("pairs", "pairs.control") if made.settings.pairs.control else ("pairs",)
+    arms = {name: of_table(made.refs(name), "pairs") for name in tables}
+    rows = partial(_rows, arms[tables[-1]])  # a control has no pair that the others lack
     if not rows("train") or not rows("dev"):
         threshold = made.read_json("pairs", "pairs.json")["threshold"]
         return NotRun(
@@ -38,7 +40,8 @@ def _pairs_of(table: str, made: Made) -> Calls | NotRun:
     media = made.ran("dialogue.audiovisual")
     return {
         "all": {
-            "pairs": of_table(made.refs(table), "pairs"),
+            "pairs": arms.pop(table),
+            "other_pairs": [ref for refs in arms.values() for ref in refs],
             "utterances": seen_as("words", dialogue_shards(made, "train", "dev")),
             "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
             "features": dialogue_features(made, "train", "dev") if media else [],
@@ -63,6 +66,7 @@ EPO = Stage(
         "features",
         "pairs",
         "pairs.quality",  # which may stop the run
+        "pairs.control",  # where it is asked for
         "compressor.finetune",
         "extractor",
         "dialogue.memory",
@@ -79,7 +83,6 @@ CONTROL_EPO = replace(
     EPO,
     name="epo.control",
     title="Control: EPO on random replies",
-    needs=(*EPO.needs, "pairs.control"),
     items=random_pairs,
     asked=lambda settings: settings.pairs.control,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from model.extractor.settings import ExtractorSettings
@@ -11,7 +12,7 @@ from model.zoo.resolve import resolve
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
-from tasks.stages.examples import emotion_examples
+from tasks.stages.examples import emotion_examples, that_choose
 
 
 def fit_extractor(
@@ -21,13 +22,16 @@ def fit_extractor(
     llm: Weights,
     work: Workspace,
     start: Ref | None = None,
+    stand_ins: Collection[str] = (),
 ) -> list[Ref]:
     """Train on train; dev chooses the checkpoint and gives the recognition figures. Output: "extractor".
 
-    start: see tasks/engine/retrain.py, as in every trained stage.
+    start: see tasks/engine/retrain.py, as in every trained stage. stand_ins: the datasets whose dev replies are
+    evaluated on, in other dialogues than those that choose here.
     """
     train = emotion_examples(work.store, utterances, features, "train")
     heldout = emotion_examples(work.store, utterances, features, "dev")
+    heldout = that_choose(heldout, work.store, utterances, stand_ins)
     with tempfile.TemporaryDirectory() as folder:
         train_extractor(
             resolve(llm.name),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
-from tasks.stages.inputs import NO_MEDIA, TORCH, seen_as
+from tasks.stages.inputs import NO_MEDIA, TORCH, seen_as, stand_ins
 from tasks.stages.shard_names import of_table
 
 
@@ -13,7 +13,8 @@ def labelled_clips(made: Made) -> Calls | NotRun:
         return NotRun(NO_MEDIA)
     utterances = of_table(made.refs("utterances"), "utterances", "train", "dev")
     features = of_table(made.refs("features"), "features", "train", "dev")
-    return {"all": {"utterances": seen_as("labels", utterances), "features": features}}
+    labelled = seen_as("labels", utterances)
+    return {"all": {"utterances": labelled, "features": features, "stand_ins": stand_ins(made)}}
 
 
 EXTRACTOR = Stage(

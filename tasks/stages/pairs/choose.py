@@ -1,7 +1,7 @@
 """Stage `pairs`: the least similar usable candidate of each exchange, where it is unlike enough, becomes its pair.
 
 Exchanges without a pair go to the rejects with their reason and cosine. `pairs.quality` asks what else than emotion
-tells the two replies apart; `pairs.control` draws the rejected reply at random. Knows nothing of models.
+tells the two replies apart; `pairs.control` draws another rejected reply at random. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from model.pairs.selection import (
     threshold_in_force,
 )
 from model.pairs.settings import PairSettings, QualitySettings
+from storage.draws import draw_number
 from storage.errors import InputError
 from storage.shards import reject_to_row
 from storage.store import Ref, canonical
@@ -79,20 +80,28 @@ def choose_pairs(
 
 
 def random_pairs(pairs: list[Ref], scores: list[Ref], settings: PairSettings, work: Workspace) -> list[Ref]:
-    """The control: the same pairs with a random usable candidate as the rejected reply. Outputs: pairs/…
+    """The control: the same pairs, another usable candidate at random as the rejected reply. Outputs: pairs/…, and
+    rejects/pairs.control, the exchanges that have no other usable one.
 
-    It may be the one that was chosen. Drawn from the exchange's key and `settings.seed`.
+    Never the counter-emotional reply itself. Drawn from the exchange's key and `settings.seed`.
     """
     usable = defaultdict(list)
     for row in read_rows(work.store, scores, "scores"):
         if row["usable"]:
             usable[_key(row)].append(row)
-    drawn = []
+    drawn, rejects = [], []
     for pair in read_rows(work.store, pairs, "pairs"):
         key = _key(pair)
-        candidate = random.Random(repr((settings.seed, *key))).choice(usable[key])
-        drawn.append(_pair({**pair, "reply": pair["chosen"]}, candidate))
-    return _shards_like(pairs, drawn, work, table="pairs")
+        others = [row for row in usable[key] if row["text"] != pair["rejected"]]
+        if others:
+            candidate = random.Random(draw_number(settings.seed, "pairs.control", *key)).choice(others)
+            drawn.append(_pair({**pair, "reply": pair["chosen"]}, candidate))
+        else:
+            rejects.append(
+                reject_to_row(Reject(*key, reason="no_other_candidate", detail=""), "pairs.control")
+            )
+    shards = _shards_like(pairs, drawn, work, table="pairs")
+    return [*shards, write_rejects(work.store, "pairs.control", rejects)]
 
 
 def check_pairs(pairs: list[Ref], settings: QualitySettings, work: Workspace) -> list[Ref]:

@@ -16,11 +16,15 @@ from tasks.settings import ReplySettings
 from tasks.stages.examples import dialogue_examples, key_text
 from tasks.stages.selection import spread
 from tasks.stages.shard_names import of_table, place
-from tasks.stages.shards import read_rows, write_shard
+from tasks.stages.shards import dialogue_keys, read_rows, write_shard
+from tasks.stages.stand_in import evaluated
 
 
 def evaluation_split(exchanges: list[Ref]) -> dict[str, str]:
-    """Dataset -> the split that gives the numbers: test, or dev where there is no test (readings)."""
+    """Dataset -> the split that gives the numbers: test, or dev where there is no test (readings).
+
+    Of such a dev the dialogues that chose nothing are evaluated on (tasks/stages/stand_in.py).
+    """
     splits: dict[str, set[str]] = {}
     for ref in of_table(exchanges, "exchanges"):
         dataset, split = place(ref)
@@ -46,7 +50,11 @@ def write_replies(
     """Greedy replies of one rung. Output: replies/all/test/RUNG."""
     splits = evaluation_split(exchanges)
     rows = [row_to_exchange(r)[0] for r in read_rows(work.store, exchanges, "exchanges", "test", "dev")]
-    chosen = spread([e for e in rows if splits.get(e.dataset) == e.split], settings.exchanges, settings.seed)
+    of_dev = dialogue_keys(read_rows(work.store, utterances, "utterances", "dev"))
+    may = evaluated(of_dev, [dataset for dataset, split in splits.items() if split == "dev"])
+    of_splits = [e for e in rows if splits.get(e.dataset) == e.split]
+    unseen = [e for e in of_splits if e.split == "test" or e.key[:3] in may]
+    chosen = spread(unseen, settings.exchanges, settings.seed, "replies.exchanges")
     wanted = {key_text(e.key): e for e in sorted(chosen, key=lambda e: e.key)}
     found = dialogue_examples(work.store, utterances, exchanges, features, "test", "dev")
     examples = [e for e in found if e.key in wanted]

@@ -14,6 +14,7 @@ from model.pairs.selection import equal_error_cosine
 from model.pairs.settings import PairSettings
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
+from storage.draws import draw_number
 from storage.shards import read_table
 from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
@@ -59,7 +60,7 @@ def human_pairs(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Up to `count` pairs of utterances of the same emotion, and as many of different emotions."""
     labelled = [(row["text"], row["emotion"]) for row in rows if row["emotion"] is not None]
-    draw = random.Random(seed)
+    draw = random.Random(draw_number(seed, "scores.calibration"))
     same: list[tuple[str, str]] = []
     different: list[tuple[str, str]] = []
     for _ in range(count * 40):

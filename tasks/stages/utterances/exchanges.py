@@ -14,22 +14,27 @@ from storage.store import Ref, canonical
 from tasks.engine.item import Workspace
 from tasks.stages.selection import spread
 from tasks.stages.shard_names import of_table, place, shard_name
-from tasks.stages.shards import read_rows, write_shard
+from tasks.stages.shards import dialogue_keys, read_rows, write_shard
+from tasks.stages.stand_in import DialogueKey, choosing, stand_ins
 
 
 def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: Workspace) -> list[Ref]:
     """Outputs: exchanges/… beside each utterance shard, and exchanges.json with what fell out and was selected."""
     cut: dict[str, list[Exchange]] = {}
+    dialogues: set[DialogueKey] = set()
     fallen: dict[str, Counter] = {}
     for ref in of_table(utterances, "utterances"):
         rows = read_rows(work.store, [ref], "utterances")
+        dialogues |= dialogue_keys(rows)
         exchanges, reasons = cut_exchanges(row_to_utterance(row) for row in rows)
         cut[ref.name] = exchanges
         fallen.setdefault("/".join(place(ref)), Counter()).update(reasons)
     chosen: set[tuple] = set()
+    # Dev's pairs choose EPO's checkpoint, so none is of a dialogue that replies are evaluated on.
+    may = choosing(dialogues, stand_ins(of_table(utterances, "utterances")))
     for split, count in selected_counts(candidates).items():
-        of_split = [e for exchanges in cut.values() for e in exchanges if e.split == split]
-        chosen |= {e.key for e in spread(of_split, count, candidates.seed)}
+        of_split = [e for es in cut.values() for e in es if e.split == split and e.key[:3] in may]
+        chosen |= {e.key for e in spread(of_split, count, candidates.seed, "candidates.exchanges")}
     shards, selected = [], {}
     for name, exchanges in cut.items():
         _, dataset, split, bucket = name.split("/")

@@ -10,8 +10,13 @@ from safetensors.torch import load_file, save_file
 from model.compressor.compressor import CompressorError, MambaCompressor, new_compressor
 from model.compressor.settings import CompressorSettings
 from model.llm import load_llm
+from model.spoken import Spoken, alone
 
-DIALOGUE = ["gpt: I am so happy to see you.", "human: Why?", "gpt: It is a nice day at the beach."]
+DIALOGUE = [
+    Spoken("I am so happy to see you.", 0),
+    Spoken("Why?", 1),
+    Spoken("It is a nice day at the beach.", 0),
+]
 SMALL = CompressorSettings(weights="", hidden=32, layers=2, max_utterance_tokens=64)
 
 
@@ -26,6 +31,7 @@ def compressor(request, llm, tiny_mamba_folder):
     made = new_compressor(SMALL, llm[1], llm[0].get_input_embeddings().weight, weights)
     with torch.no_grad():  # as after training: the correction is not zero any more
         made.projector[2].weight.normal_(std=0.1)
+        made.roles.normal_(std=0.1)
     return made.eval()
 
 
@@ -48,8 +54,11 @@ def test_a_memory_knows_what_came_before(compressor):
 
 
 def test_a_memory_does_not_depend_on_batch_or_padding(compressor):
-    long = [DIALOGUE[2] * 2] * 3
-    together = compressor.memories([[compressor.ids(u) for u in d] for d in (DIALOGUE, long, DIALOGUE[:2])])
+    long = [Spoken(DIALOGUE[2].text * 2, 1)] * 3
+    batch = (DIALOGUE, long, DIALOGUE[:2])
+    together = compressor.memories(
+        [[compressor.ids(u.text) for u in d] for d in batch], [[u.role for u in d] for d in batch]
+    )
     for dialogue, memories in zip((DIALOGUE, long, DIALOGUE[:2]), together, strict=True):
         assert torch.allclose(memories, compressor.compress([dialogue])[0], atol=2e-7)
 
@@ -139,4 +148,25 @@ def test_a_partial_or_foreign_checkpoint_names_its_weights(llm, tiny_mamba_folde
 
 def test_an_empty_utterance_is_refused(compressor):
     with pytest.raises(CompressorError, match="without tokens"):
-        compressor.compress([["gpt: hello", ""]])
+        compressor.compress([[Spoken("hello", 0), Spoken("", 1)]])
+
+
+def test_a_role_adds_its_own_vector_to_the_memory_and_nothing_else(compressor):
+    """Speakers beyond the table are told as its last; no role adds nothing; the text is read alike."""
+    text, vectors = "Why?", compressor.roles.detach()
+    roles = [0, 3, 7, 8, 40, None]
+    (bare,) = compressor.compress(alone([text]))
+    for role in roles:
+        (memory,) = compressor.compress([[Spoken(text, role)]])
+        added = 0 if role is None else vectors[min(role, len(vectors) - 1)] * compressor.spread
+        assert torch.allclose(memory - bare, torch.zeros_like(bare) + added, atol=2e-6)
+    assert (compressor.compress([[Spoken(text, 0)]])[0] - bare).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["small", "checkpoint"])
+def test_untrained_role_vectors_change_no_bit(llm, tiny_mamba_folder, kind):
+    table = llm[0].get_input_embeddings().weight
+    made = new_compressor(SMALL, llm[1], table, tiny_mamba_folder if kind == "checkpoint" else None)
+    assert made.roles.shape == (SMALL.roles, 64) and not made.roles.any()
+    told, untold = made.compress([DIALOGUE, [Spoken(u.text) for u in DIALOGUE]])
+    assert torch.equal(told, untold)

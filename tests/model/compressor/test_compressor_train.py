@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
@@ -11,10 +12,11 @@ from model.compressor.settings import CompressorSettings
 from model.compressor.train import adopt, finetune, pretrain, windows
 from model.llm import load_llm
 from model.settings import TrainingSettings
+from model.spoken import Spoken
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
 TEXTS = [f"{a} {b}" for a in WORDS for b in WORDS if a != b]
-DIALOGUES = [(f"gpt: {a}", f"human: {b}", f"gpt: {a}") for a in WORDS for b in WORDS[:3]]
+DIALOGUES = [(Spoken(a, 0), Spoken(b, 1), Spoken(a, 0)) for a in WORDS for b in WORDS[:3]]
 
 
 def settings(epochs: int, **changes) -> CompressorSettings:
@@ -51,8 +53,10 @@ def test_finetuning_goes_on_from_the_pretrained(responsive_llm_folder, pretraine
     assert report["heldout_after"]["loss"] < report["heldout_before"]["loss"] - 0.1
     assert report["nats_recovered"] > 0.1
     example = report["free_running"]["examples"][0]["original"]
-    assert example == "\n".join(DIALOGUES[0])
-    assert (tmp_path / "model.safetensors").exists()
+    assert example == "\n".join(utterance.text for utterance in DIALOGUES[0])
+    before, after = (load_file(f / "model.safetensors")["roles"] for f in (pretrained[0], tmp_path))
+    assert not before.any()  # single utterances are nobody's
+    assert after[:2].any(1).all() and not after[2:].any()  # two speak here
 
 
 def test_a_pretrained_one_is_taken_as_it_is(responsive_llm_folder, pretrained, tmp_path):

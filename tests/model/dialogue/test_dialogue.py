@@ -10,8 +10,10 @@ from model.dialogue.dialogue import DialogueModel, load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.llm import embed, greedy_replies, load_llm, reply_ids, token_ids
+from model.spoken import Spoken
 
-HISTORY = ("gpt: Hello, my old friend.", "human: Why?", "gpt: It is a nice day.")
+HISTORY = (Spoken("Hello, my old friend.", 0), Spoken("Why?", 1), Spoken("It is a nice day.", 0))
+LINES = ("gpt: Hello, my old friend.", "human: Why?", "gpt: It is a nice day.")
 VOICE, FACE = torch.randn(5, 3), torch.randn(7, 4)
 
 
@@ -59,8 +61,8 @@ def lines_of(model, wanted) -> list[str]:
 def test_history_as_text(llm):
     model = DialogueModel(*llm, "text")
     assert lines_of(model, example()) == [
-        f"history: {HISTORY[0]}",
-        *HISTORY[1:],
+        f"history: {LINES[0]}",
+        *LINES[1:],
         "sentence: Are you sad?<|im_end|>",
         "<|im_start|>assistant",
     ]
@@ -103,7 +105,7 @@ def test_each_example_gets_its_own_clip_and_memories(llm, compressor):
         example(audio=VOICE),
         example(history=HISTORY[:2], video=FACE),
         example(history=()),
-        example(history=("gpt: Okay.",), audio=VOICE + 1, video=FACE),
+        example(history=(Spoken("Okay.", 0),), audio=VOICE + 1, video=FACE),
     ]
     for wanted, prompt in zip(batch, model.prompts(batch), strict=True):
         assert torch.allclose(prompt, model.prompt(wanted), atol=1e-6)
@@ -121,7 +123,7 @@ def test_an_empty_clip_is_named_by_exchange_and_row_of_the_batch(llm, modality):
 
 def test_histories_that_begin_another_share_its_pass(llm, compressor):
     model = DialogueModel(*llm, "memory", compressor)
-    other = ("human: Why?",)
+    other = (Spoken("Why?", 1),)
     found = model.memories([HISTORY[:1], HISTORY, other, HISTORY[:2], ()])
     assert set(found) == {HISTORY[:1], HISTORY, other, HISTORY[:2]}
     for history, memories in found.items():
@@ -131,11 +133,11 @@ def test_histories_that_begin_another_share_its_pass(llm, compressor):
 
 def test_the_oldest_utterances_are_dropped_and_counted(llm, compressor):
     model = DialogueModel(*llm, "text", settings=DialogueSettings(max_history_utterances=2))
-    assert lines_of(model, example())[:2] == [f"history: {HISTORY[1]}", HISTORY[2]]
+    assert lines_of(model, example())[:2] == [f"history: {LINES[1]}", LINES[2]]
     assert model.counts == {"prompts": 1, "dropped_utterances": 1}
-    size = len(token_ids(llm[1], HISTORY[2])) + 1
+    size = len(token_ids(llm[1], LINES[2])) + 1
     model = DialogueModel(*llm, "text", settings=DialogueSettings(max_history_tokens=size))
-    assert lines_of(model, example())[0] == f"history: {HISTORY[2]}"
+    assert lines_of(model, example())[0] == f"history: {LINES[2]}"
     model = DialogueModel(*llm, "memory", compressor, settings=DialogueSettings(max_history_utterances=1))
     whole = compressor.compress([HISTORY])[0]
     position = text_of(model, prompt := model.prompt(example())).split("history: ")[0]

@@ -19,6 +19,7 @@ from model.dialogue.settings import DialogueSettings
 from model.dialogue.train import Exchanges, add_adapter, train_dialogue
 from model.llm import load_llm
 from model.settings import TrainingSettings
+from model.spoken import Spoken
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
 
@@ -28,9 +29,7 @@ def examples(count: int, past: int = 3) -> list[DialogueExample]:
     found = []
     for i in range(count):
         turns = [WORDS[(i + k) % len(WORDS)] for k in range(past + 1)]
-        history = tuple(
-            f"{'gpt' if k % 2 else 'human'}: {word}" for k, word in enumerate(turns[: i % (past + 1)])
-        )
+        history = tuple(Spoken(word, k % 2) for k, word in enumerate(turns[: i % (past + 1)]))
         found.append(DialogueExample(f"d/{i}", history, f"I like {turns[-1]}", f"yes {turns[-1]}"))
     return found
 
@@ -153,7 +152,7 @@ def test_only_the_adapter_learns_and_the_loss_is_hand_made(responsive_llm_folder
     wanted = examples(4)[3]
     places, ids = data.targets[wanted.history]
     assert places in ([2], [1, 2])  # only the last utterances fit
-    assert tokenizer.decode(ids[:-1]) == "\n".join(wanted.history[i] for i in places)
+    assert tokenizer.decode(ids[:-1]) == "\n".join(wanted.history[i].text for i in places)
     assert model.counts["unreconstructed_utterances"] == 3 - len(places) + 1
     expected, _ = reply_log_probs(model.llm, [model.prompt(wanted)], [data.replies[3]])
     assert data.reply_loss([3]).item() == pytest.approx(-expected.mean().item(), abs=1e-6)
@@ -167,14 +166,15 @@ def test_only_the_adapter_learns_and_the_loss_is_hand_made(responsive_llm_folder
 
 def test_nothing_is_too_long_to_train(responsive_llm_folder, compressor_folder, tmp_path):
     """Utterances beyond the compressor or the window, long true replies, and a sentence that fits in no way."""
-    said = {"short": "gpt: hello", "unread": "gpt: " + "happy " * 300, "endless": "gpt: " + "happy " * 2100}
+    texts = {"short": "hello", "unread": "happy " * 300, "endless": "happy " * 2100}
+    said, why = {name: Spoken(text, 0) for name, text in texts.items()}, Spoken("why", 1)
     last = [
-        DialogueExample(f"t/{name}", ("human: why", utterance), "I like cake", "yes " * 120)
+        DialogueExample(f"t/{name}", (why, utterance), "I like cake", "yes " * 120)
         for name, utterance in said.items()
     ]
     alone = DialogueExample("t/alone", (said["endless"],), "I like cake", "yes cake")
-    sentence = DialogueExample("t/sentence", ("human: why",), "happy " * 2100, "yes cake")
-    reply = DialogueExample("t/reply", ("human: why",), "I like cake", "happy " * 2100)
+    sentence = DialogueExample("t/sentence", (why,), "happy " * 2100, "yes cake")
+    reply = DialogueExample("t/reply", (why,), "I like cake", "happy " * 2100)
     every = [*last, alone, sentence, reply]
     chosen = settings(max_reconstruction_tokens=10**6, max_history_tokens=10**6)
     for history in ("memory", "text"):

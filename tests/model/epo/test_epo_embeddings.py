@@ -16,6 +16,7 @@ from model.extractor.extractor import new_extractor
 from model.extractor.settings import ExtractorSettings
 from model.llm import load_llm, reply_ids
 from model.settings import TrainingSettings
+from model.spoken import Spoken
 
 AUDIO, VIDEO, QUERIES = 12, 16, 3
 KINDS = ("memory", "audio", "video")
@@ -40,7 +41,7 @@ def model(responsive_llm_folder) -> DialogueModel:
 
 def mixed() -> list[PreferenceExample]:
     """Every kind of embedding alone, all together, and none; prompts and replies of unlike lengths."""
-    history = ("gpt: What a lovely day at the beach.", "human: Why?", "gpt: I am so sad.")
+    history = (Spoken("What a lovely day at the beach.", 0), Spoken("Why?", 1), Spoken("I am so sad.", 0))
     voice, face = random(5, AUDIO, seed=1), random(4, VIDEO, seed=2)
     given = [
         {"history": history},
@@ -119,7 +120,7 @@ def told_by(kind: str, count: int = 8) -> list[PreferenceExample]:
     for i in range(count):
         mood, other = ("happy", "sad") if i % 2 else ("sad", "happy")
         given = {
-            "memory": {"history": (f"{mood} {mood}",) * 6},
+            "memory": {"history": (Spoken(f"{mood} {mood}", 0),) * 6},
             "audio": {"audio": random(5, AUDIO, seed=i % 2)},
             "video": {"video": random(5, VIDEO, seed=i % 2)},
         }[kind]

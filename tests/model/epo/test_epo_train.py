@@ -13,6 +13,7 @@ from model.epo.settings import EpoSettings
 from model.epo.train import mean_repetition, train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
+from model.spoken import Spoken
 from model.zoo.resolve import resolve
 
 SETTINGS = EpoSettings(
@@ -104,7 +105,7 @@ def test_a_pair_beyond_the_window_is_left_out_and_counted(tmp_path):
     told = PreferenceExample(DialogueExample("told", (), long, "Oh."), "Ha.")
     answered = PreferenceExample(DialogueExample("answered", (), "And?", "Oh."), long)
     half = "so it went on " * (model.window // 8)
-    both = PreferenceExample(DialogueExample("both", (f"gpt: {half}",), "And?", "Oh."), half)
+    both = PreferenceExample(DialogueExample("both", (Spoken(half, 0),), "And?", "Oh."), half)
     report = train_epo(model, [*pairs(4), told, answered, both], pairs(4), SETTINGS, tmp_path)
     assert (report["train_pairs"], report["train_left_out"]) == (5, {"too_long": 2})
     assert report["heldout_left_out"] == {"too_long": 0}

@@ -1,0 +1,15 @@
+"""Every seeded draw of rows, by a hash of the seed, the draw's own name, and what is drawn from.
+
+The name is the draw's salt: two draws under one seed have nothing to do with one another. storage/draws.py is the same
+function; neither package imports the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def draw_number(seed: int, draw: str, *parts: object) -> int:
+    """A number of 64 bits that depends on the seed, the draw's name and the parts alone."""
+    text = "\0".join(map(str, (seed, draw, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
