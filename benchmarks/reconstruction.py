@@ -132,7 +132,9 @@ class Bench:
 
 
 def forms(bench: Bench, compressor: MambaCompressor, count: int) -> dict[str, dict[str, float]]:
-    """Nats a token of the first `count` utterances by what the compressor is given: the memory's own, another's, none.
+    """Nats a token of the first `count` utterances by what the compressor is given, printed and returned.
+
+    Each with its own memory, another's and none.
 
     Of tagged text the tag's tokens are not counted and the sum is divided by the bare text's tokens, so that all
     rows are of the same words.
@@ -151,12 +153,20 @@ def forms(bench: Bench, compressor: MambaCompressor, count: int) -> dict[str, di
             [Spoken(b.line) for b in before] for before, _ in chosen
         ],
     }
+    print(
+        f"\n| given to the compressor, {len(rows)} utterances: nats a token | own memory | another's | none | "
+        "recovered |\n|---|---|---|---|---|"
+    )
     found = {}
     for name, dialogues_given in given.items():
         own = {i: m[-1:] for i, m in enumerate(compressor.compress(dialogues_given))}
         before = tags if name.startswith("tagged") else [""] * len(chosen)
         kinds = {"own": own, "other": others(own, bench.size), "none": None}
-        found[name] = {kind: round(_nats(bench, before, known), 4) for kind, known in kinds.items()}
+        f = found[name] = {kind: round(_nats(bench, before, known), 4) for kind, known in kinds.items()}
+        recovered = f["none"] - f["own"]
+        print(
+            f"| {name} | {f['own']:.2f} | {f['other']:.2f} | {f['none']:.2f} | {recovered:.2f} |", flush=True
+        )
     return found
 
 
@@ -264,6 +274,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500, help="of the search for the best vector; 0: none")
     parser.add_argument("--forms", type=int, default=128, help="utterances given in several forms; 0: none")
+    parser.add_argument("--forms-only", action="store_true", help="nothing else is measured")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -273,6 +284,10 @@ def main() -> None:
     folder = resolve(asked.compressor) if asked.compressor else None
     if folder:
         compressor = MambaCompressor.load(folder, bench.tokenizer, bench.task.table)
+        if asked.forms_only:
+            found = forms(bench, compressor, asked.forms)
+            print(json.dumps({"name": "reconstruction", "data": source(), "forms": found}))
+            return
         own = dict(zip(rows, compressor.compress(alone(bench.texts)), strict=True))
         memories |= {"the compressor": own, "another utterance's memory": others(own, bench.size)}
     found = {name: bench.outcomes(rows, known) for name, known in memories.items()}
@@ -286,17 +301,7 @@ def main() -> None:
             name = f"{low} to {high} tokens"
             result[name] = compare(bench, name, within, found)
     if folder and asked.forms:
-        print(
-            f"\n| given to the compressor, {min(asked.forms, len(rows))} utterances: nats a token | own memory | "
-            "another's | none | recovered |\n|---|---|---|---|---|"
-        )
         result["forms"] = forms(bench, compressor, asked.forms)
-        for name, f in result["forms"].items():
-            recovered = f["none"] - f["own"]
-            print(
-                f"| {name} | {f['own']:.2f} | {f['other']:.2f} | {f['none']:.2f} | {recovered:.2f} |",
-                flush=True,
-            )
     if folder:
         print()
         for i in rows[:SHOWN]:

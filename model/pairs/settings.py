@@ -47,7 +47,7 @@ class PairSettings(BaseModel, frozen=True, extra="forbid"):
     )
     control: bool = Field(
         False,
-        description="Not in the paper. A second EPO on the same exchanges with a random usable candidate as the "
-        "rejected reply; the report sets its gain beside EPO's.",
+        description="Not in the paper. A second EPO on the same exchanges, in the same batches, with another usable candidate "
+        "at random as the rejected reply; the report sets its gain beside EPO's.",
     )
     quality: QualitySettings = QualitySettings()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.compressor.compressor import MambaCompressor
+from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
+from model.compressor.train import rows_of
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
@@ -21,12 +22,14 @@ from model.llm import load_llm, token_ids
 from model.settings import TrainingSettings
 from model.spoken import Spoken
 from model.zoo.resolve import resolve
+from storage.errors import InputError
 from storage.exchanges import cut_exchanges
 from storage.shards import exchange_to_row, row_to_utterance, utterance_to_row
 from storage.store import Store
 from storage.utterance import Utterance
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
+from tasks.settings import load_settings, profile_names
 from tasks.stages.compressor.fit import finetune_compressor, pretrain_compressor
 from tasks.stages.examples import dialogue_examples, tagged
 from tasks.stages.shards import write_shard
@@ -137,8 +140,6 @@ def test_a_history_as_text_still_says_who_spoke(store):
 
 def test_turn_by_turn_is_the_same_form(store, given):
     llm, tokenizer = load_llm(resolve(LLM.name), "float32")
-    from model.compressor.compressor import new_compressor
-
     compressor = new_compressor(small(), tokenizer, llm.get_input_embeddings().weight, None).eval()
     past = None
     for text, role in zip(TEXTS["train"], ROLES["train"], strict=True):
@@ -167,3 +168,19 @@ def test_the_benchmarks_give_the_bare_text(monkeypatch, tmp_path, data):
     assert texts.dialogues("dev") == bare
     example = DialogueExample("k", tuple(history.dialogues(1)[0][:-1]), "Why?", "")
     assert [len(u) for u in example.history] == [2] * len(example.history)
+
+
+def test_finetuning_sees_as_many_utterances_as_a_history_has_in_use():
+    for profile in profile_names():
+        settings = load_settings(profile)
+        assert settings.compressor.max_dialogue_utterances >= settings.dialogue.max_history_utterances == 32
+    with pytest.raises(InputError, match="max_dialogue_utterances is 32 and dialogue.max_history_utter.* 40"):
+        load_settings("cpu", ["dialogue.max_history_utterances=40"])
+    both = ["dialogue.max_history_utterances=40", "compressor.max_dialogue_utterances=40"]
+    assert load_settings("cpu", both).compressor.max_dialogue_utterances == 40
+    llm, tokenizer = load_llm(resolve(LLM.name), "float32")
+    compressor = new_compressor(small(), tokenizer, llm.get_input_embeddings().weight, None)
+    task = Reconstruction(llm, tokenizer, dialogue=True, cached=False)
+    dialogue = [Spoken("No, my friend, not at all.", i % 2) for i in range(70)]
+    rows, left_out = rows_of([dialogue], compressor, task, CompressorSettings(weights=""), 128)
+    assert [len(row.utterances) for row in rows] == [32, 32, 6] and not any(left_out.values())

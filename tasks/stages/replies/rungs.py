@@ -32,6 +32,6 @@ LADDER = (
 CONTROL = Rung(
     "6-random", "4 + EPO on random replies", "memory", "epo.control", ft=True, mc=True, av=True, epo=True
 )
-"""Not in the paper: what EPO gains when the rejected reply is any usable candidate. Only where asked for."""
+"""Not in the paper: what EPO gains when the rejected reply is another usable candidate at random. Only where asked for."""
 
 RUNGS = (*LADDER, CONTROL)
