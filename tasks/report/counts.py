@@ -25,6 +25,9 @@ TABLES = {
 }
 """Stage -> the table it puts out, in the order of the pipeline."""
 
+REJECTING = (*TABLES, "pairs.control")
+"""The stages that turn rows away."""
+
 SYNTHETIC = "synthetic faces and voices"
 """What a dataset's card says where media were made by the procedural actor."""
 
@@ -131,7 +134,7 @@ def _reject_reasons(artefacts: Artefacts, store: Store) -> list[dict]:
     """How many were turned away, by stage, dataset, split and reason, with one example of each."""
     counts: Counter = Counter()
     examples: dict[tuple, str] = {}
-    for stage in TABLES:
+    for stage in REJECTING:
         refs = sorted(
             (r for r in artefacts.get(stage) or [] if r.name.startswith("rejects/")), key=lambda r: r.name
         )
@@ -144,7 +147,5 @@ def _reject_reasons(artefacts: Artefacts, store: Store) -> list[dict]:
     names = ("stage", "dataset", "split", "reason")
     return [
         {**dict(zip(names, key, strict=True)), "count": count, "example": examples[key]}
-        for key, count in sorted(
-            counts.items(), key=lambda item: (list(TABLES).index(item[0][0]), item[0][1:])
-        )
+        for key, count in sorted(counts.items(), key=lambda item: (REJECTING.index(item[0][0]), item[0][1:]))
     ]
