@@ -1,4 +1,5 @@
-"""A BERT-type encoder with a head trained on GoEmotions, and a low-rank adapter where asked for.
+"""A BERT-type encoder, or a decoder's lower layers, with a head trained on GoEmotions, and a low-rank adapter where
+asked for.
 
 Knows nothing of training data or of what features are used for. Only the trained part is stored with the project:
 the encoder comes from the zoo.
@@ -122,15 +123,32 @@ class EmotionNetwork(nn.Module):
         chosen = torch.stack([states[layer] for layer in self.settings.layers], dim=1)
         if self.settings.pooling == "first":
             return chosen[:, :, 0].flatten(1)
+        if self.settings.pooling == "after_first":
+            mask = mask.clone()
+            mask[:, 0] &= mask.sum(1) == 1  # a text of one token has no other
         kept = mask[:, None, :, None].to(chosen.dtype)
         return ((chosen * kept).sum(2) / kept.sum(2)).flatten(1)
 
 
-def load_encoder(name: str) -> nn.Module:
-    """The encoder `name` of the zoo in float32 and evaluation mode."""
+def load_encoder(name: str, depth: int | None = None) -> nn.Module:
+    """The encoder `name` of the zoo in float32 and evaluation mode. depth: of a decoder, the layers that are run."""
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(resolve(name), dtype=torch.float32).eval()
+    encoder = AutoModel.from_pretrained(resolve(name), dtype=torch.float32).eval()
+    if hasattr(encoder, "layers") and depth is not None and depth < len(encoder.layers):
+        encoder.layers = encoder.layers[:depth]
+        encoder.norm = nn.Identity()  # it belongs after the last layer, which is gone
+    return encoder
+
+
+def token_rows(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
+    """Token ids of every text, at least one: where the tokenizer adds no mark of its own, the text's start is put."""
+    if not texts:
+        return []
+    rows = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
+    if tokenizer("")["input_ids"]:
+        return rows
+    return [[tokenizer.bos_token_id, *row[: max_tokens - 1]] for row in rows]
 
 
 def load_network(folder: Path) -> EmotionNetwork:
@@ -146,7 +164,7 @@ def load_network(folder: Path) -> EmotionNetwork:
         raise ValueError(
             f"{folder}: trained on {described['base_identity']}, not on {identity(settings.base)}"
         )
-    network = EmotionNetwork(load_encoder(settings.base), settings)
+    network = EmotionNetwork(load_encoder(settings.base, max(settings.layers)), settings)
     stored = load_file(folder / "model.safetensors")
     network.load_trained_state({name: tensor.float() for name, tensor in stored.items()})
     return network.eval()

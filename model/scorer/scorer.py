@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.scorer.batches import length_sorted_batches, pad_rows
 from model.scorer.labels import GOEMOTIONS_LABELS
-from model.scorer.network import MODEL_TYPE, load_network
+from model.scorer.network import MODEL_TYPE, load_network, token_rows
 from model.scorer.settings import ScorerSettings
 from model.zoo.resolve import resolve
 
@@ -135,9 +135,7 @@ class EmotionScorer:
         return features[order], probabilities[order]
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        return self.tokenizer(texts, truncation=True, max_length=self.settings.max_tokens)["input_ids"]
+        return token_rows(self.tokenizer, texts, self.settings.max_tokens)
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -17,14 +17,16 @@ class ScorerSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class EmotionNetworkSettings(BaseModel, frozen=True, extra="forbid"):
-    """Shape of the trained part on top of a BERT-type encoder. Nothing here is in the paper."""
+    """Shape of the trained part on top of an encoder, or of the lower layers of a decoder. Not in the paper."""
 
     base: str = Field(default="minilm-l6", description="weight name of the encoder")
     layers: tuple[int, ...] = Field(
         default=(2, 3, 4, 5, 6), min_length=1, description="layers whose pooled states are concatenated"
     )
-    pooling: Literal["mean", "first"] = Field(
-        default="mean", description="a layer's vector: the mean of its token states, or the first"
+    pooling: Literal["mean", "first", "after_first"] = Field(
+        default="mean",
+        description="a layer's vector: the mean of its token states, the first of them, or the mean without the first, "
+        "on which a decoder rests attention and which drowns the others",
     )
     hidden: int = Field(default=256, ge=28, description="width of the hidden layer, at least one a label")
     rank: int = Field(

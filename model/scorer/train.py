@@ -22,7 +22,14 @@ from torch.nn import functional
 
 from model.scorer.batches import length_sorted_batches, pad_rows, shuffled_batches
 from model.scorer.labels import GOEMOTIONS_LABELS
-from model.scorer.network import MODEL_TYPE, EmotionHead, EmotionNetwork, load_encoder, load_network
+from model.scorer.network import (
+    MODEL_TYPE,
+    EmotionHead,
+    EmotionNetwork,
+    load_encoder,
+    load_network,
+    token_rows,
+)
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import HeadTrainingSettings
 from model.zoo.resolve import identity, resolve
@@ -104,7 +111,10 @@ def train_goemotions_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = EmotionNetwork(
-            load_encoder(settings.network.base), settings.network, settings.dropout, settings.adapter.dropout
+            load_encoder(settings.network.base, max(settings.network.layers)),
+            settings.network,
+            settings.dropout,
+            settings.adapter.dropout,
         )
         if settings.start:
             start_from(network, load_network(resolve(settings.start)))
@@ -169,7 +179,7 @@ def _tokens(network: EmotionNetwork, texts: list[str], max_tokens: int) -> tuple
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve(network.settings.base))
-    return tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"], tokenizer.pad_token_id
+    return token_rows(tokenizer, texts, max_tokens), tokenizer.pad_token_id
 
 
 def fit_head(
