@@ -19,7 +19,7 @@ from storage.files import REPAIR, TEMPORARY, UnreadableError, writing
 
 LOG = logging.getLogger(__name__)
 VERSION = 1
-"""Of the file's form. 0: no checks; they are taken of what is there when it is first written to."""
+"""Marks a file with checks. 0: none yet; they are taken of what is there when it is first opened to be written."""
 
 SIDES = ("-wal", "-shm")
 """What SQLite leaves beside a file that was not closed."""
@@ -46,7 +46,7 @@ class RowStore:
                 self.connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
                 self.connection.execute("pragma trusted_schema=off")
                 self.connection.execute("pragma journal_mode=wal")
-                _prepare(self.connection, path)
+                _prepare(self.connection)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         found = {}
@@ -80,25 +80,27 @@ class RowStore:
 _SELECT = "select rows.key, rows.value, checks.digest from rows left join checks using (key)"
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection) -> None:
     """Make the tables, and take the checks of a file that was written before there were any."""
-    (version,) = connection.execute("pragma user_version").fetchone()
-    if version == VERSION:
+    if _checked(connection):
         connection.execute(f"{_SELECT} limit 0")
         return
-    if version != 0:
-        raise UnreadableError(
-            f"{path}: its form is {version}, and this Empamba knows {VERSION}: use the Empamba that wrote it, or "
-            "remove the file, and its rows are made again"
-        )
     connection.create_function("row_check", 2, row_check)
-    with connection:
+    with connection:  # all or nothing: a file with the table of checks has all of them
+        connection.execute("begin immediate")
         connection.execute("create table if not exists rows(key text primary key, value blob) without rowid")
-        connection.execute(
-            "create table if not exists checks(key text primary key, digest blob) without rowid"
-        )
-        connection.execute("insert or replace into checks select key, row_check(key, value) from rows")
+        connection.execute("create table checks(key text primary key, digest blob) without rowid")
+        connection.execute("insert into checks select key, row_check(key, value) from rows")
         connection.execute(f"pragma user_version={VERSION}")
+
+
+def _checked(connection: sqlite3.Connection) -> bool:
+    """Whether the file has checks. DatabaseError where that is in doubt: rows are not to be believed unchecked."""
+    (version,) = connection.execute("pragma user_version").fetchone()
+    (tables,) = connection.execute("select count(*) from sqlite_master where name = 'checks'").fetchone()
+    if (version, tables) not in ((0, 0), (VERSION, 1)):
+        raise sqlite3.DatabaseError(f"its form is {version}, with {tables} tables of checks")
+    return bool(tables)
 
 
 @contextlib.contextmanager
@@ -125,13 +127,10 @@ def rows_amiss(path: Path) -> str | None:
     """What is wrong with a file of rows, in a few words; None where every row matches its check."""
     try:
         with closing(_open_to_read(path)) as database:
-            (version,) = database.execute("pragma user_version").fetchone()
-            if version not in (0, VERSION):
-                return f"its form is {version}, which this Empamba does not know"
             problem = database.execute("pragma quick_check(1)").fetchone()[0]
             if problem != "ok":
                 return str(problem).splitlines()[0]
-            if version == 0:  # written before there were checks
+            if not _checked(database):  # written before there were any
                 database.execute("select key, value from rows").fetchall()
                 return None
             total, bad = 0, 0
@@ -168,20 +167,22 @@ def mend_rows(path: Path) -> None:
 
 
 def _readable(database: sqlite3.Connection) -> Iterator[tuple[str, bytes]]:
-    """Rows that match their check, from either end as far as the file can be read."""
-    checked = database.execute("pragma user_version").fetchone()[0] == VERSION
+    """Rows that match their check, from either end as far as the file can be read; of a file from before checks all."""
+    try:
+        checked = _checked(database)
+    except sqlite3.DatabaseError:
+        checked = True
     for order in ("asc", "desc"):
         with contextlib.suppress(sqlite3.DatabaseError):
-            for key, value, check in _all_rows(database, order):
+            for key, value, check in _all_rows(database, order, checked):
                 expected = row_check(key, value)
                 if expected is not None and (check == expected or not checked):
                     yield key, value
 
 
-def _all_rows(database: sqlite3.Connection, order: str = "asc") -> Iterator[tuple]:
-    """(key, value, digest); a file without checks has none."""
-    known = database.execute("select count(*) from sqlite_master where name = 'checks'").fetchone()[0]
-    select = _SELECT if known else "select key, value, null from rows"
+def _all_rows(database: sqlite3.Connection, order: str = "asc", checked: bool = True) -> Iterator[tuple]:
+    """(key, value, digest)."""
+    select = _SELECT if checked else "select key, value, null from rows"
     return iter(database.execute(f"{select} order by rows.key {order}"))
 
 

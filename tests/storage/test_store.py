@@ -14,7 +14,6 @@ import pytest
 
 from storage.store import Record, Store, StoreError, canonical, digest_bytes, write_atomic
 
-
 KEY = "0123456789abcdef" * 2
 
 
