@@ -475,12 +475,12 @@ class Store:
         write_atomic(self.root / "published.json", sealed({n: digest_bytes(d) for n, d in files.items()}))
 
     def published_amiss(self) -> list[Path]:
-        """The copies that are not as they were written; none where nothing is noted of them. UnreadableError."""
+        """The copies that are there and not as they were written; none where nothing is noted. UnreadableError."""
         noted = _read_sealed(
-            self.root / "published.json",
-            lambda value, checked: PUBLISHED.validate_python(value),
+            self.root / "published.json", lambda value, checked: PUBLISHED.validate_python(value)
         )
-        return [self.root / n for n, digest in (noted or {}).items() if not _is_whole(self.root / n, digest)]
+        copies = {self.root / name: digest for name, digest in (noted or {}).items()}
+        return [p for p, digest in copies.items() if os.path.lexists(p) and not _is_whole(p, digest)]
 
     # Folders that others read, such as the sample corpus ----------------------------------------------
 
