@@ -124,7 +124,14 @@ def _tells_of_damage(error: sqlite3.OperationalError) -> bool:
 
 
 def rows_amiss(path: Path) -> str | None:
-    """What is wrong with a file of rows, in a few words; None where every row matches its check."""
+    """What is wrong with a file of rows, in a few words; None where every row matches its check. Writes nothing."""
+    in_use = _in_use(path)
+    amiss = _amiss(path)
+    # A run that began meanwhile may have moved what was being read.
+    return _amiss(path) if amiss and _in_use(path) and not in_use else amiss
+
+
+def _amiss(path: Path) -> str | None:
     try:
         with closing(_open_to_read(path)) as database:
             problem = database.execute("pragma quick_check(1)").fetchone()[0]
@@ -186,23 +193,22 @@ def _all_rows(database: sqlite3.Connection, order: str = "asc", checked: bool = 
     return iter(database.execute(f"{select} order by rows.key {order}"))
 
 
+def _in_use(path: Path) -> bool:
+    """Whether rows lie in the log beside the file: somebody has it open, or was killed."""
+    log = path.with_name(path.name + SIDES[0])
+    return log.exists() and log.stat().st_size > 0
+
+
 def _open_to_read(path: Path) -> sqlite3.Connection:
-    """Opened so that nothing is written; in a folder that cannot be written to as well."""
-    place = f"file:{quote(str(path))}"
-    for options in ("mode=ro", "immutable=1"):
-        database = sqlite3.connect(f"{place}?{options}", uri=True, timeout=60)
-        try:
-            database.execute("pragma trusted_schema=off")
-            database.execute("select count(*) from sqlite_master")
-            return database
-        except sqlite3.OperationalError:
-            database.close()
-            if options == "immutable=1":
-                raise
-        except sqlite3.DatabaseError:
-            database.close()
-            raise
-    raise AssertionError("one of the two has returned or raised")
+    """Opened so that nothing is written; where there is no log, nothing is left beside the file either."""
+    options = "mode=ro" if _in_use(path) else "immutable=1"
+    database = sqlite3.connect(f"file:{quote(str(path))}?{options}", uri=True, timeout=60)
+    try:
+        database.execute("pragma trusted_schema=off")
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database
 
 
 def _remove(path: Path) -> None:

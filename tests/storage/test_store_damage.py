@@ -287,6 +287,11 @@ def test_rows_from_before_checks_are_read_and_get_them(store, rows):
     assert len(found(store)) == 299
 
 
+def test_looking_at_rows_writes_nothing(store, rows):
+    assert damaged(store.root, repair=False) == []
+    assert [path.name for path in rows.parent.iterdir()] == ["candidates.sqlite"]
+
+
 def test_rows_in_a_file_that_was_not_closed_are_looked_at_and_kept(store, tmp_path):
     opened = store.rows("candidates")
     opened.put("a", b"1")
