@@ -81,6 +81,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             raise
 
 
+def shown(text: Path | str) -> str:
+    """A path, or what a library says of a file, for people: one line whatever its characters are."""
+    text = str(text)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """StoreError, in one line, for what keeps a file of the store from being written."""

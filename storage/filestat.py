@@ -50,7 +50,7 @@ class StatCache:
     def _load(self) -> None:
         try:
             self._known, checked = _read(self.path)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             # Every record can be computed again.
             self._damaged = getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY
             return
@@ -89,7 +89,7 @@ class StatCache:
                     self.path.unlink(missing_ok=True)
                     self._damaged = False
                 _write(self.path, rows)
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, UnicodeDecodeError):
                 # The file is no database. It holds nothing that cannot be computed again.
                 self.path.unlink(missing_ok=True)
                 _write(self.path, rows)
@@ -126,8 +126,8 @@ def cache_amiss(path: Path) -> str | None:
             rows = database.execute(f"select {COLUMNS}, crc from stats").fetchall()
         bad = sum(not _holds(row) for row in rows)
         return f"{bad} of {len(rows)} rows damaged" if bad else None
-    except (sqlite3.DatabaseError, OSError) as error:
-        return str(error)
+    except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
+        return ascii(str(error))[1:-1]
 
 
 def _crc(name: str, stat: Stat, value: str) -> int:

@@ -15,11 +15,14 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from storage.files import REPAIR, TEMPORARY, UnreadableError, writing
+from storage.files import REPAIR, TEMPORARY, UnreadableError, shown, writing
 
 LOG = logging.getLogger(__name__)
 VERSION = 1
 """Marks a file with checks. 0: none yet; they are taken of what is there when it is first opened to be written."""
+
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged file raises: SQLite's own message may hold bytes of it that are no text."""
 
 SIDES = ("-wal", "-shm")
 """What SQLite leaves beside a file that was not closed."""
@@ -30,6 +33,10 @@ def row_check(key: str, value: bytes) -> bytes | None:
     if not isinstance(key, str) or not isinstance(value, bytes):
         return None
     return hashlib.blake2b(key.encode() + b"\0" + value, digest_size=16).digest()
+
+
+def _is_whole(key: str, value: bytes, check: bytes | None) -> bool:
+    return check is not None and row_check(key, value) == check
 
 
 class RowStore:
@@ -58,7 +65,7 @@ class RowStore:
                 for key, value, check in self.connection.execute(
                     f"{_SELECT} where rows.key in ({marks})", part
                 ):
-                    if row_check(key, value) == check:
+                    if _is_whole(key, value, check):
                         found[key] = value
                     else:
                         self.damaged += 1
@@ -108,10 +115,12 @@ def _naming(path: Path) -> Iterator[None]:
     """UnreadableError, with the file's name, for what SQLite says of a damaged one."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
+    except DAMAGE as error:
         if isinstance(error, sqlite3.OperationalError) and not _tells_of_damage(error):
             raise
-        raise UnreadableError(f"{path}: damaged ({error}); {REPAIR} keeps the rows that are whole") from error
+        raise UnreadableError(
+            f"{path}: damaged ({shown(str(error))}); {REPAIR} keeps the rows that are whole"
+        ) from error
 
 
 def _tells_of_damage(error: sqlite3.OperationalError) -> bool:
@@ -136,18 +145,18 @@ def _amiss(path: Path) -> str | None:
         with closing(_open_to_read(path)) as database:
             problem = database.execute("pragma quick_check(1)").fetchone()[0]
             if problem != "ok":
-                return str(problem).splitlines()[0]
+                return shown(str(problem).splitlines()[0])
             if not _checked(database):  # written before there were any
                 database.execute("select key, value from rows").fetchall()
                 return None
             total, bad = 0, 0
             for row in _all_rows(database):
-                total, bad = total + 1, bad + (row_check(*row[:2]) != row[2])
+                total, bad = total + 1, bad + (not _is_whole(*row))
             lost = "select count(*) from checks where key not in (select key from rows)"
             bad += database.execute(lost).fetchone()[0]
             return f"{bad} of {total} rows damaged" if bad else None
-    except (sqlite3.DatabaseError, OSError) as error:
-        return str(error)
+    except (*DAMAGE, OSError) as error:
+        return shown(str(error))
 
 
 def mend_rows(path: Path) -> None:
@@ -156,7 +165,7 @@ def mend_rows(path: Path) -> None:
     _remove(draft)
     try:
         kept = RowStore(draft)
-        with contextlib.suppress(sqlite3.DatabaseError), closing(_open_to_read(path)) as database:
+        with contextlib.suppress(*DAMAGE), closing(_open_to_read(path)) as database:
             with kept.connection:
                 kept.connection.executemany("insert or replace into rows values (?, ?)", _readable(database))
         kept.connection.create_function("row_check", 2, row_check)
@@ -177,13 +186,12 @@ def _readable(database: sqlite3.Connection) -> Iterator[tuple[str, bytes]]:
     """Rows that match their check, from either end as far as the file can be read; of a file from before checks all."""
     try:
         checked = _checked(database)
-    except sqlite3.DatabaseError:
+    except DAMAGE:
         checked = True
     for order in ("asc", "desc"):
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*DAMAGE):
             for key, value, check in _all_rows(database, order, checked):
-                expected = row_check(key, value)
-                if expected is not None and (check == expected or not checked):
+                if _is_whole(key, value, check) or not checked and row_check(key, value) is not None:
                     yield key, value
 
 
@@ -205,7 +213,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(f"file:{quote(str(path))}?{options}", uri=True, timeout=60)
     try:
         database.execute("pragma trusted_schema=off")
-    except sqlite3.DatabaseError:
+    except DAMAGE:
         database.close()
         raise
     return database

@@ -44,6 +44,7 @@ from storage.files import (
     canonical,
     digest_bytes,
     sealed,
+    shown,
     unsealed,
     write_atomic,
     writing,
@@ -579,14 +580,8 @@ def _first(error: ValueError) -> str:
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, found["loc"]))
-        return f"{where}: {found['msg']}"[:200].encode("unicode_escape").decode()
+        return shown(f"{where}: {found['msg']}"[:200])
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def shown(path: Path) -> str:
-    """A path for people: one line whatever its name is."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _refuse_clashes(names: list[str]) -> None:

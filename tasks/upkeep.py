@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.files import shown
 from storage.filestat import cache_amiss
 from storage.names import is_digest
 from storage.rows import mend_rows, rows_amiss
@@ -22,7 +23,6 @@ from storage.store import (
     StoreError,
     UnreadableError,
     remove,
-    shown,
 )
 from tasks.engine.run import PUBLISHED
 from tasks.engine.worker import EVENTS

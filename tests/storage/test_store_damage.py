@@ -287,6 +287,13 @@ def test_rows_from_before_checks_are_read_and_get_them(store, rows):
     assert len(found(store)) == 299
 
 
+def test_a_row_whose_value_and_check_are_no_bytes_is_no_row(store, rows):
+    with closing(sqlite3.connect(rows)) as database, database:
+        database.execute("update rows set value = 5 where key = ?", (digest_bytes(b"7"),))
+        database.execute("update checks set digest = null where key = ?", (digest_bytes(b"7"),))
+    assert len(found(store)) == 299 and rows_amiss(rows) == "1 of 300 rows damaged"
+
+
 def test_looking_at_rows_writes_nothing(store, rows):
     assert damaged(store.root, repair=False) == []
     assert [path.name for path in rows.parent.iterdir()] == ["candidates.sqlite"]
