@@ -198,7 +198,7 @@ def test_a_store_from_before_formats_opens_as_it_is(finished, raw, tmp_path):
 
 @pytest.mark.slow
 def test_a_whole_finished_store_comes_back_from_rot_in_every_kind_of_file(tmp_path):
-    """The tiny profile to its report, then twice one damaged file of each kind, repair and a run."""
+    """The tiny profile to its report, then one damaged file of each kind, repair and a run."""
     store, draw = tmp_path / "store", random.Random(0)
     with session("tiny", store, None) as opened:
         opened.lay_out_sample()
@@ -207,14 +207,13 @@ def test_a_whole_finished_store_comes_back_from_rot_in_every_kind_of_file(tmp_pa
         publish_report(RunRequest(profile="tiny", store=str(store)), opened.plan())
     assert damaged(store, repair=False) == []
     assert {"trees/*/*", "rows/*.sqlite", "report.html", "sample/*.json"} <= kinds(store).keys()
-    for how in ("flip", "cut"):
-        for paths in kinds(store).values():
-            hurt(draw.choice(paths), how, draw)
-        assert damaged(store, repair=True) != []
-        with session("tiny", store, None) as opened:
-            opened.lay_out_sample()
-            run(opened)
-        with session("tiny", store, None) as opened:
-            assert digests(opened) == before
-            publish_report(RunRequest(profile="tiny", store=str(store)), opened.plan())
-        assert damaged(store, repair=False) == []
+    for number, paths in enumerate(kinds(store).values()):
+        hurt(draw.choice(paths), HOW[number % 3], draw)
+    assert damaged(store, repair=True) != []
+    with session("tiny", store, None) as opened:
+        opened.lay_out_sample()
+        run(opened)
+    with session("tiny", store, None) as opened:
+        assert digests(opened) == before
+        publish_report(RunRequest(profile="tiny", store=str(store)), opened.plan())
+    assert damaged(store, repair=False) == []
