@@ -41,7 +41,7 @@ class Idle(Session):
         return [Node(NOTHING, (), lambda _: self.items)]
 
     def execute(self, item: Item, progress) -> list[Ref]:
-        return [Ref(name=f"nothing/{item.label}", digest="0", size=0)]
+        return [Ref(name=f"nothing/{item.label}", digest="0" * 32, size=0)]
 
 
 def spent(work) -> tuple[float, float]:

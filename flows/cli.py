@@ -165,16 +165,24 @@ def report(
     path = store / "report.json"
     if not path.is_file():
         raise InputError(f"no report in {store}: `empamba run` writes one")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    again = StoreError(f"{path}: damaged; `empamba run` writes it again")
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        rows = facts["systems"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise again from error
     if as_json:
         print(json.dumps(facts))
         return
     table = Table(
         "rung", "dataset", "n", "BERTScore", "EmotionScore", "Dist-1", title=facts.get("title", "report")
     )
-    for row in facts["systems"]:
-        figures = [f"{row[name]:.3f}" for name in ("bertscore", "emotionscore", "dist1")]
-        table.add_row(row["system"], row["dataset"], str(row["n"]), *figures)
+    try:
+        for row in rows:
+            figures = [f"{row[name]:.3f}" for name in ("bertscore", "emotionscore", "dist1")]
+            table.add_row(row["system"], row["dataset"], str(row["n"]), *figures)
+    except (ValueError, LookupError, TypeError) as error:
+        raise again from error
     out.print(table)
     out.print(f"{store / 'report.html'}", soft_wrap=True)
 
@@ -186,16 +194,19 @@ def verify(
         bool, typer.Option("--repair", help="Drop what is damaged, so that it is made again.")
     ] = False,
 ) -> None:
-    """Check every artefact against its digest."""
-    from tasks.upkeep import damaged
+    """Check every file of the store: artefacts against their digests, all else against its own check."""
+    from tasks.upkeep import check
 
-    found = damaged(store, repair)
-    for line in found:
-        out.print(line, soft_wrap=True)
-    out.print(
-        f"{len(found)} damaged" + (", dropped: `empamba run` makes them again" if found and repair else "")
-    )
-    raise typer.Exit(1 if found and not repair else 0)
+    found = check(store, repair)
+    for finding in found:
+        out.print(finding.line, soft_wrap=True, markup=False, highlight=False)
+    left = sum(not finding.mended for finding in found)
+    mended = len(found) - left
+    told = [f"{mended} damaged, dropped: `empamba run` makes them again"] if mended else []
+    if left or not mended:
+        told.append(f"{left} damaged" if not repair or not left else f"{left} left as they are")
+    out.print("; ".join(told), soft_wrap=True)
+    raise typer.Exit(1 if left else 0)
 
 
 @app.command()

@@ -1,16 +1,19 @@
-"""Step checkpoints of a training run: all that the next step depends on, in one file, whole or not at all.
+"""Step checkpoints of a training run: all that the next step depends on, in one file, whole or not at all, with a
+check of every byte of it.
 
 Knows nothing of losses, models, or of what the tensors are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -19,6 +22,9 @@ from torch import Tensor
 from model.weights import named
 
 FILE = "step.safetensors"
+UNCHECKED = "0" * 32
+"""Stands in the file's header where its digest will; the digest is that of the file with these digits."""
+CHUNK = 1 << 24
 
 
 class OtherTrainingError(ValueError):
@@ -59,9 +65,13 @@ class Checkpoints:
         save_file(
             {name: t.detach().contiguous() for name, t in tensors.items()},
             draft,
-            {"facts": json.dumps(facts), "basis": json.dumps(dict(self.basis or {}))},
+            {"facts": json.dumps(facts), "basis": json.dumps(dict(self.basis or {})), "check": UNCHECKED},
         )
-        with open(draft, "rb") as file:
+        with open(draft, "r+b") as file:
+            _, digest, at = _checked(file)
+            file.seek(at)
+            file.write(digest.encode())
+            file.flush()
             os.fsync(file.fileno())
         os.replace(draft, self.path)
         self._saved = time.monotonic()
@@ -79,8 +89,15 @@ class Checkpoints:
         if not self.path.is_file():
             return None
         try:
+            with open(self.path, "rb") as file:
+                said, digest, at = _checked(file)
+                if at and said != digest:
+                    raise ValueError("it does not match its own check")
             with safe_open(self.path, framework="pt") as file:
-                facts, basis = (json.loads(file.metadata().get(name, "{}")) for name in ("facts", "basis"))
+                saved = file.metadata()
+            if not at and saved.keys() - {"facts", "basis"}:  # one from before checks has these alone
+                raise ValueError("its check is damaged")
+            facts, basis = (json.loads(saved.get(name, "{}")) for name in ("facts", "basis"))
         except (SafetensorError, AttributeError, ValueError) as error:
             print(f"{self.path}: damaged ({error}); training starts again", file=sys.stderr, flush=True)
             return None
@@ -97,3 +114,26 @@ class Checkpoints:
             raise OtherTrainingError(
                 f"{self.path}: not the same training ({named({'differing': differing})})"
             )
+
+
+def _checked(file: BinaryIO) -> tuple[str, str, int]:
+    """(the digest that a checkpoint says it has, the one it has, where in the file it says so).
+
+    The place is 0 in a checkpoint from before they had one. ValueError where there is no header.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= size - 8:
+        raise ValueError("no header")
+    header = file.read(length)
+    name = b'"check":"'  # what stands inside the facts has its quotes escaped
+    at = header.find(name) + len(name)
+    if at < len(name):
+        return "", "", 0
+    said = header[at : at + len(UNCHECKED)]
+    state = hashlib.blake2b(length.to_bytes(8, "little"), digest_size=16)
+    state.update(header[:at] + UNCHECKED.encode() + header[at + len(UNCHECKED) :])
+    while chunk := file.read(CHUNK):
+        state.update(chunk)
+    return said.decode(errors="replace"), state.hexdigest(), 8 + at

@@ -1,7 +1,7 @@
 """A stat cache: content digests of files, recomputed only where size, time or inode changed.
 
-One SQLite file holds (path, size, mtime_ns, inode) -> digest; it is read once and written once. Knows
-nothing of what the files are.
+One SQLite file holds (path, size, mtime_ns, inode) -> digest, each row with a check; it is read once and written
+once, and a damaged row is as good as none. Knows nothing of what the files are.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 TABLE = (
-    "create table if not exists files (path text primary key, size int, mtime_ns int, inode int, digest text)"
+    "create table if not exists stats "
+    "(path text primary key, size int, mtime_ns int, inode int, digest text, crc int)"
 )
+COLUMNS = "path, size, mtime_ns, inode, digest"
+OLD_TABLE = "files"
+"""Of caches without checks; what such a one holds is written anew, with checks."""
 # Two writes within one clock tick leave one time stamp, so a file this young is not trusted later.
 YOUNG_NS = 50_000_000
 CHUNK = 1 << 20
@@ -36,7 +42,20 @@ class StatCache:
         self.hashed = 0
         self._saving = threading.Lock()
         self._changed: dict[str, tuple[Stat, str]] = {}
-        self._known: dict[str, tuple[Stat, str]] = {} if rehash else _load(self.path)
+        self._known: dict[str, tuple[Stat, str]] = {}
+        self._damaged = False
+        if not rehash:
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            self._known, checked = _read(self.path)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # Every record can be computed again.
+            self._damaged = getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY
+            return
+        if not checked:
+            self._changed = dict(self._known)
 
     def digest(self, path: Path | str) -> str:
         """blake2b (128 bit, hex) of the file's content. FileNotFoundError where there is none."""
@@ -61,10 +80,16 @@ class StatCache:
             if not changed:
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            rows = [(name, *stat, value) for name, (stat, value) in sorted(changed.items())]
+            rows = [
+                (name, *stat, value, _crc(name, stat, value))
+                for name, (stat, value) in sorted(changed.items())
+            ]
             try:
+                if self._damaged:
+                    self.path.unlink(missing_ok=True)
+                    self._damaged = False
                 _write(self.path, rows)
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, UnicodeDecodeError):
                 # The file is no database. It holds nothing that cannot be computed again.
                 self.path.unlink(missing_ok=True)
                 _write(self.path, rows)
@@ -90,18 +115,52 @@ def _stat(name: str) -> Stat:
     return (stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-def _load(path: Path) -> dict[str, tuple[Stat, str]]:
-    if not path.exists():
-        return {}
+def cache_amiss(path: Path) -> str | None:
+    """What is wrong with a cache's file, in a few words; None where all its rows match their checks, or there is none."""
     try:
-        with closing(sqlite3.connect(path, timeout=30)) as database:
-            rows = database.execute("select path, size, mtime_ns, inode, digest from files").fetchall()
-    except sqlite3.DatabaseError:
-        return {}  # every record can be computed again
-    return {row[0]: (row[1:4], row[4]) for row in rows}
+        if not path.exists():
+            return None
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
+            if _table(database) == OLD_TABLE:
+                return None
+            rows = database.execute(f"select {COLUMNS}, crc from stats").fetchall()
+        bad = sum(not _holds(row) for row in rows)
+        return f"{bad} of {len(rows)} rows damaged" if bad else None
+    except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
+        return ascii(str(error))[1:-1]
+
+
+def _crc(name: str, stat: Stat, value: str) -> int:
+    """Against rot, not against ill will: whoever can write here can write the files as well."""
+    return zlib.crc32("{}\0{}\0{}\0{}\0{}".format(name, *stat, value).encode(errors="surrogateescape"))
+
+
+def _holds(row: tuple) -> bool:
+    return row[5] == _crc(row[0], row[1:4], row[4])
+
+
+def _table(database: sqlite3.Connection) -> str | None:
+    """The table that the records are in; None of a new file."""
+    names = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    return "stats" if "stats" in names else OLD_TABLE if OLD_TABLE in names else None
+
+
+def _read(path: Path) -> tuple[dict[str, tuple[Stat, str]], bool]:
+    """The records that are whole, and whether they have checks."""
+    if not path.exists():
+        return {}, True
+    with closing(sqlite3.connect(path, timeout=30)) as database:
+        table = _table(database)
+        if table is None:
+            return {}, True
+        checked = table != OLD_TABLE
+        columns = f"{COLUMNS}, crc" if checked else COLUMNS
+        rows = database.execute(f"select {columns} from {table}").fetchall()
+    return {row[0]: (row[1:4], row[4]) for row in rows if not checked or _holds(row)}, checked
 
 
 def _write(path: Path, rows: list[tuple]) -> None:
     with closing(sqlite3.connect(path, timeout=30)) as database, database:
         database.execute(TABLE)
-        database.executemany("insert or replace into files values (?, ?, ?, ?, ?)", rows)
+        database.executemany("insert or replace into stats values (?, ?, ?, ?, ?, ?)", rows)
+        database.execute(f"drop table if exists {OLD_TABLE}")

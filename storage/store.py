@@ -1,44 +1,72 @@
 """The artefact store: objects named by their content, records of what made them, and kernel locks.
 
-Layout under the root:
-    objects/ab/abcd…        one file's bytes, or the listing of a folder (a "tree")
-    trees/abcd…/            a tree's files laid out under their names, read-only by convention
-    records/STAGE/KEY.json  what a stage with this key put out; written last, so it commits the work
-    last/STAGE/LABEL.json   what the item's latest record was made from; for reasons only
-    rows/STAGE.sqlite       finished rows, by the digest of what each was made from
+Layout under the root, and how each file is checked or comes again:
+    objects/ab/abcd…        one file's bytes, or the listing of a folder (a "tree"); named by their digest
+    trees/abcd…/            a tree's files laid out under their names; compared with the listing when opened
+    records/STAGE/KEY.json  what a stage with this key put out; written last, so it commits the work; sealed
+    last/STAGE/LABEL.json   what the item's latest record was made from; for reasons only; sealed
+    damage/DIGEST.json      which records may have been made from a damaged tree; sealed, gone once mended
+    rows/STAGE.sqlite       finished rows, by the digest of what each was made from; a check for each (storage/rows)
+    fixed.json              numbers that are fixed once; sealed, and there twice
+    files.sqlite            the stat cache (storage/filestat): made again
+    report.*                copies of the report's artefacts; their digests are in published.json, which is sealed
+    sample/VERSION/         the sample corpus; its digests are in VERSION.json beside it, which is sealed
     scratch/KEY/            what an unfinished item goes on from (step checkpoints); removed once it is done
-    logs/STAGE/KEY…/        a training's curves for TensorBoard; logs/*.log is what processes printed
+    logs/STAGE/KEY…/        a training's curves for TensorBoard; logs/*.log is what processes printed; read by people
     locks/                  kernel file locks; a killed process holds none
 
-Writes go to a temporary name and are renamed, so a kill leaves a whole file or none. Knows nothing of
-stages' code, settings or models.
+"Sealed" is JSON with a digest of itself (storage/files). Writes go to a temporary name and are renamed, so a kill
+leaves a whole file or none. What is read is data, not trusted: every name and digest is checked where it enters
+(storage/names), and a store holds no links. Knows nothing of stages' code, settings or models.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
+import logging
 import os
 import shutil
-import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from storage.files import (
+    REPAIR,
+    TEMPORARY,
+    StoreError,
+    UnreadableError,
+    canonical,
+    digest_bytes,
+    sealed,
+    shown,
+    unsealed,
+    write_atomic,
+    writing,
+)
 from storage.filestat import StatCache, content_digest
+from storage.names import DIGEST_BYTES, Digest, Name, StageName
+from storage.rows import RowStore
 
-DIGEST_BYTES = 16
-TEMPORARY = ".tmp-"
-"""What the names of unfinished files begin with."""
+__all__ = [
+    "DIGEST_BYTES", "TEMPORARY", "NewerError", "Record", "Ref", "RowStore", "Store", "StoreError",
+    "UnreadableError", "canonical", "digest_bytes", "write_atomic", "writing",
+]  # fmt: skip
+
+LOG = logging.getLogger(__name__)
+FORMAT = 1
+"""Of records. Those from before there were formats have none and are read too."""
+
+Count = Annotated[int, Field(ge=0)]
 
 
-class StoreError(RuntimeError):
-    """The store cannot be used or an artefact is damaged; the message says which and what to do."""
+class NewerError(UnreadableError):
+    """A record of a later version: nothing is wrong with it, and this version must leave it alone."""
 
 
 class Ref(BaseModel, frozen=True, extra="forbid"):
@@ -48,13 +76,13 @@ class Ref(BaseModel, frozen=True, extra="forbid"):
     given; empty for the whole.
     """
 
-    name: str
-    digest: str
-    size: int
-    rows: int = 0
-    rejects: int = 0
+    name: Name
+    digest: Digest
+    size: Count
+    rows: Count = 0
+    rejects: Count = 0
     tree: bool = False
-    views: dict[str, str] = {}
+    views: dict[str, Digest] = {}
     view: str = ""
 
     def seen_as(self, view: str) -> Ref:
@@ -63,55 +91,56 @@ class Ref(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def content(self) -> str:
-        """The digest of what its reader reads."""
-        return self.views[self.view] if self.view else self.digest
+        """The digest of what its reader reads; of the whole where the view's is not known."""
+        return self.views.get(self.view, self.digest) if self.view else self.digest
+
+
+class Member(BaseModel, frozen=True, extra="forbid"):
+    """A file of a tree: its path below the tree's folder and the digest of its bytes."""
+
+    name: Name
+    digest: Digest
+    size: Count
 
 
 class Record(BaseModel, frozen=True, extra="forbid"):
-    """What one finished item put out."""
+    """What one finished item put out. inputs: digests of the artefacts it read; None where the record does not tell."""
 
-    stage: str
-    label: str
-    key: str
+    stage: StageName
+    label: Name
+    key: Digest
     outputs: tuple[Ref, ...]
+    inputs: tuple[Digest, ...] | None = None
 
 
-def digest_bytes(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+class Parts(BaseModel, extra="allow"):
+    """What a key was made from, by kind. A store reads digests by artefact or raw file, and the views seen."""
+
+    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
+    input: dict[str, Digest] = {}
+    seen: dict[str, tuple[str, Digest]] = {}
 
 
-def canonical(value) -> bytes:
-    """JSON with sorted keys; what JSON cannot hold raises, so nothing is ever digested by its repr."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+class Last(BaseModel, frozen=True, extra="forbid"):
+    """What an item was last made from."""
+
+    key: Digest
+    label: Name
+    parts: Parts
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """The whole file or none, durable on return. StoreError where it cannot be written."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+class Damage(BaseModel, frozen=True, extra="forbid"):
+    """A tree whose layout was found damaged, and (stage, key) of what may have been made from it."""
+
+    tree: Digest
+    records: tuple[tuple[StageName, Digest], ...]
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """StoreError, in one line, for what keeps a file of the store from being written."""
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StoreError(
-            f"{path}: cannot be written: {reason}; nothing is lost: make room or give write access, and run again"
-        ) from error
+T = TypeVar("T")
+MEMBERS = TypeAdapter(list[Member])
+PUBLISHED = TypeAdapter(dict[Name, Digest])
+LISTING = TypeAdapter(dict[Literal["files"], dict[str, Digest]])
+FIXED = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
 class Store:
@@ -124,6 +153,30 @@ class Store:
         self.root = Path(root).resolve()
         self.stats = stats
 
+    # What a store may not hold ------------------------------------------------------------------------
+
+    def strangers(self) -> Iterator[Path]:
+        """What is neither a folder nor a plain file: through links and pipes a store would reach outside."""
+        folders = [self.root]
+        while folders:
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                os.scandir(folders.pop()) as entries,
+            ):
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif not entry.is_file(follow_symlinks=False):
+                        yield Path(entry.path)
+
+    def refuse_strangers(self) -> None:
+        """StoreError where the store holds a link or a pipe. To be asked before anything is written or removed."""
+        for path in self.strangers():
+            raise StoreError(
+                f"{shown(path)}: a link, or no plain file; a store holds none, so that nothing outside it is touched: "
+                f"{REPAIR} removes it, not what it leads to"
+            )
+
     # Objects ------------------------------------------------------------------------------------------
 
     def object_path(self, digest: str) -> Path:
@@ -134,7 +187,7 @@ class Store:
     ) -> Ref:
         digest = digest_bytes(data)
         ref = Ref(name=name, digest=digest, size=len(data), rows=rows, rejects=rejects, views=views or {})
-        if not self.holds(ref):
+        if not self.holds(ref, rehash=True):
             write_atomic(self.object_path(ref.digest), data)
         return ref
 
@@ -147,42 +200,37 @@ class Store:
         )
         return listing.model_copy(update={"tree": True, "rows": rows, "rejects": rejects})
 
-    def read(self, ref: Ref) -> bytes:
+    def read(self, ref: Ref | Member) -> bytes:
         """The artefact's bytes, checked against its digest, so damage is never read as data."""
+        path = self.object_path(ref.digest)
         try:
-            data = self.object_path(ref.digest).read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
             raise StoreError(
                 f"{ref.name}: artefact {ref.digest} is missing; `empamba run` makes it again"
             ) from None
+        except OSError as error:
+            raise UnreadableError(f"{ref.name}: {path} cannot be read: {error.strerror}; {REPAIR}") from error
         if digest_bytes(data) != ref.digest:
-            raise StoreError(
-                f"{ref.name}: artefact {ref.digest} is damaged; `empamba verify --repair` drops it, then run again"
+            raise UnreadableError(
+                f"{ref.name}: artefact {ref.digest} is damaged; {REPAIR} drops it, then run again"
             )
         return data
 
-    def members(self, tree: Ref) -> list[Ref]:
-        return [Ref(**member) for member in json.loads(self.read(tree))]
+    def members(self, tree: Ref) -> list[Member]:
+        """A tree's files. StoreError where its listing is not there, is damaged, or names what no tree can hold."""
+        listing = self.read(tree)
+        try:
+            members = MEMBERS.validate_json(listing)
+            _refuse_clashes([member.name for member in members])
+        except ValueError as error:
+            raise UnreadableError(
+                f"{tree.name}: {self.object_path(tree.digest)} is no listing of a folder ({_first(error)}); {REPAIR} "
+                "drops it, then run again"
+            ) from None
+        return members
 
-    def folder(self, tree: Ref) -> Path:
-        """A tree laid out as files; made on first use, by hard links where the file system has them."""
-        target = self.root / "trees" / tree.digest
-        if not target.is_dir():
-            with writing(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=TEMPORARY))
-                try:
-                    for member in self.members(tree):
-                        path = temporary / member.name
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_bytes(self.read(member))
-                    with contextlib.suppress(OSError):  # another process laid it out first
-                        os.rename(temporary, target)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-        return target
-
-    def holds(self, ref: Ref, rehash: bool = False) -> bool:
+    def holds(self, ref: Ref | Member, rehash: bool = False) -> bool:
         """Whether the artefact is there whole: by digest when `rehash`, by the stat cache's where there is one, else by size."""
         path = self.object_path(ref.digest)
         try:
@@ -192,21 +240,74 @@ class Store:
                 whole = self.stats.digest(path) == ref.digest
             else:
                 whole = path.stat().st_size == ref.size
-        except FileNotFoundError:
+            if not whole or not getattr(ref, "tree", False):
+                return whole
+            return all(self.holds(member, rehash) for member in self.members(ref))
+        except (OSError, StoreError):
             return False
-        if not whole:
-            return False
-        return all(self.holds(member, rehash) for member in self.members(ref)) if ref.tree else True
 
     def drop(self, ref: Ref) -> None:
-        """Remove an artefact's bytes, a tree's members and layout included; what is gone already is no error."""
+        """Remove an artefact's bytes, a tree's damaged members and its layout; what is gone already is no error."""
         if ref.tree:
             with contextlib.suppress(StoreError):
                 for member in self.members(ref):
                     if not self.holds(member, rehash=True):
-                        self.drop(member)
-            shutil.rmtree(self.root / "trees" / ref.digest, ignore_errors=True)
-        self.object_path(ref.digest).unlink(missing_ok=True)
+                        remove(self.object_path(member.digest))
+            remove(self.layout_path(ref.digest))
+        remove(self.object_path(ref.digest))
+
+    # Trees laid out as files --------------------------------------------------------------------------
+
+    def layout_path(self, digest: str) -> Path:
+        return self.root / "trees" / digest
+
+    def folder(self, tree: Ref) -> Path:
+        """A tree laid out as files, checked against its listing; made on first use, and again where it is damaged.
+
+        A file that nobody wrote to since it was last checked costs a stat. What may have been made from a damaged
+        layout is noted for `verify`.
+        """
+        target, members = self.layout_path(tree.digest), self.members(tree)
+        if not self._laid_out(target, members):
+            with self.lock(f"tree-{tree.digest}"):
+                if not self._laid_out(target, members):
+                    if os.path.lexists(target):
+                        self.note_damage(tree.digest)
+                        LOG.warning(
+                            "%s: its files were damaged and are laid out again; `empamba verify` names what may have "
+                            "been made from them", target,
+                        )  # fmt: skip
+                    self._lay_out(target, members)
+        return target
+
+    def layout_holds(self, tree: Ref) -> bool:
+        """Whether the layout, if there is one, is that of the listing; every byte is read."""
+        target = self.layout_path(tree.digest)
+        return not os.path.lexists(target) or _is_layout(target, self.members(tree), content_digest)
+
+    def _laid_out(self, target: Path, members: list[Member]) -> bool:
+        whole = _is_layout(target, members, self._layout_stats.digest)
+        with contextlib.suppress(OSError):  # a read-only store: the next look hashes again
+            self._layout_stats.save()
+        return whole
+
+    @cached_property
+    def _layout_stats(self) -> StatCache:
+        return StatCache(self.root / "files.sqlite") if self.stats is None else self.stats
+
+    def _lay_out(self, target: Path, members: list[Member]) -> None:
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=TEMPORARY))
+            try:
+                for member in members:
+                    write_atomic(temporary / "new" / member.name, self.read(member))
+                (temporary / "new").mkdir(exist_ok=True)
+                if os.path.lexists(target):
+                    os.rename(target, temporary / "old")
+                os.rename(temporary / "new", target)
+            finally:
+                remove(temporary)
 
     # Records ------------------------------------------------------------------------------------------
 
@@ -214,46 +315,192 @@ class Store:
         return self.root / "records" / stage / f"{key}.json"
 
     def record(self, stage: str, key: str) -> Record | None:
-        """The record of this key, or None where there is none or it cannot be read."""
+        """The record of this key, or None where there is none or it is damaged. NewerError where it is a later version's."""
         try:
-            return Record.model_validate_json(self.record_path(stage, key).read_bytes())
-        except (FileNotFoundError, ValueError):
+            return self.read_record(self.record_path(stage, key))
+        except NewerError:
+            raise
+        except UnreadableError:
             return None
+
+    def read_record(self, path: Path) -> Record | None:
+        """The record in a file, None where there is no file. UnreadableError where it is damaged, NewerError where newer."""
+        found = _read_sealed(path, lambda value, checked: _as_record(value, checked, path))
+        if found is not None and (found.stage, f"{found.key}.json") != (path.parent.name, path.name):
+            raise _unreadable(path, f"it is that of {found.stage}/{found.key}")
+        return found
 
     def commit(self, record: Record, parts: dict) -> None:
         """Write the record: from here on the item is fresh. `parts` is what its key was made from."""
-        write_atomic(self.record_path(record.stage, record.key), record.model_dump_json().encode())
+        value = {**record.model_dump(mode="json"), "format": FORMAT}
+        write_atomic(self.record_path(record.stage, record.key), sealed(value))
         self.remember(record.stage, record.label, record.key, parts)
 
     def remember(self, stage: str, label: str, key: str, parts: dict) -> None:
         """Note what the item was last made from, for the reasons the next plan gives."""
-        write_atomic(self._last_path(stage, label), canonical({"key": key, "label": label, "parts": parts}))
+        write_atomic(self.last_path(stage, label), sealed({"key": key, "label": label, "parts": parts}))
 
     def last(self, stage: str, label: str) -> dict | None:
+        """{"key", "label", "parts"} as it was noted; None where nothing was, or it is damaged."""
         try:
-            return json.loads(self._last_path(stage, label).read_bytes())
-        except (FileNotFoundError, ValueError):
+            return self.read_last(self.last_path(stage, label))
+        except UnreadableError:
             return None
 
-    def _last_path(self, stage: str, label: str) -> Path:
+    def read_last(self, path: Path) -> dict | None:
+        """As `last`, of a file. UnreadableError where it is damaged."""
+
+        def parse(value: dict, checked: bool) -> dict:
+            noted = Last.model_validate(value)
+            if self.last_path(path.parent.name, noted.label) != path:
+                raise ValueError(f"it is that of {noted.label}")
+            return noted.model_dump(exclude_unset=True)
+
+        return _read_sealed(path, parse)
+
+    def last_path(self, stage: str, label: str) -> Path:
         return self.root / "last" / stage / f"{quote(label, safe='')}.json"
 
+    def record_paths(self) -> list[Path]:
+        return sorted((self.root / "records").glob("*/*.json"))
+
+    def last_paths(self) -> list[Path]:
+        return sorted((self.root / "last").glob("*/*.json"))
+
     def records(self) -> Iterator[Record]:
-        for path in sorted((self.root / "records").glob("*/*.json")):
-            with contextlib.suppress(ValueError):
-                yield Record.model_validate_json(path.read_bytes())
+        """Every record. UnreadableError at the first that cannot be read: what it needs is not known."""
+        for path in self.record_paths():
+            record = self.read_record(path)
+            if record is not None:
+                yield record
+
+    # What was made from what --------------------------------------------------------------------------
+
+    def made_from(self, digest: str) -> list[Record]:
+        """The records of all that was made from an artefact, directly or by way of others. What cannot be read is passed over."""
+        records = []
+        for path in self.record_paths():
+            with contextlib.suppress(UnreadableError):
+                records += [record for record in [self.read_record(path)] if record is not None]
+        inputs = {(r.stage, r.key): self._inputs(r) for r in records}
+        found: dict[tuple[str, str], Record] = {}
+        tainted, before = {digest}, -1
+        while len(found) != before:
+            before = len(found)
+            for record in records:
+                if tainted & inputs[record.stage, record.key]:
+                    found[record.stage, record.key] = record
+                    tainted |= {d for ref in record.outputs for d in (ref.digest, *ref.views.values())}
+        return list(found.values())
+
+    def _inputs(self, record: Record) -> set[str]:
+        """Digests of what an item read; of a record that does not tell, what is noted of its label's latest."""
+        if record.inputs is not None:
+            return set(record.inputs)
+        last = self.last(record.stage, record.label)
+        return set(last["parts"].get("input", {}).values()) if last and last["key"] == record.key else set()
+
+    def note_damage(self, tree: str) -> None:
+        """Note which records may have been made from a tree's damaged layout, and forget unfinished trainings.
+
+        All that was made from it by now: when the damage came is not known.
+        """
+        made = {(record.stage, record.key) for record in self.made_from(tree)}
+        with contextlib.suppress(UnreadableError):
+            made |= set(self.read_damage(self.damage_path(tree)))
+        write_atomic(self.damage_path(tree), sealed({"tree": tree, "records": sorted(made)}))
+        for path in (self.root / "scratch").glob("*/*"):
+            if path.suffix != ".tmp":  # which an item that runs now is writing
+                remove(path)
+
+    def damage_path(self, tree: str) -> Path:
+        return self.root / "damage" / f"{tree}.json"
+
+    def damage_paths(self) -> list[Path]:
+        return sorted((self.root / "damage").glob("*.json"))
+
+    def read_damage(self, path: Path) -> list[tuple[str, str]]:
+        """(stage, key) of what may have been made from the damaged tree that a note is of. UnreadableError."""
+
+        def parse(value: dict, checked: bool) -> list[tuple[str, str]]:
+            note = Damage.model_validate(value)
+            if self.damage_path(note.tree) != path or not checked:
+                raise ValueError("it is that of another tree, or has no check")
+            return list(note.records)
+
+        return _read_sealed(path, parse) or []
 
     # Small facts that are fixed once ------------------------------------------------------------------
 
     def fixed(self, name: str, value: int) -> int:
         """The number first stored under `name`: `value` the first time, the same ever after."""
         with self.lock("fixed"):
-            path = self.root / "fixed.json"
-            known = json.loads(path.read_bytes()) if path.exists() else {}
+            known = self.all_fixed()
             if name not in known:
                 known[name] = value
-                write_atomic(path, canonical(known))
+                self.write_fixed(known)
             return known[name]
+
+    def fixed_paths(self) -> tuple[Path, Path]:
+        """Either of the two is enough."""
+        return self.root / "fixed.json", self.root / "fixed.copy.json"
+
+    def all_fixed(self) -> dict[str, int]:
+        """The numbers, of whichever copy is whole. UnreadableError where none is."""
+        problem = None
+        for path in self.fixed_paths():
+            try:
+                found = self.read_fixed(path)
+            except UnreadableError as error:
+                problem = problem or error
+                continue
+            if found is not None:
+                return found
+        if problem is not None:
+            raise problem
+        return {}
+
+    def read_fixed(self, path: Path) -> dict[str, int] | None:
+        return _read_sealed(path, lambda value, checked: FIXED.validate_python(value, strict=True))
+
+    def write_fixed(self, known: dict[str, int]) -> None:
+        for path in self.fixed_paths():
+            write_atomic(path, sealed(known))
+
+    # Copies for people --------------------------------------------------------------------------------
+
+    def publish(self, files: dict[str, bytes]) -> None:
+        """Write copies below the root, with their digests noted beside them."""
+        for name, data in files.items():
+            write_atomic(self.root / name, data)
+        write_atomic(self.root / "published.json", sealed({n: digest_bytes(d) for n, d in files.items()}))
+
+    def published_amiss(self) -> list[Path]:
+        """The copies that are there and not as they were written; none where nothing is noted. UnreadableError."""
+        noted = _read_sealed(
+            self.root / "published.json", lambda value, checked: PUBLISHED.validate_python(value)
+        )
+        copies = {self.root / name: digest for name, digest in (noted or {}).items()}
+        return [p for p, digest in copies.items() if os.path.lexists(p) and not _is_whole(p, digest)]
+
+    # Folders that others read, such as the sample corpus ----------------------------------------------
+
+    def has_listing(self, folder: Path) -> bool:
+        return _listing_path(folder).exists()
+
+    def write_listing(self, folder: Path) -> None:
+        """Note what a folder of the store holds, in a file beside it."""
+        write_atomic(_listing_path(folder), sealed({"files": _digests_below(folder)}))
+
+    def listings(self) -> list[Path]:
+        return sorted((self.root / "sample").glob("*.json"))
+
+    def differing(self, listing: Path) -> list[str]:
+        """The files of a listed folder that are gone, new, or not as they were. UnreadableError of the listing itself."""
+        noted = _read_sealed(listing, lambda value, checked: LISTING.validate_python(value)) or {"files": {}}
+        found = _digests_below(listing.with_suffix(""))
+        names = noted["files"].keys() | found.keys()
+        return sorted(name for name in names if noted["files"].get(name) != found.get(name))
 
     # Locks and rows -----------------------------------------------------------------------------------
 
@@ -263,10 +510,13 @@ class Store:
         path = self.root / "locks" / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "w")
+            file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb")
         with file:
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
+
+    def rows_paths(self) -> list[Path]:
+        return sorted((self.root / "rows").glob("*.sqlite"))
 
     def drop_rows(self, stage: str) -> None:
         """Remove a stage's finished rows; they can all be made again."""
@@ -279,31 +529,92 @@ class Store:
             return RowStore(self.root / "rows" / f"{stage}.sqlite")
 
 
-class RowStore:
-    """Finished rows of one stage: digest of a row's own inputs -> bytes. Each put is durable on return."""
+# Reading what may be damaged ----------------------------------------------------------------------------
 
-    def __init__(self, path: Path):
-        self.path = path
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-            self.connection.execute("pragma journal_mode=wal")
-            self.connection.execute(
-                "create table if not exists rows(key text primary key, value blob) without rowid"
-            )
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        found = {}
-        keys = list(dict.fromkeys(keys))
-        for start in range(0, len(keys), 500):
-            part = keys[start : start + 500]
-            marks = ",".join("?" * len(part))
-            found.update(self.connection.execute(f"select key, value from rows where key in ({marks})", part))
-        return found
+def _read_sealed(path: Path, parse: Callable[[dict, bool], T]) -> T | None:
+    """A sealed file, parsed; None where there is none. UnreadableError, which names it, where it is damaged.
 
-    def put(self, key: str, value: bytes) -> None:
-        with writing(self.path), self.connection:
-            self.connection.execute("insert or replace into rows values (?, ?)", (key, value))
+    parse(value, whether it had a check): raises ValueError for what cannot be believed.
+    """
+    try:
+        return parse(*unsealed(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    except ValueError as error:
+        raise _unreadable(path, _first(error)) from None
 
-    def close(self) -> None:
-        self.connection.close()
+
+def _unreadable(path: Path, why: str) -> UnreadableError:
+    return UnreadableError(f"{shown(path)}: cannot be read ({why}); {REPAIR} drops it")
+
+
+def _as_record(value: dict, checked: bool, path: Path) -> Record:
+    form = value.pop("format", None)
+    if isinstance(form, int) and form > FORMAT:
+        raise NewerError(
+            f"{shown(path)}: written by a newer Empamba (record format {form}; this one knows {FORMAT}): use that one "
+            "with this store"
+        )
+    if form is not None and (form != FORMAT or not checked):
+        raise ValueError("its format or its check is damaged")
+    record = Record.model_validate(value)
+    if any(ref.view for ref in record.outputs):
+        raise ValueError("an artefact is not a view of itself")
+    return record
+
+
+def _listing_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _digests_below(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): content_digest(path) for path in files}
+
+
+def _first(error: ValueError) -> str:
+    """What is wrong, on one line."""
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, found["loc"]))
+        return shown(f"{where}: {found['msg']}"[:200])
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _refuse_clashes(names: list[str]) -> None:
+    """ValueError where a name is there twice, or is a file and a folder at once."""
+    folders = {parent.as_posix() for name in names for parent in PurePosixPath(name).parents}
+    if len(set(names)) != len(names) or not folders.isdisjoint(names):
+        raise ValueError("a name is there twice")
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    try:
+        return content_digest(path) == digest
+    except OSError:
+        return False
+
+
+def _is_layout(folder: Path, members: list[Member], digest_of: Callable[[Path], str]) -> bool:
+    """Whether a folder holds a tree's files, each with its bytes, and no other."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    found = {p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    if found != {folder / member.name for member in members} or any(p.is_symlink() for p in found):
+        return False
+    try:
+        return all(digest_of(folder / member.name) == member.digest for member in members)
+    except OSError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder or a link; never what a link leads to. What is gone already is no error."""
+    with writing(path):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path)

@@ -5,42 +5,225 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.filestat import content_digest
-from storage.store import TEMPORARY, Record, Ref, Store
+from storage.files import shown
+from storage.filestat import cache_amiss
+from storage.names import is_digest
+from storage.rows import mend_rows, rows_amiss
+from storage.store import (
+    TEMPORARY,
+    NewerError,
+    Record,
+    Ref,
+    Store,
+    StoreError,
+    UnreadableError,
+    remove,
+)
+from tasks.engine.run import PUBLISHED
 from tasks.engine.worker import EVENTS
+
+# What is damaged ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is amiss with one file, in a line, and whether it has been mended."""
+
+    line: str
+    mended: bool
 
 
 def damaged(root: Path, repair: bool) -> list[str]:
-    """A line for every artefact of a record that is missing or does not match its digest, laid-out trees included.
+    """The lines of `check`."""
+    return [finding.line for finding in check(root, repair)]
 
-    repair: such artefacts are dropped, so that they are made again; it waits for running flows.
+
+def check(root: Path, repair: bool) -> list[Finding]:
+    """Every file of the store against its digest or its own check. Logs and locks hold nothing that is read again.
+
+    repair: what is damaged is dropped, so that it is made again, and with a tree's damaged layout all that may have
+    been made from it; it waits for running flows. A later version's record is left as it is.
     """
-    store, lines = Store(root), []
+    store = Store(root)
+    checking = _Check(store, repair)
+    checking.strangers()
     with store.lock("gc") if repair else nullcontext():
-        for record in store.records():
-            for ref in record.outputs:
-                if not store.holds(ref, rehash=True) or not _layout_holds(store, ref):
-                    lines.append(f"{record.stage} [{record.label}]: {ref.name} {ref.digest}")
-                    if repair:
-                        store.drop(ref)
-    return lines
+        checking.records()
+        checking.layouts()  # before artefacts, whose repair removes layouts
+        checking.made_from_damage()
+        checking.artefacts()
+        checking.rows()
+        checking.fixed()
+        checking.cache()
+        checking.copies()
+        checking.sample()
+    return checking.findings
 
 
-def _layout_holds(store: Store, ref: Ref) -> bool:
-    """Whether the files of a tree that was laid out are those of its listing."""
-    folder = store.root / "trees" / ref.digest
-    if not ref.tree or not folder.is_dir():
+class _Check:
+    """One look through a store, part by part."""
+
+    def __init__(self, store: Store, repair: bool):
+        self.store, self.repair = store, repair
+        self.findings: list[Finding] = []
+        self.suspects: dict[str, set[tuple[str, str]]] = {}
+        """Damaged tree -> (stage, key) of what may have been made from it."""
+
+    def found(self, line: str, mend: Callable[..., object] | None, *arguments) -> None:
+        """Tell a line, and mend what it tells of where asked to; None for what must stay."""
+        mended = self.repair and mend is not None
+        if mended:
+            mend(*arguments)
+        self.findings.append(Finding(line, mended))
+
+    def strangers(self) -> None:
+        for path in list(self.store.strangers()):
+            self.found(f"{shown(path)}: a link, or no plain file; a store holds none", remove, path)
+
+    def records(self) -> None:
+        """Records, and the notes of what items were last made from."""
+        for path in self.store.record_paths():
+            try:
+                self.store.read_record(path)
+            except NewerError as error:
+                self.found(str(error), None)
+            except UnreadableError as error:
+                self.found(str(error), remove, path)
+        for path in self.store.last_paths():
+            try:
+                self.store.read_last(path)
+            except UnreadableError as error:
+                self.found(str(error), remove, path)
+
+    def _artefacts(self) -> dict[str, tuple[Record, Ref]]:
+        """Each artefact that a readable record names, once."""
+        found: dict[str, tuple[Record, Ref]] = {}
+        for path in self.store.record_paths():
+            with suppress(UnreadableError):  # which has been told
+                record = self.store.read_record(path)
+                for ref in record.outputs if record else ():
+                    found.setdefault(ref.digest, (record, ref))
+        return found
+
+    def layouts(self) -> None:
+        """Trees' files as they are laid out."""
+        for record, ref in self._artefacts().values():
+            with suppress(StoreError):  # of a listing that cannot be read no layout is opened
+                if ref.tree and not self.store.layout_holds(ref):
+                    self.suspects[ref.digest] = {(r.stage, r.key) for r in self.store.made_from(ref.digest)}
+                    line = f"{record.stage} [{record.label}]: {ref.name} {ref.digest}, as laid out in trees/"
+                    self.found(line, self._lay_out_again, ref)
+
+    def _lay_out_again(self, ref: Ref) -> None:
+        """The note comes first: after a kill it still says what is to be dropped."""
+        self.store.note_damage(ref.digest)
+        remove(self.store.layout_path(ref.digest))
+        with suppress(UnreadableError):
+            self.store.folder(ref)
+
+    def made_from_damage(self) -> None:
+        """Records of what may have been made from a layout while it was damaged, found now or by a run."""
+        for path in self.store.damage_paths():
+            try:
+                self.suspects.setdefault(path.stem, set()).update(self.store.read_damage(path))
+            except UnreadableError as error:
+                self.found(str(error), remove, path)
+                made = self.store.made_from(path.stem) if is_digest(path.stem) else ()
+                self.suspects.setdefault(path.stem, set()).update((r.stage, r.key) for r in made)
+        for tree, made in self.suspects.items():
+            for stage, key in sorted(made):
+                record = None
+                with suppress(NewerError):  # which has been told, and stays
+                    record = self.store.record(stage, key)
+                if record is not None:
+                    line = f"{stage} [{record.label}]: may have been made from tree {tree} while its files were damaged"
+                    self.found(line, remove, self.store.record_path(stage, key))
+        if self.repair:
+            for path in self.store.damage_paths():
+                remove(path)
+
+    def artefacts(self) -> None:
+        for record, ref in self._artefacts().values():
+            if not self.store.holds(ref, rehash=True):
+                line = f"{record.stage} [{record.label}]: {ref.name} {ref.digest}"
+                self.found(line, self.store.drop, ref)
+
+    def rows(self) -> None:
+        for path in self.store.rows_paths():
+            amiss = rows_amiss(path)
+            if amiss:
+                self.found(f"{shown(path)}: {amiss}; whole rows are kept", mend_rows, path)
+
+    def fixed(self) -> None:
+        """The numbers that are fixed once. Where no copy is whole they are counted anew."""
+        for path in self.store.fixed_paths():
+            try:
+                self.store.read_fixed(path)
+            except UnreadableError as error:
+                self.found(str(error), self._mend_fixed, path)
+
+    def _mend_fixed(self, path: Path) -> None:
+        remove(path)
+        with suppress(UnreadableError):
+            known = self.store.all_fixed()
+            if known:
+                self.store.write_fixed(known)
+
+    def cache(self) -> None:
+        path = self.store.root / "files.sqlite"
+        amiss = cache_amiss(path)
+        if amiss:
+            self.found(f"{path}: {amiss}; it is only a cache", remove, path)
+
+    def copies(self) -> None:
+        """The report's copies for people: removed, and written again by the next run."""
+        note = self.store.root / "published.json"
+        try:
+            amiss = self.store.published_amiss()
+        except UnreadableError as error:
+            self.found(str(error), self._remove_all, [note, *(self.store.root / name for name in PUBLISHED)])
+            return
+        if not note.exists() and not _is_json(self.store.root / "report.json"):
+            amiss = [self.store.root / "report.json"]
+        for path in amiss:
+            self.found(f"{path}: not as it was written", remove, path)
+
+    def sample(self) -> None:
+        for listing in self.store.listings():
+            folder = listing.with_suffix("")
+            try:
+                names = self.store.differing(listing)
+            except UnreadableError as error:
+                self.found(str(error), self._remove_all, [listing, folder])
+                continue
+            if names:
+                told = ", ".join(ascii(name)[1:-1] for name in names[:3])
+                line = f"{folder}: {len(names)} files are not as they were written: {told}"
+                self.found(line, self._remove_all, [folder, listing])
+
+    @staticmethod
+    def _remove_all(paths: Iterable[Path]) -> None:
+        for path in paths:
+            remove(path)
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is JSON; one that is not there is no other."""
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
         return True
-    members = store.members(ref)
-    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    if files != {member.name for member in members}:
+    except (OSError, ValueError, RecursionError):
         return False
-    return all(content_digest(folder / member.name) == member.digest for member in members)
+    return True
+
+
+# What nothing needs -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,8 +240,10 @@ def collect(root: Path, superseded: bool = False, dry: bool = False) -> Collecte
 
     superseded: first forget the records that are not their item's latest, and what unfinished training could go on
     from. A setting that is changed back then costs its work again. dry: remove nothing, say what would go.
+    Raises StoreError, and removes nothing, where something cannot be read: it may need any of the files.
     """
     store = Store(root)
+    store.refuse_strangers()
     with store.lock("gc"):
         size = sum(path.stat().st_size for path in _files(store.root))
         files = _unneeded(store, superseded)
@@ -72,7 +257,8 @@ def collect(root: Path, superseded: bool = False, dry: bool = False) -> Collecte
 
 
 def _unneeded(store: Store, superseded: bool) -> list[Path]:
-    records = _latest(store) if superseded else list(store.records())
+    everything = list(store.records())  # all are read, so that none that cannot be is taken for unneeded
+    records = _latest(store, everything) if superseded else everything
     needed = {digest for record in records for ref in record.outputs for digest in _digests(store, ref)}
     kept = {store.record_path(record.stage, record.key) for record in records}
     files = [path for path in (store.root / "objects").glob("*/*") if path.name not in needed]
@@ -92,14 +278,19 @@ def _unneeded(store: Store, superseded: bool) -> list[Path]:
     return list(dict.fromkeys([*files, *left]))
 
 
-def _latest(store: Store) -> list[Record]:
-    """Each item's latest record."""
-    keys = {json.loads(p.read_bytes())["key"] for p in (store.root / "last").glob("*/*.json")}
-    return [record for record in store.records() if record.key in keys]
+def _latest(store: Store, records: list[Record]) -> list[Record]:
+    """Each item's latest record; of an item of which it is not noted which that is, all."""
+    keys = {}
+    for path in store.last_paths():
+        last = store.read_last(path)
+        if last is not None:
+            keys[path.parent.name, last["label"]] = last["key"]
+    return [r for r in records if keys.get((r.stage, r.label), r.key) == r.key]
 
 
 def _digests(store: Store, ref: Ref) -> set[str]:
-    if not ref.tree or not store.holds(ref):
+    """What a record's artefact needs. UnreadableError of a listing that is there and cannot be read."""
+    if not ref.tree or not store.object_path(ref.digest).exists():
         return {ref.digest}
     return {ref.digest, *(member.digest for member in store.members(ref))}
 

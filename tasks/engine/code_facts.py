@@ -188,9 +188,15 @@ def _remembered() -> dict[str, list]:
     """Content key -> facts as JSON. Empty where nothing can be read: it can all be made again."""
     atexit.register(_save)
     try:
-        return json.loads(_cache_file().read_bytes())
+        check, facts = _cache_file().read_bytes().split(b"\n", 1)
+        return json.loads(facts) if check == _check(facts) else {}
     except (OSError, ValueError, RuntimeError):
         return {}
+
+
+def _check(facts: bytes) -> bytes:
+    """The cache's first line: digests read from a damaged one would make every stage stale, or fresh."""
+    return hashlib.blake2b(facts, digest_size=16).hexdigest().encode()
 
 
 def _save() -> None:
@@ -202,8 +208,9 @@ def _save() -> None:
         path = _cache_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-        with os.fdopen(handle, "w") as file:
-            json.dump(kept, file)
+        facts = json.dumps(kept).encode()
+        with os.fdopen(handle, "wb") as file:
+            file.write(_check(facts) + b"\n" + facts)
         os.replace(draft, path)
     except (OSError, RuntimeError):
         pass  # a read-only home: the next process reads the sources again

@@ -156,7 +156,8 @@ def fresh_record(store: Store, stage: str, key: str) -> tuple[Record | None, str
     """The record if the item is fresh, else None and what is amiss."""
     record = store.record(stage, key)
     if record is None:
-        return None, "no record"
+        unread = store.record_path(stage, key).exists()
+        return None, "its record cannot be read" if unread else "no record"
     gone = [ref.name for ref in record.outputs if not store.holds(ref)]
     return (None, f"artefact missing or damaged: {', '.join(gone)}") if gone else (record, "fresh")
 
@@ -177,7 +178,7 @@ def reasons(
     before = last["parts"]
     kinds = [kind for kind in parts if kind != SEEN]
     found = [line for kind in kinds for line in _differences(kind, before.get(kind, {}), parts[kind])]
-    if explain is not None and before["input"] != parts["input"]:
+    if explain is not None and before.get("input", {}) != parts["input"]:
         record = store.record(item.stage.name, last["key"])
         found += [f"changed input: {line}" for line in (explain(item, record.outputs) if record else [])]
     return _named(store, before, parts, found) or ["its record is gone"]
@@ -185,7 +186,7 @@ def reasons(
 
 def _named(store: Store, before: dict, now: dict, lines: list[str]) -> list[str]:
     """The lines with changed shards named by their dialogues and turns, where both versions are still there."""
-    old, new = before["input"], now["input"]
+    old, new = before.get("input", {}), now["input"]
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     dialogues = changed_dialogues(store, *(shards(parts, changed) for parts in (before, now)))
     if not dialogues:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from storage.store import Ref, Store
+from storage.errors import InputError
+from storage.store import Ref, Store, StoreError
 from tasks.engine.declaration import NotRun, Outputs, Stage
 from tasks.engine.item import Item, fresh_record, reasons
 from tasks.engine.retrain import RetrainSettings, waits, warm_started
@@ -68,7 +69,7 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
     needed = {
         name: None if settled[name].state == "not run" else settled[name].outputs for name in node.needs
     }
-    items = node.items(needed)
+    items = _items(node, needed)
     if isinstance(items, NotRun):
         return StagePlan(node.stage, "not run", reason=items.reason)
     if node.stage.anew and node.retrain is not None and node.retrain.warm_start:
@@ -91,6 +92,20 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
     if plan.stale:
         plan.state = "stale"
     return plan
+
+
+def _items(node: Node, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+    """The stage's items. StoreError where records name what no stage before it puts out."""
+    try:
+        return node.items(needed)
+    except (InputError, StoreError):
+        raise
+    except (ValueError, LookupError) as error:
+        named = ", ".join(name for name in node.needs if needed[name])
+        raise StoreError(
+            f"{node.stage.name}: the records of {named or 'nothing'} name no artefacts that it can read ({error}); "
+            "`empamba verify` looks for damage; --force with these stages makes them again"
+        ) from error
 
 
 def plan_all(store: Store, graph: list[Node]) -> list[StagePlan]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from storage.names import is_name
 from storage.store import Record, Ref, Store
 from tasks.engine.item import SEEN, Item, artefact, shards
 from tasks.engine.row_differences import changed_rows, is_shard
@@ -58,7 +59,7 @@ def waits(store: Store, item: Item, parts: dict, settings: RetrainSettings) -> t
 
 
 def _only_rows_differ(old: dict, new: dict) -> bool:
-    if any(old[kind] != new[kind] for kind in new if kind not in ("input", SEEN)):
+    if "input" not in old or any(old.get(k) != new[k] for k in new if k not in ("input", SEEN)):
         return False
     return _others(old["input"]) == _others(new["input"])
 
@@ -86,6 +87,8 @@ def warm_started(store: Store, item: Item) -> Item:
     again = item if before is None else _starting(item, before)
     if again.key() == last["key"]:
         return again if before is None or store.holds(before) else item
+    if len(record.outputs) != 1:
+        return item
     (output,) = record.outputs
     return _starting(item, output) if store.holds(output) else item
 
@@ -95,5 +98,5 @@ def _starting(item: Item, start: Ref) -> Item:
 
 
 def _started_from(inputs: dict[str, str]) -> Ref | None:
-    names = [name for name in inputs if name.startswith(f"{START} ")]
+    names = [name for name in inputs if name.startswith(f"{START} ") and is_name(artefact(name))]
     return Ref(name=artefact(names[0]), digest=inputs[names[0]], size=0, tree=True) if names else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from storage.names import is_name
 from storage.store import Ref, Store, StoreError
 from storage.tables import VERSIONS, VIEWS, key_columns
 
@@ -72,7 +73,7 @@ def _different_rows(before: dict[tuple, dict], after: dict[tuple, dict]) -> int:
 def is_shard(name: str) -> bool:
     """Whether an artefact of this name is a table of dialogues' rows."""
     table, slash, _ = name.partition("/")
-    return bool(slash) and table in TABLES and table != "rejects"
+    return bool(slash) and table in TABLES and table != "rejects" and is_name(name)
 
 
 def compare(before: Rows, after: Rows) -> list[str]:
@@ -97,16 +98,22 @@ def group(rows: list[dict], table: str) -> Rows:
 
 
 def read_shards(store: Store, refs: list[Ref]) -> Rows:
-    """The rows of some shards of one table, by dialogue. StoreError where one is gone."""
-    from storage.shards import read_table  # pyarrow, which a plan without changed shards does not need
+    """The rows of some shards of one table, by dialogue. StoreError where one is gone, or is no such table."""
+    from storage.shards import (  # pyarrow, which a plan without changed shards does not need
+        ShardError,
+        read_table,
+    )
 
     found: Rows = {}
     for ref in refs:
         table = _table(ref)
         # Of features what they were made from is compared, not the states themselves.
         columns = (*key_columns(table), "media_digest") if table == "features" else None
-        columns = VIEWS[table][ref.view] if ref.view else columns
-        found |= group(read_table(store.read(ref), table, columns), table)
+        columns = VIEWS[table].get(ref.view, columns) if ref.view else columns
+        try:
+            found |= group(read_table(store.read(ref), table, columns), table)
+        except ShardError as error:
+            raise StoreError(f"{ref.name}: {error}") from error
     return found
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from storage.store import Store, write_atomic
+from storage.store import Store, StoreError, UnreadableError
 from tasks.display import Display
 from tasks.engine.planner import Board, StagePlan
 from tasks.engine.session import Session
 from tasks.settings import Settings, load_settings
+
+PUBLISHED = ("report.html", "report.json")
+"""The artefacts that are copied to where people look for them."""
 
 
 class RunRequest(BaseModel, frozen=True, extra="forbid"):
@@ -99,19 +102,24 @@ def publish_report(request: RunRequest, plans: list[StagePlan]) -> str | None:
         return None
     store = Store(Path(request.store))
     html, facts = plan.outputs["all"]
+    if (html.name, facts.name) != PUBLISHED:
+        raise StoreError(
+            f"{store.root}: the report's record names {html.name} and {facts.name}; run --force report"
+        )
     if any(p.stale for p in plans) or _published(store) != facts.digest:
         from tasks.report.this_run import describe, published  # jinja2, which a plan does not need
 
-        for ref in (html, facts):
-            data = published(ref.name, store.read(ref), ref.digest, describe(plans))
-            write_atomic(store.root / ref.name, data)
+        told = describe(plans)
+        store.publish({r.name: published(r.name, store.read(r), r.digest, told) for r in (html, facts)})
     return str(store.root / html.name)
 
 
 def _published(store: Store) -> str | None:
     """The digest of the report artefact that the published copy is of."""
     try:
+        if store.published_amiss():
+            return None
         facts = json.loads((store.root / "report.json").read_bytes())
         return facts["run"]["artefact"] if (store.root / "report.html").is_file() else None
-    except (OSError, ValueError, KeyError):
-        return None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, UnreadableError):
+        return None  # a copy of what the store holds: it is written again

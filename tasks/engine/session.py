@@ -46,6 +46,7 @@ class Session:
     ):
         self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
         self.store = Store(store, self._stats)
+        self.store.refuse_strangers()
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
         self.force = force
@@ -69,8 +70,10 @@ class Session:
         return self.store.root / "sample" / version[:12]
 
     def lay_out_sample(self) -> None:
-        """Write the sample corpus where the run reads it, once."""
-        if self.raw is None and not self.raw_root.is_dir():
+        """Write the sample corpus where the run reads it, once, and a listing of it, by which it is checked."""
+        if self.raw is not None:
+            return
+        if not self.raw_root.is_dir():
             from storage.sample.layout import write_sample  # the actor, which only a first run needs
 
             self.raw_root.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +81,8 @@ class Session:
                 if not self.raw_root.is_dir():
                     write_sample(self.raw_root)
             self._raw = self._raw_files()
+        if not self.store.has_listing(self.raw_root):
+            self.store.write_listing(self.raw_root)
 
     def _raw_files(self) -> tuple[RawFiles, ...]:
         if self.raw is None and not self.raw_root.is_dir():
@@ -137,7 +142,8 @@ class Session:
             if record is None or stage in self._forced:
                 self._drop_damaged(stage, key)
                 outputs = self.workers.run(item, self._scratch(key), progress, tell)
-                record = Record(stage=stage, label=item.label, key=key, outputs=outputs)
+                inputs = tuple(sorted(_artefacts(item.arguments)))
+                record = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
                 self.store.commit(record, parts)
                 shutil.rmtree(self._scratch(key), ignore_errors=True)
             else:
@@ -164,6 +170,17 @@ class Session:
     def __exit__(self, *_) -> None:
         if not self._handed:
             self.workers.close()
+
+
+def _artefacts(value) -> set[str]:
+    """Digests of the artefacts among an item's arguments."""
+    if isinstance(value, Ref):
+        return {value.digest}
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return set()
+    return {digest for inner in value for digest in _artefacts(inner)}
 
 
 def _named(graph: list[Node], name: str) -> set[str]:

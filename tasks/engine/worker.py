@@ -40,6 +40,7 @@ EVENTS = 12
 FORKS = "--forks"
 MODEL_LOG = logging.getLogger("model")
 """Below it every module of model/ logs."""
+HEARD = (MODEL_LOG, logging.getLogger("storage"))
 
 
 def unheard(line: str) -> None:
@@ -213,7 +214,8 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     )
     told = _Told(answer)
     MODEL_LOG.setLevel(logging.INFO)
-    MODEL_LOG.addHandler(told)
+    for log in HEARD:
+        log.addHandler(told)
     try:
         answer({"done": [ref.model_dump() for ref in _call(job, work)]})
     except Exception as error:  # the boundary of the process: every failure is told to the parent
@@ -228,7 +230,8 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
         with contextlib.suppress(OSError):  # the log may lie on the disk that is full
             traceback.print_exc()
     finally:
-        MODEL_LOG.removeHandler(told)
+        for log in HEARD:
+            log.removeHandler(told)
     return 0
 
 

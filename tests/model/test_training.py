@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
@@ -257,6 +258,29 @@ def test_a_damaged_checkpoint_starts_training_again(tmp_path, capsys):
     history = fit(again, [1] * 16, loss, evaluate, settings, checkpoints=Checkpoints(tmp_path))
     assert len(history.train) == 6 and torch.equal(again["weight"], parameters["weight"])
     assert "damaged" in capsys.readouterr().err
+
+
+def test_no_bit_of_a_checkpoint_can_flip_unseen(tmp_path, capsys):
+    """Every bit of a small one: tensors, facts, header, and the check itself."""
+    checkpoints = Checkpoints(tmp_path)
+    tensors = {"b": torch.arange(5.0), "a": torch.ones(3, dtype=torch.bfloat16)}
+    facts = {"said": '"check":"x', "step": 3}
+    checkpoints.save(tensors, facts)
+    whole = checkpoints.path.read_bytes()
+    found, told = checkpoints.load()
+    assert told == facts and all(torch.equal(found[name], tensors[name]) for name in tensors)
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        checkpoints.path.write_bytes(data)
+        assert checkpoints.load() is None, bit
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_before_checks_is_gone_on_from(tmp_path):
+    save_file({"a": torch.ones(3)}, tmp_path / "step.safetensors", {"facts": '{"step": 3}', "basis": "{}"})
+    tensors, facts = Checkpoints(tmp_path).load()
+    assert torch.equal(tensors["a"], torch.ones(3)) and facts == {"step": 3}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import pytest
 
 from storage.store import Record, Store, StoreError, canonical, digest_bytes, write_atomic
 
+KEY = "0123456789abcdef" * 2
+
 
 @pytest.fixture
 def store(tmp_path) -> Store:
@@ -71,16 +73,16 @@ def test_a_tree_without_one_of_its_files_is_not_whole(store, tmp_path):
 
 def test_a_record_is_what_makes_an_item_fresh(store):
     ref = store.put_bytes("a", b"x")
-    assert store.record("stage", "k") is None
-    store.commit(Record(stage="stage", label="meld/train/0", key="k", outputs=(ref,)), {"setting": {"a": 1}})
-    assert store.record("stage", "k").outputs == (ref,)
+    assert store.record("stage", KEY) is None
+    store.commit(Record(stage="stage", label="meld/train/0", key=KEY, outputs=(ref,)), {"setting": {"a": 1}})
+    assert store.record("stage", KEY).outputs == (ref,)
     assert store.last("stage", "meld/train/0")["parts"] == {"setting": {"a": 1}}
 
 
 def test_a_damaged_record_reads_as_none(store):
-    store.commit(Record(stage="s", label="l", key="k", outputs=()), {})
-    store.record_path("s", "k").write_bytes(b'{"stage": "s", "la')
-    assert store.record("s", "k") is None
+    store.commit(Record(stage="s", label="l", key=KEY, outputs=()), {})
+    store.record_path("s", KEY).write_bytes(b'{"stage": "s", "la')
+    assert store.record("s", KEY) is None
 
 
 def test_canonical_json_refuses_what_it_cannot_hold():
@@ -102,7 +104,11 @@ def test_write_atomic_leaves_the_old_file_when_writing_fails(tmp_path, monkeypat
 def test_a_number_is_fixed_by_whoever_comes_first(store):
     assert store.fixed("buckets/meld/train", 16) == 16
     assert store.fixed("buckets/meld/train", 32) == 16
-    assert json.loads((store.root / "fixed.json").read_bytes()) == {"buckets/meld/train": 16}
+    for copy in ("fixed.json", "fixed.copy.json"):
+        known = json.loads((store.root / copy).read_bytes())
+        check = known.pop("check")
+        assert known == {"buckets/meld/train": 16}
+        assert check == hashlib.blake2b(b'{"buckets/meld/train":16}', digest_size=16).hexdigest()
 
 
 def test_rows_come_back_and_are_durable(store):

@@ -80,12 +80,12 @@ def test_verify_looks_into_trees_that_were_laid_out(tmp_path):
     (tmp_path / "model" / "weights").write_bytes(b"12345678")
     tree = store.put_tree("model", tmp_path / "model")
 
-    store.commit(Record(stage="s", label="all", key="k", outputs=(tree,)), {})
+    store.commit(Record(stage="s", label="all", key="ab" * 16, outputs=(tree,)), {})
     laid_out = store.folder(tree) / "weights"
     assert damaged(store.root, repair=False) == []
     laid_out.write_bytes(b"12345679")
     assert len(damaged(store.root, repair=True)) == 1
-    assert not laid_out.exists()
+    assert laid_out.read_bytes() == b"12345678" and damaged(store.root, repair=False) == []
 
 
 def test_gc_keeps_what_any_record_needs(store, raw):

@@ -1,0 +1,99 @@
+"""How a store's files are written and read: whole or not at all, durable, and small ones with a check of their own.
+
+Knows nothing of what the files are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.names import DIGEST_BYTES
+
+TEMPORARY = ".tmp-"
+"""What the names of unfinished files begin with."""
+
+CHECK = "check"
+"""Where a sealed file says what the rest of it digests to."""
+
+REPAIR = "`empamba verify --repair`"
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used or an artefact is damaged; the message says which and what to do."""
+
+
+class UnreadableError(StoreError):
+    """A file of the store is damaged; the message names it."""
+
+
+def digest_bytes(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def canonical(value) -> bytes:
+    """JSON with sorted keys; what JSON cannot hold raises, so nothing is ever digested by its repr."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sealed(value: dict) -> bytes:
+    """An object as JSON, with a digest of the rest of it under "check"."""
+    return canonical({**value, CHECK: digest_bytes(canonical(value))})
+
+
+def unsealed(data: bytes) -> tuple[dict, bool]:
+    """The object without its check, and whether it had one. ValueError where it is damaged.
+
+    One without a check was written before there were any; whoever asks decides whether that is believed.
+    """
+    try:
+        value = json.loads(data)
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+        check = value.pop(CHECK, None)
+        if check is not None and check != digest_bytes(canonical(value)):
+            raise ValueError("it does not match its own check")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value, check is not None
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """The whole file or none, durable on return. StoreError where it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+def shown(text: Path | str) -> str:
+    """A path, or what a library says of a file, for people: one line whatever its characters are."""
+    text = str(text)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """StoreError, in one line, for what keeps a file of the store from being written."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(
+            f"{path}: cannot be written: {reason}; nothing is lost: make room or give write access, and run again"
+        ) from error
