@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
 
 from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest, open_run
@@ -20,7 +20,7 @@ STAGES = (
 
 
 @flow(name="write-report", log_prints=True)
-def write_report(request: RunRequest) -> None:
+def write_report(request: RunRequest) -> State | None:
     """Let every rung of the ladder answer the test exchanges, measure the replies, and write the tables."""
     with open_run(request) as run:
-        run_stages(run, STAGES, request.until)
+        return run_stages(run, STAGES, request.until)
