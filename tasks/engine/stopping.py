@@ -139,7 +139,9 @@ def heeding_again() -> Iterator[None]:
     try:
         yield
     finally:
-        if _heed is None or _heed.code is None:  # a process that is ending is not to be ended again on its last steps
+        if (
+            _heed is None or _heed.code is None
+        ):  # a process that is ending is not to be ended again on its last steps
             for number in mine:
                 signal.signal(number, before[number])
 

@@ -10,6 +10,7 @@ Knows nothing of keys, records or Prefect.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -192,9 +193,29 @@ def answers_on_stdout() -> Callable[[dict], None]:
 def serve(forks: bool) -> None:
     """The child: run the items that come in on standard input until it ends."""
     answer = answers_on_stdout()
+    if forks:
+        _end_with_run()
     for line in sys.stdin.buffer if forks else _awaited_lines():
         job = json.loads(line)
         answer({"ended": _run_forked(job, answer) if forks else _run(job, answer)})
+
+
+def _end_with_run() -> None:
+    """Kill this process's group as soon as nobody holds the other end of its input, whatever it is importing.
+
+    By a signal, since a process that forks should have no threads.
+    """
+
+    def look(*_) -> None:
+        state = select.poll()
+        state.register(0, 0)
+        if any(event & select.POLLHUP for _, event in state.poll(0)):
+            os.killpg(os.getpid(), signal.SIGKILL)
+
+    signal.signal(signal.SIGIO, look)
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    look()
 
 
 def _awaited_lines() -> Iterator[bytes]:
@@ -278,6 +299,7 @@ def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:
     gc.freeze()  # a collection in the fork would touch, and so copy, every page that is shared
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
         code = 1
         try:
             code = _run(job, answer)
