@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE_S = 8.0
+PATIENCE_S = 9.0
 """From a signal to the end of the process, whatever still works."""
 LOST_PATIENCE_S = 2.0
 """The same where the orchestrator is gone: nobody is left to tell, only workers to end."""
