@@ -41,7 +41,7 @@ from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest
 from tasks.engine.session import Session
 from tasks.engine.stage import Item
-from tasks.engine.stopping import Interrupted, Stop, Stopped, heeding_again, orchestrator_lost
+from tasks.engine.stopping import Interrupted, Stop, Stopped, heeding_again, orchestrator_lost, stop_all
 from tasks.engine.worker import StageFailed
 from tasks.stages.cards import card_markdown, exchange_counts
 from tasks.stages.verdicts import quality_line, training_line
@@ -115,7 +115,7 @@ def run_stages(run: Run, names: tuple[str, ...], until: str | None) -> State | N
     Returns the state for the flow to end in: Cancelled where the run is stopping, else None, which is Completed.
     Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
     """
-    with _attended(run), heeding_again():
+    with _attended(run.session.stop, run.session.store), heeding_again():
         try:
             _run_stages(run, names, until)
         except Stopped as stopped:
@@ -181,7 +181,11 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
     stopping, once all have ended; raises the first failure.
     """
     stop = run.session.stop
-    with _attended(run), heeding_again(), ThreadPoolExecutor(len(flows)) as pool:
+    with (
+        _attended(run.session.stop, run.session.store),
+        heeding_again(),
+        ThreadPoolExecutor(len(flows)) as pool,
+    ):
         # Each thread gets the parent flow's context, so that these become its subflows.
         running = [pool.submit(copy_context().run, flow, request) for flow in flows]
         try:
@@ -200,10 +204,13 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
 
 def as_part(flow: Flow, request: RunRequest):
     """Run a flow as all that this one does: its result, or the state Cancelled where it was cancelled."""
-    try:
-        return flow(request)
-    except CancelledRun as cancelled:
-        return Cancelled(message=str(cancelled))
+    stop = Stop()
+    stop.heard_by(stop_all)
+    with _attended(stop, Store(Path(request.store))):
+        try:
+            return flow(request)
+        except CancelledRun as cancelled:
+            return Cancelled(message=str(cancelled))
 
 
 def run_from_shell(flow: Flow, *arguments):
@@ -247,17 +254,18 @@ def _told(error: BaseException) -> str:
 
 
 @contextmanager
-def _attended(run: Run) -> Iterator[None]:
-    """While the current flow runs: it is known to live, and it hears when the server wants it cancelled."""
+def _attended(stop: Stop, store: Store) -> Iterator[None]:
+    """While the current flow runs: it is known to live, and it hears when the server wants it cancelled.
+
+    What the server believes of runs of this store that were killed is put right first.
+    """
     context = FlowRunContext.get()
     with ExitStack() as stack:
         if context is not None:
-            flow_run, store = context.flow_run, run.session.store
             server = os.environ.get(OWN) or str(get_current_settings().api.url)
-            if not run.joined:
-                _bury(run_marks.dead(store, server))
-            stack.enter_context(run_marks.marked(store, str(flow_run.id), server))
-            stack.enter_context(_watched(run.session.stop, flow_run.id, _lease(context)))
+            _bury(run_marks.dead(store, server))
+            stack.enter_context(run_marks.marked(store, str(context.flow_run.id), server))
+            stack.enter_context(_watched(stop, context.flow_run.id, _lease(context)))
         yield
 
 

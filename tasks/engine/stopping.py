@@ -99,7 +99,7 @@ class Heed:
             return False
         self.code, self.why = code, why
         threading.Thread(target=self._end_at_last, args=(patience_s,), name="at last", daemon=True).start()
-        _ask_all(why)
+        stop_all(why)
         return True
 
     def _end_at_last(self, patience_s: float) -> None:
@@ -108,7 +108,8 @@ class Heed:
         os._exit(self.code)
 
 
-def _ask_all(why: str) -> None:
+def stop_all(why: str) -> None:
+    """Ask every open session of this process to stop."""
     for stop in tuple(_open):
         stop.ask(why)
 
@@ -149,4 +150,4 @@ def heeding_again() -> Iterator[None]:
 def orchestrator_lost(why: str) -> None:
     """The run's orchestrator is gone: everything stops, and a process that heeds signals ends with status 1."""
     if _heed is None or not _heed.end(why, 1, LOST_PATIENCE_S):
-        _ask_all(why)
+        stop_all(why)
