@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -232,6 +232,8 @@ def _serve_if_alone() -> None:
     environment = {
         **os.environ,
         **settings.to_environment_variables(exclude_unset=True),
+        "PREFECT_LOGGING_LEVEL": "WARNING",  # into its log file, whatever the run itself prints
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_UI_ENABLED": "0",
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
@@ -307,18 +309,21 @@ class _Watch:
         answered = renewed = time.monotonic()
         with get_client(sync_client=True, httpx_settings={"timeout": 10.0}) as client:
             while not self._ended.wait(WATCH_EVERY_S):
-                now = time.monotonic()
+                if time.monotonic() - renewed > LEASE_EVERY_S:
+                    self._renew(client)
+                    renewed = time.monotonic()
                 try:
-                    if now - renewed > LEASE_EVERY_S:
-                        for lease in filter(None, tuple(self.flow_runs.values())):
-                            client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE_S)
-                        renewed = now
                     self._look(client)
                     answered = time.monotonic()
                 except Exception:  # no answer is no reason to stop, for a while
                     if time.monotonic() - answered > UNREACHABLE_S and not self._ended.is_set():
                         orchestrator_lost(f"the Prefect server has not answered for {UNREACHABLE_S:.0f} s")
                         return
+
+    def _renew(self, client) -> None:
+        for lease in filter(None, tuple(self.flow_runs.values())):
+            with suppress(Exception):  # Prefect renews it too, and ends a run that has lost its place
+                client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE_S)
 
     def _look(self, client) -> None:
         asked = [str(flow_run) for flow_run in tuple(self.flow_runs)]
