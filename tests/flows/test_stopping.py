@@ -127,7 +127,7 @@ def test_a_signal_ends_the_run_and_all_it_started(tmp_path, raw, server, kind, n
 def test_work_in_the_command_itself_ends_too(tmp_path):
     """The sample corpus is filmed by processes of the command's own, before any stage."""
     with Shell(tmp_path, "sample", "corpus") as shell:
-        shell.until(lambda: list((tmp_path / "corpus").rglob("*.mp4")))
+        shell.until(lambda: list((tmp_path / "corpus").rglob("*.avi")))
         shell.send(signal.SIGTERM)
         assert shell.ends(WITHIN_S) == 143
         assert last_line(shell.text()).startswith("stopped by SIGTERM; ")
@@ -210,4 +210,7 @@ def test_a_killed_runs_flow_runs_are_crashed_once_the_next_one_starts(tmp_path, 
         assert wait_for(lambda: living, 1)
         shell.ends(240)
     assert api(server, f"flow_runs/{killed['train-models']}")["state"]["name"] == "Crashed"
+    filters = {"flow_runs": {"id": {"any_": list(killed.values())}}, "limit": 200}
+    left = {run["state"]["name"] for run in api(server, "task_runs/filter", filters)}
+    assert left <= {"Crashed", "Completed"} and "Crashed" in left
     assert states(server)["reproduce"] == "Completed"
