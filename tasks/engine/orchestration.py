@@ -202,15 +202,21 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
     return None
 
 
-def as_part(flow: Flow, request: RunRequest):
-    """Run a flow as all that this one does: its result, or the state Cancelled where it was cancelled."""
+@contextmanager
+def attending(request: RunRequest) -> Iterator[None]:
+    """For a flow that runs another one as all that it does: its run is attended from its first moment on."""
     stop = Stop()
     stop.heard_by(stop_all)
     with _attended(stop, Store(Path(request.store))):
-        try:
-            return flow(request)
-        except CancelledRun as cancelled:
-            return Cancelled(message=str(cancelled))
+        yield
+
+
+def as_part(flow: Flow, request: RunRequest):
+    """Run a flow within another one: its result, or the state Cancelled where it was cancelled."""
+    try:
+        return flow(request)
+    except CancelledRun as cancelled:
+        return Cancelled(message=str(cancelled))
 
 
 def run_from_shell(flow: Flow, *arguments):
@@ -310,7 +316,7 @@ class _Watch:
         self._ended.set()
 
     def _run(self) -> None:
-        answered = renewed = time.monotonic()
+        answered, renewed = time.monotonic(), -LEASE_EVERY_S
         with get_client(sync_client=True, httpx_settings={"timeout": 10.0}) as client:
             while not self._ended.wait(WATCH_EVERY_S):
                 if time.monotonic() - renewed > LEASE_EVERY_S:

@@ -138,8 +138,6 @@ def test_after_a_crash_of_the_machine_the_next_run_starts_soon_and_the_dead_one_
     with worker(environment, tmp_path) as serving:
         killed = started(environment, "refresh", {**request, "changes": ENDLESS})
         running = processes_of(store, serving)
-        time.sleep(15)  # nothing is waited for: the run has held its place for longer than its first renewal
-        running += psutil.Process(serving.pid).children(recursive=True)
         flow_process = psutil.Process(serving.pid).children()
         for process in (serving, *flow_process):
             os.kill(process.pid, signal.SIGKILL)
