@@ -148,7 +148,9 @@ def test_after_a_crash_of_the_machine_the_next_run_starts_soon_and_the_dead_one_
         waiting = started(environment, "refresh", {**request, "until": "utterances"})
         wait_for(lambda: state(environment, waiting) in ("Running", "Completed"), 240)
         took = time.monotonic() - crashed_at
-        wait_for(lambda: state(environment, waiting) == "Completed", 120)
+        wait_for(lambda: state(environment, waiting) in ("Completed", "Failed", "Crashed"), 240)
+    said = (tmp_path / "worker.log").read_text()[-3000:]
+    assert state(environment, waiting) == "Completed", said
     assert took < 200
     assert state(environment, killed) == "Crashed"
     assert set(below(environment, killed).values()) <= {"Crashed", "Completed"}
