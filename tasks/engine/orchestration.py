@@ -27,7 +27,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.context import FlowRunContext, refresh_global_settings_context
 from prefect.exceptions import CancelledRun
 from prefect.settings import get_current_settings
@@ -292,10 +292,10 @@ def _bury(flow_runs: list[str]) -> None:
         for flow_run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id={"any_": flow_runs})):
             if flow_run.state is None or not flow_run.state.is_final():
                 client.set_flow_run_state(flow_run.id, state, force=True)
-        unfinished = TaskRunFilter(state={"type": {"any_": ["RUNNING", "PENDING"]}})
         theirs = FlowRunFilter(id={"any_": flow_runs})
-        for task_run in client.read_task_runs(flow_run_filter=theirs, task_run_filter=unfinished):
-            client.set_task_run_state(task_run.id, state, force=True)
+        for task_run in client.read_task_runs(flow_run_filter=theirs):
+            if task_run.state is None or not task_run.state.is_final():
+                client.set_task_run_state(task_run.id, state, force=True)
 
 
 class _Watch:
