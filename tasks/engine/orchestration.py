@@ -53,6 +53,7 @@ LEASE_EVERY_S, LEASE_S = 10.0, 90.0
 machine has gone."""
 UNREACHABLE_S = 60.0
 """After so long without an answer of its server a run ends."""
+GONE = "Its process has gone without a word: killed, or the machine was."
 SERVER = "prefect.server.api.server:create_app"
 
 
@@ -287,15 +288,17 @@ def _bury(flow_runs: list[str]) -> None:
     """Give flow runs whose process has gone, and what ran in them, the state that the server has not seen."""
     if not flow_runs:
         return
-    state = Crashed(message="Its process has gone without a word: killed, or the machine was.")
-    with get_client(sync_client=True) as client:
-        for flow_run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id={"any_": flow_runs})):
-            if flow_run.state is None or not flow_run.state.is_final():
-                client.set_flow_run_state(flow_run.id, state, force=True)
-        theirs = FlowRunFilter(id={"any_": flow_runs})
-        for task_run in client.read_task_runs(flow_run_filter=theirs):
-            if task_run.state is None or not task_run.state.is_final():
-                client.set_task_run_state(task_run.id, state, force=True)
+    state, theirs = Crashed(message=GONE), FlowRunFilter(id={"any_": flow_runs})
+    try:
+        with get_client(sync_client=True) as client:
+            for flow_run in client.read_flow_runs(flow_run_filter=theirs):
+                if flow_run.state is None or not flow_run.state.is_final():
+                    client.set_flow_run_state(flow_run.id, state, force=True)
+            for task_run in client.read_task_runs(flow_run_filter=theirs):
+                if task_run.state is None or not task_run.state.is_final():
+                    client.set_task_run_state(task_run.id, state, force=True)
+    except Exception as error:  # no run fails since another one died
+        get_run_logger().warning("flow runs that died are not marked Crashed: %s", error)
 
 
 class _Watch:
