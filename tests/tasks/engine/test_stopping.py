@@ -71,14 +71,15 @@ from tasks.engine.stopping import Interrupted, Stop, heeding, listening
 import tasks.engine.stopping as stopping
 stopping.PATIENCE_S = float(sys.argv[1])
 stop = Stop()
-with heeding(lambda why: print("last words:", why, flush=True)) as heed, listening(stop):
-    stop.heard_by(lambda why: print("heard:", why, flush=True))
+def say(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # whole lines, from any thread
+with heeding(lambda why: say("last words:", why)) as heed, listening(stop):
+    stop.heard_by(lambda why: say("heard:", why))
     try:
-        print("ready", flush=True)
+        say("ready")
         while True:
             threading.Event().wait()
     except Interrupted as interrupted:
-        print("raised:", interrupted, flush=True)
+        say("raised:", interrupted)
     if sys.argv[2] == "stuck":
         while True:
             threading.Event().wait()
