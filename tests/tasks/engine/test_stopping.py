@@ -87,15 +87,25 @@ with heeding(lambda why: say("last words:", why)) as heed, listening(stop):
 """
 
 
-def process(patience: str, ending: str) -> subprocess.Popen:
-    found = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, patience, ending], stdout=subprocess.PIPE, cwd=ROOT, text=True
-    )
-    assert found.stdout.readline() == "ready\n"
-    return found
+@pytest.fixture
+def process():
+    """process(patience, ending): the program above, ready; it ends with the test."""
+    started = []
+
+    def start(patience: str, ending: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", PROGRAM, patience, ending]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True))
+        assert started[-1].stdout.readline() == "ready\n"
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
+        running.wait()
+        running.stdout.close()
 
 
-def test_a_signal_is_heard_raised_once_and_an_impatient_second_one_changes_nothing():
+def test_a_signal_is_heard_raised_once_and_an_impatient_second_one_changes_nothing(process):
     running = process("60", "stuck")
     os.kill(running.pid, signal.SIGINT)
     assert {running.stdout.readline(), running.stdout.readline()} == {
@@ -105,13 +115,13 @@ def test_a_signal_is_heard_raised_once_and_an_impatient_second_one_changes_nothi
         os.kill(running.pid, number)
     assert running.poll() is None
     running.kill()
-    assert running.communicate()[0] == ""
+    assert running.stdout.read() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_what_does_not_end_in_time_is_ended_with_the_signals_code(number):
+def test_what_does_not_end_in_time_is_ended_with_the_signals_code(process, number):
     running = process("0.1", "stuck")
     os.kill(running.pid, number)
-    said = running.communicate(timeout=60)[0]
-    assert running.returncode == 128 + number
+    assert running.wait(60) == 128 + number
+    said = running.stdout.read()
     assert said.endswith(f"last words: stopped by {number.name}\n")
