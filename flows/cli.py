@@ -6,10 +6,14 @@ mistake of the user is one line and exit code 2; a failed stage is exit code 1. 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import shlex
+import signal
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +24,9 @@ from rich.table import Table
 from storage.errors import InputError
 from storage.store import StoreError
 from tasks.display import candidate_card, status_tree
+from tasks.engine.own_server import ServerFailed
 from tasks.engine.run import RunRequest, publish_report, stale_plan
+from tasks.engine.stopping import Stopped, heeding
 from tasks.engine.worker import StageFailed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -79,8 +85,9 @@ def run(
         return
     _quiet_prefect()
     from flows.reproduce import reproduce
+    from tasks.engine.orchestration import run_from_shell
 
-    report = reproduce(request)
+    report = run_from_shell(reproduce, request)
     if report is not None:
         out.print(f"Report: {report}", soft_wrap=True)
     else:
@@ -285,8 +292,9 @@ def pretrain_compressor(
     """Pretrain a compressor on public text; goes on where it was cut off; prints its held-out figures."""
     _quiet_prefect()
     from flows.pretrain_compressor import pretrain_compressor as flow
+    from tasks.engine.orchestration import run_from_shell
 
-    report = flow(texts, folder, llm, settings, start)
+    report = run_from_shell(flow, texts, folder, llm, settings, start)
     print(json.dumps({name: report[name] for name in ("heldout_before", "heldout_after", "nats_recovered")}))
 
 
@@ -300,8 +308,9 @@ def train_scorer(
     """Train a scorer on GoEmotions; prints its figures on the dev file."""
     _quiet_prefect()
     from flows.train_scorer import train_scorer as flow
+    from tasks.engine.orchestration import run_from_shell
 
-    print(json.dumps(flow(train, dev, folder, settings)))
+    print(json.dumps(run_from_shell(flow, train, dev, folder, settings)))
 
 
 @scorer_app.command("evaluate")
@@ -380,29 +389,57 @@ def fetch(
 
 
 def main() -> None:
-    """Entry point: one line and an exit code for every known mistake, a traceback only for a defect."""
+    """Entry point: one line and an exit code for every known mistake, a traceback only for a defect.
+
+    0 done, 1 failed or damaged, 2 a mistake of the user's; 128 and a signal's number where one ended it, and as for
+    SIGTERM where Prefect cancelled the run.
+    """
+    with heeding(_last_words) as heed:
+        try:
+            code = _run_command()
+        except Stopped as stopped:
+            code = 128 + signal.SIGTERM
+            if heed.code is None:
+                _last_words(str(stopped))
+        except BaseException:
+            if heed.code is None:
+                raise
+        if heed.code is not None:  # whatever came of the command: why it ended, and how to go on
+            _last_words(heed.why)
+            code = heed.code
+        sys.exit(code)
+
+
+def _run_command() -> int:
+    """Run the command of this process's arguments; returns its exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        err.print("stopped; `empamba run` goes on from here")
-        sys.exit(130)
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0  # the code of typer.Exit, which typer turns into a result
+    except typer.Abort:
+        err.print("stopped: the question was not answered")
+        return 130
     except InputError as error:
-        _fail(error, 2)
+        return _failed(error, 2)
     except StageFailed as error:
-        _fail(error, 2 if error.usage else 1)
-    except StoreError as error:
-        _fail(error, 1)
+        return _failed(error, 2 if error.usage else 1)
+    except (StoreError, ServerFailed) as error:
+        return _failed(error, 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors
-            _fail(error.format_message(), 2)
+            return _failed(error.format_message(), 2)
         raise
 
 
-def _fail(message, code: int) -> None:
+def _failed(message, code: int) -> int:
     err.print(f"[red]error:[/] {str(message).replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
-    sys.exit(code)
+    return code
+
+
+@cache  # said once, whoever comes first: the command's own end or the end of its time
+def _last_words(why: str) -> None:
+    command = shlex.join(["empamba", *sys.argv[1:]])
+    with contextlib.suppress(OSError):  # a terminal that has hung up
+        err.print(f"{why}; `{command}` goes on from here", soft_wrap=True, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

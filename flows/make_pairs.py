@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
 
 from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest, open_run
 
 
 @flow(name="make-pairs", log_prints=True)
-def make_pairs(request: RunRequest) -> None:
+def make_pairs(request: RunRequest) -> State | None:
     """Let the LLM write eight candidates per sentence, score them, and choose the counter-emotional reply."""
     with open_run(request) as run:
-        run_stages(run, "make_pairs", request.until)
+        return run_stages(run, "make_pairs", request.until)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
 
 from flows.reproduce import reproduce
+from tasks.engine.orchestration import as_part, attending
 from tasks.engine.run import RunRequest, is_stale
 
 
 @flow(name="refresh", log_prints=True)
-def refresh(request: RunRequest) -> str | None:
+def refresh(request: RunRequest) -> str | State | None:
     """Run `reproduce` if anything is stale. Returns the report's path, or None when nothing was."""
-    if not is_stale(request):
-        print("nothing is stale: no task was run")
-        return None
-    return reproduce(request)
+    with attending(request):
+        if not is_stale(request):
+            print("nothing is stale: no task was run")
+            return None
+        return as_part(reproduce, request)

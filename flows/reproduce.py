@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
 
 from flows.build_shards import build_shards
 from flows.make_pairs import make_pairs
@@ -13,11 +13,14 @@ from tasks.engine.run import RunRequest, open_run, publish_report, stale_plan
 
 
 @flow(name="reproduce", log_prints=True)
-def reproduce(request: RunRequest) -> str | None:
-    """Build shards, make pairs, train models, write the report; each stage as soon as it can. Returns its path."""
+def reproduce(request: RunRequest) -> str | State | None:
+    """Build shards, make pairs, train models, write the report; each stage as soon as it can. Returns its path,
+    or the state Cancelled where the run was stopped."""
     before = stale_plan(request)
     with open_run(request) as run:
-        side_by_side(request, build_shards, make_pairs, train_models, write_report)
+        stopped = side_by_side(run, request, build_shards, make_pairs, train_models, write_report)
+    if stopped is not None:
+        return stopped
     report = publish_report(request, run.settled())
     leave_summary(before, report)
     return report

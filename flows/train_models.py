@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
 
 from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest, open_run
 
 
 @flow(name="train-models", log_prints=True)
-def train_models(request: RunRequest) -> None:
+def train_models(request: RunRequest) -> State | None:
     """Fit every trained part, each on what it needs and nothing else."""
     with open_run(request) as run:
-        run_stages(run, "train_models", request.until)
+        return run_stages(run, "train_models", request.until)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import State, flow
 
 from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest, open_run
 
 
 @flow(name="write-report", log_prints=True)
-def write_report(request: RunRequest) -> None:
+def write_report(request: RunRequest) -> State | None:
     """Let every rung of the ladder answer the test exchanges, measure the replies, and write the tables."""
     with open_run(request) as run:
-        run_stages(run, "write_report", request.until)
+        return run_stages(run, "write_report", request.until)

@@ -194,7 +194,7 @@ class _Child:
         self._name = f"{settings.engine} engine"
         self._stderr: IO[bytes] = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", worker.main.__module__],
+            [sys.executable, "-m", worker.main.__module__, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

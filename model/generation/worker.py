@@ -1,4 +1,4 @@
-"""The engine process: `python -m model.generation.worker`, started by `model.generation.client`.
+"""The engine process: `python -m model.generation.worker CLIENT`, started by `model.generation.client`, of that process id.
 
 Reads settings and batches as JSON lines on standard input and writes rows on standard output (protocol.py). What
 libraries print goes to standard error. Ends when its input ends; where the client is gone by then, it leaves its
@@ -36,7 +36,7 @@ _PASSING = re.compile(
 def main() -> int:
     """Serve batches until the input ends. Returns the exit status."""
     out = _own_stdout()
-    lines = _InputLines(sys.stdin)
+    lines = _InputLines(sys.stdin, client=int(sys.argv[1]))
     first = lines.next()
     if first is None:
         return 0
@@ -105,9 +105,9 @@ def _send(out: TextIO, line: str) -> None:
 class _InputLines:
     """Lines of standard input, read ahead by a thread that notices when the client is gone."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, client: int) -> None:
         self._lines: queue.Queue[str | None] = queue.Queue()
-        self._client = os.getppid()
+        self._client = client  # told, not asked for: it may be gone before this process has started
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
 
     def next(self) -> str | None:

@@ -6,14 +6,20 @@ losses; every stage leaves a table artifact, and a run a markdown one. Knows not
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from pathlib import Path
+from uuid import UUID
 
-from prefect import Flow, get_run_logger, task
+from prefect import Flow, State, get_client, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -21,34 +27,60 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.context import FlowRunContext, refresh_global_settings_context
+from prefect.exceptions import CancelledRun
+from prefect.settings import get_current_settings
+from prefect.states import Cancelled, Crashed
 
 from storage.store import Ref, Store
 from tasks.display import Display
+from tasks.engine import run_marks
 from tasks.engine.item import Item
+from tasks.engine.own_server import OwnServer
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest
 from tasks.engine.session import Session
+from tasks.engine.stopping import Interrupted, Stop, Stopped, heeding_again, orchestrator_lost, stop_all
 from tasks.engine.worker import StageFailed
 from tasks.stages.utterances.cards import card_markdown, exchange_counts
 from tasks.stages.verdicts import quality_line, training_line
 
 PROGRESS_EVERY_S = 3.0
+WATCH_EVERY_S = 2.0
+LEASE_EVERY_S, LEASE_S = 10.0, 90.0
+"""A deployment's place is asked for again this often, for so long: Prefect's own 300 s would keep it that long after a
+machine has gone."""
+UNREACHABLE_S = 60.0
+"""After so long without an answer of its server a run ends."""
+GONE = "Its process has gone without a word: killed, or the machine was."
+SERVER = "prefect.server.api.server:create_app"
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def run_item(name: str, why: str, item: Item, session: Session, display: Display, answer: Future) -> None:
-    """One stale item. `why` is shown among the task run's parameters; the artefacts go to `answer`."""
-    with (
-        session.slots.take(item.stage.name),
-        display.item(name, why) as shown,
-        _progress_artifact(name) as recorded,
-    ):
+def run_item(
+    name: str, why: str, item: Item, session: Session, display: Display, answer: Future
+) -> State | None:
+    """One stale item. `why` is shown among the task run's parameters; the artefacts go to `answer`.
 
-        def progress(step: int, steps: int, figures: dict[str, float]) -> None:
-            shown(step, steps, figures)
-            recorded(step, steps, figures)
+    Ends Cancelled where the run is stopping.
+    """
+    try:
+        with (
+            session.slots.take(item.stage.name),
+            display.item(name, why) as shown,
+            _progress_artifact(name) as recorded,
+        ):
 
-        answer.set_result(session.execute(item, progress, partial(display.tell, name)))
+            def progress(step: int, steps: int, figures: dict[str, float]) -> None:
+                shown(step, steps, figures)
+                recorded(step, steps, figures)
+
+            answer.set_result(session.execute(item, progress, partial(display.tell, name)))
+    except Stopped as stopped:
+        answer.set_exception(stopped)
+        return Cancelled(message=str(stopped))
+    return None
 
 
 @contextmanager
@@ -78,11 +110,27 @@ def _progress_artifact(name: str):
     yield record
 
 
-def run_stages(run: Run, flow: str, until: str | None) -> None:
+def run_stages(run: Run, flow: str, until: str | None) -> State | None:
     """Run what is stale among a flow's stages, as far as `until` needs them. For use inside that flow.
 
+    Returns the state for the flow to end in: Cancelled where the run is stopping, else None, which is Completed.
     Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
     """
+    with _attended(run.session.stop, run.session.store), heeding_again():
+        try:
+            _run_stages(run, flow, until)
+        except Stopped as stopped:
+            return Cancelled(message=str(stopped))
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a signal: this flow has the main thread
+                run.session.stop.ask(_told(error))
+            if isinstance(error, Interrupted):
+                return Cancelled(message=str(error))
+            raise
+    return None
+
+
+def _run_stages(run: Run, flow: str, until: str | None) -> None:
     session, display = run.session, run.display
     graph = session.graph(until)
     mine = [node for node in graph if node.stage.flow == flow]
@@ -127,15 +175,195 @@ def _settle_earlier(run: Run, earlier: list[Node], mine: list[Node]) -> None:
                 raise StageFailed(f"{node.stage.name} needs {need}, which is stale: run its flow first")
 
 
-def side_by_side(request: RunRequest, *flows: Flow) -> None:
+def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
     """Run flows of one open run at once: each starts a stage as soon as what it needs has settled.
 
-    The machine is kept busy where the stages of one flow would leave a core idle. The first failure is raised.
+    The machine is kept busy where the stages of one flow would leave a core idle. Returns Cancelled where the run is
+    stopping, once all have ended; raises the first failure.
     """
-    with ThreadPoolExecutor(len(flows)) as pool:
+    stop = run.session.stop
+    with (
+        _attended(run.session.stop, run.session.store),
+        heeding_again(),
+        ThreadPoolExecutor(len(flows)) as pool,
+    ):
         # Each thread gets the parent flow's context, so that these become its subflows.
-        for future in [pool.submit(copy_context().run, flow, request) for flow in flows]:
+        running = [pool.submit(copy_context().run, flow, request) for flow in flows]
+        try:
+            wait(running)
+        except BaseException as error:  # a signal: this is the main thread
+            stop.ask(_told(error))
+            wait(running)
+            if not isinstance(error, Interrupted):
+                raise  # Prefect's own, which it gives this flow's state by
+        if stop.why is not None:
+            return Cancelled(message=stop.why)
+        for future in running:
             future.result()
+    return None
+
+
+@contextmanager
+def attending(request: RunRequest) -> Iterator[None]:
+    """For a flow that runs another one as all that it does: its run is attended from its first moment on."""
+    stop = Stop()
+    stop.heard_by(stop_all)
+    with _attended(stop, Store(Path(request.store))):
+        yield
+
+
+def as_part(flow: Flow, request: RunRequest):
+    """Run a flow within another one: its result, or the state Cancelled where it was cancelled."""
+    try:
+        return flow(request)
+    except CancelledRun as cancelled:
+        return Cancelled(message=str(cancelled))
+
+
+def run_from_shell(flow: Flow, *arguments):
+    """Run a flow from a command: where no server is configured, beside one of its own. Raises Stopped if cancelled."""
+    _serve_if_alone()
+    try:
+        return flow(*arguments)
+    except CancelledRun as cancelled:
+        raise Stopped(str(cancelled)) from None
+
+
+def _serve_if_alone() -> None:
+    """Where no server is configured, start one that lives as long as this process."""
+    settings = get_current_settings()
+    if settings.api.url is not None:
+        return
+    server = OwnServer(SERVER, Path(settings.home) / "empamba")
+    atexit.register(server.stop)  # after Prefect has sent what it has not sent yet
+    environment = {
+        **os.environ,
+        **settings.to_environment_variables(exclude_unset=True),
+        "PREFECT_LOGGING_LEVEL": "WARNING",  # into its log file, whatever the run itself prints
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    # A database that the user has named is used; without one each run at once gets another.
+    environment.setdefault("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{server.database}")
+    seconds = settings.server.ephemeral.startup_timeout_seconds
+    address = server.start(environment, seconds, orchestrator_lost)
+    os.environ["PREFECT_API_URL"] = f"{address}/api"
+    os.environ[OWN] = str(server.database)
+    refresh_global_settings_context()
+
+
+OWN = "EMPAMBA_OWN_SERVER"
+"""In the environment: the database of this process's own server. Its address is another every time."""
+
+
+def _told(error: BaseException) -> str:
+    return str(error) or f"stopped by {type(error).__name__}"
+
+
+@contextmanager
+def _attended(stop: Stop, store: Store) -> Iterator[None]:
+    """While the current flow runs: it is known to live, and it hears when the server wants it cancelled.
+
+    What the server believes of runs of this store that were killed is put right first.
+    """
+    context = FlowRunContext.get()
+    with ExitStack() as stack:
+        if context is not None:
+            server = os.environ.get(OWN) or str(get_current_settings().api.url)
+            _bury(run_marks.dead(store, server))
+            stack.enter_context(run_marks.marked(store, str(context.flow_run.id), server))
+            stack.enter_context(_watched(stop, context.flow_run.id, _lease(context)))
+        yield
+
+
+def _lease(context: FlowRunContext) -> UUID | None:
+    """The lease of the place in its deployment's limit that the flow run holds."""
+    state = context.flow_run.state
+    return None if state is None else state.state_details.deployment_concurrency_lease_id
+
+
+def _bury(flow_runs: list[str]) -> None:
+    """Give flow runs whose process has gone, and what ran in them, the state that the server has not seen."""
+    if not flow_runs:
+        return
+    state, theirs = Crashed(message=GONE), FlowRunFilter(id={"any_": flow_runs})
+    try:
+        with get_client(sync_client=True) as client:
+            for flow_run in client.read_flow_runs(flow_run_filter=theirs):
+                if flow_run.state is None or not flow_run.state.is_final():
+                    client.set_flow_run_state(flow_run.id, state, force=True)
+            for task_run in client.read_task_runs(flow_run_filter=theirs):
+                if task_run.state is None or not task_run.state.is_final():
+                    client.set_task_run_state(task_run.id, state, force=True)
+    except Exception as error:  # no run fails since another one died
+        get_run_logger().warning("flow runs that died are not marked Crashed: %s", error)
+
+
+class _Watch:
+    """Asks the server from time to time whether flow runs of an open run are to be cancelled; stops the run then.
+
+    It also holds the place of a deployment's run, for a shorter time at once than Prefect does.
+    """
+
+    def __init__(self, stop: Stop):
+        self.flow_runs: dict[UUID, UUID | None] = {}
+        """Flow run -> its lease, if it holds one."""
+        self._stop, self._ended = stop, threading.Event()
+        # The thread needs the settings of the flow's context, where a test or a caller has changed them.
+        context = copy_context()
+        threading.Thread(target=context.run, args=(self._run,), name="watch", daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        answered, renewed = time.monotonic(), -LEASE_EVERY_S
+        with get_client(sync_client=True, httpx_settings={"timeout": 10.0}) as client:
+            while not self._ended.wait(WATCH_EVERY_S):
+                if time.monotonic() - renewed > LEASE_EVERY_S:
+                    self._renew(client)
+                    renewed = time.monotonic()
+                try:
+                    self._look(client)
+                    answered = time.monotonic()
+                except Exception:  # no answer is no reason to stop, for a while
+                    if time.monotonic() - answered > UNREACHABLE_S and not self._ended.is_set():
+                        orchestrator_lost(f"the Prefect server has not answered for {UNREACHABLE_S:.0f} s")
+                        return
+
+    def _renew(self, client) -> None:
+        for lease in filter(None, tuple(self.flow_runs.values())):
+            with suppress(Exception):  # Prefect renews it too, and ends a run that has lost its place
+                client.renew_concurrency_lease(lease_id=lease, lease_duration=LEASE_S)
+
+    def _look(self, client) -> None:
+        asked = [str(flow_run) for flow_run in tuple(self.flow_runs)]
+        for flow_run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id={"any_": asked})):
+            state = flow_run.state
+            if flow_run.id in self.flow_runs and (state.is_cancelling() or state.is_cancelled()):
+                self._stop.ask("cancelled in Prefect")
+
+
+_watches: dict[Stop, _Watch] = {}
+_watching = threading.Lock()
+
+
+@contextmanager
+def _watched(stop: Stop, flow_run: UUID, lease: UUID | None) -> Iterator[None]:
+    """Within the block the flow run is among those asked about; all flows of an open run share one watch."""
+    with _watching:
+        watch = _watches.setdefault(stop, _watches.get(stop) or _Watch(stop))
+        watch.flow_runs[flow_run] = lease
+    try:
+        yield
+    finally:
+        with _watching:
+            del watch.flow_runs[flow_run]
+            if not watch.flow_runs:
+                watch.end()
+                del _watches[stop]
 
 
 def _tell_failure(running, answer: Future) -> None:

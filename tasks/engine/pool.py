@@ -12,6 +12,7 @@ from pathlib import Path
 from storage.store import Ref
 from tasks.engine.declaration import Stage
 from tasks.engine.item import Item
+from tasks.engine.stopping import Stopped
 from tasks.engine.worker import Progress, StageWorker, Tell, unheard
 from tasks.settings import RunSettings
 
@@ -31,19 +32,24 @@ class WorkerPool:
         self._idle: dict[str, list[StageWorker]] = defaultdict(list)
         self._all: list[StageWorker] = []
         self._guard = threading.Lock()
+        self._closed: str | None = None
 
     def run(self, item: Item, scratch: Path, progress: Progress, tell: Tell = unheard) -> tuple[Ref, ...]:
-        """Run one item in a worker that is free, or in a new one. Raises StageFailed."""
+        """Run one item in a worker that is free, or in a new one. Raises StageFailed; Stopped once the pool is closed."""
         name = self._name(item.stage)
         with self._guard:
+            if self._closed is not None:
+                raise Stopped(self._closed)
             worker = self._idle[name].pop() if self._idle[name] else self._start(name)
         try:
             asked = self.settings
             outputs = worker.run(
                 item, progress, scratch, asked.checkpoint_s, tell, asked.processes, asked.launch_config
             )
-        except BaseException:
+        except BaseException as error:
             worker.kill()
+            if self._closed is not None and isinstance(error, Exception):
+                raise Stopped(self._closed) from error
             raise
         with self._guard:
             self._idle[name].append(worker)
@@ -65,7 +71,10 @@ class WorkerPool:
         for worker in workers:
             worker.close()
 
-    def close(self) -> None:
-        """End every worker at once."""
-        for worker in self._all:
+    def close(self, why: str = "the run has ended") -> None:
+        """End every worker at once, with the items they work on, and start no more."""
+        with self._guard:
+            self._closed = self._closed or why
+            workers = list(self._all)
+        for worker in workers:
             worker.kill()

@@ -17,6 +17,7 @@ from storage.store import Store, StoreError, UnreadableError
 from tasks.display import Display
 from tasks.engine.planner import Board, StagePlan
 from tasks.engine.session import Session
+from tasks.engine.stopping import Stopped
 from tasks.settings import Settings, load_settings
 
 PUBLISHED = ("report.html", "report.json")
@@ -74,7 +75,12 @@ def open_run(request: RunRequest) -> Iterator[Run]:
     with request.session() as session, Display() as display, session.store.lock("gc", shared=True):
         session.lay_out_sample()
         session.forget_rows()
-        _OPEN[request] = Run(session, display, Board())
+        board = Board()
+        session.stop.heard_by(lambda why: board.fail(Stopped(why)))
+        session.stop.heard_by(
+            lambda _: display.__exit__()
+        )  # a terminal gets its cursor back whatever follows
+        _OPEN[request] = Run(session, display, board)
         try:
             yield _OPEN[request]
         finally:

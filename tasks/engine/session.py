@@ -21,6 +21,7 @@ from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
 from tasks.engine.raw_files import read_raw_files
 from tasks.engine.slots import Slots, urgency
+from tasks.engine.stopping import Stop, listening
 from tasks.engine.worker import Progress, Tell, unheard
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
@@ -57,6 +58,9 @@ class Session:
         graph = self._graph()
         limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
         self.slots = Slots(settings.run.parallel, limits, urgency(graph))
+        self.stop = Stop()
+        self.stop.heard_by(self.slots.close)
+        self.stop.heard_by(self.workers.close)
 
     # Raw data -----------------------------------------------------------------------------------------
 
@@ -133,13 +137,17 @@ class Session:
     # Executing ----------------------------------------------------------------------------------------
 
     def execute(self, item: Item, progress: Progress, tell: Tell = unheard) -> list[Ref]:
-        """Run one item in a worker process and commit it; another run that has just done it is believed."""
+        """Run one item in a worker process and commit it; another run that has just done it is believed.
+
+        Raises StageFailed, and Stopped where the run is stopping.
+        """
         parts = item.parts()
         key = item.key(parts)
         stage = item.stage.name
         with self.store.lock(key):
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
+                self.stop.check()
                 self._drop_damaged(stage, key)
                 outputs = self.workers.run(item, self._scratch(key), progress, tell)
                 inputs = tuple(sorted(_artefacts(item.arguments)))
@@ -165,9 +173,12 @@ class Session:
         return Reads(stage.workers).of(self.settings) if isinstance(stage.workers, str) else stage.workers
 
     def __enter__(self) -> Session:
+        self._listening = listening(self.stop)
+        self._listening.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
+        self._listening.__exit__(None, None, None)
         if not self._handed:
             self.workers.close()
 

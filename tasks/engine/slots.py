@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 
 from tasks.engine.planner import Node
+from tasks.engine.stopping import Stopped
 
 
 def urgency(graph: list[Node]) -> dict[str, int]:
@@ -34,15 +35,26 @@ class Slots:
         self._waiting: list[tuple[int, int, str]] = []
         self._arrivals = count()
         self._changed = threading.Condition()
+        self._closed: str | None = None
+
+    def close(self, why: str) -> None:
+        """No place is given any more: who waits for one, and who comes later, is told why."""
+        with self._changed:
+            self._closed = why
+            self._changed.notify_all()
 
     @contextmanager
     def take(self, stage: str) -> Iterator[None]:
-        """Wait for a place and hold it."""
+        """Wait for a place and hold it. Raises Stopped once there are none any more."""
         with self._changed:
             ticket = (-self._urgency[stage], next(self._arrivals), stage)
             self._waiting.append(ticket)
-            self._changed.wait_for(lambda: self._next() == ticket)
-            self._waiting.remove(ticket)
+            try:
+                self._changed.wait_for(lambda: self._closed is not None or self._next() == ticket)
+            finally:
+                self._waiting.remove(ticket)
+            if self._closed is not None:
+                raise Stopped(self._closed)
             self._busy[stage] += 1
             self._changed.notify_all()  # there may be a place for one more
         try:

@@ -10,17 +10,20 @@ Knows nothing of keys, records or Prefect.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
 import logging
 import os
+import queue
 import select
 import signal
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_type_hints
 
@@ -69,6 +72,7 @@ class StageWorker:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log_path, self.store, self.raw = log, store, raw
         self.log = open(log, "ab")
+        self._ended = threading.Lock()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tasks.engine.worker", *([FORKS] if forks else [])],
             stdin=subprocess.PIPE,
@@ -150,16 +154,17 @@ class StageWorker:
         self.kill()
 
     def kill(self) -> None:
-        """End the child and all it started, at once; a second call does nothing."""
-        if self.log.closed:
-            return
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-        self.process.stdout.close()
-        self.log.close()
+        """End the child and all it started, at once, from any thread; a second call does nothing."""
+        with self._ended:
+            if self.log.closed:
+                return
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+            self.process.stdout.close()
+            self.log.close()
 
 
 def _ending(code: int) -> str:
@@ -189,11 +194,54 @@ def answers_on_stdout() -> Callable[[dict], None]:
 
 
 def serve(forks: bool) -> None:
-    """The child: read items from standard input until it ends."""
+    """The child: run the items that come in on standard input until it ends."""
     answer = answers_on_stdout()
-    for line in sys.stdin.buffer:
+    if forks:
+        _end_with_run()
+    for line in sys.stdin.buffer if forks else _awaited_lines():
         job = json.loads(line)
         answer({"ended": _run_forked(job, answer) if forks else _run(job, answer)})
+
+
+def _end_with_run() -> None:
+    """Kill this process's group as soon as nobody holds the other end of its input, whatever it is importing.
+
+    By a signal, since a process that forks should have no threads.
+    """
+
+    def look(*_) -> None:
+        state = select.poll()
+        state.register(0, 0)
+        if any(event & select.POLLHUP for _, event in state.poll(0)):
+            os.killpg(os.getpid(), signal.SIGKILL)
+
+    signal.signal(signal.SIGIO, look)
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    look()
+
+
+def _awaited_lines() -> Iterator[bytes]:
+    """Lines of standard input, read by a thread that ends this process and its group where nobody waits any more.
+
+    That is where the input ends while a line is still being worked on: the run has gone.
+    """
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    given = done = 0
+
+    def read() -> None:
+        nonlocal given
+        for line in sys.stdin.buffer:
+            given += 1
+            lines.put(line)
+        if given > done:
+            os.killpg(os.getpid(), signal.SIGKILL)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := lines.get()) is not None:
+        yield line
+        done += 1
 
 
 def _run(job: dict, answer: Callable[[dict], None]) -> int:
@@ -256,6 +304,7 @@ def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:
     gc.freeze()  # a collection in the fork would touch, and so copy, every page that is shared
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
         code = 1
         try:
             code = _run(job, answer)
@@ -265,11 +314,14 @@ def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:
 
 
 def _wait(child: int) -> int:
-    """Exit code of a fork, negative for the signal that ended it. It is killed when the parent goes meanwhile."""
+    """Exit code of a fork, negative for the signal that ended it. When the parent goes meanwhile, all of this
+    process's group is killed."""
     ended = os.pidfd_open(child)
     ready, _, _ = select.select([sys.stdin.buffer, ended], [], [])
-    if ended not in ready:  # the input has ended: nobody waits for the answer
-        os.kill(child, signal.SIGKILL)
+    if (
+        ended not in ready
+    ):  # the input has ended: nobody waits for the answer, nor for what the item has started
+        os.killpg(os.getpid(), signal.SIGKILL)
     os.close(ended)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 

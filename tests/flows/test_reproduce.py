@@ -1,19 +1,19 @@
 """The whole road on the tiny profile, from the command line: raw trees with real media in, a report out."""
 
+import csv
 import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from storage.sample.layout import write_sample
 from tasks.engine.run import RunRequest
+from tests.support.prefect_server import api, prefect_server
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
@@ -25,12 +25,16 @@ STAGES = {
 }  # fmt: skip
 
 
-def empamba(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def empamba(
+    folder: Path, *arguments: str, server: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """server: what a client of a running one is told; none: the run starts its own."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "PREFECT_HOME": str(folder / "prefect"),
         "COLUMNS": "300",
+        **(server or {}),
     }
     command = [sys.executable, "-m", "flows.cli", *arguments, "--profile", "tiny"]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=1500)
@@ -50,10 +54,16 @@ def raw(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, raw) -> Path:
-    """A folder whose store holds one finished run."""
+def server(tmp_path_factory):
+    with prefect_server(tmp_path_factory.mktemp("server")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, raw, server) -> Path:
+    """A folder whose store holds one finished run, of which a server was told."""
     folder = tmp_path_factory.mktemp("run")
-    done = empamba(folder, "run", "--raw", str(raw))
+    done = empamba(folder, "run", "--raw", str(raw), server=server)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Report: " in done.stdout
     return folder
@@ -105,20 +115,85 @@ def test_counts_in_are_counts_out_and_rejects(folder, raw):
     assert candidates["rows"] == 160
 
 
-def test_every_dataset_leaves_a_data_card(folder):
-    """As Prefect artifacts, with the exchanges that were cut; the sample is not held against the corpora."""
-    with closing(sqlite3.connect(folder / "prefect" / "prefect.db")) as database:
-        found = dict(database.execute("select key, data from artifact where type = 'markdown'"))
-    for dataset in ("meld", "multidialog", "iemocap"):
-        card = json.loads(found[f"data-card-{dataset}"])
+def artifacts(server: dict[str, str], type_: str) -> dict[str, dict]:
+    """The latest artifacts of a type, by key; those without one by their description."""
+    filters = {"artifacts": {"type": {"any_": [type_]}}, "sort": "UPDATED_DESC", "limit": 200}
+    found = api(server, "artifacts/filter", filters)
+    return {artifact["key"] or artifact["description"]: artifact for artifact in reversed(found)}
+
+
+def lines_of(raw: Path, split: str) -> list[dict]:
+    """MELD's rows of a split, read by csv alone."""
+    (path,) = raw.rglob(f"{split}_sent_emo.csv")
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def exchanges_of(rows: list[dict]) -> int:
+    """Neighbouring turns of two speakers, counted by hand."""
+    turns = {(row["Dialogue_ID"], int(row["Utterance_ID"])): row["Speaker"] for row in rows}
+    return sum(
+        turns.get((dialogue, turn + 1), speaker) != speaker for (dialogue, turn), speaker in turns.items()
+    )
+
+
+def test_every_dataset_leaves_a_data_card(folder, raw, server):
+    """With the exchanges that were cut; the sample is not held against the corpora."""
+    found = artifacts(server, "markdown")
+    cards = {dataset: found[f"data-card-{dataset}"]["data"] for dataset in ("meld", "multidialog", "iemocap")}
+    for dataset, card in cards.items():
+        assert card.startswith(f"# Data card: {dataset}\n")
         assert "Not compared with published counts: the bundled sample" in card
-        header, row = (
-            line for line in card.splitlines() if line.startswith(("| split | dialogues", "| train | 2 |"))
-        )
-        exchanges = dict(zip(header.split(" | "), row.split(" | "), strict=True))["exchanges"]
-        assert int(exchanges) > 0
+    for split in ("train", "dev", "test"):
+        rows = lines_of(raw, split)
+        lines = cards["meld"].splitlines()
+        first = next(i for i, line in enumerate(lines) if line.startswith("| split | dialogues |"))
+        header, row = lines[first], next(x for x in lines[first:] if x.startswith(f"| {split} |"))
+        cells = dict(zip(header.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+        assert int(cells["dialogues"]) == len({r["Dialogue_ID"] for r in rows}) > 0
+        assert int(cells["utterances"]) == len(rows)
+        assert int(cells["exchanges"]) == exchanges_of(rows)
     page = (folder / "store" / "report.html").read_text()
     assert page.count("Not compared with published counts") == 3
+
+
+def test_every_stage_leaves_a_table_of_its_items(folder, raw, server):
+    tables = {key: json.loads(found["data"]) for key, found in artifacts(server, "table").items()}
+    assert set(tables) == {f"stage-{name.replace('.', '-')}" for name in STAGES}
+    rows = {row["item"]: row for row in tables["stage-utterances"]}
+    assert set(rows) == {"meld", "multidialog", "iemocap"}
+    assert {(row["ran"], row["why"], row["rejects"]) for row in rows.values()} == {("yes", "first run", 0)}
+    assert rows["meld"]["rows"] == sum(len(lines_of(raw, split)) for split in ("train", "dev", "test"))
+    assert "utterances/meld/train/" in rows["meld"]["artefacts"]
+    assert sum(row["rows"] for row in tables["stage-candidates"]) == 160
+    (not_run,) = tables["stage-scores-calibration"]
+    assert (not_run["ran"], not_run["why"]) == ("no", "pairs.fallback is none")
+
+
+def test_a_training_leaves_its_progress_with_its_losses(folder, server):
+    found = artifacts(server, "progress")
+    epo = next(artifact for text, artifact in found.items() if text.startswith("epo: "))
+    assert float(epo["data"]) == 100.0
+    assert re.fullmatch(r"epo: .*\bloss -?\d+\.\d{3}\b.*", epo["description"]), epo["description"]
+
+
+def test_a_run_leaves_a_summary_of_what_was_stale_and_why(folder, raw, server):
+    first = artifacts(server, "markdown")["run-summary"]["data"].splitlines()
+    assert first[0] == "| stage | before | stale items | why |"
+    assert "| utterances | stale | 3 of 3 | first run |" in first
+    assert "| epo | unknown | 0 of 0 | unknown until utterances has run |" in first
+    assert f"Report: `{folder / 'store' / 'report.html'}`" in first
+    # The rows of another run replace no artifact: each key keeps its history.
+    asked = ["--raw", str(raw), "--until", "utterances.exchanges", "--force", "utterances.exchanges"]
+    assert empamba(folder, "run", *asked, server=server).returncode == 0
+    again = artifacts(server, "markdown")["run-summary"]["data"].splitlines()
+    assert "| utterances | fresh | 0 of 3 |  |" in again
+    assert any(
+        re.fullmatch(r"\| utterances.exchanges \| stale \| (\d+) of \1 \| forced \|", line) for line in again
+    )
+    tables = artifacts(server, "table")
+    assert {row["ran"] for row in json.loads(tables["stage-utterances"]["data"])} == {"reused"}
+    assert {row["why"] for row in json.loads(tables["stage-utterances-exchanges"]["data"])} == {"forced"}
 
 
 @pytest.mark.parametrize(

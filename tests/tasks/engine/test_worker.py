@@ -32,6 +32,8 @@ def die(word: str, work: Workspace) -> list[Ref]:
 
 
 def sleep(word: str, work: Workspace) -> list[Ref]:
+    """A stage that has started a program of its own, as decoding does, which hangs."""
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     work.progress(1, 2, {})
     time.sleep(600)
     return []
@@ -86,10 +88,11 @@ def test_the_death_of_a_forked_item_is_told_and_the_next_one_runs(worker):
     assert seen(worker, "two")[1] == "two"
 
 
-def test_a_forked_item_ends_when_the_run_is_killed(tmp_path, environment):
+@pytest.mark.parametrize("forks", [True, False])
+def test_an_item_ends_with_all_it_started_when_the_run_is_killed(tmp_path, environment, forks):
     program = (
         "import sys; from test_worker import *\n"
-        "worker = StageWorker('shared', Path(sys.argv[1]), None, {}, forks=True)\n"
+        f"worker = StageWorker('shared', Path(sys.argv[1]), None, {{}}, forks={forks})\n"
         "worker.run(item('sleep', 'one'), lambda *_: print(worker.process.pid, flush=True))\n"
     )
     run = subprocess.Popen(
@@ -98,10 +101,40 @@ def test_a_forked_item_ends_when_the_run_is_killed(tmp_path, environment):
         env={**os.environ, **environment},
         cwd=ROOT,
     )
-    shared = psutil.Process(int(run.stdout.readline()))
-    family = [shared, *shared.children()]
-    assert len(family) == 2
+    worker = psutil.Process(int(run.stdout.readline()))
+    family = [worker, *worker.children(recursive=True)]
+    assert len(family) == (3 if forks else 2)
     run.kill()
     run.wait()
     run.stdout.close()
     assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_a_worker_that_is_importing_ends_with_the_run_too(tmp_path, environment):
+    """A fork server, which has no thread to look, in the middle of a stage's module."""
+    program = (
+        "import sys; from test_worker import *\n"
+        "worker = StageWorker('shared', Path(sys.argv[1]), None, {}, forks=True)\n"
+        "print(worker.process.pid, flush=True)\n"
+        "worker.run(Item(Stage('slow', 'slow_module:nothing'), 'all', {}), lambda *_: None)\n"
+    )
+    (tmp_path / "slow_module.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(tmp_path / 'importing')!r}).touch()\n"
+        "while True: time.sleep(0.01)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=ROOT,
+    )
+    worker = psutil.Process(int(run.stdout.readline()))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "importing").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (tmp_path / "importing").exists() and worker.is_running()
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    assert psutil.wait_procs([worker], timeout=20)[1] == []

@@ -1,0 +1,153 @@
+"""Stopping a run: who asks for it, who hears of it, and when the process ends at the latest.
+
+A signal is heeded once: the open sessions are asked to stop, and what the main thread was doing ends with
+`Interrupted`. What still works after PATIENCE_S is left behind, as a kill would leave it: the store goes on from
+there. Knows nothing of Prefect, of stages or of what is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE_S = 9.0
+"""From a signal to the end of the process, whatever still works."""
+LOST_PATIENCE_S = 2.0
+"""The same where the orchestrator is gone: nobody is left to tell, only workers to end."""
+
+
+class Stopped(RuntimeError):
+    """Work that is not done since its run is stopping; the message says why."""
+
+
+class Interrupted(BaseException):
+    """A signal has come. Raised once, in the main thread."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class Stop:
+    """A run's wish to stop: asked for once, and heard by all who work for it. Used from several threads."""
+
+    def __init__(self) -> None:
+        self.why: str | None = None
+        self._acts: list[Callable[[str], None]] = []
+        self._guard = threading.RLock()
+
+    def heard_by(self, act: Callable[[str], None]) -> None:
+        """`act` is called with the reason when a stop is asked for, or now if one was."""
+        with self._guard:
+            self._acts.append(act)
+        if self.why is not None:
+            act(self.why)
+
+    def ask(self, why: str) -> None:
+        """Ask everybody to stop. Returns at once, so that a signal's handler may call it; a second call does nothing."""
+        with self._guard:
+            if self.why is not None:
+                return
+            self.why = why
+            acts = list(self._acts)
+        threading.Thread(target=lambda: [act(why) for act in acts], name="stopping", daemon=True).start()
+
+    def check(self) -> None:
+        """Raises Stopped once a stop was asked for."""
+        if self.why is not None:
+            raise Stopped(self.why)
+
+
+_open: set[Stop] = set()
+_heed: Heed | None = None
+
+
+@contextmanager
+def listening(stop: Stop) -> Iterator[None]:
+    """Within the block signals ask `stop` too."""
+    _open.add(stop)
+    try:
+        yield
+    finally:
+        _open.discard(stop)
+
+
+class Heed:
+    """How a process heeds its signals. code: its exit status once it is ending, else None; why: what ended it.
+
+    last_words(why) is called before a process that has not ended in time is ended.
+    """
+
+    def __init__(self, last_words: Callable[[str], None]):
+        self.code: int | None = None
+        self.why = ""
+        self._last_words = last_words
+
+    def on_signal(self, number: int, _frame) -> None:
+        """The handler. A second signal changes nothing: the first is being followed, and its time is limited."""
+        interrupted = Interrupted(number)
+        if self.end(str(interrupted), 128 + number, PATIENCE_S):
+            raise interrupted
+
+    def end(self, why: str, code: int, patience_s: float) -> bool:
+        """Ask every open session to stop, and end the process after `patience_s`. False where it is ending already."""
+        if self.code is not None:
+            return False
+        self.code, self.why = code, why
+        threading.Thread(target=self._end_at_last, args=(patience_s,), name="at last", daemon=True).start()
+        stop_all(why)
+        return True
+
+    def _end_at_last(self, patience_s: float) -> None:
+        threading.Event().wait(patience_s)
+        self._last_words(self.why)
+        os._exit(self.code)
+
+
+def stop_all(why: str) -> None:
+    """Ask every open session of this process to stop."""
+    for stop in tuple(_open):
+        stop.ask(why)
+
+
+@contextmanager
+def heeding(last_words: Callable[[str], None]) -> Iterator[Heed]:
+    """Heed this process's signals within the block. One that is ignored, as under nohup, stays so."""
+    global _heed
+    _heed = Heed(last_words)
+    try:
+        with heeding_again():
+            yield _heed
+    finally:
+        if _heed.code is None:
+            _heed = None
+
+
+@contextmanager
+def heeding_again() -> Iterator[None]:
+    """Take the signals back from a library that has put its own handlers in place; elsewhere nothing."""
+    if _heed is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in HEEDED}
+    mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in mine:
+        signal.signal(number, _heed.on_signal)
+    try:
+        yield
+    finally:
+        if (
+            _heed is None or _heed.code is None
+        ):  # a process that is ending is not to be ended again on its last steps
+            for number in mine:
+                signal.signal(number, before[number])
+
+
+def orchestrator_lost(why: str) -> None:
+    """The run's orchestrator is gone: everything stops, and a process that heeds signals ends with status 1."""
+    if _heed is None or not _heed.end(why, 1, LOST_PATIENCE_S):
+        stop_all(why)
