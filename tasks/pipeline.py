@@ -232,6 +232,7 @@ class Pipeline:
                     "utterances": utterances[_label(ref)].seen_as("words") if settings.history else None,
                     **arguments,
                 },
+                unread=tuple(f"settings.{name}" for name in settings.without_effect(engine)),
             )
             for ref in of_table(refs, "exchanges", "train", "dev")
             if summary["selected"][ref.name]
@@ -513,7 +514,7 @@ def _weights(name: str) -> Weights:
 
 
 def _served(model: str) -> Weights:
-    """What a server serves is known by its name there alone."""
+    """What a server serves, by its name there; the stage asks the server itself for more (`OpenAIEngine.identify`)."""
     return Weights(name=model, identity=f"served:{model}")
 
 

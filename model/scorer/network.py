@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.pretrained import whole_model
 from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.settings import EmotionNetworkSettings
 from model.zoo.resolve import identity, resolve
@@ -130,7 +131,7 @@ def load_encoder(name: str) -> nn.Module:
     """The encoder `name` of the zoo in float32 and evaluation mode."""
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(resolve(name), dtype=torch.float32).eval()
+    return whole_model(AutoModel, resolve(name), dtype=torch.float32).eval()
 
 
 def load_network(folder: Path) -> EmotionNetwork:

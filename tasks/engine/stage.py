@@ -95,11 +95,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Item:
-    """One call of a stage's function. label: unique in the stage, e.g. "meld/train/0"."""
+    """One call of a stage's function. label: unique in the stage, e.g. "meld/train/0".
+
+    unread: dotted names of settings among the arguments that cannot change what it puts out; no part of its key.
+    """
 
     stage: Stage
     label: str
     arguments: dict[str, Any] = field(hash=False)
+    unread: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """What the item is made from, by kind; "seen", which is no part of its key, names the artefacts it sees views of."""
@@ -113,6 +117,8 @@ class Item:
         }
         for name, value in self.arguments.items():
             _add(parts, name, value)
+        for name in self.unread:
+            parts["setting"].pop(name, None)
         return parts
 
     def basis(self) -> str:
