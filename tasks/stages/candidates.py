@@ -135,6 +135,7 @@ class _Writer:
         self.weights = llm.identity
         if self.identity:
             self.weights += f"@{digest_bytes(canonical(self.identity))[:12]}"
+        self.trusted = self._as_last_time()
 
     @property
     def made_with(self) -> dict:
@@ -145,6 +146,19 @@ class _Writer:
         server = self.settings.server
         sent = {name: None if name in server.leave_out else value for name, value in made.items()}
         return sent | {"dtype": None, "token_limit_field": server.token_limit_field, "extra": server.extra}
+
+    def _as_last_time(self) -> bool:
+        """Whether the shard's last run found this model too: what it left unconfirmed is then confirmed."""
+        memo, mark, now = (
+            self.work.store.rows("candidates"),
+            self.work.row_key(self.place),
+            self.weights.encode(),
+        )
+        before = memo.get_many([mark]).get(mark)
+        if self.identity and before != now:
+            memo.put(mark, now)
+        memo.close()
+        return before == now
 
     def answers(self, requests: dict[str, GenerationRequest]) -> dict[str, dict]:
         """Request key -> what the engine answered; equal prompts are asked once, and stored ones not at all.
@@ -183,23 +197,19 @@ class _Writer:
         return answers
 
     def _stored(self, row_keys: dict[str, str], memo: RowStore) -> dict[str, dict]:
-        """The answers of earlier runs. Unconfirmed ones count where this run finds the model that the last one did."""
+        """The answers of earlier runs; what one of them left unconfirmed where it can be trusted now."""
         found = memo.get_many(row_keys.values())
         rows = {key: json.loads(found[row]) for key, row in row_keys.items() if row in found}
         rows = {key: row for key, row in rows.items() if row and row["finish_reason"] not in MAY_DO_BETTER}
         if not self.identity:
             return rows
         unconfirmed = [key for key, row in rows.items() if row.pop(UNCONFIRMED, False)]
-        last = self.work.row_key("identity", self.place)
-        now = canonical(self.identity)
-        if memo.get_many([last]).get(last) == now:
+        if self.trusted:
             self._confirm(unconfirmed, rows, row_keys, memo)
-        else:
-            for key in unconfirmed:
-                memo.put(row_keys[key], canonical(None))
-                del rows[key]
-            memo.put(last, now)
-        return rows
+            return rows
+        for key in unconfirmed:
+            memo.put(row_keys[key], canonical(None))
+        return {key: row for key, row in rows.items() if key not in unconfirmed}
 
     def _confirm(
         self, keys: list[str], answers: dict[str, dict], row_keys: dict[str, str], memo: RowStore

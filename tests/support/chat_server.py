@@ -30,8 +30,9 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
-    def text(self, request: dict) -> str:
-        told = [request["messages"], request.get("seed"), *([self.weights] if self.weights else [])]
+    def text(self, request: dict, weights: str | None = None) -> str:
+        """What these weights answer; the server's own unless told."""
+        told = [request["messages"], request.get("seed"), self.weights if weights is None else weights]
         return f"Word {hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}."
 
     @property
