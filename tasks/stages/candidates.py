@@ -152,7 +152,7 @@ class _Writer:
         memo, mark, now = (
             self.work.store.rows("candidates"),
             self.work.row_key(self.place),
-            self.weights.encode(),
+            canonical(self.weights),
         )
         before = memo.get_many([mark]).get(mark)
         if self.identity and before != now:
