@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from model.generation import worker
-from model.generation.protocol import Generation, GenerationRequest, encode_identify, encode_requests
+from model.generation.protocol import VARIES, Generation, GenerationRequest, encode_identify, encode_requests
 from model.generation.settings import EngineKind, EngineSettings
 
 LOG = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class GenerationEngine:
         self.version: str | None = None
         """The engine and its version, as the child named it; None until it has started."""
         self._child: _Child | None = None
-        self._told_nameless = False
+        self._told_doubts = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> GenerationEngine:
@@ -160,15 +160,26 @@ class GenerationEngine:
                     if not error.passing or restarts == self.settings.restarts:
                         raise
                     time.sleep(self.settings.restart_backoff_s * 2**restarts)
-        if not told["identity"] and not self._told_nameless:
-            self._told_nameless = True
+        self._tell_doubts(told["identity"])
+        return told["identity"]
+
+    def _tell_doubts(self, identity: dict) -> None:
+        """Say once what will go unnoticed."""
+        doubt = ""
+        if not identity:
+            doubt = "says nothing by which its model can be told from another"
+        elif identity.get("probe") == VARIES:
+            doubt = (
+                "answers one prompt in two ways at temperature 0, so that these answers do not tell its model"
+            )
+        if doubt and not self._told_doubts:
+            self._told_doubts = True
             LOG.warning(
-                "%s says nothing by which its model can be told from another of the same name (%s): a change of its "
-                "weights will not be noticed; see candidates.server.identify_by",
+                "%s (%s) %s: a change of its weights may go unnoticed; see candidates.server.identify_by",
                 self.settings.server.base_url,
                 self.settings.model,
+                doubt,
             )
-        return told["identity"]
 
     def _generate_and_restart(self, batch: Sequence[GenerationRequest]) -> Iterator[Generation]:
         """The rows of a batch; what a child that died or found no memory left is asked of another, a few times."""

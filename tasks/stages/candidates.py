@@ -218,17 +218,13 @@ class _Writer:
             memo.put(row_keys[key], canonical(answers[key]))
 
     def _same_as_before(self) -> None:
+        identify_by = self.settings.server.identify_by
         for _ in range(LOOKS):  # a likeliest answer that is nearly tied may turn once
             now = _engine(self.engine_settings).identify()
-            if (
-                now == self.identity
-                or VARIES in (now.get("probe"), self.identity.get("probe"))
-                and all(now.get(sign) == self.identity.get(sign) for sign in ("models", "fingerprint"))
-            ):
+            signs = [sign for sign in identify_by if now.get(sign) != self.identity.get(sign)]
+            # Answers that varied from the start tell nothing; those that begin to may come of two models.
+            if not signs or signs == ["probe"] and self.identity.get("probe") == VARIES:
                 return
-        signs = [
-            sign for sign in self.settings.server.identify_by if now.get(sign) != self.identity.get(sign)
-        ]
         raise ServerError(
             f"{self.settings.server.base_url}: another model answers to {self.engine_settings.model!r} than when the "
             f"run began ({', '.join(signs)} changed); what it said since it was last known the same is dropped; run "

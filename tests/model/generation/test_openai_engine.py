@@ -467,9 +467,11 @@ def test_a_list_of_models_may_be_anything(chat_server, card):
     assert "probe" in found
 
 
-def test_a_nameless_model_is_told_once(chat_server, caplog):
-    with GenerationEngine(_settings(chat_server.url, identify_by=())) as engine:
-        assert engine.identify() == engine.identify() == {}
+@pytest.mark.parametrize("by, identity", [((), {}), (("probe",), {"probe": "varies"})])
+def test_a_model_that_cannot_be_told_from_another_is_said_once(chat_server, caplog, by, identity):
+    chat_server.probe_faults = lambda n, _: (200, {}, completion({"content": f"Draw {n}."}))
+    with GenerationEngine(_settings(chat_server.url, identify_by=by)) as engine:
+        assert engine.identify() == engine.identify() == identity
     (line,) = [record.getMessage() for record in caplog.records]
     assert "candidates.server.identify_by" in line and "\n" not in line
 
