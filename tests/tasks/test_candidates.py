@@ -275,6 +275,7 @@ def test_what_was_left_unconfirmed_is_asked_again_once_another_model_was_there(p
     assert not any("unconfirmed" in row for row in _answers(pipeline.folder))
 
 
+@pytest.mark.slow
 def test_shards_of_two_models_make_no_pairs(pipeline, chat_server):
     pipeline.run()
     chat_server.weights = "b"
