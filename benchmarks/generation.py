@@ -133,11 +133,12 @@ def transformers(asked: list[GenerationRequest], dtype: str) -> Measured:
     from transformers import AutoModelForCausalLM
 
     from model.generation.chat import Chat
+    from model.pretrained import from_folder
 
     torch.set_num_threads(1)
     folder = resolve("smollm2-135m-instruct")
     chat = Chat(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model = from_folder(AutoModelForCausalLM, folder, dtype=getattr(torch, dtype)).eval()
     prompts = sorted((chat.encode(request.messages) for request in asked), key=len)
     torch.manual_seed(0)
     tokens, clock = 0, Clock()

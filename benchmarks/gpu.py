@@ -231,6 +231,7 @@ def main() -> None:
     asked = parser.parse_args()
     from transformers import AutoTokenizer
 
+    from model.pretrained import from_folder
     from model.zoo.resolve import resolve
 
     random.seed(0)
@@ -239,7 +240,7 @@ def main() -> None:
     if "compressor" in asked.parts:
         result["compressor"] = compressor(asked.small)
     if {"history", "epo"} & set(asked.parts):
-        tokenizer = AutoTokenizer.from_pretrained(asked.tokenizer or resolve(LLM))
+        tokenizer = from_folder(AutoTokenizer, asked.tokenizer or resolve(LLM))
         llm = random_llm(asked.small)
         if "history" in asked.parts:
             result["history"] = history(asked.small, llm, tokenizer, asked.dialogues)

@@ -11,13 +11,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
+from model.pretrained import from_folder, whole_model
 from model.sharding import shard_if_asked
-from model.weights import named
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Piece = Tensor
@@ -36,23 +37,18 @@ def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     Its own attention (eager on a CPU) encodes starts and generates, both without a gradient: replies are scored,
     in training too, by that of model/branches.py.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = from_folder(AutoTokenizer, folder)
     attention = "sdpa" if torch.cuda.is_available() else "eager"
-    llm, found = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=DTYPES[dtype],
-        attn_implementation=attention,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    absent = named({"missing": sorted(found["missing_keys"])})
-    if absent:
-        # They would be drawn at random instead.
-        raise ValueError(f"{folder}: the LLM's weights are not whole ({absent}); resolve them again")
+    llm = load_weights(folder, DTYPES[dtype], attn_implementation=attention)
     # Otherwise `generate` fills in what a folder recommends for sampling, such as a penalty of repetition.
     llm.generation_config = GenerationConfig()
     llm = shard_if_asked(llm.requires_grad_(False), llm.model.layers)
     return llm.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def load_weights(folder: Path | str, dtype: torch.dtype, **options: Any) -> nn.Module:
+    """The causal LLM of a folder as it is stored, on the CPU. ValueError as `load_llm`."""
+    return whole_model(AutoModelForCausalLM, folder, dtype=dtype, **options)
 
 
 def body_and_head(llm: nn.Module) -> tuple[nn.Module, nn.Module]:

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, field_validator
 
-from model.generation.settings import EngineArgs, EngineKind, Sampling, ServerSettings
+from model.generation.settings import (
+    HOW_IT_IS_ASKED,
+    HOW_LONG_IS_WAITED,
+    EngineArgs,
+    EngineKind,
+    Sampling,
+    ServerSettings,
+)
 
 GENERATION_EMOTIONS = ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful")
 """The eight emotion labels of candidate generation, spelled and ordered as in the paper (section 8)."""
@@ -59,6 +66,14 @@ class CandidateSettings(BaseModel, frozen=True, extra="forbid"):
         if len(set(emotions)) < len(emotions):
             raise ValueError(f"an emotion is listed twice in {list(emotions)}; list each once")
         return emotions
+
+    @staticmethod
+    def without_effect(engine: str) -> tuple[str, ...]:
+        """Dotted names of the settings that change no candidate of this engine, and so are no part of its key."""
+        served = engine == "openai"
+        server = HOW_IT_IS_ASKED if served else tuple(ServerSettings.model_fields)
+        args = tuple(EngineArgs.model_fields) if served else HOW_LONG_IS_WAITED
+        return (*(f"server.{name}" for name in server), *(f"engine_args.{name}" for name in args))
 
     @property
     def sampling(self) -> Sampling:

@@ -11,9 +11,27 @@ from collections.abc import Iterable
 
 from model.candidates.prompts import WORKED_EXAMPLES
 from model.candidates.settings import GENERATION_EMOTIONS
+from model.generation.protocol import NO_REPLY
 
-REASONS = ("too_long", "empty", "truncated", "label", "refusal", "echo", "meta", "example", "duplicate")
-"""Why a candidate is unusable, in the order in which the reasons are tried."""
+REASONS = (
+    "too_long",
+    "refusal",
+    "thought",
+    "tool_call",
+    "garbled",
+    "overlong",
+    "malformed",
+    "no_answer",
+    "empty",
+    "truncated",
+    "label",
+    "echo",
+    "meta",
+    "example",
+    "duplicate",
+)
+"""Why a candidate is unusable, in the order in which the reasons are tried. The first are told by how it ended
+(model/generation/protocol.py), refusals by the text as well."""
 
 _QUOTES = (('"', '"'), ("“", "”"), ("‘", "’"), ("'", "'"), ("«", "»"))
 
@@ -123,11 +141,9 @@ def usable(
 
 
 def _fault(text: str, finish_reason: str, sentence: str, emotion: str, others: Iterable[str]) -> str:
+    if finish_reason in NO_REPLY:
+        return "refusal" if finish_reason == "filtered" else finish_reason
     words = _words(text)
-    if finish_reason == "too_long":
-        return "too_long"
-    if finish_reason == "filtered":
-        return "refusal"
     if not words:
         return "truncated" if finish_reason == "length" else "empty"
     if _LABEL.search(text) or words == _words(emotion):

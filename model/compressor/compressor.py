@@ -25,6 +25,7 @@ from model.compressor.mamba import LayerState, Mamba, MambaShape
 from model.compressor.settings import CompressorSettings
 from model.json_files import write_json
 from model.llm import token_ids
+from model.pretrained import from_folder
 from model.spoken import Spoken
 from model.weights import differing_weights, named
 
@@ -258,7 +259,7 @@ class MambaCompressor(nn.Module):
             weights = load_file(folder / WEIGHTS)
             tokenizer = llm_tokenizer
             if shape.kind == "checkpoint":
-                tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
+                tokenizer = from_folder(AutoTokenizer, folder / TOKENIZER)
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CompressorError(
@@ -305,7 +306,7 @@ def new_compressor(
             roles=settings.roles,
             checkpoint=config,
         )
-        tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
+        tokenizer = from_folder(AutoTokenizer, weights)
         compressor = MambaCompressor(shape, tokenizer, llm_table)
         compressor.mamba.load_state_dict(mamba, strict=True)
         with torch.no_grad():
@@ -319,15 +320,13 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
     CompressorError for another architecture, and where weights are absent, unknown or of another shape: the
     library would fill them in at random. A vocabulary head is not needed and left out.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = from_folder(AutoConfig, folder)
     if config.model_type != "mamba" or config.hidden_act != "silu":
         raise CompressorError(
             f"{folder}: a {config.model_type} model with {getattr(config, 'hidden_act', 'no')} activation; "
             f"wanted mamba with silu"
         )
-    model, told = MambaModel.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
+    model, told = from_folder(MambaModel, folder, dtype=torch.float32, output_loading_info=True)
     wrong = {
         "missing": sorted(told["missing_keys"]),
         "unknown": sorted(key for key in told["unexpected_keys"] if not key.startswith("lm_head.")),

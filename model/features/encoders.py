@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel, WhisperFeatureExtractor, WhisperModel
 
 from model.llm import DTYPES
+from model.pretrained import from_folder, whole_model
 from model.zoo.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, EfficientNetLite0
 
 SAMPLE_RATE = 16_000
@@ -38,7 +39,7 @@ class AudioEncoder:
     @classmethod
     def load(cls, folder: Path, dtype: str = "float32") -> AudioEncoder:
         """From a local Whisper folder, computing in `dtype`. FeatureError where weights are missing."""
-        mel = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        mel = from_folder(WhisperFeatureExtractor, folder)
         return cls(_load(WhisperModel, folder).encoder.to(DTYPES[dtype]), mel)
 
     @property
@@ -137,13 +138,10 @@ def load_video_encoder(
 
 def _load(model_class, folder: Path) -> nn.Module:
     """Strict in what the model needs; a checkpoint may hold more (CLIP's text tower, Whisper's head)."""
-    model, found = model_class.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
-    absent = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
-    if absent:
-        raise FeatureError(f"{folder}: weights lack {', '.join(absent[:3])}; resolve them again")
-    return model
+    try:
+        return whole_model(model_class, folder, dtype=torch.float32)
+    except ValueError as error:
+        raise FeatureError(str(error)) from None
 
 
 def _pixels(frames: np.ndarray, side: int, mean: list[float], std: list[float]) -> Tensor:

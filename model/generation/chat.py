@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from model.generation.protocol import Message
+from model.pretrained import from_folder
 
 
 class Chat:
@@ -20,7 +21,7 @@ class Chat:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+        self.tokenizer: PreTrainedTokenizerBase = from_folder(AutoTokenizer, folder)
         if not self.tokenizer.chat_template:
             raise ValueError(f"{folder}: the tokenizer has no chat template; use an instruction-tuned model")
         self.stop_ids: tuple[int, ...] = _stop_ids(folder, self.tokenizer)
@@ -42,7 +43,7 @@ def _stop_ids(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> tuple[i
     """Every token that ends a turn: a model's generation config may name more than its tokenizer."""
     stop = set()
     if (Path(folder) / "generation_config.json").is_file():
-        named = GenerationConfig.from_pretrained(str(folder)).eos_token_id
+        named = GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
         stop.update([named] if isinstance(named, int) else named or [])
     if tokenizer.eos_token_id is not None:
         stop.add(tokenizer.eos_token_id)

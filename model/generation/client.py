@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import queue
 import signal
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import IO, Literal
 
 from model.generation import worker
-from model.generation.protocol import Generation, GenerationRequest, encode_requests
+from model.generation.protocol import VARIES, Generation, GenerationRequest, encode_identify, encode_requests
 from model.generation.settings import EngineKind, EngineSettings
+
+LOG = logging.getLogger(__name__)
 
 _BATCH = 2048
 """Requests sent at once: many times what an engine decodes together, so that few steps run half empty."""
@@ -96,6 +99,7 @@ class GenerationEngine:
         self.version: str | None = None
         """The engine and its version, as the child named it; None until it has started."""
         self._child: _Child | None = None
+        self._told_doubts = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> GenerationEngine:
@@ -134,6 +138,48 @@ class GenerationEngine:
             finally:
                 if not whole:
                     self.close()
+
+    def identify(self) -> dict:
+        """What tells which model answers behind a server's name (OpenAIEngine.identify), asked now.
+
+        Of the engine openai alone; the others are given weights whose bytes are known. EngineError as `generate`.
+        """
+        with self._lock:
+            for restarts in range(self.settings.restarts + 1):
+                try:
+                    child = self._started()
+                    child.send(encode_identify())
+                    told = child.receive(
+                        2 * self.settings.stall_limit_s,
+                        "stall_timeout_s",
+                        "while it asked which model answers",
+                    )
+                    break
+                except EngineError as error:
+                    self.close()
+                    if not error.passing or restarts == self.settings.restarts:
+                        raise
+                    time.sleep(self.settings.restart_backoff_s * 2**restarts)
+        self._tell_doubts(told["identity"])
+        return told["identity"]
+
+    def _tell_doubts(self, identity: dict) -> None:
+        """Say once what will go unnoticed."""
+        doubt = ""
+        if not identity:
+            doubt = "says nothing by which its model can be told from another"
+        elif identity.get("probe") == VARIES:
+            doubt = (
+                "answers one prompt in two ways at temperature 0, so that these answers do not tell its model"
+            )
+        if doubt and not self._told_doubts:
+            self._told_doubts = True
+            LOG.warning(
+                "%s (%s) %s: a change of its weights may go unnoticed; see candidates.server.identify_by",
+                self.settings.server.base_url,
+                self.settings.model,
+                doubt,
+            )
 
     def _generate_and_restart(self, batch: Sequence[GenerationRequest]) -> Iterator[Generation]:
         """The rows of a batch; what a child that died or found no memory left is asked of another, a few times."""

@@ -2,49 +2,81 @@
 
 The server applies the model's chat template and its own limit of length. A request that fails for a while (no
 connection, no answer in time, 408, 409, 429, 5xx, an answer that makes no sense) is tried again with growing pauses.
-Knows nothing of processes or of what the text is for.
+What comes from the server is read up to a size and a time, and is trusted in nothing. Knows nothing of processes or
+of what the text is for.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
+import math
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 import httpx
 
-from model.generation.protocol import FinishReason, Generation, GenerationRequest, ServerError
-from model.generation.settings import LONGEST_PAUSE_S, EngineSettings
+from model.generation.protocol import (
+    NO_REPLY,
+    VARIES,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Message,
+    ServerError,
+)
+from model.generation.reply import reply_of
+from model.generation.settings import EngineSettings
 
-PASSING = (408, 409, 425, 429)
-"""Statuses below 500 that may not come again."""
+Made = TypeVar("Made")
 
-FINISHED = {
-    "stop": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "content_filter": "filtered",
-}
-"""What the server calls an ending -> what the protocol calls it. The second and third: Text Generation Inference."""
+PASSING = (408, 409, 425, 429, 502, 503, 504, 529)
+"""Statuses of a server that is not up to it just now; other ones from 500 on may be one prompt's own fault."""
 
 _REFUSED = (400, 413, 422)
-_DOES_NOT_FIT = re.compile(
-    # vLLM, SGLang and OpenAI; llama.cpp; Text Generation Inference.
-    r"context[ _]length|exceeds? the available context size|`inputs` (?:tokens \+|must have less than)",
+"""Statuses of one request that a server does not take."""
+
+_TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error", "model_context_window_exceeded")
+_TOO_LONG = re.compile(
+    # OpenAI, vLLM and SGLang; llama.cpp and its Python server, which say it with status 500 too; Text Generation
+    # Inference. Each says that a length was exceeded: a message that merely has the words is none of them.
+    r"maximum (?:context|model|prompt|input) length (?:is|of) (?:only )?\d"
+    r"|(?:longer|greater|larger|bigger) than the (?:[a-z']+ ){0,3}(?:context|model) (?:length|window|size)"
+    r"|exceeds? (?:the )?(?:[a-z']+ ){0,3}context (?:size|length|window)"
+    r"|context (?:size|length|window) (?:has been |was )?exceeded"
+    r"|input prompt is too big compared to kv size"
+    r"|`inputs` (?:tokens \+|must have less than)",
     re.IGNORECASE,
 )
-"""How servers word, with one of `_REFUSED`, that a prompt is too long for them."""
+"""How servers word that a prompt is too long for them."""
+
+PROBES = (
+    "How would you spend a rainy day, and why?",
+    "Tell me about a person you admire in one sentence.",
+)
+PROBE_TOKENS = 24
+
+_ERROR_BYTES = 1 << 16
+"""How much is read of an answer that is an error."""
 
 
-class _Passing(Exception):
-    """A failure that may not come again. after_s: how long the server asks to be left alone."""
+class _Failed(Exception):
+    """A request that failed and may be tried again. after_s: how long the server asks to be left alone.
 
-    def __init__(self, cause: str, after_s: float = 0.0) -> None:
+    row: how the row ends when every try fails, where it is the answer that is bad and not the server that is down.
+    """
+
+    def __init__(self, cause: str, after_s: float = 0.0, row: FinishReason | None = None) -> None:
         super().__init__(cause)
-        self.after_s = after_s
+        self.after_s, self.row = after_s, row
 
 
 class OpenAIEngine:
@@ -53,37 +85,112 @@ class OpenAIEngine:
     version = f"openai client, httpx {httpx.__version__}"
 
     def __init__(self, settings: EngineSettings) -> None:
+        """Raises ServerError for an address or a key that cannot be sent."""
         self.settings, self.server = settings, settings.server
-        self._key = os.environ.get(self.server.key_variable, "")
+        self._key = self._read_key()
+        self._base = self._read_address()
         self._gone = threading.Event()
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(self.server.timeout_s),
+        self._bad: Counter[str] = Counter()
+        self._last_fault = ""
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(None, connect=self.server.connect_timeout_s),
             limits=httpx.Limits(max_connections=self.server.concurrency),
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            # Compressed answers would have to be unpacked to know how large they are.
+            headers={"Accept-Encoding": "identity", "Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             # A proxy of the environment is for the world outside, not for a fleet.
             trust_env=False,
         )
+        # A loop, since it alone can end a request at a moment, whatever the server is sending.
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._pool = ThreadPoolExecutor(self.server.concurrency)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[Generation]:
         """Answer every request; rows come as they finish, not in order.
 
-        Raises ServerError once a request has failed for good; rows that were under way are still given before.
+        An answer that is no reply is a row that says so. Raises ServerError once the server fails for good, or has
+        given `bad_in_a_row` of those; rows that were under way are still given before.
         """
         self._gone.clear()
         asked = [self._pool.submit(self._answer, request) for request in requests]
         failure: BaseException | None = None
         for future in as_completed(asked):
-            error = None if future.cancelled() else future.exception()
             if future.cancelled():
                 continue
+            error = future.exception()
             if error is None:
                 yield future.result()
-            elif failure is None:
+                error = self._too_many_bad(future.result())
+            if error is not None and failure is None:
                 failure = error
                 self._stop(asked)
         if failure is not None:
             raise failure
+
+    def close(self) -> None:
+        """End what runs beside the caller; a process that ends need not."""
+        self._pool.shutdown(cancel_futures=True)
+        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def identify(self) -> dict:
+        """What tells which model stands behind the name, by `server.identify_by`; what the server lacks is left out.
+
+        models: the model's entry in the server's list, as far as `identity_fields` name it; fingerprint: its
+        system_fingerprint; probe: a digest of what it answers to `PROBES` at temperature 0, or "varies". Raises
+        ServerError.
+        """
+        self._gone.clear()
+        found: dict[str, object] = {}
+        wanted = self.server.identify_by
+        if "models" in wanted and (entry := self._until_it_works(self._entry)):
+            found["models"] = entry
+        probing = "probe" in wanted and "temperature" not in self.server.leave_out
+        if probing or "fingerprint" in wanted:
+            asked = [probe for probe in PROBES for _ in range(2)] if probing else [PROBES[0]]
+            told = list(self._pool.map(lambda p: self._until_it_works(lambda: self._probe(p)), asked))
+            prints = sorted({mark for _, mark in told if mark})
+            if "fingerprint" in wanted and prints:
+                found["fingerprint"] = " ".join(prints)
+            if probing and all(answer is not None for answer, _ in told):
+                answers = [answer for answer, _ in told]
+                steady = answers[0::2] == answers[1::2]
+                found["probe"] = _digest(answers[0::2]) if steady else VARIES
+        return found
+
+    # Asking -------------------------------------------------------------------------------------------
+
+    def _answer(self, request: GenerationRequest) -> Generation:
+        try:
+            return self._tried(lambda: self._ask(request))
+        except _Failed as failed:
+            if failed.row is None or self._gone.is_set():
+                raise self._given_up(failed) from None
+            self._last_fault = str(failed)
+            return Generation(request.key, "", failed.row, "openai", 0, 0)
+
+    def _until_it_works(self, ask: Callable[[], Made]) -> Made:
+        try:
+            return self._tried(ask)
+        except _Failed as failed:
+            raise self._given_up(failed) from None
+
+    def _tried(self, ask: Callable[[], Made]) -> Made:
+        """What `ask` gives, after as many tries as it takes; _Failed after the last."""
+        for tried in range(self.server.retries + 1):
+            try:
+                return ask()
+            except _Failed as failed:
+                last = failed
+            pause = min(max(self.server.backoff_s * 2**tried, last.after_s), self.server.longest_pause_s)
+            if tried == self.server.retries or self._gone.wait(pause):
+                break
+        tries = "1 try" if tried == 0 else f"{tried + 1} tries"
+        raise _Failed(f"{last}, after {tries}", row=last.row)
+
+    def _given_up(self, failed: _Failed) -> ServerError:
+        return ServerError(f"{self._base}: {failed}; see to the server and run again: finished rows are kept")
 
     def _stop(self, asked: Sequence[Future]) -> None:
         """Ask nothing new and try nothing again."""
@@ -91,88 +198,285 @@ class OpenAIEngine:
         for future in asked:
             future.cancel()
 
-    def _answer(self, request: GenerationRequest) -> Generation:
-        for tried in range(self.server.retries + 1):
-            try:
-                return self._ask(request)
-            except _Passing as failed:
-                last, pause = failed, max(self.server.backoff_s * 2**tried, failed.after_s)
-            if tried == self.server.retries or self._gone.wait(min(pause, LONGEST_PAUSE_S)):
-                break
-        raise ServerError(
-            f"{self.server.base_url}: {last}, after {tried + 1} {'try' if tried == 0 else 'tries'}; "
-            "see to the server and run again: finished rows are kept"
-        )
-
     def _ask(self, request: GenerationRequest) -> Generation:
         sampling = self.settings.sampling
-        try:
-            response = self._client.post(
-                f"{self.server.base_url.rstrip('/')}/chat/completions",
-                json={
-                    "model": self.settings.model,
-                    "messages": list(request.messages),
-                    "temperature": sampling.temperature,
-                    "top_p": sampling.top_p,
-                    "max_tokens": sampling.max_new_tokens,
-                    "seed": request.seed,
-                },
-            )
-        except httpx.TimeoutException:
-            raise _Passing(f"no answer within {self.server.timeout_s:g} s") from None
-        except httpx.TransportError as error:
-            raise _Passing(f"no connection ({self._told(str(error))})") from None
-        except httpx.DecodingError as error:
-            raise _nonsense(self._told(str(error))) from None
-        if response.status_code != 200:
-            return self._refused(request, response)
-        return self._row(request, response)
+        body = self._body(
+            request.messages, sampling.max_new_tokens, sampling.temperature, sampling.top_p, request.seed
+        )
+        status, headers, text = self._exchange("POST", "/chat/completions", body)
+        if status != 200:
+            ending = self._refused(status, headers, text, request.messages)
+            return Generation(request.key, "", ending, "openai", 0, 0)
+        answer, choice = self._read(text)
+        reply = reply_of(choice.get("message"), choice.get("finish_reason"))
+        if reply.finish_reason == "malformed":
+            raise self._nonsense(text)
+        if reply.finish_reason in NO_REPLY or not reply.text.strip():
+            self._last_fault = self._told(text)
+        usage = answer.get("usage")
+        counts = [
+            _count(usage.get(name)) if isinstance(usage, Mapping) else 0
+            for name in ("prompt_tokens", "completion_tokens")
+        ]
+        return Generation(request.key, reply.text, reply.finish_reason, "openai", *counts)
 
-    def _refused(self, request: GenerationRequest, response: httpx.Response) -> Generation:
-        """The row of a prompt that does not fit; an error for every other status."""
-        said = self._told(response.text)
-        if response.status_code in _REFUSED and _DOES_NOT_FIT.search(response.text):
-            return Generation(request.key, "", "too_long", "openai", 0, 0)
-        if response.status_code >= 500 or response.status_code in PASSING:
-            raise _Passing(f"status {response.status_code} ({said})", _seconds(response))
-        raise ServerError(
-            f"{self.server.base_url}: status {response.status_code} ({said}); check the settings"
+    def _body(
+        self, messages: Sequence[Message], tokens: int, temperature: float, top_p: float, seed: int
+    ) -> dict:
+        fields = {"temperature": temperature, "top_p": top_p, "seed": seed}
+        return {
+            "model": self.settings.model,
+            "messages": list(messages),
+            self.server.token_limit_field: tokens,
+            **{name: value for name, value in fields.items() if name not in self.server.leave_out},
+            **(json.loads(self.server.extra) if self.server.extra else {}),
+        }
+
+    def _entry(self) -> dict:
+        """What the server's list of models says of the model; empty where it has no such list."""
+        status, headers, text = self._exchange("GET", "/models")
+        if status in PASSING:
+            raise self._unwell(status, headers, text)
+        try:
+            entries = [entry for entry in json.loads(text)["data"] if isinstance(entry, dict)]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return {}
+        named = [entry for entry in entries if entry.get("id") == self.settings.model]
+        # A server of one model may answer to any name.
+        (entry,) = named[:1] or (entries if len(entries) == 1 else [{}])
+        return {
+            name: _plain_json(entry[name])
+            for name in self.server.identity_fields
+            if entry.get(name) is not None
+        }
+
+    def _probe(self, prompt: str) -> tuple[str | None, str]:
+        """(digest of the likeliest answer to a prompt, None where there is none; the server's fingerprint)."""
+        messages = ({"role": "user", "content": prompt},)
+        status, headers, text = self._exchange(
+            "POST", "/chat/completions", self._body(messages, PROBE_TOKENS, 0.0, 1.0, 0)
+        )
+        if status != 200:
+            self._refused(status, headers, text, messages)
+            return None, ""
+        answer, choice = self._read(text)
+        message = choice.get("message")
+        said = (
+            {name: message.get(name) for name in ("content", "reasoning_content", "reasoning")}
+            if isinstance(message, Mapping)
+            else message
+        )
+        mark = answer.get("system_fingerprint")
+        return _digest(said), _printable(mark)[:200] if isinstance(mark, str) else ""
+
+    # Reading ------------------------------------------------------------------------------------------
+
+    def _exchange(self, method: str, path: str, body: dict | None = None) -> tuple[int, httpx.Headers, str]:
+        """(status, headers, text) of one request, within `timeout_s` from its first byte to its last."""
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            return asyncio.run_coroutine_threadsafe(
+                self._transfer(method, f"{self._base}{path}", content), self._loop
+            ).result()
+        except httpx.ConnectTimeout:
+            raise _Failed(f"no connection within {self.server.connect_timeout_s:g} s") from None
+        except TimeoutError:
+            raise _Failed(f"no answer within {self.server.timeout_s:g} s", row="no_answer") from None
+        except httpx.TransportError as error:
+            raise _Failed(f"no connection ({self._told(str(error)) or type(error).__name__})") from None
+
+    async def _transfer(self, method: str, url: str, content: bytes | None) -> tuple[int, httpx.Headers, str]:
+        async with asyncio.timeout(self.server.timeout_s):
+            async with self._client.stream(method, url, content=content) as response:
+                whole = response.status_code == 200
+                packed = response.headers.get("content-encoding", "identity").strip().lower()
+                if packed not in ("", "identity"):
+                    if not whole:
+                        return response.status_code, response.headers, ""
+                    raise _Failed(
+                        f"a compressed answer ({self._told(packed, 20)}), which was not asked for",
+                        row="malformed",
+                    )
+                limit = self.server.max_bytes if whole else _ERROR_BYTES
+                found = bytearray()
+                async for part in response.aiter_raw():
+                    found += part
+                    if len(found) > limit and whole:
+                        raise _Failed(
+                            f"an answer of more than {limit} bytes (candidates.server.max_bytes)",
+                            row="malformed",
+                        )
+                    if len(found) > limit:
+                        break
+        return response.status_code, response.headers, found[:limit].decode("utf-8", "replace")
+
+    def _read(self, text: str) -> tuple[dict, dict]:
+        """(the answer, its first choice)."""
+        try:
+            answer = json.loads(text)
+            choice = answer["choices"][0]
+            if isinstance(answer, dict) and isinstance(choice, dict):
+                return answer, choice
+        # Deep brackets end in a RecursionError.
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass
+        raise self._nonsense(text)
+
+    def _refused(
+        self, status: int, headers: httpx.Headers, text: str, messages: Sequence[Message]
+    ) -> FinishReason:
+        """How the row of a refused prompt ends; an error where it is not the prompt that is refused."""
+        error = _error(text)
+        message = error["message"]
+        for said in messages:  # some servers repeat what they were sent
+            message = message.replace(said["content"], " ") if said["content"] else message
+        codes = (error["code"], error["type"])
+        if status in (*_REFUSED, 500) and (
+            _TOO_LONG.search(message) or any(code in _TOO_LONG_CODES for code in codes)
+        ):
+            return "too_long"
+        if status in _REFUSED and "content_filter" in codes:
+            return "filtered"
+        if status >= 500 or status in PASSING:
+            raise self._unwell(status, headers, text)
+        fault = f"status {status} ({self._told(text)})"
+        advice = self._advice(status, error["param"], message)
+        if status in _REFUSED and not advice:
+            self._last_fault = fault
+            return "no_answer"
+        raise ServerError(f"{self._base}: {fault}; {advice or 'check the settings candidates.server'}")
+
+    def _unwell(self, status: int, headers: httpx.Headers, text: str) -> _Failed:
+        own = None if status in PASSING else "no_answer"
+        return _Failed(f"status {status} ({self._told(text)})", _seconds(headers), own)
+
+    def _advice(self, status: int, param: str, message: str) -> str:
+        """The setting that makes up for what the server refuses; empty where none is to blame."""
+        if status in (401, 403):
+            return f"check the key in {self.server.key_variable} (candidates.server.key_variable)"
+        if status == 404:
+            return "check candidates.server.model and candidates.server.base_url"
+        if status not in _REFUSED:
+            return "check candidates.server.base_url" if 300 <= status < 400 or status == 405 else ""
+        ours = self.server.token_limit_field
+        other = "max_completion_tokens" if ours == "max_tokens" else "max_tokens"
+        extra = json.loads(self.server.extra) if self.server.extra else {}
+        names = [
+            ours,
+            *(n for n in ("temperature", "top_p", "seed") if n not in self.server.leave_out),
+            *extra,
+        ]
+        blamed = next((n for n in names if param == n or (not param and _names(message, n))), None)
+        if blamed is None:
+            return ""
+        if blamed in extra:
+            return f"take {self._told(blamed)} out of candidates.server.extra"
+        if blamed == ours:
+            return f"set candidates.server.token_limit_field={other}"
+        left = json.dumps([*self.server.leave_out, blamed])
+        return f"set candidates.server.leave_out='{left}', and the server goes by its own {blamed}"
+
+    def _too_many_bad(self, row: Generation) -> ServerError | None:
+        """The error that ends a run of answers that are no replies."""
+        if row.finish_reason not in NO_REPLY and row.text.strip():
+            self._bad.clear()
+            return None
+        self._bad[row.finish_reason if row.finish_reason in NO_REPLY else "empty"] += 1
+        count, limit = self._bad.total(), self.server.bad_in_a_row
+        if limit is None or count < limit:
+            return None
+        (most, _), *_ = self._bad.most_common(1)
+        kinds = ", ".join(f"{n} {kind}" for kind, n in self._bad.most_common())
+        self._bad.clear()
+        advice = {
+            "thought": "raise candidates.max_new_tokens, or let it not think aloud (candidates.server.extra)",
+            "empty": "it may think aloud: raise candidates.max_new_tokens, or see candidates.server.extra",
+            "too_long": "give the server a longer window, or lower candidates.history",
+        }.get(most, "see to the server")
+        return ServerError(
+            f"{self._base}: {count} answers in a row are no replies ({kinds}; the last: {self._last_fault}); {advice} "
+            "and run again (candidates.server.bad_in_a_row): finished rows are kept"
         )
 
-    def _row(self, request: GenerationRequest, response: httpx.Response) -> Generation:
-        try:
-            answer = response.json()
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            text, ending = _said(choice["message"], FINISHED[choice["finish_reason"]])
-            counts = [int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")]
-        # Deep brackets end in a RecursionError, a count of Infinity in an OverflowError.
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-            raise _nonsense(self._told(response.text)) from None
-        if not isinstance(text, str):
-            raise _Passing(f"an answer without text ({self._told(response.text)})")
-        return Generation(request.key, text, ending, "openai", *counts)
+    def _nonsense(self, text: str) -> _Failed:
+        return _Failed(f"an answer that makes no sense ({self._told(text)})", row="malformed")
 
     def _told(self, text: str, longest: int = 200) -> str:
-        """What the server said, in one short line and without the key, which some servers repeat."""
-        text = " ".join(text.split())
+        """What the server said, in one short printable line and without the key, which some servers repeat."""
         if self._key:
             text = text.replace(self._key, "***")
-        return text[:longest] + ("…" if len(text) > longest else "")
+        # What is shown is short; an answer need not be walked through to its end for it.
+        line = " ".join(_printable(text[: 20 * longest]).split())
+        return line[:longest] + ("…" if len(line) > longest else "")
+
+    def _read_key(self) -> str:
+        key = os.environ.get(self.server.key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ServerError(
+                f"the key in {self.server.key_variable} has characters that no key has; set it again"
+            )
+        return key
+
+    def _read_address(self) -> str:
+        base = self.server.base_url.rstrip("/")
+        try:
+            if not httpx.URL(base).host:
+                raise httpx.InvalidURL("no host")
+        except httpx.InvalidURL as error:
+            raise ServerError(f"candidates.server.base_url {base!r} is no address ({error})") from None
+        return base
 
 
-def _said(message: dict, ending: FinishReason) -> tuple[str | None, FinishReason]:
-    """The text and how it ended. A refusal that a server tells apart from an answer counts as withheld."""
-    text = message.get("content")
-    if not text and message.get("refusal"):
-        return message["refusal"], "filtered"
-    return (text or "" if ending == "filtered" else text), ending
+def _error(text: str) -> dict[str, str]:
+    """{"message", "code", "type", "param"} of an error's body, as text, in whatever form it has them."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        body = None
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    if not isinstance(inner, dict):
+        inner = {"message": inner if isinstance(inner, str) else text}
+    found = {name: inner.get(name) for name in ("message", "code", "type", "param")}
+    found = {name: value if isinstance(value, str) else "" for name, value in found.items()}
+    return found | {"message": (found["message"] or text)[:_ERROR_BYTES]}
 
 
-def _nonsense(said: str) -> _Passing:
-    return _Passing(f"an answer that makes no sense ({said})")
+def _names(message: str, field: str) -> bool:
+    return re.search(rf"(?<![A-Za-z_]){re.escape(field)}(?![A-Za-z_])", message) is not None
 
 
-def _seconds(response: httpx.Response) -> float:
-    """How long `Retry-After` asks to wait; 0 where it does not say so in seconds."""
-    told = response.headers.get("retry-after", "")
-    return float(told) if told.isdigit() else 0.0
+def _seconds(headers: httpx.Headers) -> float:
+    """How long `Retry-After` asks to wait, in seconds or until a date; 0 where it says nothing of use."""
+    told = headers.get("retry-after", "").strip()
+    try:
+        wait = float(told)
+    except ValueError:
+        try:
+            until = parsedate_to_datetime(told)
+            wait = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return 0.0
+    return 0.0 if math.isnan(wait) else max(0.0, wait)
+
+
+def _count(value: object) -> int:
+    """A count of tokens; 0 for what is none."""
+    return value if type(value) is int and 0 <= value < 1 << 31 else 0
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain_json(value: object) -> object:
+    """A value as it was read, where it can be kept in a row's key; else its digest."""
+    text = json.dumps(value, sort_keys=True)
+    return (
+        json.loads(text)
+        if len(text) <= 1000 and text == _printable(text) and "\\ud" not in text
+        else _digest(value)
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)

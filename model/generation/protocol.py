@@ -1,8 +1,8 @@
 """What the engine process and its client say to each other: one JSON object per line.
 
-Client to worker: `EngineSettings`, then any number of `{"requests": [...]}`; the end of input ends the worker.
-Worker to client: `{"ready": {...}}`, then for each batch its rows `{"row": {...}}` as they finish and
-`{"done": n}`; `{"error": "...", "whole": bool, "passing": bool}` before it gives up (whole: the line says all;
+Client to worker: `EngineSettings`, then any number of `{"requests": [...]}` and `{"identify": true}`; the end of input
+ends the worker. Worker to client: `{"ready": {...}}`, then for each batch its rows `{"row": {...}}` as they finish and
+`{"done": n}`; `{"identity": {...}}` where it is asked for; `{"error": "...", "whole": bool, "passing": bool}` before it gives up (whole: the line says all;
 passing: another start may do without the error). Knows nothing of processes or of models.
 """
 
@@ -12,11 +12,32 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 from model.generation.settings import Sampling
 
-FinishReason = Literal["stop", "length", "too_long", "filtered"]
+FinishReason = Literal[
+    "stop",
+    "length",
+    "too_long",
+    "filtered",
+    "thought",
+    "tool_call",
+    "garbled",
+    "overlong",
+    "malformed",
+    "no_answer",
+]
+
+NO_REPLY: frozenset[FinishReason] = frozenset(get_args(FinishReason)) - {"stop", "length"}
+"""Endings of what is no reply, whatever its text."""
+
+MAY_DO_BETTER: frozenset[FinishReason] = frozenset({"too_long", "malformed", "no_answer"})
+"""Of these, those that another window, or the server on another day, may answer."""
+
+
+VARIES = "varies"
+"""Stands for the answers of a server that answers one prompt in two ways at temperature 0."""
 
 
 class ServerError(RuntimeError):
@@ -44,9 +65,10 @@ class Generation:
     """One answer.
 
     `finish_reason`: "stop" (the model ended its turn), "length" (it ran into max_new_tokens), "too_long"
-    (prompt and answer do not fit max_model_len: nothing was generated, the text is empty), or "filtered" (a server
-    withheld its answer, or told it to be a refusal). Token counts include the chat template's and the end-of-turn
-    token.
+    (prompt and answer do not fit max_model_len: nothing was generated, the text is empty), "filtered" (a server
+    withheld its answer, or told it to be a refusal), one of reply.py's reasons why an answer is no reply, or
+    "no_answer" (a server gave none to this prompt, try after try). Token counts include the chat template's and the
+    end-of-turn token; 0 where a server does not tell them.
     """
 
     key: str
@@ -70,6 +92,16 @@ def request_seed(messages: Sequence[Message], sampling: Sampling) -> int:
 def encode_requests(requests: Sequence[GenerationRequest]) -> str:
     """A batch as one line."""
     return json.dumps({"requests": [asdict(request) for request in requests]}) + "\n"
+
+
+def encode_identify() -> str:
+    """The question which model a server's name stands for, as one line."""
+    return json.dumps({"identify": True}) + "\n"
+
+
+def is_identify(line: str) -> bool:
+    """Whether a line that the worker was sent is that question."""
+    return "identify" in json.loads(line)
 
 
 def decode_requests(line: str) -> list[GenerationRequest]:

@@ -5,14 +5,33 @@ Knows nothing of prompts or of what the text is for, and imports neither torch n
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 EngineKind = Literal["auto", "vllm", "transformers", "openai"]
 
-LONGEST_PAUSE_S = 30.0
-"""The longest pause between two tries of a request to a server."""
+SamplingField = Literal["temperature", "top_p", "seed"]
+Sign = Literal["models", "fingerprint", "probe"]
+"""What tells one model behind a server's name from another."""
+
+HOW_IT_IS_ASKED = (
+    "identify_every",
+    "concurrency",
+    "timeout_s",
+    "connect_timeout_s",
+    "retries",
+    "backoff_s",
+    "longest_pause_s",
+    "max_bytes",
+    "bad_in_a_row",
+    "key_variable",
+)
+"""Fields of ServerSettings that change no answer, and so are part of no key; the others say what is asked, of whom."""
+
+HOW_LONG_IS_WAITED = ("start_timeout_s", "stall_timeout_s")
+"""Fields of EngineArgs that change no answer."""
 
 
 class Sampling(BaseModel, frozen=True, extra="forbid"):
@@ -82,33 +101,88 @@ class EngineArgs(BaseModel, frozen=True, extra="forbid"):
 class ServerSettings(BaseModel, frozen=True, extra="forbid"):
     """A server that speaks OpenAI's chat completions, for the engine "openai". None of this is in the paper.
 
-    vLLM's server samples as asked only when started with `--generation-config vllm`. The key itself is read from
-    the environment by the engine process alone: it enters no setting, no row and no message.
+    Its fields are of two kinds: what is asked, and of whom, can change an answer and is part of the candidates' key;
+    how it is asked (`HOW_IT_IS_ASKED`) cannot, and is not. vLLM's server samples as asked only when started with
+    `--generation-config vllm`. The key itself is read from the environment by the engine process alone: it enters
+    no setting, no row and no message.
     """
 
     base_url: str = Field(
         "http://127.0.0.1:8000/v1", pattern=r"^https?://", description="Not in the paper. Up to and with /v1."
     )
     model: str = Field("", description="Not in the paper. The model's name on the server.")
+    token_limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="Not in the paper. What the server calls the limit of an answer."
+    )
+    leave_out: tuple[SamplingField, ...] = Field(
+        (),
+        description="Not in the paper. Fields that the server refuses and that are not sent: it goes by its own.",
+    )
+    extra: str = Field(
+        "",
+        description="Not in the paper. A JSON object of further fields to send, such as "
+        '{"chat_template_kwargs": {"enable_thinking": false}}.',
+    )
+    identify_by: tuple[Sign, ...] = Field(
+        ("models", "fingerprint", "probe"),
+        description="Not in the paper. What tells the model behind the name: its entry in the list of models, "
+        "system_fingerprint, answers at temperature 0. What a server lacks is passed over.",
+    )
+    identity_fields: tuple[str, ...] = Field(
+        ("id", "root", "parent", "owned_by", "meta", "digest", "revision"),
+        description="Not in the paper. Fields of that entry that stay as long as the model does; with Ollama also "
+        "created.",
+    )
+    identify_every: int = Field(
+        256, ge=1, description="Not in the paper. Answers after which the model is identified again."
+    )
     concurrency: int = Field(32, ge=1, description="Not in the paper. Requests under way at once.")
-    timeout_s: float = Field(120, gt=0, description="Not in the paper. Seconds for one answer.")
+    timeout_s: float = Field(
+        120, gt=0, description="Not in the paper. Seconds for one answer, to its last byte."
+    )
+    connect_timeout_s: float = Field(10, gt=0, description="Not in the paper. Seconds for a connection.")
     retries: int = Field(
         5,
         ge=0,
-        description="Not in the paper. Further tries of a request that failed, before it is an error.",
+        description="Not in the paper. Further tries of a request that failed.",
     )
     backoff_s: float = Field(
         0.5, ge=0, description="Not in the paper. Seconds before the first further try; doubled for each."
+    )
+    longest_pause_s: float = Field(
+        30,
+        ge=0,
+        description="Not in the paper. The longest pause before a further try, whatever is asked for.",
+    )
+    max_bytes: int = Field(1 << 20, ge=1, description="Not in the paper. The longest answer that is read.")
+    bad_in_a_row: int | None = Field(
+        32,
+        ge=1,
+        description="Not in the paper. Answers in a row that are no replies before the run stops; None: never.",
     )
     key_variable: str = Field(
         "OPENAI_API_KEY", description="Not in the paper. Environment variable that holds the key, if any."
     )
 
+    @field_validator("extra", mode="before")
+    @classmethod
+    def _an_object_of_fields(cls, extra: object) -> str:
+        """The object in one spelling, so that it is part of a key; a setting may give it as it is, or as text."""
+        try:
+            fields = json.loads(extra.strip() or "{}") if isinstance(extra, str) else extra
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error})") from None
+        if not isinstance(fields, dict):
+            raise ValueError("give a JSON object of fields")
+        ours = sorted(fields.keys() & {"model", "messages", "stream", "n"})
+        if ours:
+            raise ValueError(f"{', '.join(ours)} cannot be set here")
+        return json.dumps(fields, sort_keys=True) if fields else ""
+
     @property
     def longest_s(self) -> float:
-        """Seconds after which every try of a request has failed, unless a server sends its answer drop by drop."""
-        # The timeout holds for the connection, its encryption, the request and the answer each.
-        return 4 * self.timeout_s * (self.retries + 1) + LONGEST_PAUSE_S * self.retries
+        """Seconds after which every try of a request has failed, whatever the server does."""
+        return self.timeout_s * (self.retries + 1) + self.longest_pause_s * self.retries
 
 
 class EngineSettings(BaseModel, frozen=True, extra="forbid"):
@@ -135,5 +209,6 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     def stall_limit_s(self) -> float:
         """Seconds without a finished row before the engine counts as hung: not before a server's last try."""
         if self.engine == "openai":
-            return max(self.args.stall_timeout_s, self.server.longest_s)
+            # Some seconds of its own, in which the last try's failure is told.
+            return max(self.args.stall_timeout_s, self.server.longest_s + 60)
         return self.args.stall_timeout_s

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 from transformers import __version__ as _version
 
 from model.generation.chat import Chat
 from model.generation.protocol import Generation, GenerationRequest
+from model.generation.reply import reply_of
 from model.generation.sampling import draw_tokens
 from model.generation.settings import EngineSettings
+from model.llm import load_weights
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -41,9 +43,7 @@ class TransformersEngine:
         self.settings = settings
         self.chat = Chat(settings.model)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = AutoModelForCausalLM.from_pretrained(
-            settings.model, dtype=_DTYPES[settings.args.dtype], local_files_only=True, use_safetensors=True
-        )
+        model = load_weights(settings.model, _DTYPES[settings.args.dtype])
         self.model = model.to(self.device).eval()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[Generation]:
@@ -75,8 +75,15 @@ class TransformersEngine:
                 if reason is None:
                     going.append(place)
                 else:
-                    text = self.chat.decode(row.new)
-                    yield Generation(row.key, text, reason, "transformers", len(row.prompt), len(row.new))
+                    reply = reply_of(self.chat.decode(row.new), reason)
+                    yield Generation(
+                        row.key,
+                        reply.text,
+                        reply.finish_reason,
+                        "transformers",
+                        len(row.prompt),
+                        len(row.new),
+                    )
             if not going:
                 return
             if len(going) < len(rows):

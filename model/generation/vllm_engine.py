@@ -18,6 +18,7 @@ from vllm.v1.sample.ops import topk_topp_sampler
 
 from model.generation.chat import Chat
 from model.generation.protocol import Generation, GenerationRequest
+from model.generation.reply import reply_of
 from model.generation.sampling import keep_nucleus
 from model.generation.settings import EngineArgs, EngineSettings
 
@@ -50,7 +51,9 @@ class VllmEngine:
         self.chat = Chat(settings.model)
         if current_platform.is_cpu():
             use_quick_nucleus()
-        self.engine = LLM(model=settings.model, **vllm_arguments(settings.args)).llm_engine
+        self.engine = LLM(
+            model=settings.model, trust_remote_code=False, **vllm_arguments(settings.args)
+        ).llm_engine
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[Generation]:
         """Answer every request; rows come as they finish, not in order."""
@@ -70,9 +73,14 @@ class VllmEngine:
         answer = output.outputs[0]
         if answer.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended row {key} with finish reason {answer.finish_reason!r}")
-        text = self.chat.decode(answer.token_ids)
+        reply = reply_of(self.chat.decode(answer.token_ids), answer.finish_reason)
         return Generation(
-            key, text, answer.finish_reason, "vllm", len(output.prompt_token_ids), len(answer.token_ids)
+            key,
+            reply.text,
+            reply.finish_reason,
+            "vllm",
+            len(output.prompt_token_ids),
+            len(answer.token_ids),
         )
 
     def _sampling_params(self, seed: int) -> SamplingParams:

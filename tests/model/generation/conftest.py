@@ -43,22 +43,3 @@ def tiny_chat_model(tmp_path_factory) -> Path:
         )
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def chat_server(chat_server):
-    """The chat server, which may also be told an answer as it is: a fault (status, headers, body)."""
-
-    class Handler(chat_server.RequestHandlerClass):
-        def _answer(self, request, fault):
-            if not isinstance(fault, tuple):
-                return super()._answer(request, fault)
-            status, headers, body = fault
-            self.send_response(status)
-            for name, value in (headers | {"Content-Length": str(len(body))}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-    chat_server.RequestHandlerClass = Handler
-    return chat_server

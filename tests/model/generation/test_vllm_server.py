@@ -118,6 +118,17 @@ def test_the_likeliest_answers_are_those_of_the_model_asked_directly(vllm_server
     assert {row.finish_reason for row in served.values()} == {"stop", "length"}
 
 
+def test_the_server_is_known_again_alone_and_at_work(vllm_server, folder):
+    """Its list of models has another date and another permission at each look; the model is the same."""
+    engine = OpenAIEngine(_settings(vllm_server[0]))
+    first = engine.identify()
+    assert first["models"]["root"] == str(folder) and len(first["probe"]) == 16
+    at_work = engine.generate(_requests(Sampling())[:8])
+    next(at_work)
+    assert engine.identify() == first
+    assert len(list(at_work)) == 7 and engine.identify() == first
+
+
 def test_a_row_is_drawn_by_its_own_seed(vllm_server):
     requests = _requests(Sampling())[:12]
     engine = OpenAIEngine(_settings(vllm_server[0]))
@@ -136,7 +147,7 @@ def test_a_prompt_that_does_not_fit_is_a_row_and_a_wrong_name_is_said(vllm_serve
     rows = {row.key: row for row in engine.generate([GenerationRequest("long", messages, 1), short])}
     assert rows["long"].finish_reason == "too_long" and rows["long"].text == ""
     assert rows[short.key].finish_reason in ("stop", "length")
-    with pytest.raises(ServerError, match="status 404 .*check the settings") as failure:
+    with pytest.raises(ServerError, match="status 404 .*check candidates.server.model") as failure:
         list(OpenAIEngine(_settings(vllm_server[0], model="another")).generate([short]))
     assert "\n" not in str(failure.value)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.engine.declaration import Stage
+from tasks.engine.item import Item
 from tasks.engine.pool import WorkerPool
 from tasks.engine.slots import Slots
-from tasks.engine.stage import Item, Stage
 from tasks.engine.stopping import Stop, Stopped
 from tasks.settings import RunSettings
 
