@@ -14,7 +14,8 @@ from torch import Tensor
 class DialogueExample:
     """history: role-tagged utterances before the sentence ("gpt: ..."), oldest first.
 
-    audio: Whisper states [Ta, d_audio] or None; video: frame tokens [Tv, d_video] or None.
+    audio: Whisper states [Ta, d_audio] or None; video: frame tokens [Tv, d_video] or None. dialogue: which one the
+    exchange is of; "" where it stands alone.
     """
 
     key: str
@@ -23,6 +24,12 @@ class DialogueExample:
     reply: str
     audio: Tensor | None = None
     video: Tensor | None = None
+    dialogue: str = ""
+
+    @property
+    def group(self) -> str:
+        """What tells rows of one dialogue from those of another."""
+        return self.dialogue or self.key
 
 
 @dataclass(frozen=True)

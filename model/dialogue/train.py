@@ -22,7 +22,9 @@ from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.json_files import write_json
-from model.llm import body_and_head, embed, load_llm, reply_ids
+from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids
+from model.metrics.compared import compared_rows
+from model.metrics.donors import with_others
 from model.sharding import is_sharded
 from model.training import Progress, fit, seeded_order
 
@@ -43,7 +45,9 @@ def train_dialogue(
     """Train a LoRA adapter, save it in peft's layout and report.json in `out`, and return the report.
 
     The loss is the token mean over replies, plus, where the history is memories, the weighted token mean of
-    their reconstruction (table 5): so the LLM keeps understanding them. start: the folder of an adapter of the
+    their reconstruction (table 5): so the LLM keeps understanding them. "compared" in the report holds each held-out
+    reply's nats a token before and after, and after it with another dialogue's history, or clip, in place of its own:
+    the controls. start: the folder of an adapter of the
     same settings to go on from, instead of a new one. An exchange that does not fit the LLM's window without any
     history is left out and counted. ValueError names an empty reply or clip, and where nothing is left.
     """
@@ -65,6 +69,7 @@ def train_dialogue(
             f"(left out: {learnt.left_out}, {checked.left_out}); both need one"
         )
     batch, weight = settings.training.batch_size, settings.reconstruction_weight
+    first = checked.row_losses(batch)
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         reply = learnt.reply_loss(rows, whole)
@@ -98,7 +103,13 @@ def train_dialogue(
         "heldout_before": before,
         "heldout_after": after,
         "heldout_no_history": checked.without_history().figures(batch, 0.0)["reply"],
-        "learned": after["reply"] < before["reply"],
+        "compared": compared_rows(
+            [example.group for example in checked.examples],
+            before=first,
+            after=checked.row_losses(batch),
+            other_history=checked.losses_with_another_history(batch),
+            **({"other_clip": checked.losses_with_another_clip(batch)} if model.use_audio_visual else {}),
+        ),
         "history": record.as_dict(),
     }
     save_adapter(model.llm, out)
@@ -202,6 +213,42 @@ class Exchanges:
                 tokens["reconstruction"] += count
         means = {name: totals[name] / tokens[name] for name in totals if tokens[name]}
         return {"loss": means["reply"] + weight * means.get("reconstruction", 0.0), **means}
+
+    @torch.no_grad()
+    def row_losses(self, batch: int) -> list[float]:
+        """Nats per token of each exchange's reply."""
+        order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
+        found: dict[int, float] = {}
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            prompts = [embed(self.model.llm, self.pieces[i]) for i in rows]
+            log_probs, owner = reply_log_probs(self.model.llm, prompts, [self.replies[i] for i in rows])
+            found.update(zip(rows, mean_by_row(-log_probs, owner, len(rows)).tolist(), strict=True))
+        return [found[i] for i in range(len(order))]
+
+    def losses_with_another_history(self, batch: int) -> list[float | None]:
+        """As `row_losses`, each with a history of another dialogue, as like its own in turns as there is one.
+
+        None of a row without a history, whose prompt has no place for one.
+        """
+        sizes = [len(e.history) for e in self.examples]
+        kinds = ["told" if size else None for size in sizes]
+        return self._losses_of(with_others(self.examples, ("history",), kinds, sizes), batch)
+
+    def losses_with_another_clip(self, batch: int) -> list[float | None]:
+        """As `row_losses`, each with a clip of another dialogue that has the same modalities; None without a clip."""
+        has = [(e.audio is not None, e.video is not None) for e in self.examples]
+        kinds = [modalities if any(modalities) else None for modalities in has]
+        sizes = [sum(len(f) for f in (e.audio, e.video) if f is not None) for e in self.examples]
+        return self._losses_of(with_others(self.examples, ("audio", "video"), kinds, sizes), batch)
+
+    def _losses_of(self, examples: Sequence[DialogueExample | None], batch: int) -> list[float | None]:
+        given = [e for e in examples if e is not None]
+        if not given:
+            return [None] * len(examples)
+        others = Exchanges(self.model, given)
+        losses = dict(zip((e.key for e in others.examples), others.row_losses(batch), strict=True))
+        return [None if e is None else losses.get(e.key) for e in examples]
 
     def without_history(self) -> Exchanges:
         """The same exchanges as if nothing had been said before."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.adapter import save_adapter
 from model.card import write_card
@@ -24,6 +25,8 @@ from model.epo.loss import PairLogProbs, Share, joined, pair_log_probs, total_lo
 from model.epo.settings import EpoSettings
 from model.json_files import write_json
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
+from model.metrics.compared import compared_rows
+from model.metrics.donors import donors
 from model.training import Progress, fit, plan_batches, seeded_order
 
 ADAPTER_MARK = "lora_"
@@ -61,8 +64,8 @@ def train_epo(
     Pairs that do not fit the LLM's window are left out and counted.
     The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
     far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
-    after, the flag `learned`, `collapsed` (None: too few steps to tell) with the step at which it was seen, and the
-    history. A collapse is logged while training, too.
+    after, "compared" (`compared_pairs`), `collapsed` (None: too few steps to tell) with the step at which it was seen,
+    and the history. A collapse is logged while training, too.
     ValueError: no pairs, an empty reply, or a model without an adapter.
     """
     if not pairs or not heldout:
@@ -90,7 +93,7 @@ def train_epo(
         traits = {name: share.pairs * mean for name, mean in learnt.traits(rows).items()}
         return value, {**logs, **traits}
 
-    said_before = sampled_replies(checked, settings)
+    said_before, first = sampled_replies(checked, settings), compared_pairs(model, checked, settings)
     # A run of fewer steps than that is judged as a whole.
     count = min(settings.collapse_steps, len(plan_batches(learnt.lengths, settings.training)))
     watch = CollapseWatch(count, earlier_steps(checkpoints))
@@ -126,7 +129,11 @@ def train_epo(
         "traits": checked.traits(range(len(checked.lengths))),
         "repetition_before": mean_repetition(said_before),
         "repetition_after": mean_repetition(sampled_replies(checked, settings)),
-        "learned": after["epo"] < before["epo"] and after["margin"] > before["margin"],
+        "compared": compared_rows(
+            [pair.example.group for pair in checked.pairs],
+            **{f"{name}_before": values for name, values in first.items()},
+            **{f"{name}_after": values for name, values in compared_pairs(model, checked, settings).items()},
+        ),
         "collapsed": fell is not None if count >= LEAST_STEPS else None,
         "collapsed_at_step": fell,
         "history": history.as_dict(),
@@ -216,6 +223,52 @@ def figures(pairs: Pairs, settings: EpoSettings) -> dict[str, float]:
     )
     loss, logs = total_loss(whole, settings.beta, settings.gamma, settings.autoregressive_weight)
     return {"loss": loss.item(), **logs}
+
+
+def compared_pairs(
+    model: PreferenceModel, pairs: Pairs, settings: EpoSettings
+) -> dict[str, list[float | None]]:
+    """Of each pair its EPO loss ("epo"), whether it is ranked right ("right": 0 or 1), its reward margin ("margin"),
+    and the margin of another exchange's two replies after this one's prompt ("shuffled").
+
+    A margin that rises as much for a shuffled pair says how people write and how the LLM does, and nothing of this
+    exchange's emotion. The other pair is of another dialogue, as like in length as there is one; None without one.
+    """
+    own = row_margins(pairs, settings)
+    given = donors([p.example.group for p in pairs.pairs], [len(c) for c in pairs.chosen])
+    shuffled = [
+        PreferenceExample(
+            replace(pair.example, reply=pairs.pairs[other].example.reply),
+            pairs.pairs[other].counter_emotional,
+        )
+        for pair, other in zip(pairs.pairs, given, strict=True)
+        if other is not None
+    ]
+    margins: dict[str, float] = {}
+    if shuffled:
+        others = Pairs(model, shuffled, settings.training.batch_size)
+        keys = [pair.example.key for pair in others.pairs]
+        margins = dict(zip(keys, row_margins(others, settings), strict=True))
+    losses = -F.logsigmoid(torch.tensor(own) - settings.gamma)
+    return {
+        "epo": losses.tolist(),
+        "right": [float(margin > 0) for margin in own],
+        "margin": own,
+        "shuffled": [margins.get(pair.example.key) for pair in pairs.pairs],
+    }
+
+
+@torch.no_grad()
+def row_margins(pairs: Pairs, settings: EpoSettings) -> list[float]:
+    """Reward of the chosen reply less that of the rejected one, of each pair."""
+    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
+    size, found = settings.training.batch_size, {}
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        log_probs = pairs.log_probs(rows)
+        margins = settings.beta * (log_probs.chosen - log_probs.rejected)
+        found.update(zip(rows, margins.tolist(), strict=True))
+    return [found[i] for i in range(len(order))]
 
 
 def length_accuracy(pairs: Pairs) -> float:

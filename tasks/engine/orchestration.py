@@ -30,7 +30,7 @@ from tasks.engine.run import Run, RunRequest
 from tasks.engine.session import Session
 from tasks.engine.worker import StageFailed
 from tasks.stages.utterances.cards import card_markdown, exchange_counts
-from tasks.stages.verdicts import quality_line, training_line
+from tasks.stages.verdicts import verdict_line
 
 PROGRESS_EVERY_S = 3.0
 
@@ -101,12 +101,13 @@ def run_stages(run: Run, flow: str, until: str | None) -> None:
     def on_settled(plan: StagePlan) -> None:
         session.workers.release(plan.stage.name)
         told = [
-            training_line(session.store, refs) or quality_line(session.store, refs)
+            verdict_line(session.store, refs, session.settings.metrics.intervals)
             for label, refs in plan.outputs.items()
             if label in plan.stale
         ]
-        display.settled(plan, next((line for line in told if line), None))
-        _leave_table(plan)
+        line = next((line for line in told if line), None)
+        display.settled(plan, line)
+        _leave_table(plan, line)
         if plan.stage.name == carded:
             leave_cards(session.store, run.board.settled.get("utterances", plan), plan)
 
@@ -148,7 +149,7 @@ def _tell_failure(running, answer: Future) -> None:
             answer.set_exception(error)
 
 
-def _leave_table(plan: StagePlan) -> None:
+def _leave_table(plan: StagePlan, verdict: str | None) -> None:
     rows = [
         {
             "item": label,
@@ -163,7 +164,8 @@ def _leave_table(plan: StagePlan) -> None:
     create_table_artifact(
         key=f"stage-{plan.stage.name.replace('.', '-')}",
         table=rows or [{"item": "-", "ran": "no", "why": plan.reason}],
-        description=f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran",
+        description=f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran"
+        + (f"; {verdict}" if verdict else ""),
     )
 
 

@@ -16,7 +16,7 @@ from model.extractor.train import EmotionExample
 from storage.exchanges import roles
 from storage.shards import row_to_utterance, unpack_array
 from storage.store import Ref, Store
-from storage.utterance import Utterance
+from storage.utterance import CLIP_DATASETS, Utterance
 from tasks.stages.shards import read_rows
 
 Key = tuple[str, str, str, int]
@@ -26,7 +26,7 @@ def row_key(row: dict) -> Key:
     return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
 
 
-def key_text(key: Key) -> str:
+def key_text(key: tuple) -> str:
     """A key as one word, for messages: meld/train/12/3."""
     return "/".join(str(part) for part in key)
 
@@ -85,6 +85,7 @@ def dialogue_examples(
                 reply=row["reply"],
                 audio=audio,
                 video=video,
+                dialogue=key_text(row_key(row)[:3]),
             )
         )
     return examples
@@ -93,7 +94,8 @@ def dialogue_examples(
 def emotion_examples(
     store: Store, utterances: list[Ref], features: list[Ref], *splits: str
 ) -> list[EmotionExample]:
-    """Every labelled utterance of the splits that has features; by key."""
+    """Every labelled utterance of the splits that has features; by key. What is alike of single acted clips is their
+    actor."""
     media = read_features(store, features, *splits)
     rows = [row_to_utterance(row) for row in read_rows(store, utterances, "utterances", *splits)]
     return [
@@ -104,6 +106,7 @@ def emotion_examples(
             sentence=u.text,
             emotion=u.emotion,
             dataset=u.dataset,
+            dialogue=key_text((*u.key[:2], u.speaker if u.dataset in CLIP_DATASETS else u.dialogue_id)),
         )
         for u in sorted(rows, key=lambda u: u.key)
         if u.emotion is not None and u.key in media

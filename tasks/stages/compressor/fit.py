@@ -27,10 +27,11 @@ def pretrain_compressor(
     base: what identifies the weights that `settings` names, if any; they are resolved by that name. A pretrained
     compressor is measured and handed on.
     """
-    heldout = [line for d in _lines(work, utterances, "dev") for line in d]
+    spoken = _lines(work, utterances, "dev")
+    heldout, dialogues = [line for d in spoken for line in d], [i for i, d in enumerate(spoken) for _ in d]
     with tempfile.TemporaryDirectory() as folder:
         if settings.pretrained:
-            adopt(resolve(llm.name), resolve(base.name), heldout, settings, Path(folder))
+            adopt(resolve(llm.name), resolve(base.name), heldout, settings, Path(folder), dialogues)
             return [work.store.put_tree("compressor", Path(folder), rows=0)]
         train = [line for d in _lines(work, utterances, "train") for line in d]
         pretrain(
@@ -42,6 +43,7 @@ def pretrain_compressor(
             work.progress,
             start=work.folder(start),
             checkpoints=work.checkpoints(),
+            dialogues=dialogues,
         )
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
 

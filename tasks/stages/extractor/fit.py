@@ -22,7 +22,7 @@ def fit_extractor(
     work: Workspace,
     start: Ref | None = None,
 ) -> list[Ref]:
-    """Train on train; dev chooses the checkpoint and gives the recognition figures. Output: "extractor".
+    """Train on train; dev chooses the checkpoint. Output: "extractor".
 
     start: see tasks/engine/retrain.py, as in every trained stage.
     """
