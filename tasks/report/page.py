@@ -222,7 +222,7 @@ PAGE = """<!doctype html>
 <details><summary>By dataset</summary><div class="scroll"><table><thead><tr><th>Dataset</th><th>Input</th><th class="n">clips</th><th class="n">right</th><th class="n">commonest label</th></tr></thead><tbody>
 {% for name, settings in r.accuracy_by_dataset.items() %}{% for input, a in settings.items() %}<tr><td>{{ name | dataset }}</td><td>{{ input }}</td><td class="n">{{ a.clips | count }}</td><td class="n">{{ a.accuracy | percent }}{% if a.accuracy_ci %}<small>{{ a.accuracy_ci[0] | percent }} to {{ a.accuracy_ci[1] | percent }}</small>{% endif %}</td><td class="n">{{ a.majority | percent }}</td></tr>{% endfor %}{% endfor %}
 </tbody></table></div></details>
-{% for name, a in r.accuracy.items() if loop.last %}<details><summary>What was answered to each emotion ({{ name }})</summary><div class="scroll"><table><thead><tr><th>Label</th><th>Answers</th></tr></thead><tbody>
+{% for name in (r.accuracy | list)[-1:] %}{% set a = r.accuracy[name] %}<details><summary>What was answered to each emotion ({{ name }})</summary><div class="scroll"><table><thead><tr><th>Label</th><th>Answers</th></tr></thead><tbody>
 {% for label, said in a.confusion.items() %}<tr><td>{{ label }}</td><td class="words">{% for answer, n in said.items() %}{{ answer }} {{ n }}{{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}
 </tbody></table></div></details>{% endfor %}
 {% endif %}
