@@ -152,7 +152,7 @@ def possible(example: EmotionExample, family: Sequence[str]) -> list[str]:
 def rows_with_other_clips(rows: Sequence[Row]) -> list[Row | None]:
     """Each row with the clip of another dialogue or actor that has the same modalities, as like in length as can be.
 
-    None where the row shows no clip, or there is no such other.
+    Of its own dialogue where there is no other; None where the row shows no clip, or there is no other clip.
     """
     examples = [row.example for row in rows]
     has = [(row.example.audio is not None, row.example.video is not None) for row in rows]
@@ -161,7 +161,10 @@ def rows_with_other_clips(rows: Sequence[Row]) -> list[Row | None]:
         None if row.setting == "T" else (row.setting, *kind) for row, kind in zip(rows, has, strict=True)
     ]
     sizes = [sum(len(f) for f in (e.audio, e.video) if f is not None) for e in examples]
-    given = with_others(examples, ("audio", "video"), kinds, sizes)
+    fields = ("audio", "video")
+    given = with_others(examples, fields, kinds, sizes)
+    near = with_others(examples, fields, kinds, sizes, apart="key")
+    given = [far or within for far, within in zip(given, near, strict=True)]
     return [None if e is None else Row(e, row.setting) for e, row in zip(given, rows, strict=True)]
 
 

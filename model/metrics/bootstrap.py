@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean by the seeded percentile bootstrap (Efron), resampling clusters.
+"""Confidence intervals of a mean by the seeded bootstrap (Efron), resampling clusters.
 
 Rows of one dialogue are alike, so dialogues are drawn, each with all its rows; rows drawn one by one give intervals
 that are too narrow. Knows nothing of metrics or systems.
@@ -42,10 +42,10 @@ def bootstrap(
 ) -> Bootstrap:
     """Mean of float [n] values, the cluster of each in `clusters` [n]; same seed and rows, same interval.
 
-    Each resample draws as many clusters as there are, with replacement, and takes the mean of all their rows. With
-    few clusters the plain percentiles are too narrow, so those of Hesterberg's expanded interval are taken
-    ("What Teachers Should Know About the Bootstrap", 2015, section 5.3), whose width on normal data is Student's.
-    ValueError where the numbers of values and clusters differ.
+    Each resample draws as many clusters as there are, with replacement, and takes the mean of all their rows. Its
+    ends are the mean less and plus Student's t times the standard error of these means: percentiles, which cannot
+    leave the range of the clusters, are far too narrow where there are few (Hesterberg, "What Teachers Should Know
+    About the Bootstrap", 2015, section 5). ValueError where the numbers of values and clusters differ.
     """
     settings = settings or BootstrapSettings()
     values = np.asarray(values, dtype=np.float64)
@@ -59,13 +59,12 @@ def bootstrap(
     count, mean = len(numbered), float(values.mean())
     if count < LEAST_CLUSTERS:
         return Bootstrap(Interval(mean, nothing, nothing), nothing, count)
-    # Of the values less their mean: where all are alike the interval is that value, to the last digit.
+    # Of the values less their mean: where all are alike the error is zero, to the last digit.
     sums = np.bincount(place, values - mean, minlength=count)
-    means = _resampled(sums, np.bincount(place, minlength=count), settings) + mean
-    below = NormalDist().cdf(-np.sqrt(count / (count - 1)) * t_quantile((1 + settings.level) / 2, count - 1))
-    low, high = np.quantile(means, [below, 1 - below])
-    error = means.std() * np.sqrt(count / (count - 1))
-    return Bootstrap(Interval(mean, float(low), float(high)), float(error), count)
+    means = _resampled(sums, np.bincount(place, minlength=count), settings)
+    error = float(means.std() * np.sqrt(count / (count - 1)))  # as the sample's variance has n - 1
+    reach = t_quantile((1 + settings.level) / 2, count - 1) * error
+    return Bootstrap(Interval(mean, mean - reach, mean + reach), error, count)
 
 
 def bootstrap_mean(
@@ -75,6 +74,26 @@ def bootstrap_mean(
 ) -> Interval:
     """The interval of `bootstrap` alone."""
     return bootstrap(values, clusters, settings).interval
+
+
+def bootstrap_share(
+    hits: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable],
+    settings: BootstrapSettings | None = None,
+) -> Interval:
+    """As `bootstrap_mean`, of zeros and ones, within 0 to 1.
+
+    Where all clusters have one share nothing varies, and a resample knows no doubt: then it is Wilson's interval
+    (1927) with as many trials as there are clusters, since of alike rows one says what the others say.
+    """
+    settings = settings or BootstrapSettings()
+    found = bootstrap(hits, clusters, settings)
+    mean, low, high = found.interval
+    if found.error == 0:
+        z, n = NormalDist().inv_cdf((1 + settings.level) / 2), found.clusters
+        middle, reach = mean + z**2 / (2 * n), z * np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
+        low, high = (float((middle + side * reach) / (1 + z**2 / n)) for side in (-1, 1))
+    return Interval(mean, *(end if np.isnan(end) else min(1.0, max(0.0, end)) for end in (low, high)))
 
 
 def _resampled(sums: np.ndarray, sizes: np.ndarray, settings: BootstrapSettings) -> np.ndarray:

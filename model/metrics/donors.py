@@ -23,15 +23,21 @@ def donors(dialogues: Sequence[Hashable], sizes: Sequence[float]) -> list[int | 
     return found
 
 
-def with_others(examples: Sequence, fields: Sequence[str], kinds: Sequence[Hashable | None], sizes) -> list:
-    """Each example with `fields` of one of another dialogue (its `group`) in place of its own, as `donors` chooses.
+def with_others(
+    examples: Sequence,
+    fields: Sequence[str],
+    kinds: Sequence[Hashable | None],
+    sizes: Sequence[float],
+    apart: str = "group",
+) -> list:
+    """Each example with `fields` of one of another dialogue in place of its own, as `donors` chooses.
 
-    kinds: only examples of one kind exchange with each other; None, or without such another: None in its place.
+    apart: the attribute in which the two must differ. kinds: only examples of one kind exchange with each other; None, or without such another: None in its place.
     """
     found: list = [None] * len(examples)
     for kind in dict.fromkeys(kind for kind in kinds if kind is not None):
         rows = [row for row, own in enumerate(kinds) if own == kind]
-        given = donors([examples[row].group for row in rows], [sizes[row] for row in rows])
+        given = donors([getattr(examples[row], apart) for row in rows], [sizes[row] for row in rows])
         for row, donor in zip(rows, given, strict=True):
             if donor is not None:
                 other = examples[rows[donor]]

@@ -20,8 +20,8 @@ FEW = "not distinguishable"
 NOT_TRAINED = "not trained"
 NOT_FINITE = "not finite"
 
-LEAST_DIALOGUES = 6
-"""Fewest dialogues that can decide: of five, all on one side happen by chance in 1 of 16, more than 5 %."""
+LEAST_DIALOGUES = 4
+"""Fewest dialogues that decide: how far three differ says next to nothing of how far others would."""
 POWER = 0.8
 """With the smallest detectable difference, the share of such runs whose interval would lie above zero."""
 

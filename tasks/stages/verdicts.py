@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from model.metrics.compared import DIALOGUE
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import (
+    FEW,
     LEARNED,
+    LEAST_DIALOGUES,
     NO_DIFFERENCE,
     NOT_FINITE,
     NOT_TRAINED,
@@ -148,9 +150,9 @@ def judged(report: dict, intervals: BootstrapSettings | None = None) -> dict:
 
 
 def told(about: str, found: dict | Verdict, digits: int = 3) -> str:
-    """A verdict in words: "history +0.012 (−0.004 to 0.031), n = 32 of 8 dialogues, no difference seen, …"."""
+    """A verdict in words: "history +0.012 (−0.004 to 0.031): no difference seen: n = 32 (8 dialogues), …"."""
     v = found.as_dict() if isinstance(found, Verdict) else found
-    counted = f"n = {v['rows']} of {v['dialogues']} dialogue{'' if v['dialogues'] == 1 else 's'}"
+    counted = _counted(v["rows"], v["dialogues"])
     if v["mean"] is None:
         return f"{about} {v['grade']}: {counted}"
     text = f"{about} {_number(v['mean'], digits, '+')}"
@@ -160,6 +162,10 @@ def told(about: str, found: dict | Verdict, digits: int = 3) -> str:
         return f"{text}, {counted}{'' if v['grade'] == LEARNED else f': {WORSE}'}"
     seen = f", {_number(v['detectable'], digits)} could have been" if v["detectable"] else ""
     return f"{text}: {v['grade']}: {counted}{seen if v['grade'] == NO_DIFFERENCE else ''}"
+
+
+def _counted(rows: int, dialogues: int) -> str:
+    return f"n = {rows} ({dialogues} dialogue{'' if dialogues == 1 else 's'})"
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:
@@ -257,6 +263,10 @@ def _line(report: dict, intervals: BootstrapSettings | None) -> str:
     steps = (report.get("history") or {}).get("train")
     kept = (report.get("history") or {}).get("best_step")
     start = " (no check beat the start, whose weights were kept)" if steps and kept == 0 else ""
+    if stage == FEW and all(finding.verdict.grade == FEW for finding in found):
+        most = max((finding.verdict for finding in found), key=lambda v: v.rows)
+        stage = f"{FEW}: {_counted(most.rows, most.dialogues)}, and it takes {LEAST_DIALOGUES}"
+        found = []
     parts = [told(finding.about, finding.verdict) for finding in found]
     loss = f"held-out loss {before:.3f} → {after:.3f}: {stage}{start}{_collapse(report)}"
     return f"{loss}; {_ranked(report)}{'; '.join(parts)}" if parts else loss

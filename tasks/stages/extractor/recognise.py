@@ -5,6 +5,7 @@ Nothing was chosen on these clips, except where a dataset has no test split and 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import torch
 from model.extractor.recognition import Answers, recognised
 from model.extractor.rows import INPUT_SETTINGS, EmotionExample
 from model.extractor.settings import RecognitionSettings
-from model.metrics.bootstrap import bootstrap
+from model.metrics.bootstrap import bootstrap_share
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import verdict
 from model.zoo.resolve import resolve
@@ -89,7 +90,7 @@ def _setting(
     others: Answers,
     intervals: BootstrapSettings,
 ) -> dict:
-    """One bar: accuracy with its interval (clips of one dialogue or actor are drawn together) and all beside it.
+    """One bar: accuracy with its interval (clips of one dialogue or actor are drawn together, `bootstrap_share`).
 
     "balanced": mean accuracy of the emotions that occur. "majority": share of the commonest label. "other": accuracy
     with another clip's features; "over_other", "over_text": verdicts on the share right beyond that, and beyond text
@@ -100,8 +101,8 @@ def _setting(
     confusion: dict[str, Counter] = defaultdict(Counter)
     for i in rows:
         confusion[clips[i].emotion][answers[i][name]] += 1
-    found = bootstrap(list(right.values()), [clips[i].group for i in rows], intervals)
-    ends = found.interval[1:]
+    groups = [clips[i].group for i in rows]
+    found = bootstrap_share(list(right.values()), groups, intervals)
     compared = {i: float(others[i][name] == clips[i].emotion) for i in rows if others[i][name]}
     spoken = {} if name == TEXT else {i: float(answers[i][TEXT] == clips[i].emotion) for i in rows}
 
@@ -111,9 +112,9 @@ def _setting(
 
     return {
         "clips": len(rows),
-        "dialogues": found.clusters,
+        "dialogues": len(set(groups)),
         "accuracy": _mean(right),
-        "accuracy_ci": None if found.clusters < 2 else [round(end, 6) for end in ends],
+        "accuracy_ci": None if math.isnan(found.low) else [round(found.low, 6), round(found.high, 6)],
         "balanced": round(sum(confusion[e][e] / n for e, n in labels.items()) / len(labels), 6)
         if rows
         else None,

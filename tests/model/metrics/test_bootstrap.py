@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from model.metrics.bootstrap import bootstrap, bootstrap_mean
+from model.metrics.bootstrap import bootstrap, bootstrap_mean, bootstrap_share
 from model.metrics.settings import BootstrapSettings
 from model.metrics.student import t_quantile
 
@@ -35,20 +35,22 @@ def test_of_nothing_of_a_constant_and_of_one_cluster():
 def test_of_two_clusters_by_hand():
     """Draws of two from {a: 0 and 0, b: 3}: both a, 0; both b, 3; one of each, 3 / 3 = 1."""
     found = bootstrap([0, 3, 0], ["a", "b", "a"], BootstrapSettings(resamples=4000))
-    assert found.interval.mean == 1.0 and (found.interval.low, found.interval.high) == (0.0, 3.0)
-    # 0, 1, 1 and 3 with equal chances: variance 2.75 - 1.25 ** 2, times 2 for two clusters.
+    # 0, 1, 1 and 3 with equal chances: variance 11 / 4 - 1.25 ** 2, times 2 for two clusters.
     assert found.error == pytest.approx(math.sqrt(2 * (2.75 - 1.25**2)), rel=0.05)
+    # The resamples' own mean is 1.25, for b is short; the interval is around the values' mean.
+    assert found.interval.mean == 1.0
+    assert found.interval.high - 1.0 == pytest.approx(12.706 * found.error, rel=1e-3)
+    assert found.interval.low + found.interval.high == pytest.approx(2.0)
 
 
 def test_every_cluster_is_drawn_as_often_as_the_others():
-    """The mean of the resampled means is the mean of the values: neither the first nor the last is left out."""
+    """Neither the first nor the last is left out, or drawn more often."""
     for outlier in (0, 19):
         values = np.zeros(20)
         values[outlier] = 20.0
         found = bootstrap(values, range(20), BootstrapSettings(resamples=4000))
-        # The outlier is drawn Poisson-like, once a resample: variance 20 * (1/20) * (19/20).
+        # The outlier is drawn binomially, once a resample: variance 20 * (1/20) * (19/20).
         assert found.error == pytest.approx(math.sqrt(0.95 * 20 / 19), rel=0.05)
-        assert found.interval.low == 0.0 and found.interval.high in (3.0, 4.0)
 
 
 def test_the_order_of_rows_and_the_names_of_clusters_do_not_matter_to_size():
@@ -62,7 +64,7 @@ def test_the_order_of_rows_and_the_names_of_clusters_do_not_matter_to_size():
     assert bootstrap(values, range(120)).error < 0.6 * whole.error
 
 
-@pytest.mark.parametrize("count", [12, 40])
+@pytest.mark.parametrize("count", [4, 12, 40])
 def test_coverage_of_clustered_rows(count):
     """Rows of a dialogue share a part of their value; dialogues are of unlike length. Rows drawn alone cover far less."""
     rng, covered, alone, runs, few = np.random.default_rng(7), 0, 0, 2000, 300
@@ -77,6 +79,16 @@ def test_coverage_of_clustered_rows(count):
             alone += found.low <= 0 <= found.high
     assert 0.93 <= covered / runs <= 0.97
     assert alone / few < 0.88
+
+
+def test_shares_by_hand():
+    """Of three dialogues that are all wrong: Wilson, z^2 / (n + z^2) with z = 1.96 and n = 3."""
+    found = bootstrap_share([0.0] * 8, [0, 0, 0, 1, 1, 1, 2, 2])
+    assert found == pytest.approx((0.0, 0.0, 3.8415 / 6.8415), abs=1e-4)
+    assert bootstrap_share([1.0] * 4, range(4)) == pytest.approx((1.0, 4 / 7.8415, 1.0), abs=1e-4)
+    assert math.isnan(bootstrap_share([1.0], ["d"]).low)
+    mixed = [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    assert bootstrap_share(mixed, range(6)).high == 1.0 < bootstrap_mean(mixed, range(6)).high
 
 
 def test_quantiles_of_student_against_printed_tables():

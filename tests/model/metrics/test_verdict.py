@@ -36,7 +36,9 @@ def test_too_few_dialogues_decide_nothing_however_many_rows_and_however_clear():
         found = verdict([1.0, 1.1] * count, [i // 2 for i in range(2 * count)])
         assert (found.grade, found.rows, found.dialogues) == (FEW, 2 * count, count)
         assert found.mean == pytest.approx(1.05) and found.detectable is None
-    assert verdict([1.0, 1.1, 1.2, 1.0, 1.1, 1.2], range(6)).grade == LEARNED
+    assert verdict([1.0, 1.1, 1.2, 1.0], range(4)).grade == LEARNED
+    # Four of one sign that differ much: t of three degrees is 3.18, so the mean of 1.0 with an error of 0.5 is not enough.
+    assert verdict([0.2, 0.4, 1.0, 2.4], range(4)).grade == NO_DIFFERENCE
     assert verdict([1.0], ["d"]).low is None
     nothing = verdict([], [])
     assert (nothing.grade, nothing.mean, nothing.rows) == (FEW, None, 0)
@@ -54,7 +56,7 @@ def test_nothing_but_zeros_is_no_difference():
 
 
 def test_rows_of_one_dialogue_count_as_one():
-    """Thirty rows above zero of two dialogues, and as many of fifteen below: no difference by dialogues."""
+    """Thirty rows above zero of two dialogues, and fifteen dialogues of a row below: no difference by dialogues."""
     gains = np.concatenate([np.full(30, 0.3), np.full(15, -0.1) + np.linspace(-0.05, 0.05, 15)])
     of = [i // 15 for i in range(30)] + list(range(2, 17))
     assert verdict(gains, range(45)).grade == LEARNED
