@@ -69,7 +69,10 @@ def train_dialogue(
             f"(left out: {learnt.left_out}, {checked.left_out}); both need one"
         )
     batch, weight = settings.training.batch_size, settings.reconstruction_weight
-    first = checked.row_losses(batch)
+    # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
+    goes_on = checkpoints is not None and checkpoints.facts() is not None
+    first = checked.row_losses(batch) if goes_on else None
+    looked: list[list[float]] = []
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         reply = learnt.reply_loss(rows, whole)
@@ -83,7 +86,7 @@ def train_dialogue(
         {name: p for name, p in model.llm.named_parameters() if p.requires_grad},
         learnt.lengths,
         loss,
-        lambda: checked.figures(batch, weight),
+        lambda: checked.figures(batch, weight, looked),
         settings.training,
         progress,
         checkpoints,
@@ -91,7 +94,8 @@ def train_dialogue(
         [part for part in (model.llm, model.compressor, model.extractor) if part is not None],
     )
     before = record.heldout[0]
-    after = next(check for check in record.heldout if check["step"] == record.best_step)
+    best = next(i for i, check in enumerate(record.heldout) if check["step"] == record.best_step)
+    after = record.heldout[best]
     report = {
         "history_form": history,
         "audio_visual": model.use_audio_visual,
@@ -105,8 +109,8 @@ def train_dialogue(
         "heldout_no_history": checked.without_history().figures(batch, 0.0)["reply"],
         "compared": compared_rows(
             [example.group for example in checked.examples],
-            before=first,
-            after=checked.row_losses(batch),
+            before=first or looked[0],
+            after=checked.row_losses(batch) if goes_on else looked[best],
             other_history=checked.losses_with_another_history(batch),
             **({"other_clip": checked.losses_with_another_clip(batch)} if model.use_audio_visual else {}),
         ),
@@ -196,22 +200,26 @@ class Exchanges:
         return sum(len(self.targets[history][1]) for history in self._histories(rows))
 
     @torch.no_grad()
-    def figures(self, batch: int, weight: float) -> dict[str, float]:
-        """Nats per token of all replies, of all reconstructions, and "loss", their weighted sum."""
+    def figures(self, batch: int, weight: float, looked: list[list[float]] | None = None) -> dict[str, float]:
+        """Nats per token of all replies, of all reconstructions, and "loss", their weighted sum.
+
+        looked: where to leave the `row_losses` that they come from.
+        """
+        losses = self.row_losses(batch)
+        if looked is not None:
+            looked.append(losses)
+        total = sum(loss * len(reply) for loss, reply in zip(losses, self.replies, strict=True))
+        means = {"reply": total / self.reply_tokens(range(len(losses)))}
         order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
-        totals = {"reply": 0.0, "reconstruction": 0.0}
-        tokens = {"reply": 0, "reconstruction": 0}
-        for start in range(0, len(order), batch):
+        total, tokens = 0.0, 0
+        for start in range(0, len(order) if weight else 0, batch):
             rows = order[start : start + batch]
-            count = self.reply_tokens(rows)
-            totals["reply"] += self.reply_loss(rows).item() * count
-            tokens["reply"] += count
-            reconstruction = self.reconstruction_loss(rows) if weight else None
+            reconstruction = self.reconstruction_loss(rows)
             if reconstruction is not None:
                 count = self.reconstructed_tokens(rows)
-                totals["reconstruction"] += reconstruction.item() * count
-                tokens["reconstruction"] += count
-        means = {name: totals[name] / tokens[name] for name in totals if tokens[name]}
+                total, tokens = total + reconstruction.item() * count, tokens + count
+        if tokens:
+            means["reconstruction"] = total / tokens
         return {"loss": means["reply"] + weight * means.get("reconstruction", 0.0), **means}
 
     @torch.no_grad()

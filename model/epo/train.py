@@ -93,7 +93,12 @@ def train_epo(
         traits = {name: share.pairs * mean for name, mean in learnt.traits(rows).items()}
         return value, {**logs, **traits}
 
-    said_before, first = sampled_replies(checked, settings), compared_pairs(model, checked, settings)
+    said_before = sampled_replies(checked, settings)
+    others = Shuffled(model, checked, settings.training.batch_size)
+    # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
+    goes_on = checkpoints is not None and checkpoints.facts() is not None
+    first = row_margins(checked, settings) if goes_on else None
+    shuffled, looked = others.margins(settings), []
     # A run of fewer steps than that is judged as a whole.
     count = min(settings.collapse_steps, len(plan_batches(learnt.lengths, settings.training)))
     watch = CollapseWatch(count, earlier_steps(checkpoints))
@@ -107,7 +112,7 @@ def train_epo(
         adapter,
         learnt.lengths,
         loss,
-        lambda: figures(checked, settings),
+        lambda: figures(checked, settings, looked),
         settings.training,
         show,
         checkpoints,
@@ -116,7 +121,12 @@ def train_epo(
     )
     fell = collapse_step(history.train, count)
     before = history.heldout[0]
-    after = next(check for check in history.heldout if check["step"] == history.best_step)
+    best = next(i for i, check in enumerate(history.heldout) if check["step"] == history.best_step)
+    after = history.heldout[best]
+    margins = {
+        "before": (first or looked[0], shuffled),
+        "after": (row_margins(checked, settings) if goes_on else looked[best], others.margins(settings)),
+    }
     report = {
         "train_pairs": len(learnt.pairs),
         "train_left_out": learnt.left_out,
@@ -131,8 +141,11 @@ def train_epo(
         "repetition_after": mean_repetition(sampled_replies(checked, settings)),
         "compared": compared_rows(
             [pair.example.group for pair in checked.pairs],
-            **{f"{name}_before": values for name, values in first.items()},
-            **{f"{name}_after": values for name, values in compared_pairs(model, checked, settings).items()},
+            **{
+                f"{name}_{when}": values
+                for when, found in margins.items()
+                for name, values in compared_pairs(*found, settings).items()
+            },
         ),
         "collapsed": fell is not None if count >= LEAST_STEPS else None,
         "collapsed_at_step": fell,
@@ -212,63 +225,77 @@ class Pairs:
 
 
 @torch.no_grad()
-def figures(pairs: Pairs, settings: EpoSettings) -> dict[str, float]:
-    """Loss and its parts over all pairs, as if they were one batch."""
-    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
-    size = settings.training.batch_size
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    whole = joined(
-        [pairs.log_probs(rows) for rows in batches],
-        [sum(len(pairs.chosen[i]) for i in rows) for rows in batches],
-    )
+def figures(pairs: Pairs, settings: EpoSettings, looked: list[list[float]] | None = None) -> dict[str, float]:
+    """Loss and its parts over all pairs, as if they were one batch. looked: where to leave the `row_margins`."""
+    whole, order = _all_log_probs(pairs, settings.training.batch_size)
+    if looked is not None:
+        looked.append(_margins(whole, order, settings.beta))
     loss, logs = total_loss(whole, settings.beta, settings.gamma, settings.autoregressive_weight)
     return {"loss": loss.item(), **logs}
-
-
-def compared_pairs(
-    model: PreferenceModel, pairs: Pairs, settings: EpoSettings
-) -> dict[str, list[float | None]]:
-    """Of each pair its EPO loss ("epo"), whether it is ranked right ("right": 0 or 1), its reward margin ("margin"),
-    and the margin of another exchange's two replies after this one's prompt ("shuffled").
-
-    A margin that rises as much for a shuffled pair says how people write and how the LLM does, and nothing of this
-    exchange's emotion. The other pair is of another dialogue, as like in length as there is one; None without one.
-    """
-    own = row_margins(pairs, settings)
-    given = donors([p.example.group for p in pairs.pairs], [len(c) for c in pairs.chosen])
-    shuffled = [
-        PreferenceExample(
-            replace(pair.example, reply=pairs.pairs[other].example.reply),
-            pairs.pairs[other].counter_emotional,
-        )
-        for pair, other in zip(pairs.pairs, given, strict=True)
-        if other is not None
-    ]
-    margins: dict[str, float] = {}
-    if shuffled:
-        others = Pairs(model, shuffled, settings.training.batch_size)
-        keys = [pair.example.key for pair in others.pairs]
-        margins = dict(zip(keys, row_margins(others, settings), strict=True))
-    losses = -F.logsigmoid(torch.tensor(own) - settings.gamma)
-    return {
-        "epo": losses.tolist(),
-        "right": [float(margin > 0) for margin in own],
-        "margin": own,
-        "shuffled": [margins.get(pair.example.key) for pair in pairs.pairs],
-    }
 
 
 @torch.no_grad()
 def row_margins(pairs: Pairs, settings: EpoSettings) -> list[float]:
     """Reward of the chosen reply less that of the rejected one, of each pair."""
-    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
-    size, found = settings.training.batch_size, {}
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        log_probs = pairs.log_probs(rows)
-        margins = settings.beta * (log_probs.chosen - log_probs.rejected)
-        found.update(zip(rows, margins.tolist(), strict=True))
+    return _margins(*_all_log_probs(pairs, settings.training.batch_size), settings.beta)
+
+
+def _margins(whole: PairLogProbs, order: list[int], beta: float) -> list[float]:
+    found = dict(zip(order, (beta * (whole.chosen - whole.rejected)).tolist(), strict=True))
     return [found[i] for i in range(len(order))]
+
+
+def _all_log_probs(pairs: Pairs, size: int) -> tuple[PairLogProbs, list[int]]:
+    """Of all pairs, and which pair stands where."""
+    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    whole = joined(
+        [pairs.log_probs(rows) for rows in batches],
+        [sum(len(pairs.chosen[i]) for i in rows) for rows in batches],
+    )
+    return whole, order
+
+
+class Shuffled:
+    """Held-out pairs with the two replies of another exchange after their own prompt: the control.
+
+    A margin that rises as much for these says how people write and how the LLM does, and nothing of this exchange's
+    emotion. The other exchange is of another dialogue, as like in length as there is one.
+    """
+
+    def __init__(self, model: PreferenceModel, pairs: Pairs, batch: int):
+        self._own = pairs.pairs
+        given = donors([p.example.group for p in pairs.pairs], [len(c) for c in pairs.chosen])
+        shuffled = [
+            PreferenceExample(
+                replace(pair.example, reply=pairs.pairs[other].example.reply),
+                pairs.pairs[other].counter_emotional,
+            )
+            for pair, other in zip(pairs.pairs, given, strict=True)
+            if other is not None
+        ]
+        self._pairs = Pairs(model, shuffled, batch) if shuffled else None
+
+    def margins(self, settings: EpoSettings) -> list[float | None]:
+        """`row_margins` by the own pairs; None where there is no other, or its replies do not fit the window."""
+        if self._pairs is None:
+            return [None] * len(self._own)
+        keys = [pair.example.key for pair in self._pairs.pairs]
+        found = dict(zip(keys, row_margins(self._pairs, settings), strict=True))
+        return [found.get(pair.example.key) for pair in self._own]
+
+
+def compared_pairs(
+    margins: list[float], shuffled: list[float | None], settings: EpoSettings
+) -> dict[str, list[float | None]]:
+    """Of each pair its EPO loss ("epo"), whether it is ranked right ("right": 0 or 1), its reward margin ("margin"),
+    and that of the shuffled pair ("shuffled")."""
+    return {
+        "epo": (-F.logsigmoid(torch.tensor(margins) - settings.gamma)).tolist(),
+        "right": [float(margin > 0) for margin in margins],
+        "margin": margins,
+        "shuffled": shuffled,
+    }
 
 
 def length_accuracy(pairs: Pairs) -> float:

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
-from model.epo.train import Pairs, compared_pairs, mean_repetition, train_epo
+from model.epo.train import Pairs, Shuffled, mean_repetition, row_margins, train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
@@ -78,16 +78,16 @@ def test_a_shuffled_pair_by_hand():
     """Two exchanges: each one's prompt with the other's two replies, scored as pairs of their own."""
     model, (first, second) = tiny_dialogue(), pairs(2)
     second = PreferenceExample(second.example, "No way, go and look for it.")
-    found = compared_pairs(model, Pairs(model, [first, second], 2), SETTINGS)
+    own = Pairs(model, [first, second], 2)
+    found = Shuffled(model, own, 2).margins(SETTINGS)
     swapped = [
         PreferenceExample(replace(a.example, reply=b.example.reply), b.counter_emotional)
         for a, b in ((first, second), (second, first))
     ]
-    wanted = compared_pairs(model, Pairs(model, swapped, 2), SETTINGS)
-    assert found["shuffled"] == pytest.approx(wanted["margin"], abs=1e-5)
-    assert found["shuffled"] != pytest.approx(found["margin"], abs=1e-3)
+    assert found == pytest.approx(row_margins(Pairs(model, swapped, 1), SETTINGS), abs=1e-5)
+    assert found != pytest.approx(row_margins(own, SETTINGS), abs=1e-3)
     one = [PreferenceExample(replace(p.example, dialogue="d"), p.counter_emotional) for p in (first, second)]
-    assert compared_pairs(model, Pairs(model, one, 2), SETTINGS)["shuffled"] == [None, None]
+    assert Shuffled(model, Pairs(model, one, 2), 2).margins(SETTINGS) == [None, None]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU adds up in any order; bytes are a CPU's promise")
