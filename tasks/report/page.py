@@ -89,7 +89,7 @@ PAGE = """<!doctype html>
 <body>
 <main>
 {% macro made() %}{% if facts.synthetic %} <span class="tag gold">{{ synthetic_mark }}</span>{% endif %}{% endmacro %}
-{% macro counted(row) %}{{ row.n | count }}{% if row.get('dialogues') is not none %}<small>of {{ row.dialogues | count }} dialogues</small>{% endif %}{% endmacro %}
+{% macro counted(row) %}{{ row.n | count }}{% if row.get('dialogues') is not none %}<small>of {{ row.dialogues | count }} dialogue{{ 's' if row.dialogues != 1 }}</small>{% endif %}{% endmacro %}
 {% macro graded(v) %}{% if v.mean is none %}<small>{{ v.grade }}</small>{% else %}{{ '+' if v.mean > 0 }}{{ v.mean | number }}{% if v.low is not none %}<small>{{ [v.low, v.high] | interval }}</small>{% endif %}<small>{% if v.grade == learned %}<span class="tag">above zero</span>{% else %}<span class="tag warn">{{ v.grade }}</span>{% if v.detectable %} {{ v.detectable | number }} could have been{% endif %}{% endif %}</small>{% endif %}{% endmacro %}
 {% macro measured(row, name) %}{{ row[name] | number }}{% if row.get(name ~ '_ci') %}<small>{{ row[name ~ '_ci'] | interval }}</small>{% endif %}{% endmacro %}
 <h1>Empathetic dialogue: what this run measured</h1>
@@ -146,7 +146,7 @@ PAGE = """<!doctype html>
 {% if facts.steps %}
 <h3>What each rung adds to the one before{{ made() }}</h3>
 <div class="scroll"><table><thead><tr><th>Rung</th><th class="n">n</th><th class="n">BERTScore</th><th class="n">EmotionScore, second scorer</th><th class="n">Emotion contrast, second scorer</th></tr></thead><tbody>
-{% for step in facts.steps %}<tr><td><b>{{ step.rung.split('-')[0] }}</b> over {{ step.against.split('-')[0] }}: {{ titles.get(step.rung, step.rung) }}</td><td class="n">{{ step.bertscore.rows | count }}<small>of {{ step.bertscore.dialogues | count }} dialogues</small></td>{% for name in ('bertscore', 'emotionscore_second', 'emotioncontrast_second') %}<td class="n">{{ graded(step[name]) }}</td>{% endfor %}</tr>
+{% for step in facts.steps %}<tr><td><b>{{ step.rung.split('-')[0] }}</b> over {{ step.against.split('-')[0] }}: {{ titles.get(step.rung, step.rung) }}</td><td class="n">{{ step.bertscore.rows | count }}<small>of {{ step.bertscore.dialogues | count }} dialogue{{ 's' if step.bertscore.dialogues != 1 }}</small></td>{% for name in ('bertscore', 'emotionscore_second', 'emotioncontrast_second') %}<td class="n">{{ graded(step[name]) }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 <p class="note">Paired over the exchanges that both rungs answered, dialogues resampled. "Could have been": the smallest true difference that so many dialogues would have shown in four runs of five. {{ facts.scorers_line | capitalize }}.</p>
 {% endif %}
@@ -210,7 +210,7 @@ PAGE = """<!doctype html>
 {% for c in part.checks %}<tr><td>{{ c.name }}</td><td class="n">{{ c.before | number }}</td><td class="n">{{ c.after | number }}</td><td class="n">{{ '+' if c.change > 0 }}{{ c.change | number }}</td></tr>
 {% endfor %}</tbody></table></div>{% endif %}
 {% if part.judged and part.judged.findings %}<div class="scroll"><table><thead><tr><th>Better by</th><th class="n">n</th><th class="n">mean, 95 %</th></tr></thead><tbody>
-{% for f in part.judged.findings %}<tr><td class="words">{{ f.says }}</td><td class="n">{{ f.rows | count }}<small>of {{ f.dialogues | count }} dialogues</small></td><td class="n">{{ graded(f) }}</td></tr>
+{% for f in part.judged.findings %}<tr><td class="words">{{ f.says }}</td><td class="n">{{ f.rows | count }}<small>of {{ f.dialogues | count }} dialogue{{ 's' if f.dialogues != 1 }}</small></td><td class="n">{{ graded(f) }}</td></tr>
 {% endfor %}</tbody></table></div>{% endif %}
 {% if part.stage == 'extractor' and facts.recognition %}{% set r = facts.recognition %}
 <p><b>Emotion recognition by input: Figure 6</b></p>

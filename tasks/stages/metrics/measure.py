@@ -36,6 +36,9 @@ SECOND = "_second"
 COMPARED = ("bertscore", "emotionscore", "emotionscore_second", "emotioncontrast", "emotioncontrast_second")
 """Figures in which rungs are compared reply by reply."""
 OKAY = "Okay."
+LEAST = {"dist1": 0.0, "bertscore": -1.0, "emotionscore": -1.0, "emotioncontrast": -2.0}
+MOST = {"dist1": 1.0, "bertscore": 1.0, "emotionscore": 1.0, "emotioncontrast": 2.0}
+"""What a figure can be: of very few dialogues an interval may reach beyond."""
 
 Figures = dict[str, np.ndarray]
 """One value per reply, by figure; NaN where a reply has none."""
@@ -110,12 +113,12 @@ def floors(rows: list[dict], common: str | None) -> list[tuple[str, str, list[di
         for row, other in zip(rows, given, strict=True)
         if other is not None
     ]
-    found = [("floor-okay", f'floor: always "{OKAY}"', [{**row, "reply": OKAY} for row in rows])]
+    found = [("floor-okay", f'always "{OKAY}"', [{**row, "reply": OKAY} for row in rows])]
     if common:
-        title = "floor: the commonest reply of train"
+        title = "the commonest reply of train"
         found.append(("floor-commonest", title, [{**row, "reply": common} for row in rows]))
     if people:
-        found.append(("floor-people", "floor: a human reply of another dialogue", people))
+        found.append(("floor-people", "a human reply of another dialogue", people))
     return found
 
 
@@ -151,9 +154,11 @@ def _row(
     for name, values in figures.items():
         known = [(values[i], of) for i, of in zip(inside, dialogues, strict=True) if not np.isnan(values[i])]
         found = bootstrap([value for value, _ in known], [of for _, of in known], intervals).interval
-        row[name] = None if np.isnan(found.mean) else round(found.mean, 6)
+        row[name] = None if np.isnan(found.mean) else round(found.mean, 6) + 0.0  # none is "-0.0"
         # Of one dialogue there is no interval, which is not one of no width.
-        row[f"{name}_ci"] = None if np.isnan(found.low) else [round(found.low, 6), round(found.high, 6)]
+        kind = name.removesuffix(SECOND)
+        ends = (max(LEAST[kind], found.low), min(MOST[kind], found.high))
+        row[f"{name}_ci"] = None if np.isnan(found.low) else [round(end, 6) + 0.0 for end in ends]
     return row
 
 

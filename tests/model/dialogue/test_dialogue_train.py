@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from model.adapter import AdapterError
 from model.branches import reply_log_probs
+from model.checkpoints import Checkpoints
 from model.compressor.compressor import new_compressor
 from model.compressor.settings import CompressorSettings
 from model.dialogue.dialogue import DialogueModel, load_dialogue, load_parts
@@ -250,3 +251,30 @@ def test_training_goes_on_from_an_adapter(responsive_llm_folder, compressor_fold
         start=folder,
     )  # fmt: skip
     assert again["heldout_before"]["loss"] == pytest.approx(first["heldout_after"]["loss"], abs=1e-5)
+
+
+def test_a_run_that_goes_on_keeps_the_rows_of_the_start(responsive_llm_folder, tmp_path):
+    def run(out: str, progress=None, checkpoints=None) -> dict:
+        return train_dialogue(
+            responsive_llm_folder,
+            examples(16),
+            examples(6),
+            settings(2),
+            tmp_path / out,
+            "text",
+            progress=progress,
+            checkpoints=checkpoints,
+        )
+
+    def cut_off(step: int, steps: int, _: dict) -> None:
+        if step == steps // 2 + 1:
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", cut_off, Checkpoints(tmp_path / "scratch", 0))
+    again = run("cut", None, Checkpoints(tmp_path / "scratch", 0))
+    assert again["history"]["best_step"] == whole["history"]["best_step"] > 0
+    for name, values in whole["compared"].items():
+        for value, wanted in zip(again["compared"][name], values, strict=True):
+            assert value == (None if wanted is None else pytest.approx(wanted, abs=1e-4)), name

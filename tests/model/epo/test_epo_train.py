@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from model.checkpoints import Checkpoints
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
@@ -161,3 +162,23 @@ def test_bad_input_is_refused(tmp_path):
     model.llm = model.llm.unload()
     with pytest.raises(ValueError, match="no LoRA adapter"):
         train_epo(model, pairs(1), pairs(1), SETTINGS, tmp_path)
+
+
+def test_a_run_that_goes_on_keeps_the_rows_of_the_start(tmp_path):
+    def run(out: str, progress=None, checkpoints=None) -> dict:
+        return train_epo(
+            tiny_dialogue(), pairs(12), pairs(6), SETTINGS, tmp_path / out, progress, checkpoints
+        )
+
+    def cut_off(step: int, steps: int, _: dict) -> None:
+        if step == steps // 2 + 1:
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", cut_off, Checkpoints(tmp_path / "scratch", 0))
+    again = run("cut", None, Checkpoints(tmp_path / "scratch", 0))
+    assert again["history"]["best_step"] == whole["history"]["best_step"] > 0
+    for name, values in whole["compared"].items():
+        for value, wanted in zip(again["compared"][name], values, strict=True):
+            assert value == (None if wanted is None else pytest.approx(wanted, abs=1e-4)), name
