@@ -182,12 +182,19 @@ def report(
         print(json.dumps(facts))
         return
     table = Table(
-        "rung", "dataset", "n", "BERTScore", "EmotionScore", "Dist-1", title=facts.get("title", "report")
+        "rung",
+        "dataset",
+        "n",
+        "dialogues",
+        "BERTScore",
+        "EmotionScore",
+        "Dist-1",
+        title=facts.get("title", "report"),
     )
     try:
         for row in rows:
             figures = [f"{row[name]:.3f}" for name in ("bertscore", "emotionscore", "dist1")]
-            table.add_row(row["system"], row["dataset"], str(row["n"]), *figures)
+            table.add_row(row["system"], row["dataset"], str(row["n"]), str(row["dialogues"]), *figures)
     except (ValueError, LookupError, TypeError) as error:
         raise again from error
     out.print(table)

@@ -6,7 +6,7 @@ audio, an empty history) is left out, in training as in use. Knows nothing of to
 
 from __future__ import annotations
 
-MEMORY, AUDIO, VIDEO = "<memory>", "<audio>", "<video>"
+MEMORY, AUDIO, VIDEO, TEXT = "<memory>", "<audio>", "<video>", "<text>"
 
 EMOTION_RECOGNITION = (
     "You are a language model trained to perform emotion recognition tasks. Your goal is to take speech "
@@ -50,11 +50,13 @@ EMOTION_WORDS = {
 """Emotion -> the answer word of table 4."""
 
 
-def emotion_prompt(audio: bool, video: bool, sentence: str | None = None) -> str:
-    """Table 4 with the lines of the modalities given; `sentence` adds the text line of figure 6."""
+def emotion_prompt(audio: bool, video: bool, sentence: str | None = None, text: bool = False) -> str:
+    """Table 4 with the lines of the modalities given; `sentence` adds the text line of figure 6, `text` one for the
+    embeddings that stand beside text alone."""
     lines = [EMOTION_RECOGNITION]
     lines += [f"speech embeddings: {AUDIO}"] if audio else []
     lines += [f"video embeddings: {VIDEO}"] if video else []
+    lines += [f"text embeddings: {TEXT}"] if text else []
     lines += [f"sentence: {sentence}"] if sentence is not None else []
     return "\n".join(lines)
 

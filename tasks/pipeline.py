@@ -9,7 +9,7 @@ from tasks.stages.candidates.stage import CANDIDATES
 from tasks.stages.compressor.stage import FINETUNE, PRETRAIN
 from tasks.stages.dialogue.stage import AUDIOVISUAL, MEMORY, TEXT
 from tasks.stages.epo.stage import CONTROL_EPO, EPO
-from tasks.stages.extractor.stage import EXTRACTOR
+from tasks.stages.extractor.stage import EXTRACTOR, RECOGNITION
 from tasks.stages.features.stage import FEATURES
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
@@ -37,6 +37,7 @@ STAGES = (
     EPO,
     CONTROL_EPO,
     *REPLIES,  # each rung answers the test exchanges
+    RECOGNITION,  # the extractor's answers to test clips
     METRICS,
     REPORT,
 )

@@ -18,7 +18,7 @@ from model.candidates.settings import CandidateSettings
 from model.compressor.settings import CompressorSettings
 from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
-from model.extractor.settings import ExtractorSettings
+from model.extractor.settings import ExtractorSettings, RecognitionSettings
 from model.features.settings import FeatureSettings
 from model.metrics.settings import BertScoreSettings, BootstrapSettings
 from model.pairs.settings import PairSettings
@@ -101,6 +101,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     scorer: ScorerSettings = ScorerSettings()
     pairs: PairSettings = PairSettings()
     extractor: ExtractorSettings = ExtractorSettings()
+    recognition: RecognitionSettings = RecognitionSettings()
     compressor: CompressorSettings = CompressorSettings()
     dialogue: DialogueSettings = DialogueSettings()
     epo: EpoSettings = EpoSettings()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,12 @@ from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
 from model.json_files import write_json
 from model.llm import greedy_replies, load_llm
+from model.metrics.compared import compared_rows
+from model.metrics.donors import donors
 from model.settings import TrainingSettings
 from model.spoken import Spoken, alone
 from model.training import History, Progress, fit, looked_at
 from model.zoo.resolve import resolve
-
-SHIFT = 1
-"""Rows by which memories are moved to give every row the memories of another."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Row:
     utterances: tuple[Spoken, ...]
     sources: tuple[Tensor, ...]
     target: Tensor
+    dialogue: Hashable
+    """What the row is of: rows of one dialogue are alike."""
 
     @property
     def text(self) -> str:
@@ -53,10 +54,11 @@ def pretrain(
     progress: Progress | None = None,
     start: Path | None = None,
     checkpoints: Checkpoints | None = None,
+    dialogues: Sequence[Hashable] | None = None,
 ) -> dict:
     """Train on single utterances, save the compressor and report.json in `out`, and return the report.
 
-    start: the folder of a compressor to go on from, instead of settings.weights or a small one from scratch.
+    dialogues: which one each held-out utterance is of; by default each stands alone. start: the folder of a compressor to go on from, instead of settings.weights or a small one from scratch.
     `max_tokens` counts reconstructed tokens. ValueError where no utterance can be used.
     """
     _use_threads(settings.pretrain)
@@ -72,26 +74,34 @@ def pretrain(
         compressor = new_compressor(settings, tokenizer, table, weights)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
-    data = [rows_of(alone(texts), compressor, task, settings, longest) for texts in (train, heldout)]
+    data = [
+        rows_of(alone(texts), compressor, task, settings, longest, of)
+        for texts, of in ((train, None), (heldout, dialogues))
+    ]
     return _train(
         compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
     )
 
 
 def adopt(
-    llm_folder: Path, start: Path, heldout: Sequence[str], settings: CompressorSettings, out: Path
+    llm_folder: Path,
+    start: Path,
+    heldout: Sequence[str],
+    settings: CompressorSettings,
+    out: Path,
+    dialogues: Sequence[Hashable] | None = None,
 ) -> dict:
     """Take a compressor that is pretrained already as it is; measure it, save it and report.json in `out`.
 
     start: its folder, whose card stays its card; one without a card is taken without, for the report names its
-    weights by their digest either way. ValueError where no held-out utterance can be used.
+    weights by their digest either way. dialogues: as for `pretrain`. ValueError where no held-out utterance can be used.
     """
     _use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
     longest = settings.max_utterance_tokens
-    rows, left_out = rows_of(alone(heldout), compressor, task, settings, longest)
+    rows, left_out = rows_of(alone(heldout), compressor, task, settings, longest, dialogues)
     if not rows:
         raise ValueError(
             f"compressor: no held-out row is usable (left out: {left_out}); it needs at least one"
@@ -100,7 +110,7 @@ def adopt(
     found = figures(compressor, task, rows, batch)
     report = {
         "adopted": weights_identity(start),
-        **_measured(compressor, task, rows, found, found, batch, settings),
+        **_measured(compressor, task, rows, found, found, None, settings, batch),
         "heldout_left_out": left_out,
         "history": History().as_dict(),
     }
@@ -157,10 +167,14 @@ def rows_of(
     task: Reconstruction,
     settings: CompressorSettings,
     longest: float,
+    keys: Sequence[Hashable] | None = None,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Rows to train on, and how many utterances were left out because they are empty or too long."""
+    """Rows to train on, and how many utterances were left out because they are empty or too long.
+
+    keys: what tells each of `dialogues` from the others; by default its number.
+    """
     rows, left_out = [], {"empty": 0, "too_long": 0}
-    for dialogue in dialogues:
+    for key, dialogue in zip(range(len(dialogues)) if keys is None else keys, dialogues, strict=True):
         kept = []
         for utterance in dialogue:
             if not utterance.text.strip():
@@ -174,7 +188,8 @@ def rows_of(
         sizes = [task.text_tokens(utterance.text) + 1 for utterance, _ in kept]
         for window in windows(sizes, settings.max_dialogue_utterances, settings.max_dialogue_tokens):
             utterances, ids = zip(*(kept[i] for i in window), strict=True)
-            rows.append(Row(utterances, ids, task.target([utterance.text for utterance in utterances])))
+            target = task.target([utterance.text for utterance in utterances])
+            rows.append(Row(utterances, ids, target, key))
     return rows, left_out
 
 
@@ -197,6 +212,7 @@ def _train(
             f"(left out: {train[1]}, {heldout[1]}); both need at least one"
         )
     checked = _looked_at(checked, settings)
+    first = row_losses(compressor, task, checked, settings.batch_size)
     compressor.requires_grad_(True).train()
 
     def loss(part: list[int], batch: list[int]) -> tuple[Tensor, dict[str, float]]:
@@ -222,11 +238,10 @@ def _train(
     report = {
         "train_rows": len(rows),
         "train_left_out": train[1],
-        **_measured(compressor, task, checked, history.heldout[0], after, settings.batch_size, limits),
+        **_measured(compressor, task, checked, history.heldout[0], after, first, limits, settings.batch_size),
         "heldout_left_out": heldout[1],
         "history": history.as_dict(),
     }
-    report["learned"] = report["learned"] and history.best_step > 0
     compressor.save(out, limits.saved_as)
     write_json(report, Path(out) / "report.json")
     seen = {
@@ -244,12 +259,19 @@ def _measured(
     rows: list[Row],
     before: dict[str, float],
     after: dict[str, float],
-    batch: int,
+    first: list[float] | None,
     limits: CompressorSettings,
+    batch: int,
 ) -> dict:
-    """What `after` is worth: beside no memory, another row's memory, and reconstructions in free running."""
+    """What `after` is worth: beside no memory, another dialogue's memory, and reconstructions in free running.
+
+    first: each row's loss before training; None where there was none.
+    """
     without = figures(compressor, task, rows, batch, memories="none")
-    other = figures(compressor, task, rows, batch, memories="other") if len(rows) > 1 else None
+    own = row_losses(compressor, task, rows, batch)
+    given = row_losses(compressor, task, rows, batch, memories="other")
+    told = [(loss, len(row.target)) for loss, row in zip(given, rows, strict=True) if loss is not None]
+    other = {"loss": sum(loss * n for loss, n in told) / sum(n for _, n in told)} if told else None
     return {
         "heldout_rows": len(rows),
         "heldout_tokens": sum(len(row.target) for row in rows),
@@ -258,7 +280,12 @@ def _measured(
         "heldout_no_memory": without,
         "heldout_other_memory": other,
         "nats_recovered": without["loss"] - after["loss"],
-        "learned": after["loss"] < min(check["loss"] for check in (without, other) if check is not None),
+        "compared": compared_rows(
+            [row.dialogue for row in rows],
+            before=own if first is None else first,
+            after=own,
+            other_memory=given,
+        ),
         "free_running": free_running(compressor, task, _short(rows, limits)),
     }
 
@@ -268,7 +295,6 @@ def _looked_at(rows: list[Row], settings: TrainingSettings) -> list[Row]:
     return [rows[i] for i in looked_at(len(rows), settings, "compressor")]
 
 
-@torch.no_grad()
 def figures(
     compressor: MambaCompressor,
     task: Reconstruction,
@@ -278,24 +304,52 @@ def figures(
 ) -> dict[str, float]:
     """Nats per token ("loss") and teacher-forced token accuracy over `rows`.
 
-    memories: "own"; "none", the memory line left out of the prompt; "other", each row given those of another
-    row, which tells what a memory says of its utterance from what any memory says of the task.
+    memories: "own"; "none", the memory line left out of the prompt; "other", each row given those of a row of another
+    dialogue, which tells what a memory says of its utterance from what any memory says of the task. Rows without
+    such another are left out.
     """
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].target), i))
-    nats, hits, tokens = 0.0, 0, 0
+    found = [row for row in _row_sums(compressor, task, rows, batch_size, memories) if row is not None]
+    nats, hits, tokens = (sum(part) for part in zip(*found, strict=True))
+    return {"loss": nats / tokens, "accuracy": hits / tokens}
+
+
+def row_losses(
+    compressor: MambaCompressor,
+    task: Reconstruction,
+    rows: Sequence[Row],
+    batch_size: int,
+    memories: str = "own",
+) -> list[float | None]:
+    """Nats per token of each row, as `figures`; None where there is no other dialogue."""
+    found = _row_sums(compressor, task, rows, batch_size, memories)
+    return [None if sums is None else sums[0] / sums[2] for sums in found]
+
+
+@torch.no_grad()
+def _row_sums(
+    compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row], batch_size: int, memories: str
+) -> list[tuple[float, int, int] | None]:
+    """(nats, tokens that are likeliest, tokens) of each row."""
+    sources: list[Row | None] = list(rows)
+    if memories == "other":
+        given = donors([row.dialogue for row in rows], [len(row.sources) for row in rows])
+        sources = [None if other is None else rows[other] for other in given]
+    order = sorted(
+        (i for i, source in enumerate(sources) if source is not None), key=lambda i: (len(rows[i].target), i)
+    )
+    found: list[tuple[float, int, int] | None] = [None] * len(rows)
     for start in range(0, len(order), batch_size):
-        batch = [rows[i] for i in order[start : start + batch_size]]
-        targets = [row.target for row in batch]
+        batch = order[start : start + batch_size]
+        targets = [rows[i].target for i in batch]
         if memories == "none":
             log_probs, right = task.without_memory(targets)
         else:
-            shift = SHIFT if memories == "other" else 0
-            source = [rows[order[(start + k + shift) % len(order)]] for k in range(len(batch))]
-            log_probs, right = task.log_probs(_memories(compressor, source), targets)
-        nats -= log_probs.double().sum().item()
-        hits += int(right.sum())
-        tokens += len(log_probs)
-    return {"loss": nats / tokens, "accuracy": hits / tokens}
+            log_probs, right = task.log_probs(_memories(compressor, [sources[i] for i in batch]), targets)
+        sizes = [len(target) for target in targets]
+        parts = zip(log_probs.double().split(sizes), right.split(sizes), sizes, strict=True)
+        for i, (nats, hits, size) in zip(batch, parts, strict=True):
+            found[i] = (-nats.sum().item(), int(hits.sum()), size)
+    return found
 
 
 def free_running(compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row]) -> dict:

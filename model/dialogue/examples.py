@@ -16,7 +16,8 @@ from model.spoken import Spoken
 class DialogueExample:
     """history: the utterances before the sentence, oldest first.
 
-    audio: Whisper states [Ta, d_audio] or None; video: frame tokens [Tv, d_video] or None.
+    audio: Whisper states [Ta, d_audio] or None; video: frame tokens [Tv, d_video] or None. dialogue: which one the
+    exchange is of; "" where it stands alone.
     """
 
     key: str
@@ -25,6 +26,12 @@ class DialogueExample:
     reply: str
     audio: Tensor | None = None
     video: Tensor | None = None
+    dialogue: str = ""
+
+    @property
+    def group(self) -> str:
+        """What tells rows of one dialogue from those of another."""
+        return self.dialogue or self.key
 
 
 @dataclass(frozen=True)

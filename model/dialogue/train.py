@@ -22,7 +22,9 @@ from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.json_files import write_json
-from model.llm import body_and_head, embed, load_llm, reply_ids
+from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids
+from model.metrics.compared import compared_rows
+from model.metrics.donors import with_others
 from model.sharding import is_sharded
 from model.spoken import Spoken
 from model.training import Progress, fit, looked_at
@@ -44,7 +46,9 @@ def train_dialogue(
     """Train a LoRA adapter, save it in peft's layout and report.json in `out`, and return the report.
 
     The loss is the token mean over replies, plus, where the history is memories, the weighted token mean of
-    their reconstruction (table 5): so the LLM keeps understanding them. start: the folder of an adapter of the
+    their reconstruction (table 5): so the LLM keeps understanding them. "compared" in the report holds each held-out
+    reply's nats a token before and after, and after it with another dialogue's history, or clip, in place of its own:
+    the controls. start: the folder of an adapter of the
     same settings to go on from, instead of a new one. An exchange that does not fit the LLM's window without any
     history is left out and counted. ValueError names an empty reply or clip, and where nothing is left.
     """
@@ -66,6 +70,10 @@ def train_dialogue(
             f"(left out: {learnt.left_out}, {checked.left_out}); both need one"
         )
     batch, weight = settings.training.batch_size, settings.reconstruction_weight
+    # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
+    goes_on = checkpoints is not None and checkpoints.facts() is not None
+    first = checked.row_losses(batch) if goes_on else None
+    looked: list[list[float]] = []
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         reply = learnt.reply_loss(rows, whole)
@@ -79,7 +87,7 @@ def train_dialogue(
         {name: p for name, p in model.llm.named_parameters() if p.requires_grad},
         learnt.lengths,
         loss,
-        lambda: checked.figures(batch, weight),
+        lambda: checked.figures(batch, weight, looked),
         settings.training,
         progress,
         checkpoints,
@@ -87,7 +95,8 @@ def train_dialogue(
         [part for part in (model.llm, model.compressor, model.extractor) if part is not None],
     )
     before = record.heldout[0]
-    after = next(check for check in record.heldout if check["step"] == record.best_step)
+    best = next(i for i, check in enumerate(record.heldout) if check["step"] == record.best_step)
+    after = record.heldout[best]
     report = {
         "history_form": history,
         "audio_visual": model.use_audio_visual,
@@ -99,7 +108,13 @@ def train_dialogue(
         "heldout_before": before,
         "heldout_after": after,
         "heldout_no_history": checked.without_history().figures(batch, 0.0)["reply"],
-        "learned": after["reply"] < before["reply"],
+        "compared": compared_rows(
+            [example.group for example in checked.examples],
+            before=first or looked[0],
+            after=checked.row_losses(batch) if goes_on else looked[best],
+            other_history=checked.losses_with_another_history(batch),
+            **({"other_clip": checked.losses_with_another_clip(batch)} if model.use_audio_visual else {}),
+        ),
         "history": record.as_dict(),
     }
     save_adapter(model.llm, out)
@@ -186,23 +201,63 @@ class Exchanges:
         return sum(len(self.targets[history][1]) for history in self._histories(rows))
 
     @torch.no_grad()
-    def figures(self, batch: int, weight: float) -> dict[str, float]:
-        """Nats per token of all replies, of all reconstructions, and "loss", their weighted sum."""
+    def figures(self, batch: int, weight: float, looked: list[list[float]] | None = None) -> dict[str, float]:
+        """Nats per token of all replies, of all reconstructions, and "loss", their weighted sum.
+
+        looked: where to leave the `row_losses` that they come from.
+        """
+        losses = self.row_losses(batch)
+        if looked is not None:
+            looked.append(losses)
+        total = sum(loss * len(reply) for loss, reply in zip(losses, self.replies, strict=True))
+        means = {"reply": total / self.reply_tokens(range(len(losses)))}
         order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
-        totals = {"reply": 0.0, "reconstruction": 0.0}
-        tokens = {"reply": 0, "reconstruction": 0}
-        for start in range(0, len(order), batch):
+        total, tokens = 0.0, 0
+        for start in range(0, len(order) if weight else 0, batch):
             rows = order[start : start + batch]
-            count = self.reply_tokens(rows)
-            totals["reply"] += self.reply_loss(rows).item() * count
-            tokens["reply"] += count
-            reconstruction = self.reconstruction_loss(rows) if weight else None
+            reconstruction = self.reconstruction_loss(rows)
             if reconstruction is not None:
                 count = self.reconstructed_tokens(rows)
-                totals["reconstruction"] += reconstruction.item() * count
-                tokens["reconstruction"] += count
-        means = {name: totals[name] / tokens[name] for name in totals if tokens[name]}
+                total, tokens = total + reconstruction.item() * count, tokens + count
+        if tokens:
+            means["reconstruction"] = total / tokens
         return {"loss": means["reply"] + weight * means.get("reconstruction", 0.0), **means}
+
+    @torch.no_grad()
+    def row_losses(self, batch: int) -> list[float]:
+        """Nats per token of each exchange's reply."""
+        order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
+        found: dict[int, float] = {}
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            prompts = [embed(self.model.llm, self.pieces[i]) for i in rows]
+            log_probs, owner = reply_log_probs(self.model.llm, prompts, [self.replies[i] for i in rows])
+            found.update(zip(rows, mean_by_row(-log_probs, owner, len(rows)).tolist(), strict=True))
+        return [found[i] for i in range(len(order))]
+
+    def losses_with_another_history(self, batch: int) -> list[float | None]:
+        """As `row_losses`, each with a history of another dialogue, as like its own in turns as there is one.
+
+        None of a row without a history, whose prompt has no place for one.
+        """
+        sizes = [len(e.history) for e in self.examples]
+        kinds = ["told" if size else None for size in sizes]
+        return self._losses_of(with_others(self.examples, ("history",), kinds, sizes), batch)
+
+    def losses_with_another_clip(self, batch: int) -> list[float | None]:
+        """As `row_losses`, each with a clip of another dialogue that has the same modalities; None without a clip."""
+        has = [(e.audio is not None, e.video is not None) for e in self.examples]
+        kinds = [modalities if any(modalities) else None for modalities in has]
+        sizes = [sum(len(f) for f in (e.audio, e.video) if f is not None) for e in self.examples]
+        return self._losses_of(with_others(self.examples, ("audio", "video"), kinds, sizes), batch)
+
+    def _losses_of(self, examples: Sequence[DialogueExample | None], batch: int) -> list[float | None]:
+        given = [e for e in examples if e is not None]
+        if not given:
+            return [None] * len(examples)
+        others = Exchanges(self.model, given)
+        losses = dict(zip((e.key for e in others.examples), others.row_losses(batch), strict=True))
+        return [None if e is None else losses.get(e.key) for e in examples]
 
     def without_history(self) -> Exchanges:
         """The same exchanges as if nothing had been said before."""

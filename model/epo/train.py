@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.adapter import save_adapter
 from model.card import write_card
@@ -24,6 +25,8 @@ from model.epo.loss import PairLogProbs, Share, joined, pair_log_probs, total_lo
 from model.epo.settings import EpoSettings
 from model.json_files import write_json
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
+from model.metrics.compared import compared_rows
+from model.metrics.donors import donors
 from model.spoken import Spoken
 from model.training import Progress, fit, looked_at, plan_batches
 
@@ -65,8 +68,8 @@ def train_epo(
     same step: batches are planned by prompts and true replies alone, which is also what `max_tokens` counts.
     The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
     far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
-    after, the flag `learned`, `collapsed` (None: too few steps to tell) with the step at which it was seen, and the
-    history. A collapse is logged while training, too.
+    after, "compared" (`compared_pairs`), `collapsed` (None: too few steps to tell) with the step at which it was seen,
+    and the history. A collapse is logged while training, too.
     ValueError: no pairs, an empty reply, or a model without an adapter.
     """
     if not pairs or not heldout:
@@ -95,6 +98,11 @@ def train_epo(
         return value, {**logs, **traits}
 
     said_before = sampled_replies(checked, settings)
+    others = Shuffled(model, checked, settings.training.batch_size)
+    # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
+    goes_on = checkpoints is not None and checkpoints.facts() is not None
+    first = row_margins(checked, settings) if goes_on else None
+    shuffled, looked = others.margins(settings), []
     # A run of fewer steps than that is judged as a whole.
     count = min(settings.collapse_steps, len(plan_batches(learnt.shared_lengths, settings.training)))
     watch = CollapseWatch(count, earlier_steps(checkpoints))
@@ -108,7 +116,7 @@ def train_epo(
         adapter,
         learnt.lengths,
         loss,
-        lambda: figures(checked, settings),
+        lambda: figures(checked, settings, looked),
         settings.training,
         show,
         checkpoints,
@@ -118,7 +126,12 @@ def train_epo(
     )
     fell = collapse_step(history.train, count)
     before = history.heldout[0]
-    after = next(check for check in history.heldout if check["step"] == history.best_step)
+    best = next(i for i, check in enumerate(history.heldout) if check["step"] == history.best_step)
+    after = history.heldout[best]
+    margins = {
+        "before": (first or looked[0], shuffled),
+        "after": (row_margins(checked, settings) if goes_on else looked[best], others.margins(settings)),
+    }
     report = {
         "train_pairs": len(learnt.pairs),
         "train_left_out": {**learnt.left_out, **(left_out or {}).get("train", {})},
@@ -131,7 +144,14 @@ def train_epo(
         "traits": checked.traits(range(len(checked.lengths))),
         "repetition_before": mean_repetition(said_before),
         "repetition_after": mean_repetition(sampled_replies(checked, settings)),
-        "learned": after["epo"] < before["epo"] and after["margin"] > before["margin"],
+        "compared": compared_rows(
+            [pair.example.group for pair in checked.pairs],
+            **{
+                f"{name}_{when}": values
+                for when, found in margins.items()
+                for name, values in compared_pairs(*found, settings).items()
+            },
+        ),
         "collapsed": fell is not None if count >= LEAST_STEPS else None,
         "collapsed_at_step": fell,
         "history": history.as_dict(),
@@ -215,17 +235,77 @@ class Pairs:
 
 
 @torch.no_grad()
-def figures(pairs: Pairs, settings: EpoSettings) -> dict[str, float]:
-    """Loss and its parts over all pairs, as if they were one batch."""
+def figures(pairs: Pairs, settings: EpoSettings, looked: list[list[float]] | None = None) -> dict[str, float]:
+    """Loss and its parts over all pairs, as if they were one batch. looked: where to leave the `row_margins`."""
+    whole, order = _all_log_probs(pairs, settings.training.batch_size)
+    if looked is not None:
+        looked.append(_margins(whole, order, settings.beta))
+    loss, logs = total_loss(whole, settings.beta, settings.gamma, settings.autoregressive_weight)
+    return {"loss": loss.item(), **logs}
+
+
+@torch.no_grad()
+def row_margins(pairs: Pairs, settings: EpoSettings) -> list[float]:
+    """Reward of the chosen reply less that of the rejected one, of each pair."""
+    return _margins(*_all_log_probs(pairs, settings.training.batch_size), settings.beta)
+
+
+def _margins(whole: PairLogProbs, order: list[int], beta: float) -> list[float]:
+    found = dict(zip(order, (beta * (whole.chosen - whole.rejected)).tolist(), strict=True))
+    return [found[i] for i in range(len(order))]
+
+
+def _all_log_probs(pairs: Pairs, size: int) -> tuple[PairLogProbs, list[int]]:
+    """Of all pairs, and which pair stands where."""
     order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
-    size = settings.training.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     whole = joined(
         [pairs.log_probs(rows) for rows in batches],
         [sum(len(pairs.chosen[i]) for i in rows) for rows in batches],
     )
-    loss, logs = total_loss(whole, settings.beta, settings.gamma, settings.autoregressive_weight)
-    return {"loss": loss.item(), **logs}
+    return whole, order
+
+
+class Shuffled:
+    """Held-out pairs with the two replies of another exchange after their own prompt: the control.
+
+    A margin that rises as much for these says how people write and how the LLM does, and nothing of this exchange's
+    emotion. The other exchange is of another dialogue, as like in length as there is one.
+    """
+
+    def __init__(self, model: PreferenceModel, pairs: Pairs, batch: int):
+        self._own = pairs.pairs
+        given = donors([p.example.group for p in pairs.pairs], [len(c) for c in pairs.chosen])
+        shuffled = [
+            PreferenceExample(
+                replace(pair.example, reply=pairs.pairs[other].example.reply),
+                pairs.pairs[other].counter_emotional,
+            )
+            for pair, other in zip(pairs.pairs, given, strict=True)
+            if other is not None
+        ]
+        self._pairs = Pairs(model, shuffled, batch) if shuffled else None
+
+    def margins(self, settings: EpoSettings) -> list[float | None]:
+        """`row_margins` by the own pairs; None where there is no other, or its replies do not fit the window."""
+        if self._pairs is None:
+            return [None] * len(self._own)
+        keys = [pair.example.key for pair in self._pairs.pairs]
+        found = dict(zip(keys, row_margins(self._pairs, settings), strict=True))
+        return [found.get(pair.example.key) for pair in self._own]
+
+
+def compared_pairs(
+    margins: list[float], shuffled: list[float | None], settings: EpoSettings
+) -> dict[str, list[float | None]]:
+    """Of each pair its EPO loss ("epo"), whether it is ranked right ("right": 0 or 1), its reward margin ("margin"),
+    and that of the shuffled pair ("shuffled")."""
+    return {
+        "epo": (-F.logsigmoid(torch.tensor(margins) - settings.gamma)).tolist(),
+        "right": [float(margin > 0) for margin in margins],
+        "margin": margins,
+        "shuffled": shuffled,
+    }
 
 
 def length_accuracy(pairs: Pairs) -> float:

@@ -21,7 +21,7 @@ from model.extractor.settings import ExtractorSettings
 from model.weights import differing_weights
 
 PROJECTION_STD = 0.003
-"""Spread of the projections' first weights."""
+"""Spread of the first weights of the projections and of the embeddings beside text."""
 
 
 class ExtractorError(ValueError):
@@ -69,6 +69,10 @@ class Extractor(nn.Module):
         self.shape = shape
         self.audio = Branch(shape.audio_width, shape)
         self.video = Branch(shape.video_width, shape)
+        self.text = nn.Parameter(PROJECTION_STD * torch.randn(shape.queries, shape.llm_width))
+        """What stands beside a sentence that is shown alone: embeddings that read nothing, and are trained as those of
+        the modalities are. The LLM is frozen, so that without them text alone could not be taught the task."""
+        self.text_scale = nn.Parameter(torch.full((shape.llm_width,), shape.token_rms))
 
     def audio_embeddings(self, states: list[Tensor]) -> Tensor:
         """[B, queries, llm_width] in fp32 of Whisper states [T_i, audio_width]."""
@@ -77,6 +81,10 @@ class Extractor(nn.Module):
     def video_embeddings(self, tokens: list[Tensor]) -> Tensor:
         """[B, queries, llm_width] in fp32 of frame tokens [T_i, video_width]."""
         return self.video(_checked(tokens, self.shape.video_width, "video"))
+
+    def text_embeddings(self) -> Tensor:
+        """[queries, llm_width] in fp32, the same for every sentence."""
+        return F.rms_norm(self.text, self.text.shape[-1:], self.text_scale)
 
     def save(self, folder: Path) -> None:
         """config.json and model.safetensors; each file appears whole or not at all."""

@@ -12,18 +12,20 @@ from torch import Tensor, nn
 
 from model.branches import branched_log_probs
 from model.llm import chat_pieces, plain, reply_ids
-from model.prompts import AUDIO, EMOTION_WORDS, VIDEO, emotion_prompt
+from model.prompts import AUDIO, EMOTION_WORDS, TEXT, VIDEO, emotion_prompt
 
 EMOTIONS = tuple(EMOTION_WORDS)
 
 
 def emotion_pieces(
-    tokenizer, audio: Tensor | None, video: Tensor | None, sentence: str | None
+    tokenizer, audio: Tensor | None, video: Tensor | None, sentence: str | None, text: Tensor | None = None
 ) -> list[Tensor]:
-    """The prompt of table 4 as pieces, with embeddings [n, d] of the modalities given."""
-    slots = {name: value for name, value in ((AUDIO, audio), (VIDEO, video)) if value is not None}
-    sentence = None if sentence is None else plain(sentence, (AUDIO, VIDEO))
-    return chat_pieces(tokenizer, emotion_prompt(audio is not None, video is not None, sentence), slots)
+    """The prompt of table 4 as pieces, with embeddings [n, d] of the modalities given, or of text alone."""
+    given = ((AUDIO, audio), (VIDEO, video), (TEXT, text))
+    slots = {name: value for name, value in given if value is not None}
+    sentence = None if sentence is None else plain(sentence, (AUDIO, VIDEO, TEXT))
+    prompt = emotion_prompt(audio is not None, video is not None, sentence, text is not None)
+    return chat_pieces(tokenizer, prompt, slots)
 
 
 def shared_start(tokenizer) -> Tensor:
@@ -33,6 +35,7 @@ def shared_start(tokenizer) -> Tensor:
         emotion_pieces(tokenizer, slot, None, None)[0],
         emotion_pieces(tokenizer, None, slot, None)[0],
         emotion_pieces(tokenizer, None, None, "a")[0],
+        emotion_pieces(tokenizer, None, None, "a", slot)[0],
     ]
     shared = 0
     while all(shared < len(v) and v[shared] == variants[0][shared] for v in variants):

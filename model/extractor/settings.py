@@ -7,6 +7,16 @@ from pydantic import BaseModel, Field, model_validator
 from model.settings import TrainingSettings
 
 
+class RecognitionSettings(BaseModel, frozen=True, extra="forbid"):
+    """Emotion recognition by the finished extractor on test (figure 6)."""
+
+    clips: int | None = Field(
+        None, ge=1, description="Test clips, spread over the datasets; None takes all, as the paper does."
+    )
+    batch_size: int = Field(16, ge=1, description="Prompts at a time; changes no figure beyond rounding.")
+    seed: int = Field(0, description="Chooses the clips. Not in the paper.")
+
+
 class ExtractorSettings(BaseModel, frozen=True, extra="forbid"):
     """Two Q-Formers and their training on emotion recognition (paper, sections 3.1 and 4.2)."""
 
@@ -18,8 +28,8 @@ class ExtractorSettings(BaseModel, frozen=True, extra="forbid"):
         0.25,
         ge=0,
         lt=1,
-        description="Share of training rows that also show the sentence (the text settings of figure 6). "
-        "Not in the paper.",
+        description="Share of training rows that show the sentence: alone, with audio, with video or with both (the "
+        "text settings of figure 6), each as often as the others. Not in the paper.",
     )
     training: TrainingSettings = TrainingSettings()
 

@@ -19,7 +19,7 @@ class BertScoreSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class BootstrapSettings(BaseModel, frozen=True, extra="forbid"):
-    """Percentile bootstrap of a mean. Not in the paper."""
+    """Bootstrap of a mean, over dialogues. Not in the paper."""
 
     resamples: int = Field(default=1000, ge=1, description="samples drawn; not in the paper")
     level: float = Field(default=0.95, gt=0, lt=1, description="coverage of the interval; not in the paper")

@@ -86,6 +86,8 @@ class EmotionScorer:
         self.tokenizer = from_folder(AutoTokenizer, backend.tokenizer_folder)
         self.thresholds = np.full(len(GOEMOTIONS_LABELS), USUAL_THRESHOLD, np.float32)
         """Probability from which each label counts as present, float32 [28]."""
+        self.encoder = settings.weights
+        """What the scorer's features come from: two scorers on one encoder err alike."""
 
     @classmethod
     def load(cls, name: str, settings: ScorerSettings | None = None) -> "EmotionScorer":
@@ -103,6 +105,7 @@ class EmotionScorer:
         if model_type == MODEL_TYPE:
             scorer = cls(MiniLMBackend(folder), settings)
             scorer.thresholds = np.array(described["thresholds"], np.float32)
+            scorer.encoder = described["base_identity"]
             return scorer
         if model_type == "roberta":
             return cls(RobertaBackend(folder), settings)

@@ -44,7 +44,7 @@ from tasks.engine.session import Session
 from tasks.engine.stopping import Interrupted, Stop, Stopped, heeding_again, orchestrator_lost, stop_all
 from tasks.engine.worker import StageFailed
 from tasks.stages.utterances.cards import card_markdown, exchange_counts
-from tasks.stages.verdicts import quality_line, training_line
+from tasks.stages.verdicts import verdict_line
 
 PROGRESS_EVERY_S = 3.0
 WATCH_EVERY_S = 2.0
@@ -149,12 +149,13 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
     def on_settled(plan: StagePlan) -> None:
         session.workers.release(plan.stage.name)
         told = [
-            training_line(session.store, refs) or quality_line(session.store, refs)
+            verdict_line(session.store, refs, session.settings.metrics.intervals)
             for label, refs in plan.outputs.items()
             if label in plan.stale
         ]
-        display.settled(plan, next((line for line in told if line), None))
-        _leave_table(plan)
+        line = next((line for line in told if line), None)
+        display.settled(plan, line)
+        _leave_table(plan, line)
         if plan.stage.name == carded:
             leave_cards(session.store, run.board.settled.get("utterances", plan), plan)
 
@@ -376,7 +377,7 @@ def _tell_failure(running, answer: Future) -> None:
             answer.set_exception(error)
 
 
-def _leave_table(plan: StagePlan) -> None:
+def _leave_table(plan: StagePlan, verdict: str | None) -> None:
     rows = [
         {
             "item": label,
@@ -391,7 +392,8 @@ def _leave_table(plan: StagePlan) -> None:
     create_table_artifact(
         key=f"stage-{plan.stage.name.replace('.', '-')}",
         table=rows or [{"item": "-", "ran": "no", "why": plan.reason}],
-        description=f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran",
+        description=f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran"
+        + (f"; {verdict}" if verdict else ""),
     )
 
 

@@ -16,6 +16,7 @@ from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, 
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.settings import Settings, flat, weight_names
 from tasks.stages.replies.rungs import LADDER
+from tasks.stages.verdicts import judged, scorers_line
 
 TRAINED = {
     "extractor": "Audio-visual emotion extractor",
@@ -45,6 +46,7 @@ BUDGETS = {
     "compressor.finetune.max_tokens": "training tokens, compressor finetuning",
     "dialogue.training.max_tokens": "training tokens, each dialogue LoRA",
     "epo.training.max_tokens": "training tokens, EPO",
+    "recognition.clips": "test clips of figure 6",
     "replies.exchanges": "test exchanges each rung answers",
 }
 """Setting -> what it limits."""
@@ -63,11 +65,12 @@ def collect(
     systems = metrics.get("systems", [])
     pairs = read_named(artefacts, "pairs", "pairs.json", store)
     training = [
-        _training(stage, artefacts, pairs, store)
+        _training(stage, artefacts, pairs, store, settings)
         for stage in TRAINED
         if stage != "epo.control" or artefacts.get(stage)
     ]
     tokens = prompt_tokens(artefacts, store)
+    recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
     return {
         "title": f"Empamba report ({profile} profile)",
         "profile": profile,
@@ -82,6 +85,10 @@ def collect(
             row["dataset"] for row in counts["splits"] if row["split"] == "dev" and row["dialogues"] == 1
         ),
         "systems": systems,
+        "steps": metrics.get("steps") or [],
+        "scorers": metrics.get("scorers"),
+        "scorers_line": scorers_line(metrics.get("scorers")),
+        "recognition": recognition,
         "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, pairs),
         "by_dataset": _by_dataset(systems),
         "table_3": _table_3(tokens),
@@ -95,13 +102,13 @@ def collect(
         "counts": counts,
         "weights": _weights(weights),
         "settings": _settings(settings),
-        "budgets": _budgets(settings, counts, training, systems),
+        "budgets": _budgets(settings, counts, training, systems, recognition),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
 
 
 def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dict:
-    """The report for programs: metrics as they stand, training without its step-by-step losses."""
+    """The report for programs: metrics as they stand, training with its verdict, without losses by step and row."""
     return {
         "title": facts["title"],
         "profile": facts["profile"],
@@ -109,9 +116,14 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "synthetic_datasets": facts["synthetic"],
         "dev_stands_in": facts["dev_stands_in"],
         "systems": facts["systems"],
+        "steps": facts["steps"],
+        "scorers": facts["scorers"],
+        "recognition": facts["recognition"],
         "ladder": facts["ladder"],
         "training": {
-            part["stage"]: {"not_run": part["reason"]} if part["report"] is None else _brief(part["report"])
+            part["stage"]: {"not_run": part["reason"]}
+            if part["report"] is None
+            else {**_brief(part["report"]), "verdict": part["judged"]}
             for part in facts["training"]
         },
         "pairs": facts["pairs"],
@@ -223,21 +235,23 @@ def _table_3(tokens: dict[str, float]) -> list[dict]:
 # Training ---------------------------------------------------------------------------------------------
 
 
-def _training(stage: str, artefacts: Artefacts, pairs: dict | None, store: Store) -> dict:
+def _training(stage: str, artefacts: Artefacts, pairs: dict | None, store: Store, settings: Settings) -> dict:
     refs = artefacts.get(stage)
-    part = {"stage": stage, "title": TRAINED[stage], "report": None, "reason": None}
+    part = {"stage": stage, "title": TRAINED[stage], "report": None, "reason": None, "judged": None}
     if not refs:
         return {**part, "reason": _why_not(stage, artefacts, pairs)}
     (tree,) = (ref for ref in refs if ref.tree)
     member = next(m for m in store.members(tree) if m.name == "report.json")
-    return {**part, "report": json.loads(store.read(member))}
+    report = json.loads(store.read(member))
+    return {**part, "report": report, "judged": judged(report, settings.metrics.intervals)}
 
 
 def _brief(report: dict) -> dict:
     """A training report with the number of steps in place of each step's loss."""
     history = report.get("history", {})
     brief = {name: value for name, value in history.items() if name != "train"}
-    return {**report, "history": {**brief, "steps": len(history.get("train", []))}}
+    rest = {name: value for name, value in report.items() if name != "compared"}
+    return {**rest, "history": {**brief, "steps": len(history.get("train", []))}}
 
 
 def _why_not(stage: str, artefacts: Artefacts, pairs: dict | None) -> str:
@@ -320,16 +334,25 @@ def _settings(settings: Settings) -> list[dict]:
     ]
 
 
-def _budgets(settings: Settings, counts: dict, training: list[dict], systems: list[dict]) -> list[dict]:
+def _budgets(
+    settings: Settings, counts: dict, training: list[dict], systems: list[dict], recognition: dict | None
+) -> list[dict]:
     """Each budget, its limit (None: lifted) and what the run used of it (None: not run)."""
     values = flat(settings)
     return [
-        {"name": name, "limits": text, "limit": values[name], "used": _used(name, counts, training, systems)}
+        {
+            "name": name,
+            "limits": text,
+            "limit": values[name],
+            "used": _used(name, counts, training, systems, recognition),
+        }
         for name, text in BUDGETS.items()
     ]
 
 
-def _used(name: str, counts: dict, training: list[dict], systems: list[dict]) -> list[int]:
+def _used(
+    name: str, counts: dict, training: list[dict], systems: list[dict], recognition: dict | None
+) -> list[int]:
     """What the run used of a budget; more than one number where several stages share it."""
     if name == "data.dialogues":
         dialogues: dict[str, int] = {}
@@ -338,6 +361,8 @@ def _used(name: str, counts: dict, training: list[dict], systems: list[dict]) ->
         return list(dialogues.values())
     if name == "candidates.budget":
         return [row["rows"] for row in counts["stages"] if row["stage"] == "candidates" and row["rows"]]
+    if name == "recognition.clips":
+        return [recognition["clips"]] if recognition else []
     if name == "replies.exchanges":
         return sorted({row["n"] for row in systems if row["dataset"] == "all"})
     stage = name.removesuffix(".max_tokens").removesuffix(".training")

@@ -89,6 +89,8 @@ PAGE = """<!doctype html>
 <body>
 <main>
 {% macro made() %}{% if facts.synthetic %} <span class="tag gold">{{ synthetic_mark }}</span>{% endif %}{% endmacro %}
+{% macro counted(row) %}{{ row.n | count }}{% if row.get('dialogues') is not none %}<small>of {{ row.dialogues | count }} dialogue{{ 's' if row.dialogues != 1 }}</small>{% endif %}{% endmacro %}
+{% macro graded(v) %}{% if v.mean is none %}<small>{{ v.grade }}</small>{% else %}{{ '+' if v.mean > 0 }}{{ v.mean | number }}{% if v.low is not none %}<small>{{ [v.low, v.high] | interval }}</small>{% endif %}<small>{% if v.grade == learned %}<span class="tag">above zero</span>{% else %}<span class="tag warn">{{ v.grade }}</span>{% if v.detectable %} {{ v.detectable | number }} could have been{% endif %}{% endif %}</small>{% endif %}{% endmacro %}
 {% macro measured(row, name) %}{{ row[name] | number }}{% if row.get(name ~ '_ci') %}<small>{{ row[name ~ '_ci'] | interval }}</small>{% endif %}{% endmacro %}
 <h1>Empathetic dialogue: what this run measured</h1>
 <p class="soft">Profile <b>{{ facts.profile }}</b> · {{ facts.counts.notes | map('dataset') | join(', ') or 'no data' }} · every figure below comes from the artefacts of this run; grey ones are the paper's (arXiv 2412.17572).</p>
@@ -114,7 +116,7 @@ PAGE = """<!doctype html>
 
 <section id="ladder">
 <h2>The ladder: Table 2{{ made() }}</h2>
-<p>Each rung adds one part. The paper measured IEMOCAP with its own models and scorers; this run's columns are over all its datasets together, with 95 % bootstrap intervals. Compare the steps between rungs, not the levels.</p>
+<p>Each rung adds one part. The paper measured IEMOCAP with its own models and scorers; this run's columns are over all its datasets together, with 95 % intervals (a bootstrap that resamples dialogues). Compare the steps between rungs, not the levels; a floor reads nothing of the exchange.</p>
 <div class="scroll"><table>
 <thead>
 <tr class="groups"><th colspan="5"></th><th class="first" colspan="3">Paper, {{ table_2_dataset | dataset }}</th><th class="first" colspan="4">This run, {{ facts.profile }} profile</th></tr>
@@ -126,7 +128,7 @@ PAGE = """<!doctype html>
 <td><b>{{ row.rung.split('-')[0] }}</b> {{ row.title }}{% if row.continues %}<small>continues rung {{ row.continues }}: no media for rung 4</small>{% endif %}{% if row.flagged %}<small><span class="tag warn">{{ row.identical.share | percent(0) }} identical to {{ row.identical.rung }}</span></small>{% endif %}</td>
 {% for part in row.parts %}<td class="narrow">{{ '✓' if part else '' }}</td>{% endfor %}
 {% if row.paper %}<td class="n paper first">{{ row.paper.bertscore | number }}</td><td class="n paper">{{ row.paper.emotionscore | number }}</td><td class="n paper">{{ row.paper.dist1 | number }}</td>{% else %}<td class="paper first" colspan="3">not in the paper</td>{% endif %}
-{% if row.run %}<td class="n first">{{ measured(row.run, 'bertscore') }}</td><td class="n">{{ measured(row.run, 'emotionscore') }}</td><td class="n">{{ measured(row.run, 'dist1') }}</td><td class="n">{{ row.run.n | count }}</td>{% else %}<td class="first" colspan="4"><span class="tag gold">not run: {{ row.not_run or 'no replies' }}</span></td>{% endif %}
+{% if row.run %}<td class="n first">{{ measured(row.run, 'bertscore') }}</td><td class="n">{{ measured(row.run, 'emotionscore') }}</td><td class="n">{{ measured(row.run, 'dist1') }}</td><td class="n">{{ counted(row.run) }}</td>{% else %}<td class="first" colspan="4"><span class="tag gold">not run: {{ row.not_run or 'no replies' }}</span></td>{% endif %}
 </tr>
 {% endfor %}
 </tbody></table></div>
@@ -135,21 +137,29 @@ PAGE = """<!doctype html>
 {% if facts.systems %}
 <h3>More about the replies{{ made() }}</h3>
 <div class="scroll"><table>
-<thead><tr><th>Rung</th><th class="n">EmotionScore, the scorer that chose the pairs</th><th class="n">EmotionScore, second scorer</th><th class="n">Dist-1 of the corpus</th><th class="n">Words a reply</th><th class="n">Identical to the rung before</th></tr></thead>
+<thead><tr><th>Rung</th><th class="n">EmotionScore, the scorer that chose the pairs</th><th class="n">EmotionScore, second scorer</th><th class="n">Emotion contrast</th><th class="n">Emotion contrast, second scorer</th><th class="n">Dist-1 of the corpus</th><th class="n">Words a reply</th><th class="n">Identical to the rung before</th></tr></thead>
 <tbody>{% for row in facts.ladder if row.run %}
-<tr><td><b>{{ row.rung.split('-')[0] }}</b> {{ row.title }}</td><td class="n">{{ measured(row.run, 'emotionscore') }}</td><td class="n">{% if row.run.get('emotionscore_second') is not none %}{{ measured(row.run, 'emotionscore_second') }}{% else %}–{% endif %}</td><td class="n">{{ row.run.get('dist1_corpus') | number }}</td><td class="n">{{ row.run.get('reply_words') | number(1) }}</td><td class="n">{% if row.identical %}{{ row.identical.share | percent(0) }}<small>of {{ row.identical.rung }}</small>{% else %}–{% endif %}</td></tr>
+<tr><td><b>{{ row.rung.split('-')[0] }}</b> {{ row.title }}</td><td class="n">{{ measured(row.run, 'emotionscore') }}</td><td class="n">{% if row.run.get('emotionscore_second') is not none %}{{ measured(row.run, 'emotionscore_second') }}{% else %}–{% endif %}</td>{% for name in ('emotioncontrast', 'emotioncontrast_second') %}<td class="n">{% if row.run.get(name) is not none %}{{ measured(row.run, name) }}{% else %}–{% endif %}</td>{% endfor %}<td class="n">{{ row.run.get('dist1_corpus') | number }}</td><td class="n">{{ row.run.get('reply_words') | number(1) }}</td><td class="n">{% if row.identical %}{{ row.identical.share | percent(0) }}<small>of {{ row.identical.rung }}</small>{% else %}–{% endif %}</td></tr>
 {% endfor %}</tbody></table></div>
-<p class="note">The second scorer took no part in choosing pairs: a gain that only the first one sees may be a gain at pleasing that scorer.</p>
+<p class="note">Emotion contrast: EmotionScore less the mean over all other true replies of the dataset; one reply said to everything has none. The second scorer took no part in choosing pairs: a gain that only the first one sees may be a gain at pleasing that scorer. But {{ facts.scorers_line }}.</p>
+{% endif %}
+{% if facts.steps %}
+<h3>What each rung adds to the one before{{ made() }}</h3>
+<div class="scroll"><table><thead><tr><th>Rung</th><th class="n">n</th><th class="n">BERTScore</th><th class="n">EmotionScore, second scorer</th><th class="n">Emotion contrast, second scorer</th></tr></thead><tbody>
+{% for step in facts.steps %}<tr><td><b>{{ step.rung.split('-')[0] }}</b> over {{ step.against.split('-')[0] }}: {{ titles.get(step.rung, step.rung) }}</td><td class="n">{{ step.bertscore.rows | count }}<small>of {{ step.bertscore.dialogues | count }} dialogue{{ 's' if step.bertscore.dialogues != 1 }}</small></td>{% for name in ('bertscore', 'emotionscore_second', 'emotioncontrast_second') %}<td class="n">{{ graded(step[name]) }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+<p class="note">Paired over the exchanges that both rungs answered, dialogues resampled. "Could have been": the smallest true difference that so many dialogues would have shown in four runs of five. {{ facts.scorers_line | capitalize }}.</p>
 {% endif %}
 {% if facts.control %}{% set c = facts.control %}
 <h3>Is it the emotion? EPO beside its control{{ made() }}</h3>
 <p>The control is EPO on the same exchanges, with any usable candidate as the rejected reply in place of the emotionally least similar one.</p>
-{% if not c.shown %}<div class="banner loud"><p><b>The emotion signal is not shown.</b> By the scorer that took no part in choosing pairs, EPO is not seen to gain more than EPO on random replies: the interval of their difference does not lie above zero.</p></div>{% endif %}
+{% if not c.shown %}<div class="banner loud"><p><b>The emotion signal is not shown.</b> By the scorer that took no part in choosing pairs, EPO is not seen to gain more than EPO on random replies: {{ 'EmotionScore difference' | told(c.emotionscore_second.difference) }}.</p></div>{% endif %}
+<p>{% if c.exchange_shown %}It is this exchange's emotion, and not the usual one{% else %}That it is this exchange's emotion, and not the one that is usual, is not shown{% endif %}: {{ 'emotion contrast difference' | told(c.emotioncontrast_second.difference) }}. {{ facts.scorers_line | capitalize }}.</p>
 <div class="scroll"><table><thead><tr><th>Gain over {{ c.base }}</th><th class="n">EPO</th><th class="n">EPO on random replies</th><th class="n">difference</th></tr></thead><tbody>
-{% for name, title in (('emotionscore', 'EmotionScore, the scorer that chose the pairs'), ('emotionscore_second', 'EmotionScore, second scorer'), ('bertscore', 'BERTScore')) %}
-<tr><td>{{ title }}</td>{% for what in ('epo', 'random', 'difference') %}<td class="n">{{ c[name][what][0] | number }}<small>{{ c[name][what][1:] | interval }}</small></td>{% endfor %}</tr>
+{% for name, title in (('emotionscore', 'EmotionScore, the scorer that chose the pairs'), ('emotionscore_second', 'EmotionScore, second scorer'), ('emotioncontrast_second', 'Emotion contrast, second scorer'), ('bertscore', 'BERTScore')) %}
+<tr><td>{{ title }}</td>{% for what in ('epo', 'random', 'difference') %}<td class="n">{{ graded(c[name][what]) }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
-<p class="note">The same replies in every column; 95 % bootstrap intervals of the paired differences.</p>
+<p class="note">The same replies in every column; 95 % intervals of the paired differences, dialogues resampled.</p>
 {% endif %}
 {% if facts.table_3 %}
 <h3>Prompt length: Table 3{{ made() }}</h3>
@@ -172,7 +182,7 @@ PAGE = """<!doctype html>
 {% for row in part.rows %}
 <tr><td><b>{{ row.rung.split('-')[0] }}</b> {{ row.system }}</td>
 {% if row.paper %}<td class="paper first">{{ row.paper_system }}</td><td class="n paper">{{ row.paper.bertscore | number }}</td><td class="n paper">{{ row.paper.emotionscore | number }}</td><td class="n paper">{{ row.paper.dist1 | number }}</td>{% else %}<td class="first paper">–</td><td class="n paper">–</td><td class="n paper">–</td><td class="n paper">–</td>{% endif %}
-<td class="n first">{{ measured(row, 'bertscore') }}</td><td class="n">{{ measured(row, 'emotionscore') }}</td><td class="n">{{ measured(row, 'dist1') }}</td><td class="n">{{ row.n | count }}</td></tr>
+<td class="n first">{{ measured(row, 'bertscore') }}</td><td class="n">{{ measured(row, 'emotionscore') }}</td><td class="n">{{ measured(row, 'dist1') }}</td><td class="n">{{ counted(row) }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% if part.others %}<details><summary>The paper's other systems on {{ part.dataset | dataset }}</summary><div class="scroll"><table><thead><tr><th>System</th><th class="n">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th></tr></thead><tbody>
@@ -184,31 +194,37 @@ PAGE = """<!doctype html>
 
 <section id="training">
 <h2>Training{{ made() }}</h2>
-<p>Held-out figures are from dev, before the first step and at the step that was kept (ringed).</p>
+<p>Held-out figures are from dev, before the first step and at the step that was kept (ringed). A stage has learned where its loss fell and what it is for does better than a control: another dialogue's history or memory, another clip, another exchange's pair. Both are judged row by row, dialogues resampled; zero must lie below the 95 % interval.</p>
 <div class="columns">
 {% for part in training %}
 <div class="card">
 <h3>{{ part.title }}</h3>
 <p class="note"><code>{{ part.stage }}</code>
 {% if part.report is none %} <span class="tag gold">not run: {{ part.reason }}</span>
-{% elif part.report.get('learned') is none %} <span class="tag gold">does not say whether it learned</span>
-{% elif part.report.learned %} <span class="tag">learned</span>{% endif %}
+{% elif part.judged.grade is none %} <span class="tag gold">does not say whether it learned</span>
+{% elif part.judged.grade == learned %} <span class="tag">learned</span>{% endif %}
 {% for warning in part.warnings %} <span class="tag warn">{{ warning }}</span>{% endfor %}</p>
 {% if part.headline %}<p>{{ part.headline }}.</p>{% endif %}
 {% if part.curve %}<img src="{{ part.curve }}" alt="Loss of {{ part.stage }} by step, in training and held out">{% endif %}
 {% if part.checks %}<div class="scroll"><table><thead><tr><th>Held out</th><th class="n">before</th><th class="n">after</th><th class="n">change</th></tr></thead><tbody>
 {% for c in part.checks %}<tr><td>{{ c.name }}</td><td class="n">{{ c.before | number }}</td><td class="n">{{ c.after | number }}</td><td class="n">{{ '+' if c.change > 0 }}{{ c.change | number }}</td></tr>
 {% endfor %}</tbody></table></div>{% endif %}
-{% if part.accuracy_plot %}
+{% if part.judged and part.judged.findings %}<div class="scroll"><table><thead><tr><th>Better by</th><th class="n">n</th><th class="n">mean, 95 %</th></tr></thead><tbody>
+{% for f in part.judged.findings %}<tr><td class="words">{{ f.says }}</td><td class="n">{{ f.rows | count }}<small>of {{ f.dialogues | count }} dialogue{{ 's' if f.dialogues != 1 }}</small></td><td class="n">{{ graded(f) }}</td></tr>
+{% endfor %}</tbody></table></div>{% endif %}
+{% if part.stage == 'extractor' and facts.recognition %}{% set r = facts.recognition %}
 <p><b>Emotion recognition by input: Figure 6</b></p>
-<img src="{{ part.accuracy_plot }}" alt="Emotion recognition accuracy by input setting, against the commonest label">
-<div class="scroll"><table><thead><tr><th>Input</th><th class="n">clips</th><th class="n">accuracy</th><th class="n">balanced</th><th class="n">commonest label</th></tr></thead><tbody>
-{% for name, a in part.report.accuracy.items() %}<tr><td>{{ name }}</td><td class="n">{{ a.clips | count }}</td><td class="n">{{ a.accuracy | percent }}</td><td class="n">{{ a.get('balanced') | percent }}</td><td class="n">{{ a.majority | percent }}</td></tr>{% endfor %}
+{% if accuracy_plot %}<img src="{{ accuracy_plot }}" alt="Emotion recognition accuracy on test by input setting with intervals, against the commonest label and another clip's features">{% endif %}
+<div class="scroll"><table><thead><tr><th>Input</th><th class="n">clips</th><th class="n">right</th><th class="n">balanced</th><th class="n">commonest label</th><th class="n">beyond another clip's features</th><th class="n">beyond text alone</th></tr></thead><tbody>
+{% for name, a in r.accuracy.items() %}<tr><td>{{ name }}</td><td class="n">{{ a.clips | count }}<small>of {{ a.dialogues | count }}</small></td><td class="n">{{ a.accuracy | percent }}{% if a.accuracy_ci %}<small>{{ a.accuracy_ci[0] | percent }} to {{ a.accuracy_ci[1] | percent }}</small>{% endif %}</td><td class="n">{{ a.balanced | percent }}</td><td class="n">{{ a.majority | percent }}</td>{% for v in (a.over_other, a.over_text) %}<td class="n">{% if v %}{{ graded(v) }}{% else %}–{% endif %}</td>{% endfor %}</tr>{% endfor %}
 </tbody></table></div>
-<p class="note">T text, A audio, V video. The paper: A+V+T over T alone by {{ figure_6_gain }} % ({{ sources.figure_6 }}; the bars carry no numbers).</p>
-{% if part.report.get('accuracy_by_dataset') %}<details><summary>By dataset</summary><div class="scroll"><table><thead><tr><th>Dataset</th><th>Input</th><th class="n">clips</th><th class="n">accuracy</th><th class="n">commonest label</th></tr></thead><tbody>
-{% for name, settings in part.report.accuracy_by_dataset.items() %}{% for input, a in settings.items() %}<tr><td>{{ name | dataset }}</td><td>{{ input }}</td><td class="n">{{ a.clips | count }}</td><td class="n">{{ a.accuracy | percent }}</td><td class="n">{{ a.majority | percent }}</td></tr>{% endfor %}{% endfor %}
-</tbody></table></div></details>{% endif %}
+<p class="note">T text, A audio, V video; {{ r.clips | count }} of {{ r.there | count }} test clips{% for d, split in r.splits.items() if split == 'dev' %}; of {{ d | dataset }}, which has no test split, dev stands in{% endfor %}. Text alone is trained too: as many embeddings as a modality has, which read nothing, stand beside it. Intervals resample dialogues, or the actors of single clips, whose number stands below the clips'. The paper: A+V+T over T alone by {{ figure_6_gain }} % ({{ sources.figure_6 }}; the bars carry no numbers).</p>
+<details><summary>By dataset</summary><div class="scroll"><table><thead><tr><th>Dataset</th><th>Input</th><th class="n">clips</th><th class="n">right</th><th class="n">commonest label</th></tr></thead><tbody>
+{% for name, settings in r.accuracy_by_dataset.items() %}{% for input, a in settings.items() %}<tr><td>{{ name | dataset }}</td><td>{{ input }}</td><td class="n">{{ a.clips | count }}</td><td class="n">{{ a.accuracy | percent }}{% if a.accuracy_ci %}<small>{{ a.accuracy_ci[0] | percent }} to {{ a.accuracy_ci[1] | percent }}</small>{% endif %}</td><td class="n">{{ a.majority | percent }}</td></tr>{% endfor %}{% endfor %}
+</tbody></table></div></details>
+{% for name in (r.accuracy | list)[-1:] %}{% set a = r.accuracy[name] %}<details><summary>What was answered to each emotion ({{ name }})</summary><div class="scroll"><table><thead><tr><th>Label</th><th>Answers</th></tr></thead><tbody>
+{% for label, said in a.confusion.items() %}<tr><td>{{ label }}</td><td class="words">{% for answer, n in said.items() %}{{ answer }} {{ n }}{{ ', ' if not loop.last }}{% endfor %}</td></tr>{% endfor %}
+</tbody></table></div></details>{% endfor %}
 {% endif %}
 {% if part.stage == 'compressor.finetune' and part.report is not none %}
 <p class="note">{{ sources.table_8 }}: BLEU-1 {{ table_8.bleu_1 }}, BLEU-4 {{ table_8.bleu_4 }}, BERTScore {{ table_8.bertscore }}. This run reports nats, token accuracy and exact reconstructions instead.</p>

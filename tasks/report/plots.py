@@ -108,23 +108,41 @@ def _ladder_row(axes: Axes, height: float, row: dict, name: str) -> None:
 
 
 def accuracy_bars(accuracy: dict[str, dict]) -> str:
-    """Accuracy by input setting against the commonest label's share (figure 6)."""
+    """Accuracy by input setting with its interval and n, against the commonest label's share and another clip's
+    features (figure 6)."""
     with rc_context(STYLE):
-        figure, (axes,) = _figure(5.2, 2.5, 1)
+        figure, (axes,) = _figure(5.2, 2.8, 1)
         names = list(accuracy)
         values = [100 * accuracy[name]["accuracy"] for name in names]
-        axes.bar(names, values, color=PALE, edgecolor=TEAL, width=0.6)
+        tops = list(values)
+        labels = [f"{name}\nn = {accuracy[name]['clips']}" for name in names]
+        axes.bar(range(len(names)), values, color=PALE, edgecolor=TEAL, width=0.6, tick_label=labels)
         for place, name in enumerate(names):
             share = 100 * accuracy[name]["majority"]
             label = "commonest label" if place == 0 else None
             axes.plot([place - 0.38, place + 0.38], [share, share], color=RUST, linewidth=1.6, label=label)
+            other, ends = accuracy[name]["other"], accuracy[name]["accuracy_ci"]
+            if other is not None:
+                told = (
+                    None if any(accuracy[n]["other"] is not None for n in names[:place]) else "another clip"
+                )
+                axes.plot(
+                    [place], [100 * other], "D", color=GREY, markerfacecolor="white", markersize=5, label=told
+                )
+            if ends is not None:
+                axes.plot([place] * 2, [100 * end for end in ends], color=TEAL, linewidth=1.6)
+                tops.append(100 * ends[1])
             axes.annotate(
-                f"{values[place]:.0f}", (place, values[place]), ha="center", va="bottom", fontsize=8
+                f"{values[place]:.0f}",
+                (place + 0.04, values[place]),
+                ha="left",
+                va="bottom",
+                fontsize=8,
             )
-        axes.set_ylim(0, max([*values, *(100 * accuracy[n]["majority"] for n in names), 1]) * 1.3)
+        axes.set_ylim(0, max([*tops, *(100 * accuracy[n]["majority"] for n in names), 1]) * 1.35)
         axes.set_ylabel("accuracy, %")
         axes.grid(axis="x", visible=False)
-        axes.legend(loc="upper left")
+        axes.legend(loc="upper left", ncols=2)
         return _uri(figure)
 
 

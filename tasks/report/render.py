@@ -6,6 +6,7 @@ import json
 
 from jinja2 import Environment, StrictUndefined
 
+from model.metrics.verdict import LEARNED
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
 from tasks.report.page import PAGE, STYLE
@@ -20,6 +21,7 @@ from tasks.report.paper_tables import (
     TABLE_8_SOURCE,
 )
 from tasks.stages.replies.rungs import RUNGS
+from tasks.stages.verdicts import told
 
 DATASETS = {
     "meld": "MELD",
@@ -50,12 +52,17 @@ def render(facts: dict) -> str:
         "setting": setting,
         "count": count,
         "bar": bar,
+        "told": told,
     }
     return environment.from_string(PAGE).render(
         facts=facts,
         style=STYLE,
         ladder_plot=_ladder_plot(facts["ladder"]),
         training=[_training_view(part) for part in facts["training"]],
+        accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
+        if facts["recognition"] and facts["recognition"]["accuracy"]
+        else None,
+        learned=LEARNED,
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=EMOTIONS,
         synthetic_mark=SYNTHETIC,
@@ -140,18 +147,16 @@ def _training_view(part: dict) -> dict:
     """What the page shows of one trained stage; of a stage that did not run, its reason alone."""
     report = part["report"]
     view = {**part, "headline": None, "curve": None, "figures": [], "checks": [], "examples": []}
-    view |= {"accuracy_plot": None, "warnings": []}
+    view |= {"warnings": []}
     if report is None:
         return view
     history = report.get("history") or {}
     view["curve"] = plots.loss_curve(history) if history.get("heldout") else None
     view["checks"] = _before_and_after(report, history)
     view["headline"] = _headline(part["stage"], report)
-    view["warnings"] = _warnings(report, history)
-    if report.get("accuracy"):
-        view["accuracy_plot"] = plots.accuracy_bars(report["accuracy"])
+    view["warnings"] = _warnings(report, history, part["judged"]["grade"])
     view["examples"] = (report.get("free_running") or {}).get("examples", [])[:4]
-    shown = {"history", "heldout_before", "heldout_after", "learned", "accuracy", "accuracy_by_dataset"}
+    shown = {"history", "heldout_before", "heldout_after", "compared"}
     view["figures"] = _flat({k: v for k, v in report.items() if k not in shown})
     return view
 
@@ -177,13 +182,7 @@ def _headline(stage: str, report: dict) -> str | None:
         other = report.get("heldout_other_memory")
         own = f": {number(after.get('loss'))} with its own"
         without = f", {number((report.get('heldout_no_memory') or {}).get('loss'))} without"
-        return text + own + without + (f", {number(other['loss'])} with another's" if other else "")
-    if stage == "extractor" and report.get("accuracy"):
-        name = next(
-            reversed([n for n in ("A", "V", "A+V") if n in report["accuracy"]] or list(report["accuracy"]))
-        )
-        figures = report["accuracy"][name]
-        return f"{percent(figures['accuracy'])} of emotions right from {name}; the commonest label is {percent(figures['majority'])}"
+        return text + own + without + (f", {number(other['loss'])} with another dialogue's" if other else "")
     if stage.startswith("epo") and "accuracy" in after:
         text = (
             f"{percent(before.get('accuracy'))} → {percent(after['accuracy'])} of held-out pairs ranked right"
@@ -193,19 +192,18 @@ def _headline(stage: str, report: dict) -> str | None:
     if stage.startswith("dialogue") and "reply" in after:
         text = f"{number(before.get('reply'))} → {number(after['reply'])} nats a reply token"
         bare = report.get("heldout_no_history")
-        return text if bare is None else f"{text}; {number(bare)} when the history is withheld"
+        away = f"{text}; {number(bare)} when the history is withheld, which no prompt of training was like"
+        return text if bare is None else away
     return None
 
 
-def _warnings(report: dict, history: dict) -> list[str]:
-    found = []
-    if report.get("learned") is False:
-        found.append("did not learn")
+def _warnings(report: dict, history: dict, grade: str | None) -> list[str]:
+    found = [grade] if grade not in (None, LEARNED) else []
     if report.get("collapsed"):
         found.append("collapsed: the rewards of both replies kept falling")
     if "collapsed" in report and report["collapsed"] is None:
         found.append("too few steps to tell a collapse")
-    if history.get("best_step") == 0:
+    if history.get("best_step") == 0 and history.get("train"):
         found.append("no check beat the start: the starting weights were kept")
     return found
 

@@ -18,9 +18,9 @@ from model.spoken import Spoken
 from storage.exchanges import roles
 from storage.shards import row_to_utterance, unpack_array
 from storage.store import Ref, Store
-from storage.utterance import Utterance
+from storage.utterance import CLIP_DATASETS, Utterance
 from tasks.stages.shards import dialogue_keys, read_rows
-from tasks.stages.stand_in import choosing
+from tasks.stages.stand_in import choosing, evaluated
 
 Key = tuple[str, str, str, int]
 Example = TypeVar("Example", DialogueExample, EmotionExample)
@@ -30,7 +30,7 @@ def row_key(row: dict) -> Key:
     return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
 
 
-def key_text(key: Key) -> str:
+def key_text(key: tuple) -> str:
     """A key as one word, for messages: meld/train/12/3."""
     return "/".join(str(part) for part in key)
 
@@ -94,9 +94,19 @@ def dialogue_examples(
                 reply=row["reply"],
                 audio=audio,
                 video=video,
+                dialogue=key_text(row_key(row)[:3]),
             )
         )
     return examples
+
+
+def that_are_evaluated(
+    examples: list[Example], store: Store, utterances: list[Ref], stand_ins: Collection[str]
+) -> list[Example]:
+    """Examples of test, and of dev those of dialogues that give numbers (tasks/stages/stand_in.py)."""
+    may = evaluated(dialogue_keys(read_rows(store, utterances, "utterances", "dev")), stand_ins)
+    dialogues = {"/".join(key) for key in may}
+    return [e for e in examples if e.key.split("/")[1] == "test" or e.key.rpartition("/")[0] in dialogues]
 
 
 def that_choose(
@@ -113,7 +123,8 @@ def that_choose(
 def emotion_examples(
     store: Store, utterances: list[Ref], features: list[Ref], *splits: str
 ) -> list[EmotionExample]:
-    """Every labelled utterance of the splits that has features; by key."""
+    """Every labelled utterance of the splits that has features; by key. What is alike of single acted clips is their
+    actor."""
     media = read_features(store, features, *splits)
     rows = [row_to_utterance(row) for row in read_rows(store, utterances, "utterances", *splits)]
     return [
@@ -124,6 +135,7 @@ def emotion_examples(
             sentence=u.text,
             emotion=u.emotion,
             dataset=u.dataset,
+            dialogue=key_text((*u.key[:2], u.speaker if u.dataset in CLIP_DATASETS else u.dialogue_id)),
         )
         for u in sorted(rows, key=lambda u: u.key)
         if u.emotion is not None and u.key in media

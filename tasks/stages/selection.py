@@ -13,7 +13,12 @@ def smallest_hashed(exchanges: list[Exchange], count: int | None, seed: int, dra
     """The `count` exchanges of smallest hash under the seed and the draw's name: one dialogue more moves a few."""
     if count is None or count >= len(exchanges):
         return exchanges
-    return sorted(exchanges, key=lambda e: (draw_number(seed, draw, *e.key), e.key))[:count]
+    return sorted(exchanges, key=lambda e: (draw_number(seed, draw, *_parts(e.key)), e.key))[:count]
+
+
+def _parts(key: tuple | str) -> tuple:
+    """Of an exchange's key its parts; a clip's is one word."""
+    return key if isinstance(key, tuple) else (key,)
 
 
 def spread(exchanges: list[Exchange], count: int | None, seed: int, draw: str) -> list[Exchange]:

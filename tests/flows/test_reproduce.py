@@ -21,7 +21,7 @@ STAGES = {
     "pairs.quality",
     "extractor", "compressor.pretrain", "compressor.finetune", "dialogue.text", "dialogue.memory",
     "dialogue.audiovisual", "epo", "replies.1-llm", "replies.2-ft", "replies.3-mc", "replies.4-av", "replies.5-epo",
-    "metrics", "report",
+    "extractor.test", "metrics", "report",
 }  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def test_text_alone_goes_through_to_the_report(tmp_path):
     done = empamba(tmp_path, "run", *asked)
     assert done.returncode == 0, done.stderr[-3000:]
     found = status(tmp_path, *asked)
-    for stage in ("features", "extractor", "dialogue.audiovisual"):
+    for stage in ("features", "extractor", "extractor.test", "dialogue.audiovisual"):
         assert found[stage]["reasons"] == ["no media: no utterance has a clip"], stage
     facts = json.loads((tmp_path / "store" / "report.json").read_text())
     rows = [row for row in facts["systems"] if row["dataset"] == "meld"]

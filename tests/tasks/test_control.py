@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from model.metrics.settings import BootstrapSettings
 from tasks.engine.session import Session
-from tasks.settings import MetricSettings, load_settings
-from tasks.stages.metrics.measure import gain_beside_control
+from tasks.settings import load_settings
+from tasks.stages.metrics.measure import COMPARED, gain_beside_control
 
 ADDED = {"pairs.control", "epo.control", "replies.6-random"}
 
@@ -31,15 +32,14 @@ def test_gains_are_paired_over_the_same_replies(better, shown):
     base = np.linspace(-1, 1, 200)
     noise = np.random.default_rng(0).normal(0, 0.05, 200)
     values = {"3-mc": base, "5-epo": base + 0.1 + better + noise, "6-random": base + 0.1 - noise}
-    measured = {
-        rung: dict.fromkeys(("emotionscore", "emotionscore_second", "bertscore"), array)
-        for rung, array in values.items()
-    }
-    found = gain_beside_control(measured, MetricSettings())
-    assert (found["base"], found["shown"]) == ("3-mc", shown)
+    measured = {rung: dict.fromkeys(COMPARED, array) for rung, array in values.items()}
+    keys = dict.fromkeys(values, [("meld", "test", str(i // 5), i % 5) for i in range(200)])
+    found = gain_beside_control(measured, keys, BootstrapSettings())
+    assert (found["base"], found["shown"], found["exchange_shown"]) == ("3-mc", shown, shown)
     gains = found["emotionscore_second"]
-    assert gains["epo"][0] == pytest.approx(0.1 + better, abs=0.02)
-    assert gains["random"][0] == pytest.approx(0.1, abs=0.02)
-    assert gains["difference"][1] < better + 2 * noise.mean() < gains["difference"][2]
-    measured["4-av"] = measured["6-random"]
-    assert gain_beside_control(measured, MetricSettings())["base"] == "4-av"
+    assert gains["epo"]["mean"] == pytest.approx(0.1 + better, abs=0.02)
+    assert gains["random"]["mean"] == pytest.approx(0.1, abs=0.02)
+    assert gains["difference"]["low"] < better + 2 * noise.mean() < gains["difference"]["high"]
+    assert (gains["difference"]["rows"], gains["difference"]["dialogues"]) == (200, 40)
+    measured["4-av"], keys["4-av"] = measured["6-random"], keys["6-random"]
+    assert gain_beside_control(measured, keys, BootstrapSettings())["base"] == "4-av"

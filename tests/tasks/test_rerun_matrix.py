@@ -36,7 +36,7 @@ SMALL = (
     *(f"{name}.training.max_tokens=300" for name in ("dialogue", "epo")),
     "extractor.training.heldout_rows=4", "compressor.pretrain.heldout_rows=4",
     "compressor.finetune.heldout_rows=1", "dialogue.training.heldout_rows=2", "epo.training.heldout_rows=2",
-    "compressor.free_running_rows=1", "replies.exchanges=2", "replies.max_new_tokens=6",
+    "compressor.free_running_rows=1", "recognition.clips=3", "replies.exchanges=2", "replies.max_new_tokens=6",
     "pairs.threshold=1.0", "pairs.fallback=none",
 )  # fmt: skip
 """Budgets that bring a run in seconds; every exchange of train and dev has its candidates."""
@@ -57,11 +57,13 @@ WORDS = READ_AGAIN | {
 }  # fmt: skip
 """What reads the words of a train utterance itself."""
 
+REPLIES = tuple(f"replies.{rung}" for rung in ("1-llm", "2-ft", "3-mc", "4-av", "5-epo"))
 MODELS = {
     "scores": ("candidates",),
     "pairs": ("scores",),
     "pairs.quality": ("pairs/",),
     "extractor": ("features",),
+    "extractor.test": ("extractor",),
     "compressor.finetune": ("compressor.pretrain",),
     "dialogue.memory": ("compressor.finetune",),
     "dialogue.audiovisual": ("features", "extractor", "compressor.finetune"),
@@ -70,7 +72,7 @@ MODELS = {
     "replies.3-mc": ("dialogue.memory", "compressor.finetune"),
     "replies.4-av": ("dialogue.audiovisual", "extractor", "compressor.finetune"),
     "replies.5-epo": ("epo", "extractor", "compressor.finetune"),
-    "metrics": tuple(f"replies.{rung}" for rung in ("1-llm", "2-ft", "3-mc", "4-av", "5-epo")),
+    "metrics": (*REPLIES, "commonest.json/"),
 }
 """Stage -> the stages (with a slash: the table) whose artefacts it reads: it runs where their bytes changed."""
 
@@ -365,7 +367,7 @@ def test_another_library_version(corpora, monkeypatch):
     corpus = corpora("tiny")
     real = item_module._version
     monkeypatch.setattr(item_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
-    readers = {"dialogue.text", "dialogue.memory", "dialogue.audiovisual", "epo", *MODELS["metrics"]}
+    readers = {"dialogue.text", "dialogue.memory", "dialogue.audiovisual", "epo", *REPLIES}
     assert corpus.run() == {f"{stage} all" for stage in readers}  # and all of it to the same bytes
 
 

@@ -46,6 +46,8 @@ def test_the_extractor_learns_from_them(nodes):
     (item,) = nodes["extractor"].items(needed)
     everything = {"crema_d", "ravdess", "meld"}
     assert datasets(item) == {"utterances": everything, "features": everything}
+    (item,) = nodes["extractor.test"].items({**needed, "extractor": {"all": (ref("extractor"),)}})
+    assert datasets(item) == {"utterances": everything, "features": everything}
 
 
 def test_no_stage_of_dialogues_reads_them(nodes):
@@ -73,9 +75,9 @@ def test_no_stage_of_dialogues_reads_them(nodes):
 
 def test_alone_they_leave_the_stages_of_dialogues_unrun(nodes):
     settled = {"utterances": of("utterances", CLIPS), "features": of("features", CLIPS)}
-    settled["extractor"] = {"all": (ref("extractor"),)}
+    settled |= {name: {"all": (ref(name),)} for name in ("extractor", "extractor.test")}
     for name, node in nodes.items():
-        if name in ("utterances", "features", "extractor", "report"):
+        if name in ("utterances", "features", "extractor", "extractor.test", "report"):
             continue
         found = node.items({need: settled[need] for need in node.needs})
         assert isinstance(found, NotRun) and found.reason == NO_DIALOGUES, name

@@ -32,10 +32,12 @@ def pretrain_compressor(
     compressor is measured and handed on. stand_ins: the datasets whose dev is evaluated on too, in other dialogues
     than those that choose here.
     """
-    heldout = [utterance.text for d in _choosing(work, utterances, stand_ins) for utterance in d]
+    chosen = _choosing(work, utterances, stand_ins)
+    heldout = [utterance.text for dialogue in chosen for utterance in dialogue]
+    dialogues = [number for number, dialogue in enumerate(chosen) for _ in dialogue]
     with tempfile.TemporaryDirectory() as folder:
         if settings.pretrained:
-            adopt(resolve(llm.name), resolve(base.name), heldout, settings, Path(folder))
+            adopt(resolve(llm.name), resolve(base.name), heldout, settings, Path(folder), dialogues)
             return [work.store.put_tree("compressor", Path(folder), rows=0)]
         train = [utterance.text for d in _dialogues(work, utterances, "train").values() for utterance in d]
         pretrain(
@@ -47,6 +49,7 @@ def pretrain_compressor(
             work.progress,
             start=work.folder(start),
             checkpoints=work.checkpoints(),
+            dialogues=dialogues,
         )
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
 

@@ -24,7 +24,7 @@ def fit_extractor(
     start: Ref | None = None,
     stand_ins: Collection[str] = (),
 ) -> list[Ref]:
-    """Train on train; dev chooses the checkpoint and gives the recognition figures. Output: "extractor".
+    """Train on train; dev chooses the checkpoint. Output: "extractor".
 
     start: see tasks/engine/retrain.py, as in every trained stage. stand_ins: the datasets whose dev replies are
     evaluated on, in other dialogues than those that choose here.

@@ -1,4 +1,4 @@
-"""Stage `extractor`, declared."""
+"""Stages `extractor` and `extractor.test`, declared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ def labelled_clips(made: Made) -> Calls | NotRun:
     """Of dialogues and of single acted clips alike."""
     if not made.ran("features"):
         return NotRun(NO_MEDIA)
-    utterances = of_table(made.refs("utterances"), "utterances", "train", "dev")
-    features = of_table(made.refs("features"), "features", "train", "dev")
+    return {"all": _clips(made, "train", "dev")}
+
+
+def test_clips(made: Made) -> Calls | NotRun:
+    """As `labelled_clips`; where a dataset has no test split, dev stands in."""
+    if not made.ran("extractor"):
+        return NotRun(NO_MEDIA)
+    return {"all": {**_clips(made, "test", "dev"), "extractor": made.only("extractor")}}
+
+
+def _clips(made: Made, *splits: str) -> dict:
+    utterances = of_table(made.refs("utterances"), "utterances", *splits)
+    features = of_table(made.refs("features"), "features", *splits)
     labelled = seen_as("labels", utterances)
-    return {"all": {"utterances": labelled, "features": features, "stand_ins": stand_ins(made)}}
+    return {"utterances": labelled, "features": features, "stand_ins": stand_ins(made)}
 
 
 EXTRACTOR = Stage(
@@ -29,4 +40,20 @@ EXTRACTOR = Stage(
     libraries=TORCH,
     trains=True,
     anew=True,
+)
+RECOGNITION = Stage(
+    name="extractor.test",
+    title="Emotion recognition on test",
+    flow="write_report",
+    needs=("utterances", "features", "extractor"),
+    items=test_clips,
+    function="tasks.stages.extractor.recognise:recognise_test",
+    settings={
+        "settings": "recognition",
+        "dtype": "extractor.training.dtype",
+        "threads": "extractor.training.threads",
+        "intervals": "metrics.intervals",
+    },
+    weights={"llm": "llm.weights"},
+    libraries=TORCH,
 )

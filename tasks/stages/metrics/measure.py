@@ -1,16 +1,24 @@
 """Stage `metrics`: the replies of every rung -> BERTScore, EmotionScore and Dist-1 (section 4.4), with intervals.
 
-Knows nothing of how a figure is computed (model/metrics) or shown.
+Beside the paper's figures: emotion contrast, which is EmotionScore less chance; floors, which are systems that read
+nothing; what each rung adds to the one before it; and how alike the two emotion scorers are. Intervals resample
+dialogues. Knows nothing of how a figure is computed (model/metrics) or shown.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from model.metrics.bertscore import bert_score
-from model.metrics.bootstrap import bootstrap_mean
+from model.metrics.bootstrap import bootstrap
 from model.metrics.dist import dist1_corpus, dist1_per_reply, words
-from model.metrics.emotion_score import emotion_scores
+from model.metrics.donors import donors
+from model.metrics.emotion_score import emotion_contrasts, emotion_scores
+from model.metrics.settings import BootstrapSettings
+from model.metrics.verdict import LEARNED, verdict
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from model.zoo.resolve import resolve
@@ -23,10 +31,22 @@ from tasks.stages.replies.rungs import CONTROL, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
 ALL = "all"
+SECOND = "_second"
+"""Ends the names of figures by the scorer that took no part in choosing pairs."""
+COMPARED = ("bertscore", "emotionscore", "emotionscore_second", "emotioncontrast", "emotioncontrast_second")
+"""Figures in which rungs are compared reply by reply."""
+OKAY = "Okay."
+LEAST = {"dist1": 0.0, "bertscore": -1.0, "emotionscore": -1.0, "emotioncontrast": -2.0}
+MOST = {"dist1": 1.0, "bertscore": 1.0, "emotionscore": 1.0, "emotioncontrast": 2.0}
+"""What a figure can be: of very few dialogues an interval may reach beyond."""
+
+Figures = dict[str, np.ndarray]
+"""One value per reply, by figure; NaN where a reply has none."""
 
 
 def measure_replies(
     replies: list[Ref],
+    commonest: Ref | None,
     settings: MetricSettings,
     scoring: ScorerSettings,
     bertscore: Weights,
@@ -34,80 +54,182 @@ def measure_replies(
     second_scorer: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Output: metrics.json, a row per rung and dataset and one over all; and how alike neighbouring rungs reply."""
+    """Output: metrics.json.
+
+    "systems": a row per rung, and per floor, and dataset, and one over all. "steps": what each rung adds to the one
+    before it. "scorers": how alike they are. "identical_to_previous": how alike neighbouring rungs reply. "control":
+    where it was asked for. commonest: the commonest reply of train, a floor.
+    """
     rungs = {
         ref.name.split("/")[-1]: read_table(work.store.read(ref), "replies")
         for ref in of_table(replies, "replies")
     }
-    scorers = {
-        "emotionscore": EmotionScorer.load(scorer.name, scoring),
-        "emotionscore_second": EmotionScorer.load(second_scorer.name, scoring),
-    }
+    loaded = [EmotionScorer.load(weights.name, scoring) for weights in (scorer, second_scorer)]
+    first, second = (Remembered(one.features) for one in loaded)
+    ran = [(rung.name, rung.title, rungs[rung.name]) for rung in RUNGS if rung.name in rungs]
+    common = None if commonest is None else json.loads(work.store.read(commonest))["reply"]
+    answered = [*ran, *(floors(ran[0][2], common) if ran else [])]
     systems, measured = [], {}
-    for done, rung in enumerate(r for r in RUNGS if r.name in rungs):
-        rows = rungs[rung.name]
-        figures = measured[rung.name] = _figures(rows, settings, resolve(bertscore.name), scorers)
+    for done, (name, title, rows) in enumerate(answered):
+        figures = measured[name] = _figures(rows, settings, resolve(bertscore.name), first, second)
         for dataset in (ALL, *sorted({row["dataset"] for row in rows})):
             inside = [i for i, row in enumerate(rows) if dataset in (ALL, row["dataset"])]
             systems.append(
-                {"rung": rung.name, "system": rung.title, **_row(dataset, rows, inside, figures, settings)}
+                {"rung": name, "system": title, **_row(dataset, rows, inside, figures, settings.intervals)}
             )
-        work.progress(done + 1, len(rungs), {})
-    facts = {"systems": systems, "identical_to_previous": identical_to_previous(rungs)}
+        work.progress(done + 1, len(answered), {})
+    keys = {name: [_key(row) for row in rows] for name, rows in rungs.items()}
+    facts = {
+        "systems": systems,
+        "steps": steps(measured, keys, settings.intervals),
+        "scorers": scorers_alike(rungs, measured, loaded[0].encoder == loaded[1].encoder),
+        "identical_to_previous": identical_to_previous(rungs),
+    }
     if CONTROL.name in rungs:
-        facts["control"] = gain_beside_control(measured, settings)
+        facts["control"] = gain_beside_control(measured, keys, settings.intervals)
     return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(systems))]
 
 
-def _figures(rows: list[dict], settings: MetricSettings, folder, scorers: dict) -> dict[str, np.ndarray]:
-    """One value per reply and figure."""
+class Remembered:
+    """A scorer's features, each distinct text computed once for all systems."""
+
+    def __init__(self, features: Callable[[Sequence[str]], np.ndarray]):
+        self._compute, self._known = features, {}
+
+    def features(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [n, width]."""
+        new = sorted(set(texts) - self._known.keys())
+        if new:
+            self._known.update(zip(new, self._compute(new), strict=True))
+        return np.array([self._known[text] for text in texts])
+
+
+def floors(rows: list[dict], common: str | None) -> list[tuple[str, str, list[dict]]]:
+    """(name, title, rows) of systems that read nothing of an exchange: what any gain must be beyond."""
+    dialogues = [_key(row)[:3] for row in rows]
+    given = donors(dialogues, [len(row["reference"]) for row in rows])
+    people = [
+        {**row, "reply": rows[other]["reference"]}
+        for row, other in zip(rows, given, strict=True)
+        if other is not None
+    ]
+    found = [("floor-okay", f'always "{OKAY}"', [{**row, "reply": OKAY} for row in rows])]
+    if common:
+        title = "the commonest reply of train"
+        found.append(("floor-commonest", title, [{**row, "reply": common} for row in rows]))
+    if people:
+        found.append(("floor-people", "a human reply of another dialogue", people))
+    return found
+
+
+def _key(row: dict) -> tuple:
+    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
+
+
+def _figures(rows: list[dict], settings: MetricSettings, folder, first, second) -> Figures:
     said, true = [row["reply"] for row in rows], [row["reference"] for row in rows]
+    datasets = [row["dataset"] for row in rows]
     chosen = settings.bertscore
-    return {
-        "bertscore": bert_score(said, true, folder, chosen.num_layers, chosen.batch_size).f1,
-        **{name: emotion_scores(said, true, scorer) for name, scorer in scorers.items()},
-        "dist1": dist1_per_reply(said),
-    }
+    found = {"bertscore": bert_score(said, true, folder, chosen.num_layers, chosen.batch_size).f1}
+    for end, scorer in (("", first), (SECOND, second)):
+        found[f"emotionscore{end}"] = emotion_scores(said, true, scorer)
+        found[f"emotioncontrast{end}"] = emotion_contrasts(said, true, datasets, scorer)
+    return {**found, "dist1": dist1_per_reply(said)}
 
 
-def _row(dataset: str, rows: list[dict], inside: list[int], figures: dict, settings: MetricSettings) -> dict:
+def _row(
+    dataset: str, rows: list[dict], inside: list[int], figures: Figures, intervals: BootstrapSettings
+) -> dict:
     said = [rows[i]["reply"] for i in inside]
+    dialogues = [_key(rows[i])[:3] for i in inside]
     row = {
         "dataset": dataset,
         "split": "+".join(sorted({rows[i]["split"] for i in inside})),
         "n": len(inside),
+        "dialogues": len(set(dialogues)),
         "dist1_corpus": round(dist1_corpus(said), 6),
         "reply_words": round(float(np.mean([len(words(text)) for text in said])), 3),
         "empty_replies": sum(not text for text in said),
     }
     for name, values in figures.items():
-        interval = bootstrap_mean(values[inside], settings.intervals)
-        row[name] = round(interval.mean, 6)
-        row[f"{name}_ci"] = [round(interval.low, 6), round(interval.high, 6)]
+        known = [(values[i], of) for i, of in zip(inside, dialogues, strict=True) if not np.isnan(values[i])]
+        found = bootstrap([value for value, _ in known], [of for _, of in known], intervals).interval
+        row[name] = None if np.isnan(found.mean) else round(found.mean, 6) + 0.0  # none is "-0.0"
+        # Of one dialogue there is no interval, which is not one of no width.
+        kind = name.removesuffix(SECOND)
+        ends = (max(LEAST[kind], found.low), min(MOST[kind], found.high))
+        row[f"{name}_ci"] = None if np.isnan(found.low) else [round(end, 6) + 0.0 for end in ends]
     return row
 
 
-def gain_beside_control(measured: dict[str, dict[str, np.ndarray]], settings: MetricSettings) -> dict:
-    """What EPO gains over the rung it continues, what it gains on random replies, and the difference, each as
-    [mean, low, high] over the same replies.
+def paired(
+    measured: dict[str, Figures], keys: dict[str, list[tuple]], name: str, better: str, worse: str
+) -> tuple[np.ndarray, list[tuple]]:
+    """Differences in a figure between two rungs over the exchanges both answered, and the dialogue of each."""
+    other = {key: value for key, value in zip(keys[worse], measured[worse][name], strict=True)}
+    both = [
+        (value - other[key], key[:3])
+        for key, value in zip(keys[better], measured[better][name], strict=True)
+        if key in other and not np.isnan(value) and not np.isnan(other[key])
+    ]
+    return np.array([difference for difference, _ in both]), [dialogue for _, dialogue in both]
+
+
+def _gain(measured: dict, keys: dict, name: str, pair: tuple[str, str], intervals: BootstrapSettings) -> dict:
+    return verdict(*paired(measured, keys, name, *pair), intervals).as_dict()
+
+
+def steps(
+    measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
+) -> list[dict]:
+    """What each rung of the ladder adds to the one before it that ran: a verdict for each of COMPARED."""
+    ran = [rung.name for rung in LADDER if rung.name in keys]
+    return [
+        {
+            "rung": after,
+            "against": before,
+            **{name: _gain(measured, keys, name, (after, before), intervals) for name in COMPARED},
+        }
+        for before, after in zip(ran, ran[1:], strict=False)
+    ]
+
+
+def gain_beside_control(
+    measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
+) -> dict:
+    """What EPO gains over the rung it continues, what it gains on random replies, and the difference, each a verdict
+    over the same replies.
 
     "shown": the difference in EmotionScore, by the scorer that took no part in selection, lies above zero.
+    "exchange_shown": so does that in emotion contrast: it is this exchange's emotion, and not the usual one.
     """
     epo = next(rung.name for rung in LADDER if rung.epo)
-    base = [rung.name for rung in LADDER if rung.name in measured and rung.mc and not rung.epo][-1]
+    base = [rung.name for rung in LADDER if rung.name in keys and rung.mc and not rung.epo][-1]
     found: dict = {"base": base, "rung": epo, "control": CONTROL.name}
-    for name in ("emotionscore", "emotionscore_second", "bertscore"):
-        values = {rung: measured[rung][name] for rung in (base, epo, CONTROL.name)}
-        found[name] = {
-            "epo": _interval(values[epo] - values[base], settings),
-            "random": _interval(values[CONTROL.name] - values[base], settings),
-            "difference": _interval(values[epo] - values[CONTROL.name], settings),
-        }
-    return {**found, "shown": found["emotionscore_second"]["difference"][1] > 0}
+    pairs = {"epo": (epo, base), "random": (CONTROL.name, base), "difference": (epo, CONTROL.name)}
+    for name in COMPARED:
+        found[name] = {what: _gain(measured, keys, name, pair, intervals) for what, pair in pairs.items()}
+    return {
+        **found,
+        "shown": found["emotionscore_second"]["difference"]["grade"] == LEARNED,
+        "exchange_shown": found["emotioncontrast_second"]["difference"]["grade"] == LEARNED,
+    }
 
 
-def _interval(values: np.ndarray, settings: MetricSettings) -> list[float]:
-    return [round(float(value), 6) for value in bootstrap_mean(values, settings.intervals)]
+def scorers_alike(rungs: dict[str, list[dict]], measured: dict[str, Figures], same_encoder: bool) -> dict:
+    """Pearson correlation of the two scorers' EmotionScores over this run's distinct replies; None of too few."""
+    cosines = {
+        (row["reply"], row["reference"]): (
+            measured[name]["emotionscore"][i],
+            measured[name]["emotionscore_second"][i],
+        )
+        for name, rows in rungs.items()
+        for i, row in enumerate(rows)
+    }
+    pairs = np.array(list(cosines.values()))
+    varied = len(pairs) > 2 and bool((pairs.std(0) > 0).all())
+    correlation = round(float(np.corrcoef(pairs.T)[0, 1]), 4) if varied else None
+    return {"correlation": correlation, "replies": len(pairs), "same_encoder": same_encoder}
 
 
 def identical_to_previous(rungs: dict[str, list[dict]]) -> dict[str, dict]:

@@ -11,14 +11,16 @@ from tasks.stages.shard_names import of_table
 @of_dialogues
 def all_replies(made: Made) -> Calls | NotRun:
     refs = [ref for stage in made.outputs for ref in made.refs(stage)]
-    return {"all": {"replies": of_table(refs, "replies")}}
+    # A file of its own, so that a changed dialogue of train makes no metrics stale unless it changes that reply.
+    commonest = next((ref for ref in made.refs("utterances.exchanges") if ref.name == "commonest.json"), None)
+    return {"all": {"replies": of_table(refs, "replies"), "commonest": commonest}}
 
 
 METRICS = Stage(
     name="metrics",
     title="Metrics of the replies",
     flow="write_report",
-    needs=tuple(stage.name for stage in REPLIES),
+    needs=("utterances.exchanges", *(stage.name for stage in REPLIES)),
     items=all_replies,
     function="tasks.stages.metrics.measure:measure_replies",
     settings={"settings": "metrics", "scoring": "scorer"},

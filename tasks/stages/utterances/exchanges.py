@@ -19,7 +19,8 @@ from tasks.stages.stand_in import DialogueKey, choosing, stand_ins
 
 
 def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: Workspace) -> list[Ref]:
-    """Outputs: exchanges/… beside each utterance shard, and exchanges.json with what fell out and was selected."""
+    """Outputs: exchanges/… beside each utterance shard; exchanges.json with what fell out and was selected; and
+    commonest.json, the commonest reply of train, which the metrics set beside every system."""
     cut: dict[str, list[Exchange]] = {}
     dialogues: set[DialogueKey] = set()
     fallen: dict[str, Counter] = {}
@@ -44,7 +45,20 @@ def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: 
         shards.append(write_shard(work.store, "exchanges", shard, rows))
     counts = {split: dict(sorted(reasons.items())) for split, reasons in sorted(fallen.items())}
     summary = canonical({"selected": selected, "fallen_out": counts})
-    return [*shards, work.store.put_bytes("exchanges.json", summary)]
+    common = canonical(
+        {"reply": commonest_reply([e.reply for es in cut.values() for e in es if e.split == "train"])}
+    )
+    return [
+        *shards,
+        work.store.put_bytes("exchanges.json", summary),
+        work.store.put_bytes("commonest.json", common),
+    ]
+
+
+def commonest_reply(replies: list[str]) -> str | None:
+    """The reply that is said most often, of equals the first by its letters; None of none."""
+    counted = Counter(replies)
+    return min(counted, key=lambda reply: (-counted[reply], reply), default=None)
 
 
 def selected_counts(candidates: CandidateSettings) -> dict[str, int | None]:

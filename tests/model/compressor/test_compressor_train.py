@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
-from model.compressor.train import adopt, finetune, pretrain, windows
+from model.compressor.train import adopt, finetune, pretrain, row_losses, rows_of, windows
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken
@@ -34,15 +34,22 @@ def pretrained(responsive_llm_folder, tmp_path_factory):
     return out, report
 
 
-def test_pretraining_learns_what_a_memory_says(pretrained):
-    report = pretrained[1]
-    assert report["learned"]
+def test_pretraining_learns_what_a_memory_says(responsive_llm_folder, pretrained):
+    report, (llm, tokenizer) = pretrained[1], load_llm(responsive_llm_folder, "float32")
     assert report["heldout_after"]["loss"] < report["heldout_before"]["loss"] - 0.01
     assert report["heldout_after"]["loss"] < report["heldout_other_memory"]["loss"]
     assert report["nats_recovered"] == pytest.approx(
         report["heldout_no_memory"]["loss"] - report["heldout_after"]["loss"]
     )
     assert report["free_running"]["rows"] == 2
+    rows = report["compared"]
+    assert rows["dialogue"] == list(range(10)) and None not in rows["other_memory"]
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    sizes = [len(task.target((text,))) for text in TEXTS[:10]]
+    for when in ("before", "after"):
+        nats = sum(loss * size for loss, size in zip(rows[when], sizes, strict=True))
+        assert nats / sum(sizes) == pytest.approx(report[f"heldout_{when}"]["loss"], abs=1e-4)
+    assert sum(rows["other_memory"]) > sum(rows["after"])
     assert json.loads((pretrained[0] / "report.json").read_text()) == report
 
 
@@ -63,7 +70,8 @@ def test_a_pretrained_one_is_taken_as_it_is(responsive_llm_folder, pretrained, t
     report = adopt(responsive_llm_folder, pretrained[0], TEXTS[:10], settings(1), tmp_path)
     for name in ("model.safetensors", "config.json", "card.json"):
         assert (tmp_path / name).read_bytes() == (pretrained[0] / name).read_bytes()
-    assert report["learned"] and report["heldout_before"] == report["heldout_after"]
+    assert report["heldout_before"] == report["heldout_after"]
+    assert report["compared"]["before"] == report["compared"]["after"]
     assert report["nats_recovered"] == pytest.approx(pretrained[1]["nats_recovered"], abs=1e-5)
     assert not report["history"]["train"]
 
@@ -111,6 +119,22 @@ def test_an_adopted_checkpoint_keeps_its_tokenizer_and_its_card_if_it_has_one(
     taken, given = (MambaCompressor.load(f, None, llm.get_input_embeddings().weight) for f in (out, made))
     assert taken.ids("happy").equal(given.ids("happy"))
     assert (out / "card.json").exists() == carded
+
+
+def test_a_memory_of_another_dialogue_is_never_one_of_the_own(responsive_llm_folder, pretrained):
+    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
+    compressor = MambaCompressor.load(pretrained[0], tokenizer, llm.get_input_embeddings().weight)
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    said = [("happy beach",), ("happy train",), ("sad party",)]
+    rows, _ = rows_of(said, compressor, task, settings(1), 32, ["a", "a", "b"])
+    assert [row.dialogue for row in rows] == ["a", "a", "b"]
+    memories = compressor.memories([row.sources for row in rows])
+    found = row_losses(compressor, task, rows, 2, memories="other")
+    for row, source, loss in zip(rows, (2, 2, 1), found, strict=True):
+        with torch.no_grad():
+            log_probs, _ = task.log_probs([memories[source]], [row.target])
+        assert loss == pytest.approx(-log_probs.mean().item(), abs=1e-4)
+    assert row_losses(compressor, task, rows[:2], 2, memories="other") == [None, None]
 
 
 def test_gradient_reaches_the_compressor_alone(tiny_llm_folder):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from model.adapter import AdapterError
 from model.branches import reply_log_probs
+from model.checkpoints import Checkpoints
 from model.compressor.compressor import new_compressor
 from model.compressor.settings import CompressorSettings
 from model.dialogue.dialogue import DialogueModel, load_dialogue, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.dialogue.train import Exchanges, add_adapter, train_dialogue
-from model.llm import load_llm
+from model.llm import load_llm, reply_ids
 from model.settings import TrainingSettings
 from model.spoken import Spoken
 
@@ -61,13 +63,42 @@ def trained(responsive_llm_folder, compressor_folder, tmp_path_factory):
 
 def test_training_learns_replies_and_keeps_reconstruction(trained):
     report = trained[1]
-    assert report["learned"] and report["history_form"] == "memory" and not report["audio_visual"]
+    assert report["history_form"] == "memory" and not report["audio_visual"]
     for name in ("reply", "reconstruction"):
         assert report["heldout_after"][name] < report["heldout_before"][name]
     assert report["heldout_after"]["loss"] == pytest.approx(
         report["heldout_after"]["reply"] + report["heldout_after"]["reconstruction"]
     )
     assert json.loads((trained[0] / "report.json").read_text()) == report
+
+
+def test_the_report_holds_each_rows_loss_before_after_and_with_anothers_history(
+    responsive_llm_folder, trained
+):
+    report, (_, tokenizer) = trained[1], load_llm(responsive_llm_folder, "float32")
+    sizes = [len(reply_ids(tokenizer, e.reply)) for e in examples(6)]
+    rows = report["compared"]
+    assert rows["dialogue"] == list(range(6))
+    for when in ("before", "after"):
+        nats = sum(loss * size for loss, size in zip(rows[when], sizes, strict=True))
+        assert nats / sum(sizes) == pytest.approx(report[f"heldout_{when}"]["reply"], abs=1e-4)
+    told = [bool(e.history) for e in examples(6)]
+    assert [loss is not None for loss in rows["other_history"]] == told and False in told
+    assert "other_clip" not in rows
+
+
+def test_another_history_is_of_another_dialogue_and_as_long(responsive_llm_folder):
+    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
+    model = DialogueModel(llm, tokenizer, "text", settings=settings())
+    rows = [replace(e, dialogue=f"d{i // 4}") for i, e in enumerate(examples(8))]
+    checked = Exchanges(model, rows)
+    found = checked.losses_with_another_history(3)
+    given = [replace(row, history=rows[(i + 4) % 8].history) for i, row in enumerate(rows)]
+    # Each of four turns has one twin as long in the other dialogue.
+    expected = Exchanges(model, given).row_losses(8)
+    for row, loss, wanted in zip(rows, found, expected, strict=True):
+        assert loss is None if not row.history else loss == pytest.approx(wanted, abs=1e-4)
+    assert [e.reply for e in rows] == [e.reply for e in checked.examples]
 
 
 def test_plain_peft_reads_the_adapter(responsive_llm_folder, compressor_folder, trained):
@@ -119,7 +150,8 @@ def test_a_prompt_beyond_the_window_is_refused(responsive_llm_folder):
 
 def test_without_memories_nothing_is_reconstructed(responsive_llm_folder, tmp_path):
     report = train_dialogue(responsive_llm_folder, examples(16), examples(6), settings(3), tmp_path, "text")
-    assert report["learned"] and "reconstruction" not in report["heldout_after"]
+    assert report["heldout_after"]["reply"] < report["heldout_before"]["reply"]
+    assert "reconstruction" not in report["heldout_after"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU adds up in any order; bytes are a CPU's promise")
@@ -219,3 +251,30 @@ def test_training_goes_on_from_an_adapter(responsive_llm_folder, compressor_fold
         start=folder,
     )  # fmt: skip
     assert again["heldout_before"]["loss"] == pytest.approx(first["heldout_after"]["loss"], abs=1e-5)
+
+
+def test_a_run_that_goes_on_keeps_the_rows_of_the_start(responsive_llm_folder, tmp_path):
+    def run(out: str, progress=None, checkpoints=None) -> dict:
+        return train_dialogue(
+            responsive_llm_folder,
+            examples(16),
+            examples(6),
+            settings(2),
+            tmp_path / out,
+            "text",
+            progress=progress,
+            checkpoints=checkpoints,
+        )
+
+    def cut_off(step: int, steps: int, _: dict) -> None:
+        if step == steps // 2 + 1:
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", cut_off, Checkpoints(tmp_path / "scratch", 0))
+    again = run("cut", None, Checkpoints(tmp_path / "scratch", 0))
+    assert again["history"]["best_step"] == whole["history"]["best_step"] > 0
+    for name, values in whole["compared"].items():
+        for value, wanted in zip(again["compared"][name], values, strict=True):
+            assert value == (None if wanted is None else pytest.approx(wanted, abs=1e-4)), name

@@ -53,6 +53,10 @@ def test_replies_are_learnt_from_clips(responsive_llm_folder, extractor_folder, 
     seeing, blind = train(extractor_folder, "seeing"), train(None, "blind")
     assert seeing["audio_visual"] and not blind["audio_visual"]
     assert seeing["heldout_after"]["reply"] < blind["heldout_after"]["reply"] - 0.1
+    # Every other row has the other clip: with that in place of its own, the reply that is learnt is the wrong one.
+    compared = seeing["compared"]
+    gains = [other - own for other, own in zip(compared["other_clip"], compared["after"], strict=True)]
+    assert len(gains) == 8 and sum(gains) / 8 > 0.1 and "other_clip" not in blind["compared"]
     model = load_dialogue(
         responsive_llm_folder, tmp_path / "seeing", None, extractor_folder, "text", "float32", SETTINGS
     )

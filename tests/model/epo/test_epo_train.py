@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from model.checkpoints import Checkpoints
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
-from model.epo.train import mean_repetition, train_epo
+from model.epo.train import Pairs, Shuffled, mean_repetition, row_margins, train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken
@@ -45,7 +47,7 @@ def test_training_ranks_pairs_and_changes_the_adapter_alone(tmp_path):
     model = tiny_dialogue()
     before = {name: p.detach().clone() for name, p in model.llm.named_parameters()}
     report = train_epo(model, pairs(12), pairs(6), SETTINGS, tmp_path)
-    assert report["learned"] and not report["collapsed"]
+    assert report["heldout_after"]["epo"] < report["heldout_before"]["epo"] and not report["collapsed"]
     assert report["heldout_after"]["margin"] > report["heldout_before"]["margin"]
     assert report["heldout_after"]["accuracy"] == 1.0
     changed = {name for name, p in model.llm.named_parameters() if not torch.equal(before[name], p)}
@@ -56,6 +58,38 @@ def test_training_ranks_pairs_and_changes_the_adapter_alone(tmp_path):
     again = PeftModel.from_pretrained(base, tmp_path)
     prompt = model.prompt(pairs(1)[0].example)[None]
     assert torch.allclose(again(inputs_embeds=prompt).logits, model.llm(inputs_embeds=prompt).logits)
+
+
+def test_the_report_holds_each_pair_and_another_exchanges_pair_in_its_place(tmp_path):
+    """The rejected reply is one for all, so a shuffled pair says how much of the margin has nothing to do with the
+    exchange: here nearly all."""
+    report = train_epo(tiny_dialogue(), pairs(12), pairs(6), SETTINGS, tmp_path)
+    rows = report["compared"]
+    for when in ("before", "after"):
+        held = report[f"heldout_{when}"]
+        assert sum(rows[f"epo_{when}"]) / 6 == pytest.approx(held["epo"], abs=1e-4)
+        assert sum(rows[f"margin_{when}"]) / 6 == pytest.approx(held["margin"], abs=1e-4)
+        assert sum(rows[f"right_{when}"]) / 6 == pytest.approx(held["accuracy"], abs=1e-6)
+        assert [m > 0 for m in rows[f"margin_{when}"]] == [right == 1.0 for right in rows[f"right_{when}"]]
+    gained = sum(a - b for a, b in zip(rows["margin_after"], rows["margin_before"], strict=True))
+    anyway = sum(a - b for a, b in zip(rows["shuffled_after"], rows["shuffled_before"], strict=True))
+    assert gained > 0 and anyway > 0.8 * gained
+
+
+def test_a_shuffled_pair_by_hand():
+    """Two exchanges: each one's prompt with the other's two replies, scored as pairs of their own."""
+    model, (first, second) = tiny_dialogue(), pairs(2)
+    second = PreferenceExample(second.example, "No way, go and look for it.")
+    own = Pairs(model, [first, second], 2)
+    found = Shuffled(model, own, 2).margins(SETTINGS)
+    swapped = [
+        PreferenceExample(replace(a.example, reply=b.example.reply), b.counter_emotional)
+        for a, b in ((first, second), (second, first))
+    ]
+    assert found == pytest.approx(row_margins(Pairs(model, swapped, 1), SETTINGS), abs=1e-5)
+    assert found != pytest.approx(row_margins(own, SETTINGS), abs=1e-3)
+    one = [PreferenceExample(replace(p.example, dialogue="d"), p.counter_emotional) for p in (first, second)]
+    assert Shuffled(model, Pairs(model, one, 2), 2).margins(SETTINGS) == [None, None]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU adds up in any order; bytes are a CPU's promise")
@@ -129,3 +163,23 @@ def test_bad_input_is_refused(tmp_path):
     model.llm = model.llm.unload()
     with pytest.raises(ValueError, match="no LoRA adapter"):
         train_epo(model, pairs(1), pairs(1), SETTINGS, tmp_path)
+
+
+def test_a_run_that_goes_on_keeps_the_rows_of_the_start(tmp_path):
+    def run(out: str, progress=None, checkpoints=None) -> dict:
+        return train_epo(
+            tiny_dialogue(), pairs(12), pairs(6), SETTINGS, tmp_path / out, progress, checkpoints
+        )
+
+    def cut_off(step: int, steps: int, _: dict) -> None:
+        if step == steps // 2 + 1:
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", cut_off, Checkpoints(tmp_path / "scratch", 0))
+    again = run("cut", None, Checkpoints(tmp_path / "scratch", 0))
+    assert again["history"]["best_step"] == whole["history"]["best_step"] > 0
+    for name, values in whole["compared"].items():
+        for value, wanted in zip(again["compared"][name], values, strict=True):
+            assert value == (None if wanted is None else pytest.approx(wanted, abs=1e-4)), name

@@ -1,13 +1,11 @@
-"""Metrics against hand calculation, upstream bert-score, and a closed-form interval."""
+"""Metrics against hand calculation and upstream bert-score."""
 
 import numpy as np
 import pytest
 
 from model.metrics.bertscore import bert_score, encode_sentence
-from model.metrics.bootstrap import bootstrap_mean
 from model.metrics.dist import dist1_corpus, dist1_per_reply, words
-from model.metrics.emotion_score import emotion_scores
-from model.metrics.settings import BootstrapSettings
+from model.metrics.emotion_score import emotion_contrasts, emotion_scores
 from model.zoo.errors import ZooError
 from model.zoo.resolve import is_cached, resolve
 
@@ -67,20 +65,22 @@ def test_emotion_scores_by_hand():
         emotion_scores(["happy"], ["sad", "sad"], SignScorer())
 
 
-def test_bootstrap_is_seeded_and_near_the_normal_interval():
-    values = np.random.default_rng(3).normal(2.0, 1.0, 400)
-    first, again = bootstrap_mean(values), bootstrap_mean(values)
-    assert first == again
-    assert bootstrap_mean(values, BootstrapSettings(seed=1)) != first
-    error = values.std() / 20
-    assert first.mean == pytest.approx(values.mean())
-    assert first.low == pytest.approx(values.mean() - 1.96 * error, abs=0.25 * error)
-    assert first.high == pytest.approx(values.mean() + 1.96 * error, abs=0.25 * error)
+def test_emotion_contrasts_by_hand():
+    """Own cosine less the mean of those with the other references of the dataset."""
+    said, true = ["happy", "mixed", "happy"], ["happy", "sad", "mixed"]
+    # happy: 1 - (-1 + 0.6) / 2; mixed: -0.6 - (0.6 + 1) / 2; happy: 0.6 - (1 - 1) / 2.
+    assert emotion_contrasts(said, true, ["a"] * 3, SignScorer()).tolist() == pytest.approx([1.2, -1.4, 0.6])
+    apart = emotion_contrasts(said, true, ["a", "b", "a"], SignScorer())
+    assert apart[[0, 2]].tolist() == pytest.approx([1 - 0.6, 0.6 - 1]) and np.isnan(apart[1])
+    assert emotion_contrasts([], [], [], SignScorer()).shape == (0,)
 
 
-def test_bootstrap_of_nothing_and_of_a_constant():
-    assert all(np.isnan(bootstrap_mean([])))
-    assert bootstrap_mean([0.25] * 5) == (0.25, 0.25, 0.25)
+def test_one_reply_for_everything_has_no_contrast_however_usual_its_emotion():
+    true = ["happy", "happy", "happy", "mixed", "sad"]
+    assert emotion_scores(["happy"] * 5, true, SignScorer()).mean() == pytest.approx(0.52)
+    assert emotion_contrasts(["happy"] * 5, true, ["a"] * 5, SignScorer()).mean() == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_bertscore_equals_upstream_where_upstream_works(minilm):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from model.metrics.verdict import NO_DIFFERENCE, Verdict
 from storage.readers.common import Dialogues
 from storage.settings import DataSettings
 from storage.shards import write_table
@@ -29,6 +30,15 @@ QUALITY = {
     "repetition": SIDES, "echo": SIDES, "overlap": 0.125, "reused": 0.5, "accuracy": {"length": 0.807, "style": 0.61},
     "bound": 0.75, "above": ["length"],
 }  # fmt: skip
+NO_GAIN = Verdict(NO_DIFFERENCE, 0.01, -0.02, 0.04, rows=37, dialogues=9, detectable=0.043).as_dict()
+SCORERS = {"correlation": 0.8765, "replies": 185, "same_encoder": True}
+RUNG_FIGURES = (
+    "bertscore",
+    "emotionscore",
+    "emotionscore_second",
+    "emotioncontrast",
+    "emotioncontrast_second",
+)
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
@@ -192,7 +202,16 @@ def _calibration(store: Store) -> list[Ref]:
     return [_json(store, "calibration.json", {**facts, "equal_error": 0.4321})]
 
 
-def _trained(store: Store, folder, learned: bool | None, **figures) -> list[Ref]:
+def _compared(control: str, gain: float | None) -> dict:
+    """Eight rows of eight dialogues whose loss fell by about one; with the control it is higher by `gain`."""
+    rows = {"dialogue": list(range(8)), "before": [3.0 + i / 50 for i in range(8)], "after": [2.0] * 8}
+    return rows if gain is None else rows | {control: [2.0 + gain + (i - 3.5) / 50 for i in range(8)]}
+
+
+def _trained(
+    store: Store, folder, learned: bool | None, control: str = "other_history", **figures
+) -> list[Ref]:
+    """learned: whether the own does better than the control; None: the report holds no rows."""
     heldout = [{"step": 0, "loss": 3.25}, {"step": 40, "loss": 2.125}]
     report = {
         "history": {
@@ -204,7 +223,7 @@ def _trained(store: Store, folder, learned: bool | None, **figures) -> list[Ref]
         },
         "heldout_before": heldout[0],
         "heldout_after": heldout[1],
-        **({} if learned is None else {"learned": learned}),
+        **({} if learned is None else {"compared": _compared(control, 0.5 if learned else 0.0)}),
         **figures,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +254,14 @@ def _replies(store: Store, rungs) -> list[Ref]:
 
 
 def _system(rung: str, dataset: str, base: float) -> dict:
-    row = {"rung": rung, "system": f"system {rung}", "dataset": dataset, "split": "dev", "n": 37}
+    row = {
+        "rung": rung,
+        "system": f"system {rung}",
+        "dataset": dataset,
+        "split": "dev",
+        "n": 37,
+        "dialogues": 9,
+    }
     for place, name in enumerate(("bertscore", "emotionscore", "emotionscore_second", "dist1")):
         value = base + place / 100
         row |= {name: value, f"{name}_ci": [value - 0.05, value + 0.05]}
@@ -245,7 +271,12 @@ def _system(rung: str, dataset: str, base: float) -> dict:
 def _metrics(store: Store, rungs) -> list[Ref]:
     systems = [_system(r, d, 0.2 + i / 10) for i, r in enumerate(rungs) for d in ("meld", "all")]
     identical = {"3-mc": {"rung": "2-ft", "share": 0.96}, "5-epo": {"rung": "3-mc", "share": 0.94}}
-    return [_json(store, "metrics.json", {"systems": systems, "identical_to_previous": identical})]
+    steps = [
+        {"rung": after, "against": before, **dict.fromkeys(RUNG_FIGURES, NO_GAIN)}
+        for before, after in zip(rungs, rungs[1:], strict=False)
+    ]
+    facts = {"systems": systems, "identical_to_previous": identical, "steps": steps, "scorers": SCORERS}
+    return [_json(store, "metrics.json", facts)]
 
 
 def _artefacts(store: Store, folder, notes=()) -> dict[str, list[Ref] | None]:
@@ -342,14 +373,19 @@ def test_tables_of_the_paper_agree_where_they_overlap():
 def test_training_says_loudly_what_did_not_learn(text_run):
     _, page, facts = text_run
     text = page.text["training"]
-    assert text.count("did not learn") == 1 and "collapsed" in text
+    assert text.count("loss fell, the own history is not seen to help") == 1 and "collapsed" in text
     assert "does not say whether it learned" in text
     assert (
-        "1.375 nats a token recovered by the memories: 2.125 with its own, 3.500 without, 3.000 with another's"
-        in text
+        "1.375 nats a token recovered by the memories: 2.125 with its own, 3.500 without, 3.000 with another "
+        "dialogue's" in text
     )
     assert "−1.125" in text and "11,873 tokens" in text
-    assert facts["training"]["epo"]["learned"] is False
+    verdict = facts["training"]["epo"]["verdict"]
+    assert verdict["grade"] == "loss fell, the own history is not seen to help"
+    (fell, own) = verdict["findings"]
+    assert (fell["grade"], fell["rows"], fell["dialogues"], own["grade"]) == ("learned", 8, 8, NO_DIFFERENCE)
+    assert fell["mean"] == pytest.approx(1.07) and f"{own['detectable']:.3f} could have been" in text
+    assert "compared" not in facts["training"]["epo"]
     assert facts["training"]["epo"]["history"]["steps"] == 40
     assert facts["training"]["extractor"] == {"not_run": "no media"}
 
@@ -430,17 +466,37 @@ def test_tables_of_the_sample_corpus_are_headed_so(store, tmp_path):
 
 def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
     accuracy = {
-        name: {"clips": 59, "accuracy": share, "balanced": 0.4, "majority": 0.271}
-        for name, share in (("A", 0.413), ("V", 0.333), ("A+V", 0.537))
+        name: {
+            "clips": 59,
+            "dialogues": 11,
+            "accuracy": share,
+            "accuracy_ci": [share - 0.1, share + 0.1],
+            "balanced": 0.4,
+            "majority": 0.271,
+            "other": None if name == "T" else 0.25,
+            "over_other": None if name == "T" else NO_GAIN,
+            "over_text": None if name == "T" else NO_GAIN,
+            "confusion": {"sad": {"happy": 3, "sad": 56}},
+        }
+        for name, share in (("A", 0.413), ("V", 0.333), ("A+V", 0.537), ("T", 0.311))
     }
+    recognition = {
+        "clips": 59, "dialogues": 11, "there": 83, "splits": {"meld": "test", "ravdess": "dev"},
+        "accuracy": accuracy, "accuracy_by_dataset": {"meld": accuracy},
+    }  # fmt: skip
     artefacts = _artefacts(store, tmp_path)
-    artefacts["extractor"] = _trained(
-        store, tmp_path / "x", True, accuracy=accuracy, accuracy_by_dataset={"meld": accuracy}
-    )
+    artefacts["extractor"] = _trained(store, tmp_path / "x", True, "other_clip")
+    artefacts["extractor.test"] = [_json(store, "recognition.json", recognition)]
     artefacts["dialogue.audiovisual"] = artefacts["dialogue.memory"]
     artefacts["metrics"] = _metrics(store, RUNGS)
-    page = Page(_report(tmp_path, artefacts, store)[0])
-    assert "53.7 % of emotions right from A+V; the commonest label is 27.1 %" in page.text["training"]
+    html, facts = _report(tmp_path, artefacts, store)
+    page = Page(html)
+    text = page.text["training"]
+    assert "53.7 % 43.7 % to 63.7 %" in text and "59 of 83 test clips" in text
+    assert "of RAVDESS, which has no test split, dev stands in" in text
+    assert "happy 3, sad 56" in text
+    assert text.count("+0.010 −0.020 to 0.040") == 6  # beyond another clip's features, and beyond text alone
+    assert facts["recognition"] == recognition
     assert "continues rung 3" not in page.text["ladder"] and "not run" not in page.text["ladder"]
 
 
@@ -488,15 +544,32 @@ def test_quality_within_the_bound_is_not_loud(store, tmp_path):
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_control_stands_beside_epos_gain(store, tmp_path, shown):
-    gains = {"epo": [0.05, 0.01, 0.09], "random": [0.04, 0.0, 0.08], "difference": [0.01, -0.02, 0.04]}
+    gains = dict.fromkeys(("epo", "random", "difference"), NO_GAIN)
     artefacts = {**_artefacts(store, tmp_path), "epo.control": _trained(store, tmp_path / "c2", True)}
     metrics = json.loads(store.read(_metrics(store, [*RUNGS, "6-random"])[0]))
     metrics["control"] = {"base": "3-mc", "rung": "5-epo", "control": "6-random", "shown": shown}
-    metrics["control"] |= dict.fromkeys(("emotionscore", "emotionscore_second", "bertscore"), gains)
+    metrics["control"] |= {"exchange_shown": shown, **dict.fromkeys(RUNG_FIGURES, gains)}
     artefacts["metrics"] = [_json(store, "metrics.json", metrics)]
     html, facts = _report(tmp_path, artefacts, store)
     page = Page(html)
     assert ("The emotion signal is not shown." in page.text["ladder"]) is not shown
     assert "Gain over 3-mc" in page.text["ladder"] and "0.010 −0.020 to 0.040" in page.text["ladder"]
+    assert ("and not the one that is usual, is not shown" in page.text["ladder"]) is not shown
     assert "EPO on random replies" in page.text["training"] and facts["control"]["shown"] is shown
     assert "not in the paper" in page.text["ladder"]
+
+
+def test_rows_dialogues_and_what_a_rung_adds_are_told(text_run):
+    _, page, facts = text_run
+    text = page.text["ladder"]
+    assert text.count("37 of 9 dialogues") >= 7  # four rungs, and three steps between them
+    assert "2 over 1: finetuned (LoRA)" in text and "no difference seen 0.043 could have been" in text
+    assert all(row["n"] == 37 and row["dialogues"] == 9 for row in facts["systems"])
+    assert [(s["rung"], s["against"]) for s in facts["steps"]][-1] == ("5-epo", "3-mc")
+
+
+def test_the_second_scorers_word_is_told_with_what_it_is_worth(text_run):
+    _, page, facts = text_run
+    alike = "the two scorers correlate 0.88 on this run's 185 replies and share an encoder"
+    assert page.text["ladder"].lower().count(alike) == 2  # beside the figures, and beside what rungs add
+    assert facts["scorers"] == SCORERS

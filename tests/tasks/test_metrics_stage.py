@@ -1,0 +1,91 @@
+"""What the metrics stage makes of figures it is given: pairs, floors, dialogues, and how alike two scorers are."""
+
+import math
+
+import numpy as np
+import pytest
+
+from model.metrics.settings import BootstrapSettings
+from tasks.stages.metrics.measure import _row, floors, paired, scorers_alike, steps
+from tasks.stages.utterances.exchanges import commonest_reply
+
+
+def rows(*dialogues: str, reply: str = "reply") -> list[dict]:
+    return [
+        {
+            "dataset": "meld",
+            "split": "test",
+            "dialogue_id": d,
+            "turn": i,
+            "reference": f"true {i}",
+            "reply": reply,
+        }
+        for i, d in enumerate(dialogues)
+    ]
+
+
+def keys(*places: tuple[str, int]) -> list[tuple]:
+    return [("meld", "test", dialogue, turn) for dialogue, turn in places]
+
+
+def test_differences_are_paired_by_exchange_whatever_the_order_and_only_where_both_answered():
+    measured = {"a": {"x": np.array([1.0, 2.0, 3.0])}, "b": {"x": np.array([0.5, 0.0, math.nan])}}
+    places = {"a": keys(("d", 0), ("d", 1), ("e", 0)), "b": keys(("d", 1), ("f", 0), ("e", 0))}
+    differences, dialogues = paired(measured, places, "x", "a", "b")
+    assert differences.tolist() == [1.5] and dialogues == [("meld", "test", "d")]
+
+
+def test_a_row_tells_how_many_dialogues_and_has_no_interval_for_one():
+    made = rows("d", "d", "e")  # t of one degree of freedom reaches beyond what the figure can be
+    figures = {"bertscore": np.array([0.2, 0.4, 0.9]), "emotioncontrast": np.array([0.1, 0.3, math.nan])}
+    row = _row("all", made, [0, 1, 2], figures, BootstrapSettings())
+    assert (row["n"], row["dialogues"], row["bertscore"]) == (3, 2, 0.5) and row["bertscore_ci"] == [
+        -1.0,
+        1.0,
+    ]
+    assert (row["emotioncontrast"], row["emotioncontrast_ci"]) == (0.2, None)
+
+
+def test_a_step_is_taken_from_the_rung_before_that_ran():
+    names = ("1-llm", "3-mc", "5-epo")
+    places = dict.fromkeys(names, keys(*((f"d{i}", 0) for i in range(8))))
+    figures = (
+        "bertscore",
+        "emotionscore",
+        "emotionscore_second",
+        "emotioncontrast",
+        "emotioncontrast_second",
+    )
+    spread = np.linspace(-0.01, 0.01, 8)
+    measured = {name: dict.fromkeys(figures, 0.1 * i + spread * i) for i, name in enumerate(names)}
+    found = steps(measured, places, BootstrapSettings())
+    assert [(s["rung"], s["against"]) for s in found] == [("3-mc", "1-llm"), ("5-epo", "3-mc")]
+    assert all(
+        s[name]["grade"] == "learned" and s[name]["mean"] == pytest.approx(0.1)
+        for s in found
+        for name in figures
+    )
+
+
+def test_floors_read_nothing_and_a_human_reply_is_of_another_dialogue():
+    made = rows("d", "d", "e")
+    found = {name: [row["reply"] for row in answered] for name, _, answered in floors(made, "I know.")}
+    assert found["floor-okay"] == ["Okay."] * 3 and found["floor-commonest"] == ["I know."] * 3
+    assert found["floor-people"][:2] == ["true 2"] * 2 and found["floor-people"][2] in ("true 0", "true 1")
+    assert [name for name, *_ in floors(rows("d", "d"), None)] == ["floor-okay"]
+
+
+def test_the_commonest_reply():
+    assert commonest_reply(["No.", "Yes.", "Yes.", "No.", "Oh"]) == "No." and commonest_reply([]) is None
+
+
+def test_how_alike_two_scorers_are_is_measured_on_distinct_replies():
+    first, second = [0.1, 0.4, 0.9], [0.2, 0.3, 0.8]
+    made = {"1-llm": rows("d", "e", "f"), "2-ft": rows("d", "e", "f")}
+    figures = {"emotionscore": np.array(first), "emotionscore_second": np.array(second)}
+    found = scorers_alike(made, dict.fromkeys(made, figures), True)
+    # By hand: deviations -.3667, -.0667, .4333 and -.2333, -.1333, .3667.
+    expected = (0.3667 * 0.2333 + 0.0667 * 0.1333 + 0.4333 * 0.3667) / math.sqrt(0.3267 * 0.2067)
+    assert found == {"correlation": pytest.approx(expected, abs=1e-3), "replies": 3, "same_encoder": True}
+    flat = {**figures, "emotionscore": np.full(3, 0.5)}
+    assert scorers_alike(made, dict.fromkeys(made, flat), False)["correlation"] is None
