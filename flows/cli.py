@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from storage.errors import InputError
+from storage.fetch.catalogue import SOURCES
 from storage.store import StoreError
 from tasks.display import candidate_card, status_tree
 from tasks.engine.run import RunRequest, publish_report, stale_plan
@@ -325,7 +326,7 @@ def sample(folder: Path, seed: int = 0) -> None:
 @app.command()
 def fetch(
     dataset: Annotated[
-        str, typer.Argument(help="meld, multidialog, ravdess, crema-d; iemocap says where to ask.")
+        str, typer.Argument(help=f"One of {', '.join(sorted(SOURCES))}; iemocap says where to ask.")
     ],
     folder: Annotated[Path, typer.Option("--to", help="The dataset gets a folder of its name in it.")] = Path(
         "raw"
@@ -338,8 +339,8 @@ def fetch(
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+    from storage.fetch.catalogue import source_of
     from storage.fetch.download import fetch as bring
-    from storage.fetch.sources import source_of
 
     source = source_of(dataset)
     out.print(

@@ -17,9 +17,9 @@ from model.settings import TrainingSettings
 from model.zoo.resolve import identity
 from storage.filestat import StatCache
 from storage.readers.find import find_datasets
+from storage.readers.registry import SINGLE_CLIPS
 from storage.sample import is_sample
 from storage.store import Ref, Store
-from storage.utterance import CLIP_DATASETS
 from tasks.engine.planner import Items, Node, NotRun, Outputs
 from tasks.engine.stage import Item, RawFiles, Stage, Weights
 from tasks.settings import Settings, weight_names
@@ -497,7 +497,7 @@ def _seen(refs: list[Ref], view: str) -> list[Ref]:
 
 
 def _of_dialogue_sets(refs: list[Ref]) -> list[Ref]:
-    return [ref for ref in refs if place(ref)[0] not in CLIP_DATASETS]
+    return [ref for ref in refs if place(ref)[0] not in SINGLE_CLIPS]
 
 
 def _of_dialogues(items: Items, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from storage.fetch import download as module
+from storage.fetch.catalogue import SOURCES, source_of
 from storage.fetch.download import download, fetch
 from storage.fetch.sources import (
-    SOURCES,
     FetchError,
     HubFolders,
     NamedInCsv,
@@ -24,7 +24,6 @@ from storage.fetch.sources import (
     RemoteFile,
     Source,
     ZenodoRecord,
-    source_of,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -293,7 +292,7 @@ def test_the_table_names_official_places_and_licences():
         assert entry.title and entry.licence and entry.licence_url.startswith("https://"), name
     with pytest.raises(FetchError, match="sail.usc.edu"):
         source_of("IEMOCAP")
-    with pytest.raises(FetchError, match="known: meld"):
+    with pytest.raises(FetchError, match="known: crema-d, iemocap, meld"):
         source_of("melt")
     assert source_of("crema_d") is SOURCES["crema-d"]
 
