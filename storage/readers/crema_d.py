@@ -242,6 +242,10 @@ ENTRY = Dataset(
         KnownBad(None, "1076_MTI_NEU_XX", 0, "flag", "the flv has no sound; the wav has", README),
         KnownBad(None, "1064_TIE_SAD_XX", 0, "flag", "the flv states no length", README),
     ),
+    not_needed=re.compile(
+        r"(?:.*/)?(?:\.git[^/]*/?|README[^/]*|LICENSE[^/]*|[^/]+\.R|processedResults/[^/]+|SentenceFilenames\.csv|"
+        r"VideoDemographics\.csv|finished(?:Emo)?Responses\.csv|Finished[^/]*\.csv)"
+    ),
     published=(
         Published(
             "91 actors",

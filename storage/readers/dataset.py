@@ -5,6 +5,7 @@ Knows nothing of which datasets there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ class Dataset:
     claim(paths): of all files under a root, those it reads. read: its utterances, sorted by nothing yet.
     test_parts(name, parts, settings): where a release has no splits, which dialogues (of single clips: which
     actors) are tested on. single_clips: it teaches emotion, and holds neither dialogues nor replies. source: who
-    publishes it; None: nobody does. known_bad, published: see there.
+    publishes it; None: nobody does. known_bad, published: see there. not_needed: paths of files that the release
+    ships and no reader needs; whatever else is walked past is told.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Dataset:
     source: Source | None = None
     known_bad: tuple[KnownBad, ...] = ()
     published: tuple[Published, ...] = ()
+    not_needed: re.Pattern | None = None
 
     @property
     def unit(self) -> str:

@@ -13,10 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from storage.archives import is_member, list_members, member_path, split_member
-from storage.readers.common import Dialogues, RawDataError, RawDataset, hold_out, smallest_hashes, walk
+from storage.readers.common import (
+    Dialogues,
+    RawDataError,
+    RawDataset,
+    counted_by_suffix,
+    hold_out,
+    smallest_hashes,
+    walk,
+)
 from storage.readers.dataset import Dataset
 from storage.readers.known_bad import withdraw
 from storage.readers.registry import DATASETS, dataset_named
+from storage.sample import MARKER
 from storage.settings import DataSettings
 from storage.utterance import SPLITS, Reject, Utterance
 
@@ -31,19 +40,23 @@ def find_datasets(root: Path) -> list[RawDataset]:
     root = Path(root)
     if not root.is_dir():
         raise RawDataError(f"{root}: no such folder; name the folder that holds the unpacked datasets")
-    paths = walk(root)
+    paths, left_out = walk(root)
     if not paths:
         raise RawDataError(f"{root}: the folder is empty; unpack a dataset into it: {known_titles()}")
+    claimed = {name: files for name, files in claims(paths) if files}
+    beside = walked_past(claimed, paths, left_out)
     found = [
         RawDataset(
-            name, root / (os.path.commonpath([os.path.dirname(p) for p in files]) or "."), tuple(files)
+            name,
+            root / (os.path.commonpath([os.path.dirname(p) for p in files]) or "."),
+            tuple(files),
+            *told_of(dataset_named(name), beside[name]),
         )
-        for name, files in claims(paths)
-        if files
+        for name, files in claimed.items()
     ]
     if not found:
         raise RawDataError(
-            f"{root}: no known dataset among {len(paths)} files; looked for "
+            f"{root}: no known dataset among {len(paths)} files ({'; '.join(counted_by_suffix(paths))}); looked for "
             + ", ".join(f"{d.title} ({d.example}, …)" for d in sorted(DATASETS, key=lambda d: d.title))
         )
     return found
@@ -61,6 +74,47 @@ def claims(paths: list[str]) -> list[tuple[str, list[str]]]:
         taken = set(found[dataset.name])
         left = [path for path in left if path not in taken]
     return sorted(found.items())
+
+
+def walked_past(claimed: dict[str, list[str]], paths: list[str], left_out: list[str]) -> dict[str, list[str]]:
+    """Dataset -> the files that no reader takes and that lie nearest to its own.
+
+    Of several that are as near, the one that reads files of that suffix, in any case; else the first.
+    """
+    folders = {name: {f for path in files for f in parents(path)} for name, files in claimed.items()}
+    suffixes = {name: {suffix_of(path) for path in files} for name, files in claimed.items()}
+    beside: dict[str, list[str]] = {name: [] for name in claimed}
+    taken = {path for files in claimed.values() for path in files}
+    for path in [*paths, *left_out] if claimed else ():
+        if path in taken or path == MARKER:
+            continue
+        place = next(f for f in parents(path) if any(f in known for known in folders.values()))
+        near = [name for name in sorted(claimed) if place in folders[name]]
+        beside[next((name for name in near if suffix_of(path) in suffixes[name]), near[0])].append(path)
+    return beside
+
+
+def parents(path: str) -> list[str]:
+    """The folders above a path, the nearest first, the root ("") last."""
+    parts = path.rstrip("/").split("/")[:-1]
+    return ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def suffix_of(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def told_of(dataset: Dataset, beside: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(notes, lines on what is not read) of the files beside a dataset's own."""
+    needless = [p for p in beside if dataset.not_needed and dataset.not_needed.fullmatch(p)]
+    notes = ()
+    if needless:
+        notes = (
+            f"{dataset.name}: {len(needless)} files and folders of the release that nothing here needs "
+            f"({'; '.join(counted_by_suffix(needless))})",
+        )
+    rest = set(needless)
+    return notes, tuple(counted_by_suffix(path for path in beside if path not in rest))
 
 
 def source_files(raw: RawDataset, root: Path) -> list[Path]:
@@ -91,6 +145,7 @@ def read_dataset(
             f"{len(result.rejects)} rejects"
         )
     notes = list(raw.notes) + result.notes
+    result.defects += [Reject(raw.dataset, "", "", None, "not_read", line) for line in raw.not_read]
     official = {u.split for u in result.utterances}
     result, subset_notes = take_subset(raw.dataset, result, settings)
     splits, split_notes = assign_splits(dataset, result.utterances, official, settings)

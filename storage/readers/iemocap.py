@@ -311,6 +311,11 @@ ENTRY = Dataset(
         "ask for it with the form at https://sail.usc.edu/iemocap/iemocap_release.htm, then unpack the archive "
         "that you are sent and name its folder with --raw",
     ),
+    not_needed=re.compile(
+        r"(?:.*/)?(?:README[^/]*|Documentation/.*|Session[1-5]/(?:dialog/(?:lab|wav)/.*|dialog/MOCAP_[^/]+/|"
+        r"dialog/EmoEvaluation/(?:Attribute|Categorical|Self-evaluation)/.*|"
+        r"sentences/(?:ForcedAlignment|MOCAP_[^/]+)/))"
+    ),
     published=(
         Published(
             "five sessions", SPLITS, 10_039, 151,

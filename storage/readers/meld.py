@@ -396,6 +396,7 @@ ENTRY = Dataset(
         "for a in train dev test; do tar -xzf $a.tar.gz; done",
     ),
     known_bad=KNOWN_BAD,
+    not_needed=re.compile(r"(?:.*/)?(?:README[^/]*|LICENSE|MELD\.Raw\.tar\.gz|(?:train|dev|test)\.tar\.gz)"),
     published=(
         published("train", 1039, 9989, 1109, 271, 268, 1743, 4710, 683, 1205),
         published("dev", 114, 1109, 153, 22, 40, 163, 470, 111, 150),

@@ -26,6 +26,7 @@ from storage.readers.common import (
     choose_copy,
     choose_file,
     copies_note,
+    counted_by_suffix,
     file_name,
     is_text,
     lines_of,
@@ -327,13 +328,20 @@ def index_media(root: Path, paths: tuple[str, ...], settings: DataSettings) -> M
 
 def add_members(media: Media, root: Path, archive: str) -> None:
     listing = list_members(root, archive)
+    split = SPLITS[archive_split(archive)]
+    strange = []
     for name in listing.digests:
         match = WAV_STEM.fullmatch(stem(name)) if name.endswith(".wav") else None
         if match:
             letters = media.wavs.setdefault((match[1], int(match[2])), {})
             letters.setdefault(match[3], member_path(archive, name))
+        else:
+            strange.append(name)
+    media.defects += [
+        Reject(DATASET, split, "", None, "not_read", f"{archive}: {line}")
+        for line in counted_by_suffix(strange)
+    ]
     if listing.problem:
-        split = SPLITS[archive_split(archive)]
         media.defects.append(
             Reject(
                 DATASET,
@@ -526,6 +534,10 @@ ENTRY = Dataset(
         ),
         "the archives are read where they lie. The videos are published apart, on a shared drive that the card "
         "links; put them under a folder named video",
+    ),
+    not_needed=re.compile(
+        rf"(?:.*/)?(?:README[^/]*|MultiDialog\.py|metadata\.jsonl|(?:{'|'.join(LEFT_OUT)})/.*|"
+        rf"(?:{'|'.join(LEFT_OUT)})_chunks_[0-9]+[^/]*)"
     ),
     # dev is our part of the release's train; its own valid splits are not read.
     published=(

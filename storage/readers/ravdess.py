@@ -158,6 +158,7 @@ ENTRY = Dataset(
         KnownBad(None, "01-03-01-02-02-07", 0, "audio", "the sound of repetition 01 again", AUDIT),
         *(KnownBad(None, trial, 0, "flag", "stereo among mono files", AUDIT) for trial in STEREO),
     ),
+    not_needed=re.compile(r"(?:.*/)?(?:Audio|Video)_(?:Speech|Song)_Actors?_[0-9-]+\.zip"),
     published=(
         Published(
             "speech and song", SPLITS, 2452, None,

@@ -34,12 +34,17 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
 
 
 class RawFiles(BaseModel, frozen=True, extra="forbid"):
-    """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus."""
+    """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus.
+
+    notes, not_read: what lies beside them, as it is told.
+    """
 
     dataset: str
     folder: str
     files: dict[str, str]
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
+    not_read: tuple[str, ...] = ()
 
 
 @dataclass
@@ -138,6 +143,8 @@ def _add(parts: dict, name: str, value: Any) -> None:
         parts["weights"][value.name] = value.identity
     elif isinstance(value, RawFiles):
         parts["input"].update(value.files)
+        if beside := [*value.notes, *value.not_read]:
+            parts["input"][f"what lies beside {value.dataset}'s files"] = digest_bytes(canonical(beside))
         parts["setting"] |= {f"{name}.folder": value.folder, f"{name}.synthetic": value.synthetic}
     elif isinstance(value, BaseModel):
         _add_setting(parts, name, value.model_dump(mode="json"))

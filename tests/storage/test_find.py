@@ -91,7 +91,9 @@ def test_walk_goes_once_through_each_folder_and_leaves_out_strange_names(tmp_pat
     with open(os.path.join(os.fsencode(tmp_path), b"not\xffutf8.txt"), "wb"):
         pass
     touch(tmp_path / "a/._b.txt")
-    assert walk(tmp_path) == ["a/b.txt"]
+    files, left_out = walk(tmp_path)
+    assert files == ["a/b.txt"]
+    assert left_out == ["a/._b.txt", "a/broken", "not\udcffutf8.txt"]
 
 
 def test_lines_and_numbers():
