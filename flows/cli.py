@@ -324,6 +324,51 @@ def sample(folder: Path, seed: int = 0) -> None:
 
 
 @app.command()
+def check(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE-OR-FOLDER", help="Own dialogues (.jsonl, .csv), or a raw folder.")
+    ],
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    most: Annotated[int, typer.Option(min=1, help="Problems to print.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would read, and every problem of own dialogues, by file and line; exit code 1 if there is any."""
+    from storage.readers.check import check as look
+    from tasks.settings import load_settings
+
+    found = look(path, load_settings(profile, changes or ()).data)
+    problems = [line for one in found for line in one.problems]
+    if as_json:
+        print(json.dumps({"problems": problems, "datasets": {one.title: one.summary for one in found}}))
+    else:
+        for line in problems[:most]:
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
+        if len(problems) > most:
+            out.print(f"… and {len(problems) - most} more: --most {len(problems)} prints them all")
+        for one in found:
+            facts = one.summary
+            out.print(
+                f"{one.title}: {facts['dialogues']} dialogues, {facts['utterances']} utterances, "
+                f"{facts['exchanges']} exchanges, {facts['clips']} clips"
+            )
+            for split, counts in facts["splits"].items():
+                out.print(f"  {split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+            out.print(
+                "  emotions: " + ", ".join(f"{count} {name}" for name, count in facts["emotions"].items())
+            )
+            out.print(
+                f"  no exchanges: {facts['pairs_of_one_speaker']} pairs of one speaker, "
+                f"{facts['pairs_across_a_gap']} across a missing turn; rows turned away: {facts['turned_away']}"
+            )
+            for line in one.told:
+                out.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+        out.print(f"{len(problems)} problems")
+    if problems:
+        sys.exit(1)
+
+
+@app.command()
 def fetch(
     dataset: Annotated[
         str, typer.Argument(help=f"One of {', '.join(sorted(SOURCES))}; iemocap says where to ask.")

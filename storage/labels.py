@@ -6,6 +6,7 @@ unknown spelling is an error, never a silent "neutral".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,7 +26,17 @@ EKMAN: Mapping[str, str] = {
 
 
 class LabelError(InputError):
-    """A label that no table knows; the message names the place, and the setting that gives it a target."""
+    """A label that no table knows; the message names the place, and the setting that gives it a target.
+
+    spelling: as `data.labels.map` takes it.
+    """
+
+    def __init__(self, message: str, spelling: str):
+        super().__init__(message, spelling)  # both, so that it crosses between processes
+        self.spelling = spelling
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 def none_by_choice(policy: LabelPolicy) -> dict[str, str | None]:
@@ -49,14 +60,21 @@ class LabelTable:
         return {**self.plain, **self.by_choice(policy)}
 
     def target(self, raw: str, where: str, policy: LabelPolicy | None = None) -> str | None:
-        """The target of a raw label, compared without case and outer blanks.
+        """The target of a raw label, compared without case and outer blanks; `policy.map` goes before the table.
 
         `where` names file and line for the message of LabelError, which an unknown spelling raises.
         """
-        table = self.spellings(policy or LabelPolicy())
+        policy = policy or LabelPolicy()
+        table = self.spellings(policy)
         spelling = raw.strip().lower()
+        for name in (f"{self.dataset}/{spelling}", spelling):
+            if name in policy.map:
+                return policy.map[name]
         if spelling not in table:
             raise LabelError(
-                f"{where}: unknown {self.dataset} emotion {raw!r}; known: {', '.join(sorted(table))}"
+                f"{where}: unknown {self.dataset} emotion {raw[:80]!r}; known: {', '.join(sorted(table))}; correct "
+                "the file, or give it one of the seven emotions, or null, by the setting data.labels.map: "
+                f"--set 'data.labels.map={json.dumps({spelling[:80]: 'neutral'})}'",
+                spelling,
             )
         return table[spelling]

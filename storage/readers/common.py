@@ -9,8 +9,8 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -212,6 +212,33 @@ def fields_of(line: str) -> list[str]:
         return [field.strip() for field in next(csv.reader((line,), strict=True), [])]
     except csv.Error:
         return []
+
+
+def one_line(text: str) -> str:
+    """Text without line ends and outer blanks."""
+    return " ".join(filter(None, (line.strip() for line in lines_of(text))))
+
+
+def without_repeated_dialogues(read: Dialogues, key: Callable[[list[Utterance]], Hashable]) -> Dialogues:
+    """A dialogue that stands in two splits stays where it is tested on; its rows elsewhere are rejected.
+
+    key(utterances of a dialogue): what makes two of them one.
+    """
+    dialogues: dict[tuple[str, str], list[Utterance]] = {}
+    for utterance in read.utterances:
+        dialogues.setdefault((utterance.split, utterance.dialogue_id), []).append(utterance)
+    owners: dict[Hashable, str] = {}
+    gone: set[tuple[str, str]] = set()
+    for split in ("test", "dev", "train"):
+        for place, said in dialogues.items():
+            if place[0] == split and owners.setdefault(key(said), split) != split:
+                gone.add(place)
+    twice = [u for u in read.utterances if (u.split, u.dialogue_id) in gone]
+    kept = [u for u in read.utterances if (u.split, u.dialogue_id) not in gone]
+    rejects = [
+        Reject(*u.key, reason="dialogue_in_two_splits", detail=f"taken out of {u.split}") for u in twice
+    ]
+    return replace(read, utterances=kept, rejects=read.rejects + rejects)
 
 
 def whole_number(text: str) -> int:

@@ -54,6 +54,11 @@ class Dataset:
         return "actors" if self.single_clips else "dialogues"
 
 
+def share_of_dialogues(name: str, parts: set[str], settings: DataSettings) -> set[str]:
+    """`data.test_share` of the dialogues."""
+    return hold_out(parts, settings.test_share, settings.seed, name, "test")
+
+
 def share_of_actors(name: str, parts: set[str], settings: DataSettings) -> set[str]:
     """`data.actor_test_share` of the actors of single clips."""
     return hold_out(parts, settings.actor_test_share, settings.seed, name, "test")

@@ -32,6 +32,9 @@ from storage.utterance import SPLITS, Reject, Utterance
 __all__ = ["Dialogues", "RawDataError", "RawDataset", "find_datasets", "read_dataset", "source_files"]
 
 
+TEXT_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
+
+
 def find_datasets(root: Path) -> list[RawDataset]:
     """The known datasets below `root`, told by folder and file names alone (no file is opened).
 
@@ -133,7 +136,8 @@ def read_dataset(
     """
     root = Path(root)
     dataset = dataset_named(raw.dataset)
-    result = dataset.read(raw, root, settings)
+    check_sizes(raw, root, settings)
+    result = without_endless_rows(dataset.read(raw, root, settings), settings)
     if settings.known_bad == "withdraw":
         result.utterances, told = withdraw(result.utterances, dataset.known_bad)
         result.defects += told
@@ -170,6 +174,31 @@ def read_dataset(
         notes + subset_notes + split_notes,
         len(utterances) + len(rejects),
     )
+
+
+def check_sizes(raw: RawDataset, root: Path, settings: DataSettings) -> None:
+    """Texts are read whole. RawDataError: one is beyond `data.limits.text_mb`."""
+    for path in raw.files:
+        if suffix_of(path) in TEXT_SUFFIXES:
+            size = os.path.getsize(root / path)
+            if size > settings.limits.text_mb << 20:
+                raise RawDataError(
+                    f"{path}: {size / 2**20:.0f} MB of text; more than data.limits.text_mb="
+                    f"{settings.limits.text_mb} is not read"
+                )
+
+
+def without_endless_rows(read: Dialogues, settings: DataSettings) -> Dialogues:
+    most = settings.limits.text_chars
+    gone = [u for u in read.utterances if max(len(u.text), len(u.speaker)) > most]
+    rejects = [
+        Reject(*u.key, reason="too_long", detail=f"more than data.limits.text_chars={most} characters")
+        for u in gone
+    ]
+    kept = (
+        [u for u in read.utterances if max(len(u.text), len(u.speaker)) <= most] if gone else read.utterances
+    )
+    return replace(read, utterances=kept, rejects=read.rejects + rejects)
 
 
 def reject_order(reject: Reject) -> tuple:
@@ -226,7 +255,7 @@ def assign_splits(
     notes: list[str] = []
     if "" in official:
         unsplit = {part for (split, _), part in parts.items() if split == ""}
-        test = dataset.test_parts(name, unsplit, settings)
+        test = set() if "test" in official else dataset.test_parts(name, unsplit, settings)
         moved = {part: "test" if part in test else "train" for part in unsplit}
         notes.append(f"{name}: no official split; {len(test)} of {len(unsplit)} {dataset.unit} are test")
     if "dev" not in official:

@@ -15,6 +15,6 @@ class Published:
 
     name: str
     splits: tuple[str, ...]
-    utterances: int
+    utterances: int | None
     dialogues: int | None = None
     labels: dict[str, int] = field(default_factory=dict)

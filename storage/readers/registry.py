@@ -5,7 +5,17 @@ Knows nothing of any layout.
 
 from __future__ import annotations
 
-from storage.readers import crema_d, iemocap, meld, multidialog, ravdess
+from storage.readers import (
+    crema_d,
+    dailydialog,
+    empathetic_dialogues,
+    iemocap,
+    meld,
+    multidialog,
+    own,
+    ravdess,
+    topical_chat,
+)
 from storage.readers.common import RawDataError
 from storage.readers.dataset import Dataset
 
@@ -14,7 +24,11 @@ DATASETS: tuple[Dataset, ...] = (
     ravdess.ENTRY,
     meld.ENTRY,
     iemocap.ENTRY,
+    topical_chat.ENTRY,
+    dailydialog.ENTRY,
+    empathetic_dialogues.ENTRY,
     multidialog.ENTRY,
+    own.ENTRY,
 )
 """In the order in which they claim files: a file belongs to one, and those told by their own names go first."""
 

@@ -151,3 +151,20 @@ def test_members_of_archives_that_are_walked_past(tmp_path):
         f"train_chunks_0000.tar.gz: 1 *.WAV: {CONVERSATION}/{CONVERSATION}_0k.WAV",
         f"train_chunks_0000.tar.gz: 1 *.wav: {CONVERSATION}/{CONVERSATION}_1.wav",
     ]
+
+
+def test_a_stray_file_makes_the_card_stale_and_is_named_as_the_reason(tmp_path):
+    from storage.filestat import StatCache
+    from tasks.engine.stage import Item
+    from tasks.pipeline import UTTERANCES, read_raw_files
+
+    def parts():
+        (source,) = read_raw_files(tmp_path / "raw", StatCache(tmp_path / "stats.sqlite"))
+        return Item(UTTERANCES, "meld", {"source": source}).parts()
+
+    lay_out(tmp_path / "raw", "meld")
+    before = parts()
+    lay_out(tmp_path / "raw", "meld", ["train_splits/dia0_utt1.MP4"])
+    after = parts()
+    assert before["setting"] == after["setting"]
+    assert after["input"].keys() - before["input"].keys() == {"what lies beside meld's files"}
