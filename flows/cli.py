@@ -378,6 +378,9 @@ def fetch(
     ),
     only: Annotated[str, typer.Option(help="Only files whose path matches: 'metadata/*'.")] = "*",
     accept: Annotated[bool, typer.Option("--accept-licence", help="Do not ask.")] = False,
+    limits: Annotated[
+        list[str] | None, typer.Option("--set", help="A limit: fetch.slowest_bytes_s=100. Repeatable.")
+    ] = None,
 ) -> None:
     """Bring a dataset from where its authors publish it; a broken download is gone on from."""
     from fnmatch import fnmatch
@@ -386,8 +389,10 @@ def fetch(
 
     from storage.fetch.catalogue import source_of
     from storage.fetch.download import fetch as bring
+    from tasks.settings import fetch_limits
 
     source = source_of(dataset)
+    bounds = fetch_limits(limits or ())
     out.print(
         f"{source.title}\nlicence: {source.licence}\n{source.licence_url}", soft_wrap=True, highlight=False
     )
@@ -408,7 +413,7 @@ def fetch(
             bars.update(shown[name], completed=here, total=total)
 
         target = folder / dataset.lower()
-        brought, there = bring(source, target, lambda name: fnmatch(name, only), progress)
+        brought, there = bring(source, target, lambda name: fnmatch(name, only), progress, bounds)
     out.print(
         f"{brought} files brought to {target}, {there} were there. Next: {source.after}", soft_wrap=True
     )

@@ -48,6 +48,24 @@ class ReadLimits(BaseModel, frozen=True, extra="forbid"):
     text_chars: int = Field(
         20_000, ge=1, le=100_000, description="Characters of one utterance; not in the paper"
     )
+    members: int = Field(250_000, ge=1, description="Members of one archive; not in the paper")
+    member_mb: int = Field(256, ge=1, description="Megabytes of one member; not in the paper")
+    archive_ratio: int = Field(
+        100, ge=1, description="How many times its own size an archive may inflate to; not in the paper"
+    )
+
+
+class FetchLimits(BaseModel, frozen=True, extra="forbid"):
+    """What `fetch` still waits for and takes: settings of that command alone."""
+
+    window_s: float = Field(
+        60.0, gt=0, description="Seconds over which a server's silence or pace is judged."
+    )
+    slowest_bytes_s: int = Field(
+        1000, ge=0, description="Bytes a second below which a download is given up; 0: however slow."
+    )
+    page_mb: int = Field(64, ge=1, description="Megabytes of a list of files.")
+    unpublished_gb: int = Field(64, ge=1, description="Gigabytes of a file whose size is not published.")
 
 
 class DataSettings(BaseModel, frozen=True, extra="forbid"):

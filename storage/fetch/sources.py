@@ -93,11 +93,14 @@ class NamedInCsv:
     templates: tuple[str, ...]
 
     def listing(self, ask: Ask) -> list[RemoteFile]:
-        text = ask(self.csv_url).decode("utf-8-sig")
         try:
+            text = ask(self.csv_url).decode("utf-8-sig")
             names = [row[self.column] for row in csv.DictReader(io.StringIO(text, newline=""))]
-        except KeyError:
-            raise FetchError(f"{self.csv_url}: no column {self.column}; its layout has changed") from None
+        except (KeyError, UnicodeDecodeError, csv.Error):
+            raise FetchError(
+                f"{self.csv_url}: no table with a column {self.column}; its layout has changed, or a web page that "
+                "asks you to sign in came in its place"
+            ) from None
         found = [RemoteFile(PurePosixPath(self.csv_url).name, self.csv_url)]
         for template in self.templates:
             found += [RemoteFile(template.format(n), f"{self.media}/{template.format(n)}") for n in names]

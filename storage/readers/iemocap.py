@@ -42,7 +42,7 @@ TURN_LINE = re.compile(
     rf"\[(?P<start>{SECONDS})-(?P<end>{SECONDS})\]:\s*(?P<text>.*)"
 )
 LABEL_LINE = re.compile(rf"\[({SECONDS}) - ({SECONDS})\]\t(\S+)\t(\S+)\t\[.*\]")
-TAGS = re.compile(r"(?:\s*\[[A-Za-z]+\]\s*)+")
+TAGS = re.compile(r"\s*(?:\[[A-Za-z]+\]\s*)+")
 
 
 def labels_by_choice(policy: LabelPolicy) -> dict[str, str | None]:

@@ -321,13 +321,13 @@ def index_media(root: Path, paths: tuple[str, ...], settings: DataSettings) -> M
         chosen, _ = choose_file(root, f"{DATASET}: wav of {key[0]} turn {key[1]}", copies)
         media.wavs.setdefault(key, {})[letter] = chosen
     for path in (p for p in paths if archive_split(p) in SPLITS):
-        add_members(media, root, path)
+        add_members(media, root, path, settings)
     index_videos(media, root, [p for p in paths if is_video(p)], settings.multidialog_video)
     return media
 
 
-def add_members(media: Media, root: Path, archive: str) -> None:
-    listing = list_members(root, archive)
+def add_members(media: Media, root: Path, archive: str, settings: DataSettings) -> None:
+    listing = list_members(root, archive, settings.limits)
     split = SPLITS[archive_split(archive)]
     strange = []
     for name in listing.digests:
@@ -339,7 +339,7 @@ def add_members(media: Media, root: Path, archive: str) -> None:
             strange.append(name)
     media.defects += [
         Reject(DATASET, split, "", None, "not_read", f"{archive}: {line}")
-        for line in counted_by_suffix(strange)
+        for line in [*counted_by_suffix(strange), *listing.skipped]
     ]
     if listing.problem:
         media.defects.append(
@@ -348,8 +348,8 @@ def add_members(media: Media, root: Path, archive: str) -> None:
                 split,
                 "",
                 None,
-                "damaged_archive",
-                f"{archive}: {listing.problem}; download it again",
+                "damaged_archive" if listing.problem.startswith("damaged") else "archive_beyond_limits",
+                f"{archive}: {listing.problem}",
             )
         )
 

@@ -21,6 +21,11 @@ MELD = (
 )
 TALK = {"conv_id": CONVERSATION, "utterance_id": 0, "from": "gpt", "value": "Hi.", "emotion": "Happy",
         "file_name": f"{CONVERSATION}/{CONVERSATION}_0k.wav"}  # fmt: skip
+TOPICAL = json.dumps({"t_0": {"content": [{"message": "Hi.", "agent": "agent_1", "sentiment": "Happy"}]}})
+EMPATHETIC = (
+    "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags\n"
+    "hit:0_conv:1,1,joyful,Once.,1,Hi.,5|5|5_2|2|5,\n"
+)
 TURN = "Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.\n"
 
 CASES = {
@@ -48,6 +53,22 @@ CASES = {
         {"metadata/train/train_metadata_0000.jsonl": json.dumps(TALK) + "\n"},
         [f"data/train/{CONVERSATION}/{CONVERSATION}_0k.WAV", f"data/train/{CONVERSATION}/{CONVERSATION}_0.wav",
          f"data/train/{CONVERSATION}/{CONVERSATION}_0k.flac", "metadata/train/train_metadata_0001.json"],
+    ),
+    "topical_chat": (
+        {"conversations/test_freq.json": TOPICAL},
+        ["conversations/test_rare.JSON", "conversations/valid-freq.json", "conversations/train.jsonl"],
+    ),
+    "dailydialog": (
+        {"test/dialogues_test.txt": "Hi . __eou__ Ho . __eou__\n"},
+        ["test/dialogues_test.TXT", "test/Dialogues_emotion_test.txt", "validation/dialogues_valid.txt"],
+    ),
+    "empathetic_dialogues": (
+        {"empatheticdialogues/test.csv": EMPATHETIC},
+        ["empatheticdialogues/train.CSV", "empatheticdialogues/dev.csv", "empatheticdialogues/valid.tsv"],
+    ),
+    "own": (
+        {"dialogues.jsonl": '{"dialogue_id": "1", "turn": 0, "speaker": "A", "text": "Hi."}\n'},
+        ["mine.jsonl", "dialogues.json", "dialogue.csv", "clips/a.bmp"],
     ),
 }  # fmt: skip
 
@@ -98,6 +119,10 @@ def test_what_is_walked_past_is_told_by_name(tmp_path, dataset):
         ("crema_d", "SentenceFilenames.csv"),
         ("crema_d", ".git/config"),
         ("multidialog", "metadata.jsonl"),
+        ("topical_chat", "reading_sets/pre-build/test_freq.json"),
+        ("dailydialog", "test/dialogues_act_test.txt"),
+        ("dailydialog", "readme.txt"),
+        ("empathetic_dialogues", "empatheticdialogues.tar.gz"),
     ],
 )
 def test_what_a_release_ships_and_nothing_needs_is_a_note(tmp_path, dataset, path):
@@ -116,7 +141,7 @@ def test_a_file_belongs_to_the_nearest_dataset(tmp_path):
     told = {r.dataset: r.not_read for r in find_datasets(tmp_path)}
     assert told.pop("meld") == ("1 *.MP4: meld/train_splits/dia0_utt1.MP4",)
     assert told.pop("crema_d") == ("1 *.WAV: 03-01-06-01-02-01.WAV",)  # all are as near, and it reads wavs
-    assert told.pop("iemocap") == ("1 *.txt: notes.txt",)
+    assert told.pop("dailydialog") == ("1 *.txt: notes.txt",)
     assert not any(told.values())
 
 
