@@ -214,16 +214,22 @@ def _page_came(file: RemoteFile) -> str:
 class _Patient:
     """A connection that hangs up on a server whose headers take too long, drop by drop."""
 
+    hung_up = False
+
     def getresponse(self):
         timer = threading.Timer(self.timeout, self._hang_up)
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse()
+            answer = super().getresponse()
         finally:
             timer.cancel()
+        if self.hung_up:  # what had come of the headers may look like all of them
+            raise TimeoutError("the headers took too long")
+        return answer
 
     def _hang_up(self) -> None:
+        self.hung_up = True
         with contextlib.suppress(OSError, AttributeError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -276,7 +282,7 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> str:
         403: "it wants you to sign in; accept its terms there and fetch by hand",
         404: "it has moved; look at the dataset's page",
     }.get(error.code, "try again later")
-    return f"{url}: the server says {error.code} {error.reason}: {hint}"
+    return f"{url}: the server says {error.code} {' '.join(str(error.reason).split())}: {hint}"
 
 
 def _first_byte(answer: http.client.HTTPResponse) -> int:

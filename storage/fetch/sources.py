@@ -95,7 +95,10 @@ class NamedInCsv:
     def listing(self, ask: Ask) -> list[RemoteFile]:
         try:
             text = ask(self.csv_url).decode("utf-8-sig")
-            names = [row[self.column] for row in csv.DictReader(io.StringIO(text, newline=""))]
+            table = csv.DictReader(io.StringIO(text, newline=""))
+            if self.column not in (table.fieldnames or ()):
+                raise KeyError
+            names = [row[self.column] for row in table]
         except (KeyError, UnicodeDecodeError, csv.Error):
             raise FetchError(
                 f"{self.csv_url}: no table with a column {self.column}; its layout has changed, or a web page that "
