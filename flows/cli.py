@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from storage.errors import InputError
+from storage.fetch.catalogue import SOURCES
 from storage.store import StoreError
 from tasks.display import candidate_card, status_tree
 from tasks.engine.own_server import ServerFailed
@@ -350,25 +351,75 @@ def sample(folder: Path, seed: int = 0) -> None:
 
 
 @app.command()
+def check(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE-OR-FOLDER", help="Own dialogues (.jsonl, .csv), or a raw folder.")
+    ],
+    changes: Changes = None,
+    profile: Profile = "cpu",
+    most: Annotated[int, typer.Option(min=1, help="Problems to print.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """What a run would read, and every problem of own dialogues, by file and line; exit code 1 if there is any."""
+    from storage.readers.check import check as look
+    from tasks.settings import load_settings
+
+    found = look(path, load_settings(profile, changes or ()).data)
+    problems = [line for one in found for line in one.problems]
+    if as_json:
+        print(json.dumps({"problems": problems, "datasets": {one.title: one.summary for one in found}}))
+    else:
+        for line in problems[:most]:
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
+        if len(problems) > most:
+            out.print(f"… and {len(problems) - most} more: --most {len(problems)} prints them all")
+        for one in found:
+            facts = one.summary
+            out.print(
+                f"{one.title}: {facts['dialogues']} dialogues, {facts['utterances']} utterances, "
+                f"{facts['exchanges']} exchanges, {facts['clips']} clips"
+            )
+            for split, counts in facts["splits"].items():
+                out.print(f"  {split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+            out.print(
+                "  emotions: " + ", ".join(f"{count} {name}" for name, count in facts["emotions"].items())
+            )
+            out.print(
+                f"  no exchanges: {facts['pairs_of_one_speaker']} pairs of one speaker, "
+                f"{facts['pairs_across_a_gap']} across a missing turn; rows turned away: {facts['turned_away']}"
+            )
+            for line in one.told:
+                out.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+        out.print(f"{len(problems)} problems")
+    if problems:
+        sys.exit(1)
+
+
+@app.command()
 def fetch(
     dataset: Annotated[
-        str, typer.Argument(help="meld, multidialog, ravdess, crema-d; iemocap says where to ask.")
+        str, typer.Argument(help=f"One of {', '.join(sorted(SOURCES))}; iemocap says where to ask.")
     ],
     folder: Annotated[Path, typer.Option("--to", help="The dataset gets a folder of its name in it.")] = Path(
         "raw"
     ),
     only: Annotated[str, typer.Option(help="Only files whose path matches: 'metadata/*'.")] = "*",
     accept: Annotated[bool, typer.Option("--accept-licence", help="Do not ask.")] = False,
+    limits: Annotated[
+        list[str] | None, typer.Option("--set", help="A limit: fetch.slowest_bytes_s=100. Repeatable.")
+    ] = None,
 ) -> None:
     """Bring a dataset from where its authors publish it; a broken download is gone on from."""
     from fnmatch import fnmatch
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+    from storage.fetch.catalogue import source_of
     from storage.fetch.download import fetch as bring
-    from storage.fetch.sources import source_of
+    from tasks.settings import fetch_limits
 
     source = source_of(dataset)
+    bounds = fetch_limits(limits or ())
     out.print(
         f"{source.title}\nlicence: {source.licence}\n{source.licence_url}", soft_wrap=True, highlight=False
     )
@@ -389,7 +440,7 @@ def fetch(
             bars.update(shown[name], completed=here, total=total)
 
         target = folder / dataset.lower()
-        brought, there = bring(source, target, lambda name: fnmatch(name, only), progress)
+        brought, there = bring(source, target, lambda name: fnmatch(name, only), progress, bounds)
     out.print(
         f"{brought} files brought to {target}, {there} were there. Next: {source.after}", soft_wrap=True
     )

@@ -2,8 +2,9 @@
 
 The first look at an archive passes over it once and leaves, in the user's cache, the place and digest of every
 member and a restart point each few megabytes, so that a member of a 1.9 GB archive later costs a seek. A restart
-point is the 32 kB that inflate looks back on, at a block boundary (as in zlib's example zran). Knows nothing of
-datasets or of decoding.
+point is the 32 kB that inflate looks back on, at a block boundary (as in zlib's example zran). What an archive may
+cost is limited (settings.ReadLimits): one that holds or claims more is read as far as that. Knows nothing of datasets
+or of decoding.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ctypes
 import ctypes.util
 import fcntl
 import gzip
+import json
 import os
 import sqlite3
 import tarfile
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from storage.errors import InputError
+from storage.settings import ReadLimits
 
 MARK = "::"
 """Between the path of an archive and the name of a member."""
@@ -35,10 +38,16 @@ SPACING = 8 << 20
 """Bytes of inflated data between restart points: a member costs inflating half of that on average."""
 CHUNK = 1 << 20
 WINDOW = 32_768
-FORMAT = 1
+FORMAT = 2
+HEADER_ROOM = 1 << 20
+"""Bytes that the headers of one member may take: long names, attributes, maps of sparse files."""
+RATIO_ROOM = 64 << 20
+"""Bytes to which even a tiny archive may inflate."""
+MOST_NAME = 1000
 
 TABLES = """
-create table if not exists archives (path text primary key, size int, mtime_ns int, inode int, problem text);
+create table if not exists archives (
+  path text primary key, size int, mtime_ns int, inode int, problem text, skipped text, limits text);
 create table if not exists members (
   archive text, name text, start int, size int, digest text, primary key (archive, name)) without rowid;
 create table if not exists points (
@@ -61,11 +70,13 @@ class ArchiveError(InputError):
 class Listing:
     """Member name -> digest of its content (blake2b, as storage/filestat), and what is wrong with the archive.
 
-    `problem` is empty for a whole archive; of a damaged one the members that were read before it showed are listed.
+    `problem` is empty for a whole archive; of a damaged one, or one beyond the limits, the members that were read
+    before it showed are listed. `skipped`: members that are never read, counted by why, with a few names.
     """
 
     digests: dict[str, str]
     problem: str
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,11 +97,30 @@ class Point:
     window: bytes
 
 
+class Beyond(Exception):
+    """An archive asks for more than the limits allow: one line."""
+
+
 @dataclass
 class Index:
     members: dict[str, Member] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     problem: str = ""
+    skipped: dict[str, list] = field(default_factory=dict)
+    """Why -> [how many, the first names]."""
+
+    def skip(self, why: str, name: str) -> None:
+        entry = self.skipped.setdefault(why, [0])
+        entry[0] += 1
+        if len(entry) <= 3:
+            entry.append("".join(c if c.isprintable() else "?" for c in name[:80]))
+
+    def told(self) -> list[str]:
+        """ "2 links: a, b" """
+        return [
+            f"{count} {why}: {', '.join(names)}{', …' if count > len(names) else ''}"
+            for why, (count, *names) in self.skipped.items()
+        ]
 
 
 def is_member(path: str) -> bool:
@@ -107,13 +137,17 @@ def split_member(path: str) -> tuple[str, str]:
     return archive, name
 
 
-def list_members(root: Path, archive: str) -> Listing:
-    """The regular files of an archive below `root`. Passes over it once in its life; later from the cache."""
-    name = _indexed(Path(root) / archive)
+def list_members(root: Path, archive: str, limits: ReadLimits | None = None) -> Listing:
+    """The regular files of an archive below `root`. Passes over it once in its life; later from the cache.
+
+    limits None: whichever it was passed over with.
+    """
+    name = _indexed(Path(root) / archive, limits)
     database = _database()
     rows = database.execute("select name, digest from members where archive = ?", (name,)).fetchall()
-    (problem,) = database.execute("select problem from archives where path = ?", (name,)).fetchone()
-    return Listing(dict(rows), problem)
+    query = "select problem, skipped from archives where path = ?"
+    problem, skipped = database.execute(query, (name,)).fetchone()
+    return Listing(dict(rows), problem, tuple(json.loads(skipped)))
 
 
 def read_member(root: Path, path: str) -> bytes:
@@ -180,27 +214,31 @@ def _building() -> Iterator[None]:
         yield
 
 
-def _indexed(file: Path) -> str:
-    """Make sure the cache knows the archive as it is now; returns its name there."""
+def _indexed(file: Path, limits: ReadLimits | None = None) -> str:
+    """Make sure the cache knows the archive as it is now, within the limits; returns its name there."""
     name = os.path.abspath(file)
     try:
         stat = os.stat(name)
     except OSError as error:
         raise ArchiveError("missing", str(file), f"cannot be read: {error.strerror}") from None
     now = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
-    if _known(name) != now:
+    if not _known(name, now, limits):
         with _building():
-            if _known(name) != now:
-                _write(name, now, _build(file))
+            if not _known(name, now, limits):
+                limits = limits or ReadLimits()
+                _write(name, now, _build(file, limits), limits)
     return name
 
 
-def _known(name: str) -> tuple | None:
-    query = "select size, mtime_ns, inode from archives where path = ?"
-    return _database().execute(query, (name,)).fetchone()
+def _known(name: str, stat: tuple, limits: ReadLimits | None) -> bool:
+    query = "select size, mtime_ns, inode, limits from archives where path = ?"
+    found = _database().execute(query, (name,)).fetchone()
+    return (
+        found is not None and found[:3] == stat and (limits is None or found[3] == limits.model_dump_json())
+    )
 
 
-def _write(name: str, stat: tuple, index: Index) -> None:
+def _write(name: str, stat: tuple, index: Index, limits: ReadLimits) -> None:
     with _database() as database:
         for table in ("members", "points"):
             database.execute(f"delete from {table} where archive = ?", (name,))
@@ -213,7 +251,8 @@ def _write(name: str, stat: tuple, index: Index) -> None:
             [(name, p.start, p.at, p.bits, p.window) for p in index.points],
         )
         database.execute(
-            "insert or replace into archives values (?, ?, ?, ?, ?)", (name, *stat, index.problem)
+            "insert or replace into archives values (?, ?, ?, ?, ?, ?, ?)",
+            (name, *stat, index.problem, json.dumps(index.told()), limits.model_dump_json()),
         )
 
 
@@ -228,32 +267,99 @@ def _find(archive: str, name: str, path: str) -> Member:
 # Passing over an archive -------------------------------------------------------------------------------
 
 
-def _build(file: Path) -> Index:
+def _build(file: Path, limits: ReadLimits) -> Index:
     index = Index()
     with open(file, "rb") as raw:
-        plain = raw.read(2) != b"\x1f\x8b"
+        packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        source = raw if plain else _Blocks(_inflated(raw, index.points))
+        size = os.fstat(raw.fileno()).st_size
+        most = size * limits.archive_ratio + RATIO_ROOM if packed else size
+        source = _Blocks(_inflated(raw, index.points) if packed else iter(lambda: raw.read(CHUNK), b""))
         try:
-            with tarfile.open(fileobj=source, mode="r|") as archive:
-                for entry in archive:
-                    if entry.isreg():
-                        data = archive.extractfile(entry).read()
-                        if len(data) != entry.size:
-                            raise EOFError(f"{entry.name} is cut off")
-                        name = entry.name.removeprefix("./")
-                        index.members[name] = Member(name, entry.offset_data, entry.size, _digest(data))
-                        archive.members = []  # tarfile keeps every header it has seen
-        except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-            index.problem = f"damaged, noticed after {len(index.members)} members: {error}"
+            with tarfile.open(fileobj=source, mode="r|", tarinfo=_Header) as archive:
+                for number, entry in enumerate(archive, start=1):
+                    archive.members = []  # tarfile keeps every header it has seen
+                    if number > limits.members:
+                        raise Beyond(f"more than data.limits.members={limits.members} members")
+                    source.allow(_end_of(entry, most, limits, packed))
+                    _take(archive, entry, index, limits)
+        except Beyond as error:
+            index.problem = f"read as far as {len(index.members)} members: {error}"
+        except DAMAGE as error:
+            index.problem = f"damaged, noticed after {len(index.members)} members: {error}; download it again"
     return index
 
 
+DAMAGE = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    TypeError,
+    RecursionError,
+)
+"""What tarfile and zlib raise on bytes that are none of theirs."""
+
+
+def _end_of(entry: tarfile.TarInfo, most: int, limits: ReadLimits, packed: bool) -> int:
+    """Where a member's data end. Beyond: it is sparse, or claims more than the whole archive can hold."""
+    if entry.issparse():
+        raise Beyond(f"{entry.name[:80]!r} is a sparse file, which is not read")
+    end = entry.offset_data + (entry.size if entry.isreg() else 0)
+    if end > most:
+        if not packed:
+            raise EOFError(f"{entry.name[:80]!r} is cut off")
+        raise Beyond(
+            f"{entry.name[:80]!r} inflates to {end / 2**20:.0f} MB, more than data.limits.archive_ratio="
+            f"{limits.archive_ratio} times the file"
+        )
+    return end
+
+
+def _take(archive: tarfile.TarFile, entry: tarfile.TarInfo, index: Index, limits: ReadLimits) -> None:
+    """Note one member in the index, or why it is never read."""
+    name = entry.name.removeprefix("./")
+    if entry.isdir():
+        return
+    if not entry.isreg():
+        index.skip("links and devices", name)
+    elif not name.isprintable() or len(name) > MOST_NAME or MARK in name:
+        index.skip("members without a plain name", name)
+    elif name.startswith("/") or ".." in name.split("/"):
+        index.skip("members that lead out of the archive's folder", name)
+    elif entry.size > limits.member_mb << 20:
+        index.skip(f"members of more than data.limits.member_mb={limits.member_mb}", name)
+    else:
+        data = archive.extractfile(entry).read()
+        if len(data) != entry.size:
+            raise EOFError(f"{entry.name} is cut off")
+        index.members[name] = Member(name, entry.offset_data, entry.size, _digest(data))
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is none is damage: tarfile itself takes one behind the first for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
 class _Blocks:
-    """A generator of bytes with the one method of a file that tarfile needs of a stream."""
+    """A generator of bytes with the one method of a file that tarfile needs of a stream, and a limit for headers."""
 
     def __init__(self, blocks: Iterator[bytes]):
-        self._blocks, self._left = blocks, b""
+        self._blocks, self._left, self._taken = blocks, b"", 0
+        self._most = HEADER_ROOM
+
+    def allow(self, end: int) -> None:
+        """Data may be read as far as byte `end`, and one member's headers behind it."""
+        self._most = end + HEADER_ROOM
 
     def read(self, size: int) -> bytes:
         parts, have = [self._left], len(self._left)
@@ -262,6 +368,9 @@ class _Blocks:
             have += len(block)
         data = b"".join(parts)
         self._left = data[size:]
+        self._taken += len(data[:size])
+        if self._taken > self._most + tarfile.RECORDSIZE:
+            raise Beyond(f"the headers of one member take more than {HEADER_ROOM >> 20} MB")
         return data[:size]
 
 

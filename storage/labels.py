@@ -1,34 +1,19 @@
-"""One label table: (dataset, label as the release spells it) -> one of EMOTIONS, or None.
+"""From a label as a release spells it to one of the seven emotions, or to none: the table of one dataset.
 
-Knows nothing of file formats or of where labels come from; an unknown spelling is an error, never a silent
-"neutral".
+Each reader keeps its own table beside its code. Knows nothing of file formats or of which datasets there are; an
+unknown spelling is an error, never a silent "neutral".
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 from storage.errors import InputError
 from storage.settings import LabelPolicy
 
-MULTIDIALOG = {
-    "angry": "angry",
-    "disgusting": "disgust",
-    "fear": "fearful",
-    "happy": "happy",
-    "neutral": "neutral",
-    "sad": "sad",
-    "surprising": "surprise",
-}
-TOPICAL_CHAT = {
-    "angry": "angry",
-    "disgusted": "disgust",
-    "fearful": "fearful",
-    "happy": "happy",
-    "neutral": "neutral",
-    "sad": "sad",
-    "surprised": "surprise",
-}
-# GoEmotions in its Ekman grouping uses the same seven words as MELD.
-EKMAN = {
+EKMAN: Mapping[str, str] = {
     "anger": "angry",
     "disgust": "disgust",
     "fear": "fearful",
@@ -37,83 +22,59 @@ EKMAN = {
     "sadness": "sad",
     "surprise": "surprise",
 }
-IEMOCAP = {
-    "ang": "angry",
-    "dis": "disgust",
-    "fea": "fearful",
-    "hap": "happy",
-    "neu": "neutral",
-    "sad": "sad",
-    "sur": "surprise",
-    "oth": None,
-    "xxx": None,
-}
-RAVDESS = {
-    "01": "neutral",
-    "03": "happy",
-    "04": "sad",
-    "05": "angry",
-    "06": "fearful",
-    "07": "disgust",
-    "08": "surprise",
-}
-# The acted emotion in the file's name, and the letters of the votes.
-CREMA_D = {
-    "ang": "angry",
-    "dis": "disgust",
-    "fea": "fearful",
-    "hap": "happy",
-    "neu": "neutral",
-    "sad": "sad",
-    "a": "angry",
-    "d": "disgust",
-    "f": "fearful",
-    "h": "happy",
-    "n": "neutral",
-    "s": "sad",
-}
-LABELS: dict[str, dict[str, str | None]] = {
-    "multidialog": MULTIDIALOG,
-    "topical_chat": TOPICAL_CHAT,
-    "meld": EKMAN,
-    "iemocap": IEMOCAP,
-    "ravdess": RAVDESS,
-    "crema_d": CREMA_D,
-    "goemotions": EKMAN,
-}
-"""Lower-case spelling -> target, per dataset, without the spellings that are a matter of policy."""
+"""The words of MELD, and of GoEmotions in its Ekman grouping."""
 
 
 class LabelError(InputError):
-    """A label that the table does not know; the message names the place."""
+    """A label that no table knows; the message names the place, and the setting that gives it a target.
 
-
-def label_table(dataset: str, policy: LabelPolicy) -> dict[str, str | None]:
-    """The whole table of one dataset, policy spellings included. LabelError: an unknown dataset."""
-    if dataset not in LABELS:
-        raise LabelError(f"no label table for dataset {dataset!r}; known: {', '.join(sorted(LABELS))}")
-    table = dict(LABELS[dataset])
-    if dataset == "iemocap":
-        table["exc"] = policy.iemocap_excited
-        table["fru"] = policy.iemocap_frustrated
-    elif dataset == "ravdess":
-        table["02"] = policy.ravdess_calm
-    elif dataset == "topical_chat":
-        table["curious to dive deeper"] = policy.topical_chat_curious
-    return table
-
-
-def target_emotion(dataset: str, raw: str, where: str, policy: LabelPolicy | None = None) -> str | None:
-    """The target emotion of a raw label, or None where the label has no target (the turn is context only).
-
-    `where` names file and line for the message of LabelError, which an unknown spelling raises. Spelling is
-    compared without case and outer blanks.
+    spelling: as `data.labels.map` takes it.
     """
-    table = label_table(dataset, policy or LabelPolicy())
-    spelling = raw.strip().lower()
-    if spelling not in table:
-        raise LabelError(
-            f"{where}: unknown {dataset} emotion {raw!r}; known: {', '.join(sorted(table))}; "
-            "correct the file or add the spelling to storage/labels.py"
-        )
-    return table[spelling]
+
+    def __init__(self, message: str, spelling: str):
+        super().__init__(message, spelling)  # both, so that it crosses between processes
+        self.spelling = spelling
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+def none_by_choice(policy: LabelPolicy) -> dict[str, str | None]:
+    """Of a dataset whose labels all have one plain target."""
+    return {}
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Lower-case spelling -> one of EMOTIONS, or None where a label has no target (the turn is context only).
+
+    by_choice: the spellings whose target is a setting.
+    """
+
+    dataset: str
+    plain: Mapping[str, str | None]
+    by_choice: Callable[[LabelPolicy], dict[str, str | None]] = none_by_choice
+
+    def spellings(self, policy: LabelPolicy) -> dict[str, str | None]:
+        """The whole table under a policy."""
+        return {**self.plain, **self.by_choice(policy)}
+
+    def target(self, raw: str, where: str, policy: LabelPolicy | None = None) -> str | None:
+        """The target of a raw label, compared without case and outer blanks; `policy.map` goes before the table.
+
+        `where` names file and line for the message of LabelError, which an unknown spelling raises.
+        """
+        policy = policy or LabelPolicy()
+        table = self.spellings(policy)
+        spelling = raw.strip().lower()
+        for name in (f"{self.dataset}/{spelling}", spelling):
+            if name in policy.map:
+                return policy.map[name]
+        if spelling not in table:
+            raise LabelError(
+                f"{where}: unknown {self.dataset} emotion {raw[:80]!r}; known: {', '.join(sorted(table))}; correct "
+                "the file, or give it one of the seven emotions, or null, by the setting data.labels.map: "
+                f"--set 'data.labels.map={json.dumps({spelling[:80]: 'neutral'})}'",
+                spelling,
+            )
+        return table[spelling]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 Emotion = Literal["angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise"]
 
@@ -27,6 +27,45 @@ class LabelPolicy(BaseModel, frozen=True, extra="forbid"):
     topical_chat_curious: Emotion | None = Field(
         "neutral", description="Topical-Chat `Curious to dive deeper`; not in the paper"
     )
+    map: dict[str, Emotion | None] = Field(
+        {},
+        description="Foreign label -> one of the seven emotions, or null; goes before every table. `dataset/label` "
+        "is of one dataset alone, as in dailydialog/0; not in the paper",
+    )
+
+    @field_validator("map")
+    @classmethod
+    def _lower_case(cls, value: dict) -> dict:
+        return {label.strip().lower(): emotion for label, emotion in value.items()}
+
+
+class ReadLimits(BaseModel, frozen=True, extra="forbid"):
+    """What is still read of raw files: beyond, a file is an error and a row or a member is turned away."""
+
+    text_mb: int = Field(
+        1024, ge=1, description="Megabytes of a text file that is read whole; not in the paper"
+    )
+    text_chars: int = Field(
+        20_000, ge=1, le=100_000, description="Characters of one utterance; not in the paper"
+    )
+    members: int = Field(250_000, ge=1, description="Members of one archive; not in the paper")
+    member_mb: int = Field(256, ge=1, description="Megabytes of one member; not in the paper")
+    archive_ratio: int = Field(
+        100, ge=1, description="How many times its own size an archive may inflate to; not in the paper"
+    )
+
+
+class FetchLimits(BaseModel, frozen=True, extra="forbid"):
+    """What `fetch` still waits for and takes: settings of that command alone."""
+
+    window_s: float = Field(
+        60.0, gt=0, description="Seconds over which a server's silence or pace is judged."
+    )
+    slowest_bytes_s: int = Field(
+        1000, ge=0, description="Bytes a second below which a download is given up; 0: however slow."
+    )
+    page_mb: int = Field(64, ge=1, description="Megabytes of a list of files.")
+    unpublished_gb: int = Field(64, ge=1, description="Gigabytes of a file whose size is not published.")
 
 
 class DataSettings(BaseModel, frozen=True, extra="forbid"):
@@ -48,6 +87,13 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         ge=1,
         le=5,
         description="Leave one session (two speakers) out as IEMOCAP's test, in place of the share; not in the paper",
+    )
+    test_share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of the dialogues in test, of other datasets without splits (DailyDialog while its splits "
+        "are packed away, own dialogues that name none); not in the paper",
     )
     actor_test_share: float = Field(
         0.1, gt=0, lt=1, description="Share of the RAVDESS and CREMA-D actors in test; not in the paper"
@@ -76,3 +122,4 @@ class DataSettings(BaseModel, frozen=True, extra="forbid"):
         "label); the paper does not say",
     )
     labels: LabelPolicy = LabelPolicy()
+    limits: ReadLimits = ReadLimits()

@@ -46,7 +46,7 @@ def _read(file: Path) -> list[str]:
             return [turn["message"] for talk in json.loads(content).values() for turn in talk["content"]]
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give {FORMS}") from None
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise InputError(
             f"{file}: not what its name says ({type(error).__name__}: {error}); give {FORMS}"
         ) from None

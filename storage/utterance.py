@@ -12,9 +12,6 @@ EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise"
 
 SPLITS = ("train", "dev", "test")
 
-CLIP_DATASETS = frozenset({"crema_d", "ravdess"})
-"""Datasets of single acted clips: they teach emotion, and hold neither dialogues nor replies."""
-
 
 @dataclass(frozen=True, slots=True)
 class Utterance:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from model.pairs.settings import PairSettings
 from model.scorer.settings import ScorerSettings
 from storage.errors import InputError
 from storage.media.settings import MediaSettings
-from storage.settings import DataSettings
+from storage.settings import DataSettings, FetchLimits
 from tasks.engine.retrain import RetrainSettings
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -166,6 +167,20 @@ def read_json_settings(kind: type[Kind], path: Path) -> Kind:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: setting {name or '(all)'}: {first['msg']}") from None
+
+
+def fetch_limits(changes: Sequence[str]) -> FetchLimits:
+    """The limits of `fetch` after "fetch.name=value" changes. InputError names the one that is wrong."""
+    values: dict = {}
+    for change in changes:
+        _set(values, change)
+    try:
+        return FetchLimits.model_validate(values.pop("fetch", {}) if values.keys() <= {"fetch"} else values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(f"fetch.{field}" for field in FetchLimits.model_fields)
+        raise InputError(f"setting {name}: {first['msg']}; `fetch` has {known}") from None
 
 
 def _read_profile(profile: str) -> dict:

@@ -1,103 +1,145 @@
 """One file over HTTP: what is there already is gone on from, and a file has its name only once it is whole.
 
-What has come so far lies in NAME.part, with the server's mark of the version in NAME.part.json. Knows nothing of
-which datasets there are.
+What has come so far lies in NAME.part, with the server's mark of the version in NAME.part.json. Nothing that a server
+says is trusted: versions are compared before anything is appended, what comes is bounded in bytes and in time, and a
+page that asks for a login is no file. Knows nothing of which datasets there are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import http.client
 import json
 import os
 import shutil
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from storage.fetch.sources import FetchError, RemoteFile, Source
+from storage.settings import FetchLimits
 
 CHUNK = 1 << 20
-TIMEOUT_S = 60.0
 ATTEMPTS = 5
 PAUSE_S = 1.0
 """Before the first new attempt; doubled for each further one that brought nothing."""
+USUAL = FetchLimits()
 AGAIN = (408, 429, 500, 502, 503, 504)
 """Answers that are worth asking again after."""
+
+PAGES = ("text/html", "application/xhtml+xml")
+PAGE_STARTS = (b"<!doctype html", b"<html")
+STARTS = {
+    ".tar.gz": (b"\x1f\x8b",), ".tgz": (b"\x1f\x8b",), ".zip": (b"PK",), ".wav": (b"RIFF",), ".flv": (b"FLV",),
+}  # fmt: skip
+"""How the content of a file begins whose publisher tells no checksum."""
 
 Told = Callable[[str, int, int | None], None]
 """progress(name, bytes here, bytes in all where known)."""
 
 
-def fetch(source: Source, folder: Path, wanted: Callable[[str], bool], progress: Told) -> tuple[int, int]:
+def fetch(
+    source: Source,
+    folder: Path,
+    wanted: Callable[[str], bool],
+    progress: Told,
+    limits: FetchLimits = USUAL,
+) -> tuple[int, int]:
     """Bring the wanted files of a dataset into `folder`; files that are there whole are kept.
 
     Returns how many were brought and how many were there. FetchError: nothing wanted, not enough room, or a file
     that cannot be had; what has come of it stays for the next try.
     """
-    files = [file for file in source.listing(ask) if wanted(file.name)]
+    files = [file for file in source.listing(partial(ask, limits=limits)) if wanted(file.name)]
     if not files:
         raise FetchError(f"{source.title}: no file is named so; the publisher's list has none")
     folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not _is_whole(folder / file.name, file)]
     _check_room(folder, missing)
     for file in missing:
-        download(file, folder / file.name, progress)
+        download(file, folder / file.name, progress, limits)
     return len(missing), len(files) - len(missing)
 
 
-def ask(url: str) -> bytes:
-    """The body of a small page."""
+class _Unwanted(FetchError):
+    """What comes is not the file, so that there is nothing to go on from."""
+
+
+def ask(url: str, limits: FetchLimits = USUAL) -> bytes:
+    """The body of a small page. FetchError: it cannot be had, or is beyond the limits."""
     for attempt in range(ATTEMPTS):
         try:
-            with _opened(url, {}) as answer:
-                return answer.read()
+            with _opened(url, {}, limits) as answer:
+                return b"".join(_blocks(url, answer, limits, limits.page_mb << 20, "fetch.page_mb"))
         except (OSError, http.client.HTTPException) as error:
             _give_up_or_wait(url, error, attempt)
     raise AssertionError("the last attempt raises")
 
 
-def download(file: RemoteFile, target: Path, progress: Told) -> None:
+def download(file: RemoteFile, target: Path, progress: Told, limits: FetchLimits = USUAL) -> None:
     """Bring one file to `target`: resumed after a break, verified, and renamed when whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _held(part):
-        failures, before = 0, -1
-        while not _continue(file, part, progress):
-            here = part.stat().st_size
-            failures = 0 if here > before >= 0 else failures + 1
-            before = max(before, here)
-            if failures >= ATTEMPTS:
-                raise FetchError(
-                    f"{file.url}: the connection broke {failures} times without bringing anything; "
-                    f"{here} bytes are kept, fetch again to go on"
-                )
-            time.sleep(PAUSE_S * 2 ** max(0, failures - 1))
-        _verify(file, part)
+        try:
+            _bring_all(file, part, progress, limits)
+            _verify(file, part)
+        except _Unwanted:
+            part.unlink()
+            _mark(part).unlink(missing_ok=True)
+            raise
         os.replace(part, target)
         _mark(part).unlink(missing_ok=True)
 
 
-def _continue(file: RemoteFile, part: Path, progress: Told) -> bool:
+def _bring_all(file: RemoteFile, part: Path, progress: Told, limits: FetchLimits) -> None:
+    failures, before = 0, -1
+    while not _continue(file, part, progress, limits):
+        here = part.stat().st_size
+        failures = 0 if here > before >= 0 else failures + 1
+        before = max(before, here)
+        if failures >= ATTEMPTS:
+            raise FetchError(
+                f"{file.url}: the connection broke {failures} times without bringing anything; "
+                f"{here} bytes are kept, fetch again to go on"
+            )
+        time.sleep(PAUSE_S * 2 ** max(0, failures - 1))
+
+
+def _continue(file: RemoteFile, part: Path, progress: Told, limits: FetchLimits) -> bool:
     """Ask for what is missing and append it. Whether the file is whole now."""
     here = part.stat().st_size
     version = _version(part)
     headers = {"Range": f"bytes={here}-", "If-Range": version} if here and version else {}
     try:
-        with _opened(file.url, headers) as answer, open(part, "r+b") as sink:
-            if answer.status == 206 and _first_byte(answer) == here:
+        with _opened(file.url, headers, limits) as answer, open(part, "r+b") as sink:
+            _check_kind(file, answer)
+            if answer.status == 206 and not (headers and _goes_on(answer, here, version)):
+                _start_over(part)  # the server glues on another version, or another place, than was asked for
+                return False
+            if answer.status == 206:
                 sink.seek(here)
             else:  # the server has another version by now, or knows no ranges: from the start
                 here = 0
                 sink.truncate(0)
                 _remember(part, answer)
-            length = answer.headers.get("Content-Length")
-            total = None if length is None else here + int(length)
-            while block := answer.read(CHUNK):
+            total = None if answer.length is None else here + answer.length
+            if None not in (total, file.size) and total != file.size:
+                raise _Unwanted(f"{file.url}: the server announces {total} bytes, {file.size} are published")
+            most, setting = (limits.unpublished_gb << 30, "fetch.unpublished_gb")
+            if file.size is not None:
+                most, setting = (file.size, "")
+            for block in _blocks(file.url, answer, limits, most - here, setting):
+                if not here:
+                    _check_start(file, block)
                 sink.write(block)
                 here += len(block)
                 progress(file.name, here, total or file.size)
@@ -117,11 +159,112 @@ def _continue(file: RemoteFile, part: Path, progress: Told) -> bool:
     return here == total
 
 
-def _opened(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+def _goes_on(answer: http.client.HTTPResponse, here: int, version: str) -> bool:
+    """Whether a partial answer is the rest of what is here: from that byte on, and of that very version."""
+    return _first_byte(answer) == here and _mark_of(answer) == version
+
+
+def _blocks(
+    url: str, answer: http.client.HTTPResponse, limits: FetchLimits, most: int, setting: str
+) -> Iterator[bytes]:
+    """A body as it comes. FetchError: more than `most` bytes, or slower for a while than the limits allow.
+
+    setting: which one says `most`; empty: it is the published size.
+    """
+    came, since, counted = 0, time.monotonic(), 0
+    while block := answer.read1(CHUNK):
+        came += len(block)
+        counted += len(block)
+        if came > most:
+            told = f"{setting} allows" if setting else "are published"
+            raise _Unwanted(f"{url}: more bytes come than {told}; stopped")
+        spent = time.monotonic() - since
+        if spent >= limits.window_s:
+            if counted < limits.slowest_bytes_s * spent:
+                raise FetchError(
+                    f"{url}: {counted} bytes in {spent:.0f} s, slower than fetch.slowest_bytes_s="
+                    f"{limits.slowest_bytes_s}; what came is kept, fetch again to go on"
+                )
+            since, counted = time.monotonic(), 0
+        yield block
+
+
+def _check_kind(file: RemoteFile, answer: http.client.HTTPResponse) -> None:
+    """FetchError: the answer's headers say that it is a web page, or packed on the way."""
+    packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    if packed not in ("", "identity"):
+        raise _Unwanted(f"{file.url}: the body comes packed as {packed[:20]!r}, which was not asked for")
+    kind = answer.headers.get_content_type() if answer.headers.get("Content-Type") else ""
+    if kind in PAGES and not file.name.endswith((".html", ".htm")):
+        raise _Unwanted(_page_came(file))
+
+
+def _check_start(file: RemoteFile, block: bytes) -> None:
+    if block[:200].lstrip().lower().startswith(PAGE_STARTS) and not file.name.endswith((".html", ".htm")):
+        raise _Unwanted(_page_came(file))
+
+
+def _page_came(file: RemoteFile) -> str:
+    return (
+        f"{file.url}: a web page came in place of the file that is published there, such as one that asks you to sign "
+        "in; open the address in a browser, or fetch by hand"
+    )
+
+
+class _Patient:
+    """A connection that hangs up on a server whose headers take too long, drop by drop."""
+
+    hung_up = False
+
+    def getresponse(self):
+        timer = threading.Timer(self.timeout, self._hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            answer = super().getresponse()
+        finally:
+            timer.cancel()
+        if self.hung_up:  # what had come of the headers may look like all of them
+            raise TimeoutError("the headers took too long")
+        return answer
+
+    def _hang_up(self) -> None:
+        self.hung_up = True
+        with contextlib.suppress(OSError, AttributeError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(_Patient, http.client.HTTPConnection):
+    pass
+
+
+class _Https(_Patient, http.client.HTTPSConnection):
+    pass
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(_Http, request)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(_Https, request)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, answer, code, message, headers, address):
+        if not address.lower().startswith(("http://", "https://")):
+            raise FetchError(f"{request.full_url}: it leads on to {address[:80]!r}, which is not the web")
+        return super().redirect_request(request, answer, code, message, headers, address)
+
+
+def _opened(url: str, headers: dict[str, str], limits: FetchLimits) -> http.client.HTTPResponse:
     request = urllib.request.Request(
         url, headers={"Accept-Encoding": "identity", "User-Agent": "empamba", **headers}
     )
-    return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    opener = urllib.request.build_opener(_HttpHandler, _HttpsHandler, _Redirects)
+    return opener.open(request, timeout=limits.window_s)
 
 
 def _give_up_or_wait(url: str, error: Exception, attempt: int) -> None:
@@ -139,7 +282,7 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> str:
         403: "it wants you to sign in; accept its terms there and fetch by hand",
         404: "it has moved; look at the dataset's page",
     }.get(error.code, "try again later")
-    return f"{url}: the server says {error.code} {error.reason}: {hint}"
+    return f"{url}: the server says {error.code} {' '.join(str(error.reason).split())}: {hint}"
 
 
 def _first_byte(answer: http.client.HTTPResponse) -> int:
@@ -161,10 +304,14 @@ def _version(part: Path) -> str | None:
         return None
 
 
-def _remember(part: Path, answer: http.client.HTTPResponse) -> None:
+def _mark_of(answer: http.client.HTTPResponse) -> str | None:
+    """The server's mark of the version it sends."""
     strong = answer.headers.get("ETag", "")
-    version = strong if strong and not strong.startswith("W/") else answer.headers.get("Last-Modified")
-    _mark(part).write_text(json.dumps({"version": version}), encoding="utf-8")
+    return strong if strong and not strong.startswith("W/") else answer.headers.get("Last-Modified")
+
+
+def _remember(part: Path, answer: http.client.HTTPResponse) -> None:
+    _mark(part).write_text(json.dumps({"version": _mark_of(answer)}), encoding="utf-8")
 
 
 def _start_over(part: Path) -> None:
@@ -182,10 +329,10 @@ def _verify(file: RemoteFile, part: Path) -> None:
         problem = f"its checksum is {_checksum(part, file.checksum)}, published is {file.checksum}"
     elif file.checksum is None and _is_pointer(part):
         problem = "a Git LFS pointer came in place of the file"
+    elif file.checksum is None and not _begins_as_named(file.name, part):
+        problem = f"what came does not begin like a {''.join(Path(file.name).suffixes[-2:])}"
     if problem:
-        part.unlink()
-        _mark(part).unlink(missing_ok=True)
-        raise FetchError(f"{file.url}: {problem}; removed, fetch again")
+        raise _Unwanted(f"{file.url}: {problem}; removed, fetch again")
 
 
 def _checksum(path: Path, like: str) -> str:
@@ -199,6 +346,12 @@ def _checksum(path: Path, like: str) -> str:
 def _is_pointer(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(24) == b"version https://git-lfs."
+
+
+def _begins_as_named(name: str, part: Path) -> bool:
+    with open(part, "rb") as file:
+        head = file.read(8)
+    return all(head.startswith(starts) for suffix, starts in STARTS.items() if name.endswith(suffix))
 
 
 def _is_whole(path: Path, file: RemoteFile) -> bool:

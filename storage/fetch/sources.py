@@ -1,7 +1,8 @@
-"""Where each dataset is published, under which licence, and how its list of files is had.
+"""Where a dataset is published, under which licence, and how its list of files is had.
 
-Addresses are the authors' own (their site, Zenodo, the hub, GitHub). A list that the publisher keeps with sizes and
-checksums is asked for when it is needed, so nothing here goes stale with a re-upload. Knows nothing of downloading.
+Each dataset's own stands beside its reader. Addresses are the authors' own (their site, Zenodo, the hub, GitHub).
+A list that the publisher keeps with sizes and checksums is asked for when it is needed, so nothing goes stale with
+a re-upload. Knows nothing of downloading.
 """
 
 from __future__ import annotations
@@ -92,11 +93,17 @@ class NamedInCsv:
     templates: tuple[str, ...]
 
     def listing(self, ask: Ask) -> list[RemoteFile]:
-        text = ask(self.csv_url).decode("utf-8-sig")
         try:
-            names = [row[self.column] for row in csv.DictReader(io.StringIO(text, newline=""))]
-        except KeyError:
-            raise FetchError(f"{self.csv_url}: no column {self.column}; its layout has changed") from None
+            text = ask(self.csv_url).decode("utf-8-sig")
+            table = csv.DictReader(io.StringIO(text, newline=""))
+            if self.column not in (table.fieldnames or ()):
+                raise KeyError
+            names = [row[self.column] for row in table]
+        except (KeyError, UnicodeDecodeError, csv.Error):
+            raise FetchError(
+                f"{self.csv_url}: no table with a column {self.column}; its layout has changed, or a web page that "
+                "asks you to sign in came in its place"
+            ) from None
         found = [RemoteFile(PurePosixPath(self.csv_url).name, self.csv_url)]
         for template in self.templates:
             found += [RemoteFile(template.format(n), f"{self.media}/{template.format(n)}") for n in names]
@@ -140,92 +147,3 @@ def _json(ask: Ask, url: str, key: str | None = None):
     except ValueError:
         raise FetchError(f"{url}: answered with something that is no JSON") from None
     return body if key is None else body[key]
-
-
-CREMA_D = "https://{}/CheyneyComputerScience/CREMA-D/master"
-
-SOURCES = {
-    "meld": Source(
-        "MELD (Poria et al., ACL 2019)",
-        "GPL-3.0",
-        "https://github.com/declare-lab/MELD/blob/master/LICENSE",
-        (
-            Plain(
-                (
-                    RemoteFile(
-                        "MELD.Raw.tar.gz", "http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz"
-                    ),
-                )
-            ),
-        ),
-        "unpack it, then the three archives inside: tar -xzf MELD.Raw.tar.gz && cd MELD.Raw && "
-        "for a in train dev test; do tar -xzf $a.tar.gz; done",
-    ),
-    "multidialog": Source(
-        "MultiDialog (Park et al., ACL 2024)",
-        "cc, as its card says without a version",
-        "https://huggingface.co/datasets/IVLLab/MultiDialog",
-        (
-            HubFolders(
-                "https://huggingface.co",
-                "IVLLab/MultiDialog",
-                ("metadata/train", "metadata/test_freq", "data/train", "data/test_freq"),
-            ),
-        ),
-        "the archives are read where they lie. The videos are published apart, on a shared drive that the card "
-        "links; put them under a folder named video",
-    ),
-    "ravdess": Source(
-        "RAVDESS (Livingstone and Russo, PLoS ONE 2018)",
-        "CC BY-NC-SA 4.0",
-        "https://creativecommons.org/licenses/by-nc-sa/4.0/",
-        (ZenodoRecord("https://zenodo.org/api/records/1188976"),),
-        "unpack the zips side by side: for z in *.zip; do unzip -qn $z; done",
-    ),
-    "crema-d": Source(
-        "CREMA-D (Cao et al., IEEE TAC 2014)",
-        "ODbL 1.0, contents under DbCL 1.0",
-        "https://github.com/CheyneyComputerScience/CREMA-D/blob/master/LICENSE.txt",
-        (
-            Plain(
-                (
-                    RemoteFile(
-                        "processedResults/summaryTable.csv",
-                        CREMA_D.format("raw.githubusercontent.com") + "/processedResults/summaryTable.csv",
-                    ),
-                    RemoteFile(
-                        "VideoDemographics.csv",
-                        CREMA_D.format("raw.githubusercontent.com") + "/VideoDemographics.csv",
-                    ),
-                )
-            ),
-            NamedInCsv(
-                CREMA_D.format("raw.githubusercontent.com") + "/SentenceFilenames.csv",
-                "Filename",
-                CREMA_D.format("media.githubusercontent.com/media"),
-                ("AudioWAV/{}.wav", "VideoFlash/{}.flv"),
-            ),
-        ),
-        "nothing to unpack",
-    ),
-    "iemocap": Source(
-        "IEMOCAP (Busso et al., 2008)",
-        "an agreement with USC's SAIL, for each user",
-        "https://sail.usc.edu/iemocap/",
-        None,
-        "ask for it with the form at https://sail.usc.edu/iemocap/iemocap_release.htm, then unpack the archive "
-        "that you are sent and name its folder with --raw",
-    ),
-}
-"""Name on the command line -> publisher."""
-
-
-def source_of(dataset: str) -> Source:
-    """The publisher of a dataset that may be fetched. FetchError: unknown, or to be asked for by hand."""
-    name = dataset.lower().replace("_", "-")
-    if name not in SOURCES:
-        raise FetchError(f"no dataset {dataset!r}; known: {', '.join(SOURCES)}")
-    source = SOURCES[name]
-    if source.files is None:
-        raise FetchError(f"{source.title} needs {source.licence}: {source.after}")
-    return source

@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ SKIPPED_FOLDERS = {"__MACOSX", "ForcedAlignment"}
 LINE_END = re.compile("\r\n|\n|\r")
 LFS_POINTER = b"version https://git-lfs"
 LFS_POINTER_SIZE = 200
+MOST_KINDS, MOST_EXAMPLES = 12, 3
 MOST_TURNS = 2**31 - 1
 """Turns are 32-bit in the shards."""
 
@@ -37,13 +38,15 @@ class RawDataset:
     """One dataset found under a raw root.
 
     `folder` is the deepest folder holding all of it; `files` are the paths its reader depends on, relative
-    to the root, with "/" and sorted.
+    to the root, with "/" and sorted. `not_read`: what lies beside them and no reader takes, counted by suffix;
+    `notes`: what of that the release ships and nothing here needs.
     """
 
     dataset: str
     folder: Path
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    not_read: tuple[str, ...] = ()
 
 
 @dataclass
@@ -61,13 +64,15 @@ class Dialogues:
     rows: int = 0
 
 
-def walk(root: Path) -> list[str]:
-    """All files below `root` as sorted relative paths; names starting with "." (Mac twins) are left out.
+def walk(root: Path) -> tuple[list[str], list[str]]:
+    """(all files below `root`, what of it is left out), as sorted relative paths.
 
-    Links to folders are followed, each real folder once. A name that is not UTF-8 belongs to no release and is
-    left out. RawDataError: a folder that cannot be listed.
+    Left out are names starting with "." (Mac twins), names that are not UTF-8, folders that no reader needs, and
+    what is neither file nor folder, such as a broken link; a folder's name then ends with "/" and stands for all of
+    it. Links to folders are followed, each real folder once. RawDataError: a folder that cannot be listed.
     """
     found: list[str] = []
+    left_out: list[str] = []
     seen: set[tuple[int, int]] = set()
     pending = [("", str(root))]
     while pending:
@@ -77,13 +82,18 @@ def walk(root: Path) -> list[str]:
             continue
         seen.add((stat.st_dev, stat.st_ino))
         for entry in list_folder(folder):
-            if not entry.name.startswith(".") and is_text(entry.name):
-                path = f"{relative}/{entry.name}" if relative else entry.name
-                if entry.is_file():
-                    found.append(path)
-                elif entry.is_dir() and not skipped_folder(entry.name):
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            strange = entry.name.startswith(".") or not is_text(entry.name)
+            if entry.is_dir():
+                if strange or skipped_folder(entry.name):
+                    left_out.append(f"{path}/")
+                else:
                     pending.append((path, entry.path))
-    return sorted(found)
+            elif strange or not entry.is_file():
+                left_out.append(path)
+            else:
+                found.append(path)
+    return sorted(found), sorted(left_out)
 
 
 def list_folder(folder: str) -> list[os.DirEntry]:
@@ -96,6 +106,39 @@ def list_folder(folder: str) -> list[os.DirEntry]:
 
 def skipped_folder(name: str) -> bool:
     return name in SKIPPED_FOLDERS or name.startswith("MOCAP_")
+
+
+def counted_by_suffix(names: Iterable[str]) -> list[str]:
+    """How many names there are of each suffix as it is spelled, with a few of them: "2 *.WAV: a.WAV, b.WAV".
+
+    Bounded whatever the names: of further suffixes only the number is told.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(kind_of(name), []).append(name)
+    ranked = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
+    lines = []
+    for kind, members in ranked[:MOST_KINDS]:
+        more = ", …" if len(members) > MOST_EXAMPLES else ""
+        lines.append(f"{len(members)} {kind}: {', '.join(map(printable, members[:MOST_EXAMPLES]))}{more}")
+    if rest := ranked[MOST_KINDS:]:
+        lines.append(f"{sum(len(members) for _, members in rest)} of {len(rest)} further kinds")
+    return lines
+
+
+def kind_of(name: str) -> str:
+    last = file_name(name)
+    if not last:
+        return "folders"
+    if last.startswith("."):
+        return "hidden files"
+    suffix = last.rpartition(".")[2] if "." in last else ""
+    return f"*.{printable(suffix)[:20]}" if suffix else "files without a suffix"
+
+
+def printable(name: str) -> str:
+    """A name on one line: control characters, and bytes that are no UTF-8, are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)[:200]
 
 
 def by_depth(paths: Iterable[str]) -> list[str]:
@@ -169,6 +212,33 @@ def fields_of(line: str) -> list[str]:
         return [field.strip() for field in next(csv.reader((line,), strict=True), [])]
     except csv.Error:
         return []
+
+
+def one_line(text: str) -> str:
+    """Text without line ends and outer blanks."""
+    return " ".join(filter(None, (line.strip() for line in lines_of(text))))
+
+
+def without_repeated_dialogues(read: Dialogues, key: Callable[[list[Utterance]], Hashable]) -> Dialogues:
+    """A dialogue that stands in two splits stays where it is tested on; its rows elsewhere are rejected.
+
+    key(utterances of a dialogue): what makes two of them one.
+    """
+    dialogues: dict[tuple[str, str], list[Utterance]] = {}
+    for utterance in read.utterances:
+        dialogues.setdefault((utterance.split, utterance.dialogue_id), []).append(utterance)
+    owners: dict[Hashable, str] = {}
+    gone: set[tuple[str, str]] = set()
+    for split in ("test", "dev", "train"):
+        for place, said in dialogues.items():
+            if place[0] == split and owners.setdefault(key(said), split) != split:
+                gone.add(place)
+    twice = [u for u in read.utterances if (u.split, u.dialogue_id) in gone]
+    kept = [u for u in read.utterances if (u.split, u.dialogue_id) not in gone]
+    rejects = [
+        Reject(*u.key, reason="dialogue_in_two_splits", detail=f"taken out of {u.split}") for u in twice
+    ]
+    return replace(read, utterances=kept, rejects=read.rejects + rejects)
 
 
 def whole_number(text: str) -> int:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from storage.labels import target_emotion
+from storage.fetch.sources import NamedInCsv, Plain, RemoteFile, Source
+from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
     RawDataError,
@@ -25,10 +26,31 @@ from storage.readers.common import (
     lines_of,
     read_text,
 )
+from storage.readers.dataset import Dataset, share_of_actors
+from storage.readers.known_bad import KnownBad
+from storage.readers.published import Published
 from storage.settings import DataSettings
-from storage.utterance import Reject, Utterance
+from storage.utterance import SPLITS, Reject, Utterance
 
 DATASET = "crema_d"
+LABELS = LabelTable(
+    DATASET,
+    {
+        "ang": "angry",
+        "dis": "disgust",
+        "fea": "fearful",
+        "hap": "happy",
+        "neu": "neutral",
+        "sad": "sad",
+        "a": "angry",
+        "d": "disgust",
+        "f": "fearful",
+        "h": "happy",
+        "n": "neutral",
+        "s": "sad",
+    },
+)
+"""The acted emotion in a file's name, and the letters of the votes."""
 NAME = re.compile(
     r"(?P<actor>10[0-8][0-9]|109[01])_(?P<sentence>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<level>LO|MD|HI|XX)"
 )
@@ -122,7 +144,7 @@ def emotion_of(label: str, where: str, settings: DataSettings) -> str | None:
     """The target of a label: an emotion acted or voted for; a tie, and no vote, have none."""
     if TIE in label or not label:
         return None
-    return target_emotion(DATASET, label, where, settings.labels)
+    return LABELS.target(label, where, settings.labels)
 
 
 def read_all_votes(raw: RawDataset, root: Path, settings: DataSettings, result: Dialogues) -> dict[str, str]:
@@ -162,7 +184,7 @@ def read_votes(root: Path, path: str, settings: DataSettings) -> tuple[dict[str,
             rejects.append(Reject(DATASET, "", "", None, reason, f"{where}: {line[:80]}"))
             continue
         for part in vote.split(TIE):
-            target_emotion(DATASET, part, where, settings.labels)
+            LABELS.target(part, where, settings.labels)
         votes[name] = vote
     return votes, rejects
 
@@ -177,3 +199,60 @@ def notes(utterances: Iterable[Utterance]) -> list[str]:
         if missing:
             told.append(f"{DATASET}: {missing} clips without a {kind}")
     return told
+
+
+README = "CheyneyComputerScience/CREMA-D README and issue 8"
+REPOSITORY = "CheyneyComputerScience/CREMA-D/master"
+TEXTS = f"https://raw.githubusercontent.com/{REPOSITORY}"
+
+ENTRY = Dataset(
+    DATASET,
+    "CREMA-D",
+    "1001_IEO_ANG_HI.wav",
+    claim,
+    read,
+    LABELS,
+    test_parts=share_of_actors,
+    single_clips=True,
+    source=Source(
+        "CREMA-D (Cao et al., IEEE TAC 2014)",
+        "ODbL 1.0, contents under DbCL 1.0",
+        "https://github.com/CheyneyComputerScience/CREMA-D/blob/master/LICENSE.txt",
+        (
+            Plain(
+                (
+                    RemoteFile(
+                        "processedResults/summaryTable.csv", f"{TEXTS}/processedResults/summaryTable.csv"
+                    ),
+                    RemoteFile("VideoDemographics.csv", f"{TEXTS}/VideoDemographics.csv"),
+                )
+            ),
+            NamedInCsv(
+                f"{TEXTS}/SentenceFilenames.csv",
+                "Filename",
+                f"https://media.githubusercontent.com/media/{REPOSITORY}",
+                ("AudioWAV/{}.wav", "VideoFlash/{}.flv"),
+            ),
+        ),
+        "nothing to unpack",
+    ),
+    known_bad=(
+        KnownBad(None, "1076_MTI_SAD_XX", 0, "media", "no sound, and an error picture", README),
+        KnownBad(None, "1064_IEO_DIS_MD", 0, "media", "a minute with every emotion", README),
+        KnownBad(None, "1076_MTI_NEU_XX", 0, "flag", "the flv has no sound; the wav has", README),
+        KnownBad(None, "1064_TIE_SAD_XX", 0, "flag", "the flv states no length", README),
+    ),
+    not_needed=re.compile(
+        r"(?:.*/)?(?:\.git[^/]*/?|README[^/]*|LICENSE[^/]*|[^/]+\.R|processedResults/[^/]+|SentenceFilenames\.csv|"
+        r"VideoDemographics\.csv|finished(?:Emo)?Responses\.csv|Finished[^/]*\.csv)"
+    ),
+    published=(
+        Published(
+            "91 actors",
+            SPLITS,
+            7442,
+            None,
+            {"ANG": 1271, "DIS": 1271, "FEA": 1271, "HAP": 1271, "NEU": 1087, "SAD": 1271},
+        ),
+    ),
+)

@@ -1,7 +1,6 @@
 """Find the datasets under a raw root, and read one: the readers' common front.
 
-Knows the list of readers, subsets, splits, known-bad clips and media digests; nothing of any layout, nor of
-Parquet.
+Knows subsets, splits, known-bad clips and media digests; nothing of any one dataset, nor of Parquet.
 """
 
 from __future__ import annotations
@@ -14,13 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from storage.archives import is_member, list_members, member_path, split_member
-from storage.readers import crema_d, iemocap, meld, multidialog, ravdess
-from storage.readers.common import Dialogues, RawDataError, RawDataset, hold_out, smallest_hashes, walk
+from storage.readers.common import (
+    Dialogues,
+    RawDataError,
+    RawDataset,
+    counted_by_suffix,
+    hold_out,
+    smallest_hashes,
+    walk,
+)
+from storage.readers.dataset import Dataset
 from storage.readers.known_bad import withdraw
+from storage.readers.registry import DATASETS, dataset_named
+from storage.sample import MARKER
 from storage.settings import DataSettings
-from storage.utterance import CLIP_DATASETS, SPLITS, Reject, Utterance
+from storage.utterance import SPLITS, Reject, Utterance
 
 __all__ = ["Dialogues", "RawDataError", "RawDataset", "find_datasets", "read_dataset", "source_files"]
+
+
+TEXT_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
 
 
 def find_datasets(root: Path) -> list[RawDataset]:
@@ -31,39 +43,81 @@ def find_datasets(root: Path) -> list[RawDataset]:
     root = Path(root)
     if not root.is_dir():
         raise RawDataError(f"{root}: no such folder; name the folder that holds the unpacked datasets")
-    paths = walk(root)
+    paths, left_out = walk(root)
     if not paths:
-        raise RawDataError(f"{root}: the folder is empty; unpack MELD, MultiDialog or IEMOCAP into it")
+        raise RawDataError(f"{root}: the folder is empty; unpack a dataset into it: {known_titles()}")
+    claimed = {name: files for name, files in claims(paths) if files}
+    beside = walked_past(claimed, paths, left_out)
     found = [
         RawDataset(
-            name, root / (os.path.commonpath([os.path.dirname(p) for p in files]) or "."), tuple(files)
+            name,
+            root / (os.path.commonpath([os.path.dirname(p) for p in files]) or "."),
+            tuple(files),
+            *told_of(dataset_named(name), beside[name]),
         )
-        for name, files in claims(paths)
-        if files
+        for name, files in claimed.items()
     ]
     if not found:
         raise RawDataError(
-            f"{root}: no known dataset among {len(paths)} files; looked for MELD (train_sent_emo.csv, …), "
-            "MultiDialog (metadata/train/*.jsonl, …), IEMOCAP (Session1/dialog/transcriptions, …), RAVDESS "
-            "(03-01-06-01-02-01-12.wav, …) and CREMA-D (1001_IEO_ANG_HI.wav, …)"
+            f"{root}: no known dataset among {len(paths)} files ({'; '.join(counted_by_suffix(paths))}); looked for "
+            + ", ".join(f"{d.title} ({d.example}, …)" for d in sorted(DATASETS, key=lambda d: d.title))
         )
     return found
 
 
+def known_titles() -> str:
+    return ", ".join(sorted(dataset.title for dataset in DATASETS))
+
+
 def claims(paths: list[str]) -> list[tuple[str, list[str]]]:
-    """Each dataset with its files, in name order. A file belongs to one; those told by their own names go first."""
+    """Each dataset with its files, in name order. A file belongs to one."""
     left, found = paths, {}
-    for name, claim in (
-        (crema_d.DATASET, crema_d.claim),
-        (ravdess.DATASET, ravdess.claim),
-        (meld.DATASET, meld.claim),
-        (iemocap.DATASET, iemocap.claim),
-        (multidialog.DATASET, multidialog.claim),
-    ):
-        found[name] = claim(left)
-        taken = set(found[name])
+    for dataset in DATASETS:
+        found[dataset.name] = dataset.claim(left)
+        taken = set(found[dataset.name])
         left = [path for path in left if path not in taken]
     return sorted(found.items())
+
+
+def walked_past(claimed: dict[str, list[str]], paths: list[str], left_out: list[str]) -> dict[str, list[str]]:
+    """Dataset -> the files that no reader takes and that lie nearest to its own.
+
+    Of several that are as near, the one that reads files of that suffix, in any case; else the first.
+    """
+    folders = {name: {f for path in files for f in parents(path)} for name, files in claimed.items()}
+    suffixes = {name: {suffix_of(path) for path in files} for name, files in claimed.items()}
+    beside: dict[str, list[str]] = {name: [] for name in claimed}
+    taken = {path for files in claimed.values() for path in files}
+    for path in [*paths, *left_out] if claimed else ():
+        if path in taken or path == MARKER:
+            continue
+        place = next(f for f in parents(path) if any(f in known for known in folders.values()))
+        near = [name for name in sorted(claimed) if place in folders[name]]
+        beside[next((name for name in near if suffix_of(path) in suffixes[name]), near[0])].append(path)
+    return beside
+
+
+def parents(path: str) -> list[str]:
+    """The folders above a path, the nearest first, the root ("") last."""
+    parts = path.rstrip("/").split("/")[:-1]
+    return ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+
+
+def suffix_of(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def told_of(dataset: Dataset, beside: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(notes, lines on what is not read) of the files beside a dataset's own."""
+    needless = [p for p in beside if dataset.not_needed and dataset.not_needed.fullmatch(p)]
+    notes = ()
+    if needless:
+        notes = (
+            f"{dataset.name}: {len(needless)} files and folders of the release that nothing here needs "
+            f"({'; '.join(counted_by_suffix(needless))})",
+        )
+    rest = set(needless)
+    return notes, tuple(counted_by_suffix(path for path in beside if path not in rest))
 
 
 def source_files(raw: RawDataset, root: Path) -> list[Path]:
@@ -81,11 +135,13 @@ def read_dataset(
     or a reject. Errors: RawDataError, LabelError (an unknown emotion).
     """
     root = Path(root)
-    result = read_raw(raw, root, settings)
+    dataset = dataset_named(raw.dataset)
+    check_sizes(raw, root, settings)
+    result = without_endless_rows(dataset.read(raw, root, settings), settings)
     if settings.known_bad == "withdraw":
-        result.utterances, told = withdraw(result.utterances)
+        result.utterances, told = withdraw(result.utterances, dataset.known_bad)
         result.defects += told
-    if raw.dataset in CLIP_DATASETS:
+    if dataset.single_clips:
         result = without_silent_rows(result)
     if len(result.utterances) + len(result.rejects) != result.rows:
         raise AssertionError(
@@ -93,9 +149,10 @@ def read_dataset(
             f"{len(result.rejects)} rejects"
         )
     notes = list(raw.notes) + result.notes
+    result.defects += [Reject(raw.dataset, "", "", None, "not_read", line) for line in raw.not_read]
     official = {u.split for u in result.utterances}
     result, subset_notes = take_subset(raw.dataset, result, settings)
-    splits, split_notes = assign_splits(raw.dataset, result.utterances, official, settings)
+    splits, split_notes = assign_splits(dataset, result.utterances, official, settings)
     digests: dict[str, str] = {}
     utterances = []
     for u in result.utterances:
@@ -119,19 +176,29 @@ def read_dataset(
     )
 
 
-def read_raw(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
-    """What the dataset's own reader says."""
-    if raw.dataset == crema_d.DATASET:
-        return crema_d.read(raw, root, settings)
-    if raw.dataset == iemocap.DATASET:
-        return iemocap.read(raw, root, settings)
-    if raw.dataset == meld.DATASET:
-        return meld.read(raw, root, settings)
-    if raw.dataset == multidialog.DATASET:
-        return multidialog.read(raw, root, settings)
-    if raw.dataset == ravdess.DATASET:
-        return ravdess.read(raw, root, settings)
-    raise RawDataError(f"no reader for dataset {raw.dataset!r}")
+def check_sizes(raw: RawDataset, root: Path, settings: DataSettings) -> None:
+    """Texts are read whole. RawDataError: one is beyond `data.limits.text_mb`."""
+    for path in raw.files:
+        if suffix_of(path) in TEXT_SUFFIXES:
+            size = os.path.getsize(root / path)
+            if size > settings.limits.text_mb << 20:
+                raise RawDataError(
+                    f"{path}: {size / 2**20:.0f} MB of text; more than data.limits.text_mb="
+                    f"{settings.limits.text_mb} is not read"
+                )
+
+
+def without_endless_rows(read: Dialogues, settings: DataSettings) -> Dialogues:
+    most = settings.limits.text_chars
+    gone = [u for u in read.utterances if max(len(u.text), len(u.speaker)) > most]
+    rejects = [
+        Reject(*u.key, reason="too_long", detail=f"more than data.limits.text_chars={most} characters")
+        for u in gone
+    ]
+    kept = (
+        [u for u in read.utterances if max(len(u.text), len(u.speaker)) <= most] if gone else read.utterances
+    )
+    return replace(read, utterances=kept, rejects=read.rejects + rejects)
 
 
 def reject_order(reject: Reject) -> tuple:
@@ -173,27 +240,28 @@ def take_subset(dataset: str, read: Dialogues, settings: DataSettings) -> tuple[
 
 
 def assign_splits(
-    dataset: str, utterances: list[Utterance], official: set[str], settings: DataSettings
+    dataset: Dataset, utterances: list[Utterance], official: set[str], settings: DataSettings
 ) -> tuple[dict[tuple[str, str], str], list[str]]:
     """(official split, dialogue) -> split, for the dialogues that change theirs.
 
-    A release without splits gives some of its parts to test: IEMOCAP dialogues (or one session), RAVDESS and
-    CREMA-D actors. One without a dev split then gives `validation_share` of its train parts to dev. A release's
-    own splits are kept.
+    A release without splits gives some of its parts to test. One without a dev split then gives
+    `validation_share` of its train parts to dev. A release's own splits are kept.
     """
-    parts = {(u.split, u.dialogue_id): split_unit(u) for u in utterances}
-    what = "actors" if dataset in CLIP_DATASETS else "dialogues"
+    name = dataset.name
+    parts = {
+        (u.split, u.dialogue_id): u.speaker if dataset.single_clips else u.dialogue_id for u in utterances
+    }
     moved: dict[str, str] = {}
     notes: list[str] = []
     if "" in official:
         unsplit = {part for (split, _), part in parts.items() if split == ""}
-        test = test_parts(dataset, unsplit, settings)
+        test = set() if "test" in official else dataset.test_parts(name, unsplit, settings)
         moved = {part: "test" if part in test else "train" for part in unsplit}
-        notes.append(f"{dataset}: no official split; {len(test)} of {len(unsplit)} {what} are test")
+        notes.append(f"{name}: no official split; {len(test)} of {len(unsplit)} {dataset.unit} are test")
     if "dev" not in official:
         train = {part for (split, _), part in parts.items() if moved.get(part, split) == "train"}
-        dev = hold_out(train, settings.validation_share, settings.seed, dataset, "dev")
-        notes.append(f"{dataset}: no official dev; {len(dev)} of {len(train)} train {what} are dev")
+        dev = hold_out(train, settings.validation_share, settings.seed, name, "dev")
+        notes.append(f"{name}: no official dev; {len(dev)} of {len(train)} train {dataset.unit} are dev")
         moved |= dict.fromkeys(dev, "dev")
     splits = {
         (split, dialogue): moved[part]
@@ -201,24 +269,8 @@ def assign_splits(
         if split in ("", "train") and part in moved
     }
     present = {splits.get(key, key[0]) for key in parts}
-    notes += [f"{dataset}: no {split} dialogue was read" for split in SPLITS if split not in present]
+    notes += [f"{name}: no {split} dialogue was read" for split in SPLITS if split not in present]
     return splits, notes
-
-
-def split_unit(utterance: Utterance) -> str:
-    """What must not be torn apart by a split that is not the release's: the dialogue, or of single clips the actor."""
-    return utterance.speaker if utterance.dataset in CLIP_DATASETS else utterance.dialogue_id
-
-
-def test_parts(dataset: str, parts: set[str], settings: DataSettings) -> set[str]:
-    """The parts of a release without splits that are tested on."""
-    if dataset == iemocap.DATASET and settings.iemocap_test_session is not None:
-        left_out = {part for part in parts if iemocap.session_of(part) == settings.iemocap_test_session}
-        if not left_out:
-            raise RawDataError(f"{dataset}: no Session{settings.iemocap_test_session} to leave out as test")
-        return left_out
-    share = settings.actor_test_share if dataset in CLIP_DATASETS else settings.iemocap_test_share
-    return hold_out(parts, share, settings.seed, dataset, "test")
 
 
 def part_clips(

@@ -10,18 +10,23 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.labels import target_emotion
+from storage.fetch.sources import Source
+from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
+    RawDataError,
     RawDataset,
     choose_copy,
     choose_file,
     copies_note,
+    hold_out,
     lines_of,
     read_text,
 )
-from storage.settings import DataSettings
-from storage.utterance import Reject, Utterance
+from storage.readers.dataset import Dataset
+from storage.readers.published import Published
+from storage.settings import DataSettings, LabelPolicy
+from storage.utterance import SPLITS, Reject, Utterance
 
 DATASET = "iemocap"
 DIALOGUE = r"(Ses0[1-5][FM]_[A-Za-z0-9_]+)"
@@ -37,7 +42,28 @@ TURN_LINE = re.compile(
     rf"\[(?P<start>{SECONDS})-(?P<end>{SECONDS})\]:\s*(?P<text>.*)"
 )
 LABEL_LINE = re.compile(rf"\[({SECONDS}) - ({SECONDS})\]\t(\S+)\t(\S+)\t\[.*\]")
-TAGS = re.compile(r"(?:\s*\[[A-Za-z]+\]\s*)+")
+TAGS = re.compile(r"\s*(?:\[[A-Za-z]+\]\s*)+")
+
+
+def labels_by_choice(policy: LabelPolicy) -> dict[str, str | None]:
+    return {"exc": policy.iemocap_excited, "fru": policy.iemocap_frustrated}
+
+
+LABELS = LabelTable(
+    DATASET,
+    {
+        "ang": "angry",
+        "dis": "disgust",
+        "fea": "fearful",
+        "hap": "happy",
+        "neu": "neutral",
+        "sad": "sad",
+        "sur": "surprise",
+        "oth": None,
+        "xxx": None,
+    },
+    labels_by_choice,
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,17 @@ def session_folders(paths: tuple[str, ...]) -> list[list[str]]:
         if match:
             folders.setdefault(match[1].rpartition("/")[2], set()).add(match[1])
     return [sorted(folders[name]) for name in sorted(folders)]
+
+
+def test_dialogues(name: str, dialogues: set[str], settings: DataSettings) -> set[str]:
+    """Those of the session to be left out, or a share of all. RawDataError: there is no such session."""
+    session = settings.iemocap_test_session
+    if session is None:
+        return hold_out(dialogues, settings.iemocap_test_share, settings.seed, name, "test")
+    left_out = {dialogue for dialogue in dialogues if session_of(dialogue) == session}
+    if not left_out:
+        raise RawDataError(f"{name}: no Session{session} to leave out as test")
+    return left_out
 
 
 def session_of(dialogue: str) -> int:
@@ -226,7 +263,7 @@ def build_dialogue(
                 turn=turn,
                 speaker=dialogue[:5] + letter,
                 text=line.text,
-                emotion=None if raw is None else target_emotion(DATASET, raw, where, settings.labels),
+                emotion=None if raw is None else LABELS.target(raw, where, settings.labels),
                 emotion_raw=raw,
                 video_path=avi,
                 audio_path=audio.get(line.utterance_id),
@@ -256,3 +293,34 @@ def coverage_notes(utterances: list[Utterance]) -> list[str]:
         elif missing:
             notes.append(f"{DATASET}: {missing} utterances without {kind}")
     return notes
+
+
+ENTRY = Dataset(
+    DATASET,
+    "IEMOCAP",
+    "Session1/dialog/transcriptions/Ses01F_impro01.txt",
+    claim,
+    read,
+    LABELS,
+    test_parts=test_dialogues,
+    source=Source(
+        "IEMOCAP (Busso et al., 2008)",
+        "an agreement with USC's SAIL, for each user",
+        "https://sail.usc.edu/iemocap/",
+        None,
+        "ask for it with the form at https://sail.usc.edu/iemocap/iemocap_release.htm, then unpack the archive "
+        "that you are sent and name its folder with --raw",
+    ),
+    not_needed=re.compile(
+        r"(?:.*/)?(?:README[^/]*|Documentation/.*|Session[1-5]/(?:dialog/(?:lab|wav)/.*|dialog/MOCAP_[^/]+/|"
+        r"dialog/EmoEvaluation/(?:Attribute|Categorical|Self-evaluation)/.*|"
+        r"sentences/(?:ForcedAlignment|MOCAP_[^/]+)/))"
+    ),
+    published=(
+        Published(
+            "five sessions", SPLITS, 10_039, 151,
+            {"ang": 1103, "dis": 2, "exc": 1041, "fea": 40, "fru": 1849, "hap": 595, "neu": 1708, "oth": 3,
+             "sad": 1084, "sur": 107, "xxx": 2507},
+        ),
+    ),
+)  # fmt: skip

@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from storage.labels import target_emotion
+from storage.fetch.sources import Plain, RemoteFile, Source
+from storage.labels import EKMAN, LabelTable
 from storage.readers.common import (
     Dialogues,
     RawDataError,
@@ -25,10 +26,14 @@ from storage.readers.common import (
     read_text,
     whole_number,
 )
+from storage.readers.dataset import Dataset
+from storage.readers.known_bad import KnownBad
+from storage.readers.published import Published
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
 
 DATASET = "meld"
+LABELS = LabelTable(DATASET, EKMAN)
 LABEL_FILES = {
     "train_sent_emo.csv": "train",
     "dev_sent_emo.csv": "dev",
@@ -194,7 +199,7 @@ def read_row(
             turn,
             row["Speaker"],
             text,
-            target_emotion(DATASET, emotion, where, settings.labels),
+            LABELS.target(emotion, where, settings.labels),
             emotion,
             seconds=stated_seconds(*result.spans[key][2:]),
         )
@@ -328,3 +333,73 @@ def time_notes(utterances: list[Utterance]) -> list[str]:
     if not unread:
         return []
     return [f"meld: {unread} utterances without a length: StartTime or EndTime is missing or out of order"]
+
+
+# What is known of the release ---------------------------------------------------------------------------
+
+DAMAGED = "declare-lab/MELD issues 39 and 52"
+MISSING = "declare-lab/MELD issues 22 and 27"
+MISCUT = "declare-lab/MELD issue 20"
+DRIFT = "declare-lab/MELD issue 9"
+TIMES_SAY = "the label file: StartTime and EndTime"
+
+
+def known_bad(
+    split: str | None, action: str, reason: str, reporter: str, *clips: tuple[int, int | None]
+) -> list[KnownBad]:
+    """clips: dialogue and turn."""
+    return [KnownBad(split, str(dialogue), turn, action, reason, reporter) for dialogue, turn in clips]
+
+
+KNOWN_BAD = (
+    *known_bad("train", "media", "damaged file: no index", DAMAGED, (125, 3)),
+    *known_bad("dev", "missing", "missing from the release", MISSING, (110, 7)),
+    *known_bad("test", "media", "wrong cut of minutes", MISCUT, (38, 4), (220, 0)),
+    *known_bad("train", "media", "wrong cut of 41 s", MISCUT, (309, 0)),
+    *known_bad("train", "media", "cut of two frames", TIMES_SAY,
+               (71, 0), (179, 8), (312, 9), (332, 1), (338, 3), (406, 2), (523, 10), (598, 3)),
+    *known_bad("dev", "media", "cut of two frames", TIMES_SAY, (99, 3), (108, 5)),
+    *known_bad("test", "media", "start and end are equal", TIMES_SAY, (155, 3)),
+    *known_bad("train", "flag", "text and clip drift apart", DRIFT,
+               (793, 0), (682, 1), (529, 2), (1029, 1), (1008, 1), (757, 7)),
+    *known_bad("train", "flag", "cut of 26 s", DRIFT, (485, 0)),
+    *known_bad(None, "flag", "text and clip drift apart", DRIFT, (164, 5), (241, None)),
+)  # fmt: skip
+
+
+def published(split: str, dialogues: int, utterances: int, *labels: int) -> Published:
+    """labels: of each spelling in alphabetical order."""
+    return Published(split, (split,), utterances, dialogues, dict(zip(sorted(EKMAN), labels, strict=True)))
+
+
+ENTRY = Dataset(
+    DATASET,
+    "MELD",
+    "train_sent_emo.csv",
+    claim,
+    read,
+    LABELS,
+    source=Source(
+        "MELD (Poria et al., ACL 2019)",
+        "GPL-3.0",
+        "https://github.com/declare-lab/MELD/blob/master/LICENSE",
+        (
+            Plain(
+                (
+                    RemoteFile(
+                        "MELD.Raw.tar.gz", "http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz"
+                    ),
+                )
+            ),
+        ),
+        "unpack it, then the three archives inside: tar -xzf MELD.Raw.tar.gz && cd MELD.Raw && "
+        "for a in train dev test; do tar -xzf $a.tar.gz; done",
+    ),
+    known_bad=KNOWN_BAD,
+    not_needed=re.compile(r"(?:.*/)?(?:README[^/]*|LICENSE|MELD\.Raw\.tar\.gz|(?:train|dev|test)\.tar\.gz)"),
+    published=(
+        published("train", 1039, 9989, 1109, 271, 268, 1743, 4710, 683, 1205),
+        published("dev", 114, 1109, 153, 22, 40, 163, 470, 111, 150),
+        published("test", 280, 2610, 345, 68, 50, 402, 1256, 208, 281),
+    ),
+)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from storage.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from storage.archives import list_members, member_path
-from storage.labels import target_emotion
+from storage.fetch.sources import HubFolders, Source
+from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
     RawDataError,
@@ -25,16 +26,31 @@ from storage.readers.common import (
     choose_copy,
     choose_file,
     copies_note,
+    counted_by_suffix,
     file_name,
     is_text,
     lines_of,
     read_text,
     whole_number,
 )
+from storage.readers.dataset import Dataset
+from storage.readers.published import Published
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
 
 DATASET = "multidialog"
+LABELS = LabelTable(
+    DATASET,
+    {
+        "angry": "angry",
+        "disgusting": "disgust",
+        "fear": "fearful",
+        "happy": "happy",
+        "neutral": "neutral",
+        "sad": "sad",
+        "surprising": "surprise",
+    },
+)
 SPLITS = {"train": "train", "test_freq": "test"}
 LEFT_OUT = ("valid_freq", "valid_rare", "test_rare")
 METADATA_NAME = re.compile(r"(train|valid_freq|valid_rare|test_freq|test_rare)_metadata_[0-9]+\.jsonl")
@@ -305,28 +321,35 @@ def index_media(root: Path, paths: tuple[str, ...], settings: DataSettings) -> M
         chosen, _ = choose_file(root, f"{DATASET}: wav of {key[0]} turn {key[1]}", copies)
         media.wavs.setdefault(key, {})[letter] = chosen
     for path in (p for p in paths if archive_split(p) in SPLITS):
-        add_members(media, root, path)
+        add_members(media, root, path, settings)
     index_videos(media, root, [p for p in paths if is_video(p)], settings.multidialog_video)
     return media
 
 
-def add_members(media: Media, root: Path, archive: str) -> None:
-    listing = list_members(root, archive)
+def add_members(media: Media, root: Path, archive: str, settings: DataSettings) -> None:
+    listing = list_members(root, archive, settings.limits)
+    split = SPLITS[archive_split(archive)]
+    strange = []
     for name in listing.digests:
         match = WAV_STEM.fullmatch(stem(name)) if name.endswith(".wav") else None
         if match:
             letters = media.wavs.setdefault((match[1], int(match[2])), {})
             letters.setdefault(match[3], member_path(archive, name))
+        else:
+            strange.append(name)
+    media.defects += [
+        Reject(DATASET, split, "", None, "not_read", f"{archive}: {line}")
+        for line in [*counted_by_suffix(strange), *listing.skipped]
+    ]
     if listing.problem:
-        split = SPLITS[archive_split(archive)]
         media.defects.append(
             Reject(
                 DATASET,
                 split,
                 "",
                 None,
-                "damaged_archive",
-                f"{archive}: {listing.problem}; download it again",
+                "damaged_archive" if listing.problem.startswith("damaged") else "archive_beyond_limits",
+                f"{archive}: {listing.problem}",
             )
         )
 
@@ -395,7 +418,7 @@ def build_utterances(metadata: Metadata, split: str, media: Media, settings: Dat
         wavs = [wav_of(turn, media) for turn in turns]
         for turn, speaker, wav in zip(turns, speakers(turns, wavs), wavs, strict=True):
             video = media.videos.get((conversation, turn.turn))
-            emotion = target_emotion(DATASET, turn.emotion, turn.where, settings.labels)
+            emotion = LABELS.target(turn.emotion, turn.where, settings.labels)
             result.append(
                 Utterance(
                     DATASET,
@@ -489,3 +512,36 @@ def media_notes(media: Media, utterances: list[Utterance]) -> list[str]:
 def stem(path: str) -> str:
     name = file_name(os.fspath(path))
     return name.rpartition(".")[0] or name
+
+
+ENTRY = Dataset(
+    DATASET,
+    "MultiDialog",
+    "metadata/train/train_metadata_0000.jsonl",
+    claim,
+    read,
+    LABELS,
+    source=Source(
+        "MultiDialog (Park et al., ACL 2024)",
+        "cc, as its card says without a version",
+        "https://huggingface.co/datasets/IVLLab/MultiDialog",
+        (
+            HubFolders(
+                "https://huggingface.co",
+                "IVLLab/MultiDialog",
+                ("metadata/train", "metadata/test_freq", "data/train", "data/test_freq"),
+            ),
+        ),
+        "the archives are read where they lie. The videos are published apart, on a shared drive that the card "
+        "links; put them under a folder named video",
+    ),
+    not_needed=re.compile(
+        rf"(?:.*/)?(?:README[^/]*|MultiDialog\.py|metadata\.jsonl|(?:{'|'.join(LEFT_OUT)})/.*|"
+        rf"(?:{'|'.join(LEFT_OUT)})_chunks_[0-9]+[^/]*)"
+    ),
+    # dev is our part of the release's train; its own valid splits are not read.
+    published=(
+        Published("train", ("train", "dev"), 151_645, 7011),
+        Published("test_freq", ("test",), 9811, 450),
+    ),
+)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from storage.labels import target_emotion
+from storage.fetch.sources import Source, ZenodoRecord
+from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
     RawDataError,
@@ -19,8 +20,11 @@ from storage.readers.common import (
     file_name,
     is_pointer_file,
 )
-from storage.settings import DataSettings
-from storage.utterance import Reject, Utterance
+from storage.readers.dataset import Dataset, share_of_actors
+from storage.readers.known_bad import KnownBad
+from storage.readers.published import Published
+from storage.settings import DataSettings, LabelPolicy
+from storage.utterance import SPLITS, Reject, Utterance
 
 DATASET = "ravdess"
 NAME = re.compile(r"(0[1-3])-((?:[0-9]{2}-){5}[0-9]{2})\.(mp4|wav)")
@@ -32,6 +36,25 @@ STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by t
 SUFFIX = {"01": "mp4", "02": "mp4", "03": "wav"}
 """Modality -> suffix: 01 picture and sound, 02 picture alone, 03 sound alone."""
 SONG = "02"
+
+
+def labels_by_choice(policy: LabelPolicy) -> dict[str, str | None]:
+    return {"02": policy.ravdess_calm}
+
+
+LABELS = LabelTable(
+    DATASET,
+    {
+        "01": "neutral",
+        "03": "happy",
+        "04": "sad",
+        "05": "angry",
+        "06": "fearful",
+        "07": "disgust",
+        "08": "surprise",
+    },
+    labels_by_choice,
+)
 
 
 def claim(paths: list[str]) -> list[str]:
@@ -60,9 +83,7 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
                 0,
                 speaker=f"Actor_{match['actor']}",
                 text=STATEMENTS[match["statement"]],
-                emotion=target_emotion(
-                    DATASET, match["emotion"], next(iter(files.values())), settings.labels
-                ),
+                emotion=LABELS.target(match["emotion"], next(iter(files.values())), settings.labels),
                 emotion_raw=match["emotion"],
                 video_path=files.get("01") or files.get("02"),
                 audio_path=files.get("03") or files.get("01"),
@@ -109,3 +130,39 @@ def notes(trials: dict[str, dict[str, str]], copies: int, settings: DataSettings
         songs = sum(trial.startswith(f"{SONG}-") for trial in trials)
         told.append(f"{DATASET}: {songs} songs left out (data.ravdess_song=false)")
     return told
+
+
+AUDIT = "published audit of the wav files"
+STEREO = (
+    "01-02-01-01-02-01", "01-08-01-02-02-01", "01-02-01-02-02-05", "01-03-01-02-01-20", "01-06-01-01-02-20",
+    "02-01-01-01-01-24",
+)  # fmt: skip
+
+ENTRY = Dataset(
+    DATASET,
+    "RAVDESS",
+    "03-01-06-01-02-01-12.wav",
+    claim,
+    read,
+    LABELS,
+    test_parts=share_of_actors,
+    single_clips=True,
+    source=Source(
+        "RAVDESS (Livingstone and Russo, PLoS ONE 2018)",
+        "CC BY-NC-SA 4.0",
+        "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+        (ZenodoRecord("https://zenodo.org/api/records/1188976"),),
+        "unpack the zips side by side: for z in *.zip; do unzip -qn $z; done",
+    ),
+    known_bad=(
+        KnownBad(None, "01-03-01-02-02-07", 0, "audio", "the sound of repetition 01 again", AUDIT),
+        *(KnownBad(None, trial, 0, "flag", "stereo among mono files", AUDIT) for trial in STEREO),
+    ),
+    not_needed=re.compile(r"(?:.*/)?(?:Audio|Video)_(?:Speech|Song)_Actors?_[0-9-]+\.zip"),
+    published=(
+        Published(
+            "speech and song", SPLITS, 2452, None,
+            {"01": 188, "02": 376, "03": 376, "04": 376, "05": 376, "06": 376, "07": 192, "08": 192},
+        ),
+    ),
+)  # fmt: skip

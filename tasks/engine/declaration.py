@@ -31,12 +31,17 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
 
 
 class RawFiles(BaseModel, frozen=True, extra="forbid"):
-    """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus."""
+    """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus.
+
+    notes, not_read: what lies beside them, as it is told.
+    """
 
     dataset: str
     folder: str
     files: dict[str, str]
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
+    not_read: tuple[str, ...] = ()
 
 
 def named_weights(name: str) -> Weights:

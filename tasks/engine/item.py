@@ -120,6 +120,8 @@ def _add(parts: dict, name: str, value: Any) -> None:
         parts["weights"][value.name] = value.identity
     elif isinstance(value, RawFiles):
         parts["input"].update(value.files)
+        if beside := [*value.notes, *value.not_read]:
+            parts["input"][f"what lies beside {value.dataset}'s files"] = digest_bytes(canonical(beside))
         parts["argument"] |= {f"{name}.folder": value.folder, f"{name}.synthetic": value.synthetic}
     elif isinstance(value, dict):
         for key, inner in value.items():

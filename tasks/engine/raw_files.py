@@ -18,6 +18,8 @@ def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
             folder=raw.folder.relative_to(root).as_posix(),
             files={path: cache.digest(f"{root}/{path}") for path in raw.files},
             synthetic=is_sample(root),
+            notes=raw.notes,
+            not_read=raw.not_read,
         )
         for raw in find_datasets(root)
     )

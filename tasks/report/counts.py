@@ -33,8 +33,8 @@ SYNTHETIC = "synthetic faces and voices"
 
 
 def collect_counts(artefacts: Artefacts, store: Store) -> dict:
-    """{"stages", "splits", "rejects": rows of counts, "without_media": utterances, "notes": {dataset: lines},
-    "cards": {dataset: tables and a verdict}, "synthetic": datasets}."""
+    """{"stages", "splits", "rejects": rows of counts, "without_media": utterances, "titles": {dataset: name for
+    people}, "notes": {dataset: lines}, "cards": {dataset: tables and a verdict}, "synthetic": datasets}."""
     cards = read_cards(artefacts, store)
     cut = exchange_counts(artefacts.get("utterances.exchanges") or [], store)
     splits = _split_counts(artefacts, cards, store)
@@ -50,6 +50,7 @@ def collect_counts(artefacts: Artefacts, store: Store) -> dict:
             }
             for dataset, card in cards.items()
         },
+        "titles": {dataset: card.get("title", dataset) for dataset, card in cards.items()},
         "notes": {dataset: card.get("notes", []) for dataset, card in cards.items()},
         "synthetic": [dataset for dataset, card in cards.items() if _is_synthetic(card)],
     }

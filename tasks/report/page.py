@@ -119,7 +119,7 @@ PAGE = """<!doctype html>
 <p>Each rung adds one part. The paper measured IEMOCAP with its own models and scorers; this run's columns are over all its datasets together, with 95 % intervals (a bootstrap that resamples dialogues). Compare the steps between rungs, not the levels; a floor reads nothing of the exchange.</p>
 <div class="scroll"><table>
 <thead>
-<tr class="groups"><th colspan="5"></th><th class="first" colspan="3">Paper, {{ table_2_dataset | dataset }}</th><th class="first" colspan="4">This run, {{ facts.profile }} profile</th></tr>
+<tr class="groups"><th colspan="5"></th><th class="first" colspan="3">Paper, {{ table_2_title }}</th><th class="first" colspan="4">This run, {{ facts.profile }} profile</th></tr>
 <tr><th>Rung</th><th class="narrow">FT</th><th class="narrow">MC</th><th class="narrow">AV</th><th class="narrow">EPO</th><th class="n first">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n first">BERTScore</th><th class="n">Emotion</th><th class="n">Dist-1</th><th class="n">n</th></tr>
 </thead>
 <tbody>

@@ -65,7 +65,7 @@ TABLE_2: dict[str, tuple[float, float, float]] = {
     "5-epo": (0.907, 0.593, 0.983),
 }
 """Rung -> BERTScore, EmotionScore, Dist-1."""
-TABLE_2_DATASET = "iemocap"
+TABLE_2_DATASET, TABLE_2_TITLE = "iemocap", "IEMOCAP"
 
 TABLE_3_SOURCE = "Table 3: MultiDialog dialogues of 20 turns or more"
 TABLE_3 = {

@@ -14,8 +14,8 @@ from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
     TABLE_1_SOURCE,
-    TABLE_2_DATASET,
     TABLE_2_SOURCE,
+    TABLE_2_TITLE,
     TABLE_3_SOURCE,
     TABLE_8,
     TABLE_8_SOURCE,
@@ -23,20 +23,13 @@ from tasks.report.paper_tables import (
 from tasks.stages.replies.rungs import RUNGS
 from tasks.stages.verdicts import told
 
-DATASETS = {
-    "meld": "MELD",
-    "multidialog": "MultiDialog",
-    "iemocap": "IEMOCAP",
-    "ravdess": "RAVDESS",
-    "crema_d": "CREMA-D",
-    "all": "all datasets",
-}
 EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise", "none")
 ABSENT = "–"
 
 
 def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
+    titles = {**facts["counts"]["titles"], "all": "all datasets"}
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -48,7 +41,7 @@ def render(facts: dict) -> str:
         "number": number,
         "percent": percent,
         "interval": interval,
-        "dataset": dataset,
+        "dataset": lambda name: titles.get(name, name),
         "setting": setting,
         "count": count,
         "bar": bar,
@@ -69,7 +62,7 @@ def render(facts: dict) -> str:
         titles={rung.name: rung.title for rung in RUNGS},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
                  "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
-        table_2_dataset=TABLE_2_DATASET,
+        table_2_title=TABLE_2_TITLE,
         table_8=TABLE_8,
         figure_6_gain=FIGURE_6_GAIN,
     )  # fmt: skip
@@ -94,10 +87,6 @@ def interval(value: list[float] | None, digits: int = 3) -> str:
 
 def count(value: int | None) -> str:
     return ABSENT if value is None else f"{value:,}"
-
-
-def dataset(name: str) -> str:
-    return DATASETS.get(name, name)
 
 
 def setting(value: object) -> str:

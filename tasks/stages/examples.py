@@ -18,7 +18,7 @@ from model.spoken import Spoken
 from storage.exchanges import roles
 from storage.shards import row_to_utterance, unpack_array
 from storage.store import Ref, Store
-from storage.utterance import CLIP_DATASETS, Utterance
+from storage.utterance import Utterance
 from tasks.stages.shards import dialogue_keys, read_rows
 from tasks.stages.stand_in import choosing, evaluated
 
@@ -121,10 +121,14 @@ def that_choose(
 
 
 def emotion_examples(
-    store: Store, utterances: list[Ref], features: list[Ref], *splits: str
+    store: Store,
+    utterances: list[Ref],
+    features: list[Ref],
+    *splits: str,
+    single_clips: Collection[str] = (),
 ) -> list[EmotionExample]:
-    """Every labelled utterance of the splits that has features; by key. What is alike of single acted clips is their
-    actor."""
+    """Every labelled utterance of the splits that has features; by key. What is alike is a dialogue, and of the
+    datasets of `single_clips` an actor."""
     media = read_features(store, features, *splits)
     rows = [row_to_utterance(row) for row in read_rows(store, utterances, "utterances", *splits)]
     return [
@@ -135,7 +139,7 @@ def emotion_examples(
             sentence=u.text,
             emotion=u.emotion,
             dataset=u.dataset,
-            dialogue=key_text((*u.key[:2], u.speaker if u.dataset in CLIP_DATASETS else u.dialogue_id)),
+            dialogue=key_text((*u.key[:2], u.speaker if u.dataset in single_clips else u.dialogue_id)),
         )
         for u in sorted(rows, key=lambda u: u.key)
         if u.emotion is not None and u.key in media

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
+from storage.readers.registry import SINGLE_CLIPS
 from storage.store import Ref
-from storage.utterance import CLIP_DATASETS
 from tasks.engine.declaration import Calls, Made, NotRun
 from tasks.stages import stand_in
 from tasks.stages.shard_names import of_table, place
@@ -37,7 +37,7 @@ def dialogue_shards(made: Made, *splits: str) -> list[Ref]:
 
 
 def of_dialogue_sets(refs: list[Ref]) -> list[Ref]:
-    return [ref for ref in refs if place(ref)[0] not in CLIP_DATASETS]
+    return [ref for ref in refs if place(ref)[0] not in SINGLE_CLIPS]
 
 
 def stand_ins(made: Made) -> tuple[str, ...]:

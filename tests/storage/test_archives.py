@@ -2,7 +2,11 @@
 
 import gzip
 import io
+import json
 import random
+import resource
+import subprocess
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -16,6 +20,9 @@ from storage.filestat import content_digest
 from storage.media.clip import Request, decode_clip
 from storage.media.container import MediaError
 from storage.sample.media import write_wav
+from storage.settings import ReadLimits
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +115,7 @@ def test_a_sound_in_an_archive_is_decoded_as_the_file_is(tmp_path):
 def test_an_archive_is_passed_over_once_and_again_when_it_changed(tmp_path, packed, monkeypatch):
     passes = []
     real = archives._build
-    monkeypatch.setattr(archives, "_build", lambda file: passes.append(file) or real(file))
+    monkeypatch.setattr(archives, "_build", lambda *given: passes.append(given) or real(*given))
     (tmp_path / "x.tar.gz").write_bytes(packed)
     for _ in range(3):
         list_members(tmp_path, "x.tar.gz")
@@ -134,13 +141,11 @@ def test_damage_after_the_index_was_made_is_seen(tmp_path, packed, monkeypatch):
     path = tmp_path / "x.tar.gz"
     path.write_bytes(packed)
     list_members(tmp_path, "x.tar.gz")
-    known = archives._known(str(path))
     rotten = bytearray(packed)
     for place in range(0, len(rotten), 97):
         rotten[place] ^= 0x55
     path.write_bytes(rotten)
-    monkeypatch.setattr(archives, "_indexed", lambda file: str(path))  # as if its time stamp had stayed
-    assert known is not None
+    monkeypatch.setattr(archives, "_indexed", lambda *_: str(path))  # as if its time stamp had stayed
     with pytest.raises(ArchiveError, match="c/30.wav") as caught:
         read_member(tmp_path, "x.tar.gz::c/30.wav")
     assert caught.value.reason == "corrupt"
@@ -161,3 +166,171 @@ def test_a_home_that_cannot_be_written_costs_nothing_but_time(tmp_path, members,
     monkeypatch.setattr(archives, "_cache_file", lambda: Path(blocked) / "archives.sqlite")
     (tmp_path / "x.tar.gz").write_bytes(packed)
     assert read_member(tmp_path, "x.tar.gz::c/3.wav") == members["c/3.wav"]
+
+
+# What an archive may cost --------------------------------------------------------------------------------
+
+
+def header(name, size=0, kind=tarfile.REGTYPE, link="") -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type, entry.linkname = size, kind, link
+    return entry.tobuf(format=tarfile.GNU_FORMAT)
+
+
+def member(name, content=b"x", **more) -> bytes:
+    return header(name, len(content), **more) + content + bytes(-len(content) % 512)
+
+
+END = bytes(1024)
+
+
+def pack(path, *parts, zeros=0):
+    """A tar.gz of the parts, then so many megabytes of zeros."""
+    with gzip.open(path, "wb", compresslevel=6) as file:
+        for part in parts:
+            file.write(part)
+        for _ in range(zeros):
+            file.write(bytes(1 << 20))
+    return path.name
+
+
+def listed(folder, name, **limits):
+    """In a process of its own that may take 600 MB: (members, problem, skipped)."""
+    code = (
+        "import sys, json; from pathlib import Path; from storage import archives; "
+        "from storage.settings import ReadLimits; "
+        "archives._cache_file = lambda: Path(sys.argv[1]) / 'cache.sqlite'; "
+        "l = archives.list_members(Path(sys.argv[1]), sys.argv[2], ReadLimits(**json.loads(sys.argv[3]))); "
+        "print(json.dumps([sorted(l.digests), l.problem, l.skipped]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), name, json.dumps(limits)],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_a_small_archive_with_a_member_of_4_gib(tmp_path):
+    name = pack(tmp_path / "bomb.tar.gz", member("a.wav"), header("bomb.wav", 4 << 30), zeros=300)
+    found, problem, _ = listed(tmp_path, name)
+    assert (
+        found == ["a.wav"]
+        and "'bomb.wav' inflates to 4096 MB, more than data.limits.archive_ratio=100" in problem
+    )
+    assert "\n" not in problem
+
+
+def test_many_members_that_inflate_to_too_much_together(tmp_path):
+    """Each within the limit of one; read as far as the ratio allows, and no further."""
+    with gzip.open(tmp_path / "x.tar.gz", "wb", compresslevel=6) as file:
+        for number in range(40):
+            file.write(header(f"{number}.wav", 10 << 20) + bytes(10 << 20))
+        file.write(END)
+    found, problem, _ = listed(tmp_path, "x.tar.gz", archive_ratio=10)
+    most = 10 * (tmp_path / "x.tar.gz").stat().st_size + (64 << 20)
+    assert len(found) == most // ((10 << 20) + 512) < 40 and "data.limits.archive_ratio=10" in problem
+
+
+def test_one_large_member_is_left_out_and_the_rest_read(tmp_path):
+    noise = random.Random(0).randbytes(3 << 20)
+    name = pack(tmp_path / "x.tar.gz", member("a.wav"), member("large.wav", noise), member("b.wav"), END)
+    assert listed(tmp_path, name, member_mb=2) == [
+        ["a.wav", "b.wav"], "", ["1 members of more than data.limits.member_mb=2: large.wav"],
+    ]  # fmt: skip
+    assert listed(tmp_path, name) == [
+        ["a.wav", "b.wav", "large.wav"],
+        "",
+        [],
+    ]  # other limits: passed over anew
+
+
+def test_more_members_than_allowed(tmp_path):
+    name = pack(tmp_path / "many.tar.gz", *(header(f"d/{n}.wav") for n in range(3000)), END)
+    found, problem, _ = listed(tmp_path, name, members=1000)
+    assert (
+        len(found) == 1000
+        and problem == "read as far as 1000 members: more than data.limits.members=1000 members"
+    )
+    found, problem, _ = listed(tmp_path, name)
+    assert len(found) == 3000 and problem == ""
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+)
+def test_a_header_of_gigabytes_is_not_held(tmp_path, kind):
+    name = pack(tmp_path / "x.tar.gz", member("a.wav"), header("././@LongLink", 2 << 30, kind), zeros=200)
+    found, problem, _ = listed(tmp_path, name)
+    assert found == ["a.wav"] and "headers of one member take more than 1 MB" in problem
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_sparse_members_are_refused(tmp_path, form):
+    with open(tmp_path / "sp.wav", "wb") as file:
+        file.truncate(3 << 30)
+    subprocess.run(["tar", "-S", f"--format={form}", "-cf", "sparse.tar", "sp.wav"], cwd=tmp_path, check=True)
+    assert (tmp_path / "sparse.tar").stat().st_size < 1 << 20
+    found, problem, _ = listed(tmp_path, "sparse.tar")
+    assert found == [] and "is a sparse file, which is not read" in problem
+
+
+def test_sizes_that_no_file_has(tmp_path):
+    (tmp_path / "lie.tar").write_bytes(member("a.wav") + header("lie.wav", 1 << 40) + b"x" * 1000)
+    found, problem, _ = listed(tmp_path, "lie.tar")
+    assert found == ["a.wav"] and "damaged" in problem and "'lie.wav' is cut off" in problem
+    with tarfile.open(tmp_path / "pax.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("p.wav")
+        entry.size, entry.pax_headers = 3, {"size": "9" * 20}
+        archive.addfile(entry, io.BytesIO(b"abc"))
+    found, problem, _ = listed(tmp_path, "pax.tar")
+    assert found == [] and problem and "\n" not in problem
+
+
+def test_names_and_links_that_lead_elsewhere_are_counted(tmp_path):
+    name = pack(
+        tmp_path / "evil.tar.gz",
+        member("../../x.wav"), member("/etc/abs.wav"), member("a\nb\x1b[31m.wav"), member("x::y.wav"), member("\udcff.wav"),
+        header("link", kind=tarfile.SYMTYPE, link="/etc/passwd"), header("hard", kind=tarfile.LNKTYPE, link="/etc/passwd"),
+        header("dev", kind=tarfile.CHRTYPE), header("folder/", kind=tarfile.DIRTYPE), member("ok.wav"), END,
+    )  # fmt: skip
+    found, problem, skipped = listed(tmp_path, name)
+    assert (found, problem) == (["ok.wav"], "")
+    assert skipped == [
+        "2 members that lead out of the archive's folder: ../../x.wav, /etc/abs.wav",
+        "3 members without a plain name: a?b?[31m.wav, x::y.wav, ?.wav",
+        "3 links and devices: link, hard, dev",
+    ]
+
+
+def test_a_damaged_header_between_members_is_told(tmp_path):
+    """tarfile by itself takes it for the end, and what follows would be lost in silence."""
+    whole = member("a.wav") + member("b.wav") + member("c.wav") + END
+    broken = bytearray(whole)
+    broken[1024 + 5] ^= 0xFF
+    (tmp_path / "x.tar").write_bytes(broken)
+    found, problem, _ = listed(tmp_path, "x.tar")
+    assert found == ["a.wav"] and "damaged, noticed after 1 members" in problem
+    (tmp_path / "y.tar").write_bytes(whole)
+    assert listed(tmp_path, "y.tar")[:2] == [["a.wav", "b.wav", "c.wav"], ""]
+
+
+def test_nested_long_names_end_nothing(tmp_path):
+    name = pack(
+        tmp_path / "x.tar.gz",
+        *[member("n", b"x\0", kind=tarfile.GNUTYPE_LONGNAME)] * 900,
+        member("a.wav"),
+        END,
+    )
+    found, problem, _ = listed(tmp_path, name)
+    assert found in (["x"], []) and (found or problem)
+
+
+def test_a_reader_finds_an_archive_indexed_by_other_limits(tmp_path, members, packed):
+    """Decoders know no limits: they take whichever the archive was passed over with."""
+    (tmp_path / "x.tar.gz").write_bytes(packed)
+    few = list_members(tmp_path, "x.tar.gz", ReadLimits(members=5))
+    assert len(few.digests) == 5 and list_members(tmp_path, "x.tar.gz") == few
+    assert read_member(tmp_path, "x.tar.gz::c/3.wav") == members["c/3.wav"]
+    assert len(list_members(tmp_path, "x.tar.gz", ReadLimits()).digests) == len(members)

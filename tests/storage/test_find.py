@@ -91,7 +91,9 @@ def test_walk_goes_once_through_each_folder_and_leaves_out_strange_names(tmp_pat
     with open(os.path.join(os.fsencode(tmp_path), b"not\xffutf8.txt"), "wb"):
         pass
     touch(tmp_path / "a/._b.txt")
-    assert walk(tmp_path) == ["a/b.txt"]
+    files, left_out = walk(tmp_path)
+    assert files == ["a/b.txt"]
+    assert left_out == ["a/._b.txt", "a/broken", "not\udcffutf8.txt"]
 
 
 def test_lines_and_numbers():
@@ -153,3 +155,15 @@ def test_of_three_splits_test_keeps_a_clip():
         ("dev", "clip_in_two_splits"),
         ("train", "clip_in_two_splits"),
     ]
+
+
+def test_texts_and_rows_beyond_the_limits(tmp_path):
+    write_meld(tmp_path)
+    limits = {"limits": {"text_chars": 14}}
+    assert [r.reason for r in read(tmp_path, "meld", **limits).rejects] == ["too_long"] * 3
+    with open(tmp_path / "train_sent_emo.csv", "a") as file:
+        file.truncate(2 << 20)
+    with pytest.raises(
+        RawDataError, match=r"train_sent_emo\.csv: 2 MB of text; more than data\.limits\.text_mb=1"
+    ):
+        read(tmp_path, "meld", limits={"text_mb": 1})

@@ -2,7 +2,8 @@
 
 import pytest
 
-from storage.labels import LABELS, LabelError, label_table, target_emotion
+from storage.labels import EKMAN, LabelError
+from storage.readers.registry import DATASETS, dataset_named
 from storage.settings import LabelPolicy
 from storage.utterance import EMOTIONS
 
@@ -22,27 +23,26 @@ from storage.utterance import EMOTIONS
         ("iemocap", "oth", None),
         ("ravdess", "02", "neutral"),
         ("crema_d", "FEA", "fearful"),
-        ("topical_chat", "Curious to dive deeper", "neutral"),
-        ("goemotions", "fear", "fearful"),
     ],
 )
 def test_spellings(dataset, raw, target):
-    assert target_emotion(dataset, raw, "here") == target
+    assert dataset_named(dataset).labels.target(raw, "here") == target
 
 
 def test_every_target_is_one_of_the_seven():
-    for dataset in LABELS:
-        assert set(label_table(dataset, LabelPolicy()).values()) <= {*EMOTIONS, None}
+    for dataset in DATASETS:
+        assert dataset.labels.dataset == dataset.name
+        assert set(dataset.labels.spellings(LabelPolicy()).values()) <= {*EMOTIONS, None}
+    assert set(EKMAN.values()) == set(EMOTIONS)
 
 
 def test_policy_is_a_setting():
     policy = LabelPolicy(iemocap_frustrated="angry", iemocap_excited=None)
-    assert target_emotion("iemocap", "fru", "here", policy) == "angry"
-    assert target_emotion("iemocap", "exc", "here", policy) is None
+    labels = dataset_named("iemocap").labels
+    assert labels.target("fru", "here", policy) == "angry"
+    assert labels.target("exc", "here", policy) is None
 
 
 def test_unknown_spelling_names_the_place():
     with pytest.raises(LabelError, match=r"labels\.csv line 7: unknown meld emotion 'happy'"):
-        target_emotion("meld", "happy", "labels.csv line 7")
-    with pytest.raises(LabelError, match="dailydialog"):
-        target_emotion("dailydialog", "joy", "here")
+        dataset_named("meld").labels.target("happy", "labels.csv line 7")

@@ -8,7 +8,7 @@ import pytest
 from storage.filestat import content_digest
 from storage.readers.common import Dialogues
 from storage.readers.find import find_datasets, read_dataset
-from storage.readers.published import PUBLISHED
+from storage.readers.registry import DATASETS
 from storage.settings import DataSettings
 from storage.store import canonical
 from storage.utterance import Reject, Utterance
@@ -80,10 +80,10 @@ def test_a_cell_cannot_break_the_table():
 
 
 def test_published_labels_add_up_to_the_published_utterances():
-    for dataset, parts in PUBLISHED.items():
-        for part in parts:
+    for dataset in DATASETS:
+        for part in dataset.published:
             if part.labels:
-                assert sum(part.labels.values()) == part.utterances, (dataset, part.name)
+                assert sum(part.labels.values()) == part.utterances, (dataset.name, part.name)
 
 
 @pytest.mark.skipif(not MELD.is_dir(), reason="the shared MELD label files are not here")

@@ -23,14 +23,15 @@ def fit_extractor(
     work: Workspace,
     start: Ref | None = None,
     stand_ins: Collection[str] = (),
+    single_clips: Collection[str] = (),
 ) -> list[Ref]:
     """Train on train; dev chooses the checkpoint. Output: "extractor".
 
     start: see tasks/engine/retrain.py, as in every trained stage. stand_ins: the datasets whose dev replies are
     evaluated on, in other dialogues than those that choose here.
     """
-    train = emotion_examples(work.store, utterances, features, "train")
-    heldout = emotion_examples(work.store, utterances, features, "dev")
+    train = emotion_examples(work.store, utterances, features, "train", single_clips=single_clips)
+    heldout = emotion_examples(work.store, utterances, features, "dev", single_clips=single_clips)
     heldout = that_choose(heldout, work.store, utterances, stand_ins)
     with tempfile.TemporaryDirectory() as folder:
         train_extractor(

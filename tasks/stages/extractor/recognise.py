@@ -39,9 +39,13 @@ def recognise_test(
     llm: Weights,
     work: Workspace,
     stand_ins: Collection[str] = (),
+    single_clips: Collection[str] = (),
 ) -> list[Ref]:
     """Output: recognition.json, see `figure_6`, with the clips' splits and how many there were to choose from."""
-    found = {split: emotion_examples(work.store, utterances, features, split) for split in ("test", "dev")}
+    found = {
+        split: emotion_examples(work.store, utterances, features, split, single_clips=single_clips)
+        for split in ("test", "dev")
+    }
     splits = {clip.dataset: split for split in ("dev", "test") for clip in found[split]}
     there = [clip for split, clips in found.items() for clip in clips if splits[clip.dataset] == split]
     there = that_are_evaluated(there, work.store, utterances, stand_ins)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from storage.readers.registry import SINGLE_CLIPS
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
 from tasks.stages.inputs import NO_MEDIA, TORCH, seen_as, stand_ins
-from tasks.stages.shard_names import of_table
+from tasks.stages.shard_names import of_table, place
 
 
 def labelled_clips(made: Made) -> Calls | NotRun:
@@ -25,7 +26,12 @@ def _clips(made: Made, *splits: str) -> dict:
     utterances = of_table(made.refs("utterances"), "utterances", *splits)
     features = of_table(made.refs("features"), "features", *splits)
     labelled = seen_as("labels", utterances)
-    return {"utterances": labelled, "features": features, "stand_ins": stand_ins(made)}
+    return {
+        "utterances": labelled,
+        "features": features,
+        "stand_ins": stand_ins(made),
+        "single_clips": sorted(SINGLE_CLIPS & {place(ref)[0] for ref in utterances}),
+    }
 
 
 EXTRACTOR = Stage(

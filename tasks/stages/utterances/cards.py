@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from storage.readers.common import Dialogues
-from storage.readers.published import PUBLISHED, Published
+from storage.readers.dataset import Dataset
+from storage.readers.published import Published
+from storage.readers.registry import dataset_named
 from storage.settings import DataSettings
 from storage.store import Ref, Store
-from storage.utterance import CLIP_DATASETS, EMOTIONS, SPLITS, Reject, Utterance
+from storage.utterance import EMOTIONS, SPLITS, Reject, Utterance
 from tasks.stages.shard_names import of_table, place
 
 SHORT_S, LONG_S = 0.3, 30.0
@@ -35,28 +37,30 @@ class Table:
 
 def make_card(dataset: str, read: Dialogues, settings: DataSettings, synthetic: bool) -> dict:
     """The card of one dataset as it was read, for JSON."""
+    known = dataset_named(dataset)
     splits = {
-        split: split_facts(dataset, [u for u in read.utterances if u.split == split])
+        split: split_facts(known, [u for u in read.utterances if u.split == split])
         for split in SPLITS
         if any(u.split == split for u in read.utterances)
     }
     reason = SYNTHETIC if synthetic else SUBSET if settings.dialogues is not None else ""
     return {
+        "title": known.title,
         "splits": splits,
         "rows": read.rows,
         "rejects": len(read.rejects),
         "turned_away": by_reason(read.rejects),
         "defects": by_reason(read.defects),
-        "published": [] if reason else compare_published(PUBLISHED.get(dataset, ()), splits),
+        "published": [] if reason else compare_published(known.published, splits),
         "not_compared": reason,
         "notes": list(read.notes),
         "synthetic": synthetic,
     }
 
 
-def split_facts(dataset: str, utterances: list[Utterance]) -> dict:
+def split_facts(dataset: Dataset, utterances: list[Utterance]) -> dict:
     """Counts of one split. Single clips are no dialogues."""
-    clips = dataset in CLIP_DATASETS
+    clips = dataset.single_clips
     turns = Counter(u.dialogue_id for u in utterances)
     stated = sorted(u.seconds for u in utterances if u.seconds is not None)
     return {

@@ -25,7 +25,7 @@ def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) 
 
     The rejects table also names the faults that cost no row, under the stage "utterances.defects".
     """
-    raw = RawDataset(source.dataset, work.raw / source.folder, tuple(source.files))
+    raw = _raw_dataset(source, work.raw)
     read = read_dataset(raw, work.raw, settings, lambda path: _digest(source, work.raw, path))
     shards = write_buckets(
         work.store, "utterances", [utterance_to_row(u) for u in read.utterances], settings.bucket_rows
@@ -44,7 +44,7 @@ def changed_utterances(
     source: RawFiles, settings: DataSettings, root: Path, store: Store, outputs: tuple[Ref, ...]
 ) -> list[str]:
     """What differs between the raw files as they are and the shards made from them before. Writes nothing."""
-    raw = RawDataset(source.dataset, root / source.folder, tuple(source.files))
+    raw = _raw_dataset(source, root)
     try:
         read = read_dataset(raw, root, settings, lambda path: _digest(source, root, path))
         before = read_shards(store, of_table(outputs, "utterances"))
@@ -53,6 +53,12 @@ def changed_utterances(
     except StoreError:
         return []
     return compare(before, group([utterance_to_row(u) for u in read.utterances], "utterances"))
+
+
+def _raw_dataset(source: RawFiles, root: Path) -> RawDataset:
+    return RawDataset(
+        source.dataset, root / source.folder, tuple(source.files), source.notes, source.not_read
+    )
 
 
 def _digest(source: RawFiles, root: Path, path: Path) -> str:
