@@ -6,22 +6,29 @@ mistake of the user is one line and exit code 2; a failed stage is exit code 1. 
 
 from __future__ import annotations
 
-import json
+import inspect
 import logging
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from storage.errors import InputError
 from storage.store import StoreError
-from tasks.display import candidate_card, status_tree
-from tasks.engine.run import RunRequest, publish_report, stale_plan
+from tasks.display import Waiting, status_tree
+from tasks.engine.run import DEFAULT_STORE, RunRequest, publish_report, read_report, stale_plan
+from tasks.engine.runs import RunRecord, run_of
 from tasks.engine.worker import StageFailed
+from tasks.listing import candidate_card, listing, run_rows, story
+from tasks.terminal import Terminal, clean, json_line, size_text
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
@@ -32,59 +39,122 @@ compressor_app = typer.Typer(no_args_is_help=True, help="The project's own small
 app.add_typer(compressor_app, name="compressor")
 export_app = typer.Typer(no_args_is_help=True, help="A run's results as datasets of their own.")
 app.add_typer(export_app, name="export")
-out, err = Console(), Console(stderr=True)
+out, err = Terminal(), Terminal(stderr=True)
+WIDE = 120
+"""Characters of a terminal that has room for intervals beside figures."""
 
 Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of artefacts and records.")]
-Raw = Annotated[Path | None, typer.Option(help="Folder of raw datasets; none: the bundled sample corpus.")]
-Until = Annotated[str | None, typer.Option(help="Last stage to run, with all it needs.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="One setting: data.dialogues=40. Repeatable.")
 ]
+Until = Annotated[str | None, typer.Option(help="Last stage to run, with all it needs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Force = Annotated[list[str] | None, typer.Option(help="Run this stage whether stale or not. Repeatable.")]
 Rehash = Annotated[bool, typer.Option(help="Read every raw file again instead of trusting its time stamp.")]
+StoreFolder = Annotated[
+    Path, typer.Option("--store", file_okay=False, help="Folder of artefacts and records.")
+]
 
 
-def _request(profile, store, raw, until, changes, rehash=False, force=None) -> RunRequest:
-    return RunRequest(
-        profile=profile,
-        store=str(store),
-        raw=None if raw is None else str(raw),
-        until=until,
-        changes=tuple(changes or ()),
-        rehash=rehash,
-        force=tuple(force or ()),
+@dataclass(frozen=True)
+class Asked:
+    """The options that say which data, with which settings, into which store."""
+
+    raw: Annotated[
+        Path | None, typer.Option(help="Folder of raw datasets; none: the bundled sample corpus.")
+    ] = None
+    profile: Annotated[str | None, typer.Option(help="cpu (unless told), paper, tiny, or a TOML file.")] = (
+        None
     )
+    changes: Changes = None
+    store: StoreFolder = Path(DEFAULT_STORE)
+
+    def request(self, **more) -> RunRequest:
+        """What is asked for, by these options alone."""
+        return RunRequest(
+            profile=self.profile or RunRequest().profile,
+            raw=None if self.raw is None else str(self.raw),
+            changes=tuple(self.changes or ()),
+            store=str(self.store),
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class Meant(Asked):
+    """The options that say which run is meant: the store's last, one of its runs, or that of --raw, --profile and --set."""
+
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="A run of the store, by its id; unless told, or --raw, --profile or --set, the last."
+        ),
+    ] = None
+
+    def found(self) -> tuple[RunRequest, RunRecord | None]:
+        """The run's data and settings, and its record, if it is meant by that. InputError where there is none."""
+        told = self.raw is not None or self.profile is not None or bool(self.changes)
+        if told and self.run is not None:
+            raise InputError(
+                "--run means a run's own data and settings: leave out --raw, --profile and --set"
+            )
+        if told:
+            return self.request(), None
+        record = run_of(self.store, self.run)
+        request = RunRequest.of_run(record, str(self.store))
+        err.say(f"run {record.id}: {request.command('run')}", style="dim")
+        return request, record
+
+
+def grouped(command: Callable) -> Callable:
+    """Lets a command take options in groups: of a parameter that is a dataclass the fields are options."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    groups = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+    options = [p for p in own if p.name not in groups]
+    options += [
+        p for kind in groups.values() for p in inspect.signature(kind, eval_str=True).parameters.values()
+    ]
+
+    @wraps(command)
+    def called(**given):
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        return command(**given)
+
+    called.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in options])
+    called.__annotations__ = {p.name: p.annotation for p in options}
+    return called
 
 
 @app.command()
-def run(
-    raw: Raw = None,
-    until: Until = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
-    rehash: Rehash = False,
-    force: Force = None,
-) -> None:
+@grouped
+def run(asked: Asked, until: Until = None, rehash: Rehash = False, force: Force = None) -> None:
     """Do what is stale, with progress; print where the report is."""
-    request = _request(profile, store, raw, until, changes, rehash, force)
+    request = asked.request(until=until, rehash=rehash, force=tuple(force or ()))
     plans = stale_plan(request)
     if all(plan.state in ("fresh", "not run") for plan in plans):
-        report = publish_report(request, plans)
-        out.print(
-            "Nothing is stale: no task was run." + (f" Report: {report}" if report else ""), soft_wrap=True
-        )
+        report = _nothing_stale(request, plans)
+        out.say("Nothing is stale: no task was run." + (f" Report: {report}" if report else ""))
         return
+    Waiting("starting the orchestrator", after_s=0).start()
     _quiet_prefect()
     from flows.reproduce import reproduce
 
     report = reproduce(request)
     if report is not None:
-        out.print(f"Report: {report}", soft_wrap=True)
+        out.say(f"Report: {report}")
     else:
-        out.print(f"Done as far as {until}; `empamba show {until}` shows its rows.", soft_wrap=True)
+        out.say(f"Done as far as {until}; `{request.of_last_run('show', until)}` shows its rows.")
+
+
+def _nothing_stale(request: RunRequest, plans: list) -> str | None:
+    """The report's path. Of a read-only store it can be told, but not that this was asked for."""
+    try:
+        with request.noted() as note:
+            return publish_report(request, plans, note)
+    except StoreError:
+        page = Path(request.store) / "report.html"
+        return str(page.resolve()) if request.until is None and page.is_file() else None
 
 
 def _quiet_prefect() -> None:
@@ -101,87 +171,121 @@ def _quiet_prefect() -> None:
 
 
 @app.command()
-def status(
-    raw: Raw = None,
-    until: Until = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
-    rehash: Rehash = False,
-    as_json: AsJson = False,
-) -> None:
+@grouped
+def status(meant: Meant, until: Until = None, rehash: Rehash = False, as_json: AsJson = False) -> None:
     """What would be done, and why; does nothing."""
-    plans = stale_plan(_request(profile, store, raw, until, changes, rehash))
+    try:
+        request, _ = meant.found()
+    except InputError:
+        if meant.run is not None:
+            raise
+        request = meant.request()  # where nothing has run yet: what `empamba run` would do
+    plans = stale_plan(request.model_copy(update={"until": until, "rehash": rehash}))
     if as_json:
-        print(json.dumps({"stages": [plan.as_dict() for plan in plans]}))
+        json_line({"stages": [plan.as_dict() for plan in plans]})
         return
     out.print(status_tree(plans))
 
 
 @app.command()
+@grouped
 def show(
-    stage: str,
-    rows: Annotated[int, typer.Option(help="How many rows to print.")] = 5,
+    meant: Meant,
+    stage: Annotated[str, typer.Argument(help="A stage, or a part of one: pairs, pairs.quality.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 5,
     rejects: Annotated[
         bool, typer.Option("--rejects", help="Rejected rows instead, with their reasons.")
     ] = False,
-    raw: Raw = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
     as_json: AsJson = False,
 ) -> None:
-    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8.
-    Of a stage without a table all its figures."""
+    """A stage's rows, counts and rejects; of a trained stage what it learned; candidates as in figure 8."""
     from tasks.show import candidate_cards, describe
 
-    request = _request(profile, store, raw, None, changes)
+    request, _ = meant.found()
     cards = candidate_cards(request, rows) if stage == "candidates" and not rejects else None
     if cards is not None and not as_json:
         for card in cards:
-            out.print(candidate_card(card))
+            out.print(candidate_card(card, out.width))
         return
     found = describe(request, stage, rows, rejects)
     if as_json:
-        print(json.dumps({**found.counts, "shown": found.rows if cards is None else cards}, default=str))
+        shown = next(rows for rows in (cards, found.systems, found.rows) if rows is not None)
+        json_line({**found.counts, "shown": shown})
         return
-    counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
-    table = Table(*found.columns, title=f"{stage}: {'figures' if 'figure' in found.columns else counted}")
-    for row in found.rows:
-        table.add_row(*(str(row.get(name, "")).replace("[", "\\[") for name in found.columns))
-    out.print(table)
-    out.print(", ".join(f"{place} {count}" for place, count in found.counts["by"].items()))
+    for told in found.stories:
+        out.print(story(told, out.width))
+    if found.systems is not None:
+        out.print(_systems(stage, found.systems))
+    elif not found.stories:
+        counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
+        title = f"{stage}: {'figures' if 'figure' in found.columns else counted}"
+        out.print(listing(title, found.columns, found.rows, out.width))
+    for line in (*found.lines, ", ".join(f"{place} {n}" for place, n in found.counts["by"].items())):
+        if line:
+            out.print(Text(clean(line)))
+
+
+@app.command("runs")
+def list_runs(
+    store: StoreFolder = Path(DEFAULT_STORE),
+    rows: Annotated[int, typer.Option(min=1, help="How many runs to print.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The store's runs, latest first: when, on what, with which settings, and what became of them."""
+    from tasks.engine.runs import runs
+
+    found, amiss = runs(store)
+    if as_json:
+        json_line({"runs": [record.model_dump(mode="json") for record in found[:rows]], "unreadable": amiss})
+        return
+    for name, fault in amiss.items():
+        err.say(f"{store}/runs/{name}: {fault}")
+    if not found:
+        out.say(f"No run in {store}: `empamba run` makes one.")
+        return
+    out.print(listing(f"{len(found)} runs", *run_rows(found[:rows]), out.width, share=False))
 
 
 @app.command()
-def report(
-    raw: Raw = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
-    as_json: AsJson = False,
-) -> None:
-    """The last report: its tables, or its JSON."""
-    path = store / "report.json"
-    if not path.is_file():
-        raise InputError(f"no report in {store}: `empamba run` writes one")
-    facts = json.loads(path.read_text(encoding="utf-8"))
+@grouped
+def report(meant: Meant, as_json: AsJson = False) -> None:
+    """A run's report: its tables, or its JSON."""
+    from tasks.engine.run import published
+
+    request, record = meant.found()
+    digest = record.report if record is not None else _report_of(request)
+    if digest is None:
+        why = "no report with these settings" if record is None else f"run {record.id} came to no report"
+        raise InputError(f"{why}: `{request.command('run')}` writes one")
+    facts = read_report(request, digest)
     if as_json:
-        print(json.dumps(facts))
+        json_line(facts)
         return
-    table = Table(
-        "rung", "dataset", "n", "BERTScore", "EmotionScore", "Dist-1", title=facts.get("title", "report")
-    )
-    for row in facts["systems"]:
-        figures = [f"{row[name]:.3f}" for name in ("bertscore", "emotionscore", "dist1")]
-        table.add_row(row["system"], row["dataset"], str(row["n"]), *figures)
-    out.print(table)
-    out.print(f"{store / 'report.html'}", soft_wrap=True)
+    out.print(_systems(facts.get("title", "report"), facts["systems"]))
+    if published(meant.store) == digest:
+        out.say(str(meant.store / "report.html"))
+    else:
+        out.say(
+            f"{meant.store / 'report.html'} is another run's; `{request.command('run')}` publishes this one"
+        )
+
+
+def _systems(title: str, systems: list[dict]) -> RenderableType:
+    """Measured systems, with intervals where the terminal has room for them."""
+    from tasks.show import system_rows
+
+    return listing(title, *system_rows(systems, out.width >= WIDE), out.width, share=False)
+
+
+def _report_of(request: RunRequest) -> str | None:
+    """The digest of the report that lies there with these settings and data, if it is fresh."""
+    plan = next(plan for plan in stale_plan(request) if plan.stage.name == "report")
+    return next((ref.digest for ref in plan.outputs.get("all", ()) if ref.name == "report.json"), None)
 
 
 @app.command()
 def verify(
-    store: StoreFolder = Path("store"),
+    store: StoreFolder = Path(DEFAULT_STORE),
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop what is damaged, so that it is made again.")
     ] = False,
@@ -191,8 +295,8 @@ def verify(
 
     found = damaged(store, repair)
     for line in found:
-        out.print(line, soft_wrap=True)
-    out.print(
+        out.say(line)
+    out.say(
         f"{len(found)} damaged" + (", dropped: `empamba run` makes them again" if found and repair else "")
     )
     raise typer.Exit(1 if found and not repair else 0)
@@ -200,7 +304,7 @@ def verify(
 
 @app.command()
 def gc(
-    store: StoreFolder = Path("store"),
+    store: StoreFolder = Path(DEFAULT_STORE),
     superseded: Annotated[
         bool, typer.Option("--superseded", help="Forget all but each item's latest record first.")
     ] = False,
@@ -210,14 +314,13 @@ def gc(
     from tasks.upkeep import collect
 
     found = collect(store, superseded, dry=True)
-    out.print(
+    out.say(
         f"{found.before / 1e6:.1f} MB, of which {found.files} files, {(found.before - found.after) / 1e6:.1f} MB, "
-        "are needed by no " + ("latest record" if superseded else "record"),
-        soft_wrap=True,
+        "are needed by no " + ("latest record" if superseded else "record")
     )
     if found.files and (yes or typer.confirm("Drop them?")):
         done = collect(store, superseded)
-        out.print(f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB after")
+        out.say(f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB after")
 
 
 @weights_app.command("list")
@@ -239,24 +342,20 @@ def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
     from tasks.settings import load_settings, weight_names
 
     for role, name in weight_names(load_settings(profile, changes or ())).items():
-        out.print(f"{role}: {name} → {resolve(name)}", soft_wrap=True)
+        out.say(f"{role}: {name} → {resolve(name)}")
 
 
 @export_app.command("pairs")
+@grouped
 def export_pairs(
+    meant: Meant,
     folder: Annotated[Path, typer.Argument(help="A new folder for Parquet files and data card.")],
-    raw: Raw = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
 ) -> None:
     """Preference pairs as trainers read them (prompt, chosen, rejected), with where each comes from."""
     from tasks.export import export_pairs as export
 
-    counts = export(_request(profile, store, raw, None, changes), folder)
-    out.print(
-        f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()), soft_wrap=True
-    )
+    counts = export(meant.found()[0], folder)
+    out.say(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 
 
 @compressor_app.command("pretrain")
@@ -276,7 +375,7 @@ def pretrain_compressor(
     from flows.pretrain_compressor import pretrain_compressor as flow
 
     report = flow(texts, folder, llm, settings, start)
-    print(json.dumps({name: report[name] for name in ("heldout_before", "heldout_after", "nats_recovered")}))
+    json_line({name: report[name] for name in ("heldout_before", "heldout_after", "nats_recovered")})
 
 
 @scorer_app.command("train")
@@ -290,7 +389,7 @@ def train_scorer(
     _quiet_prefect()
     from flows.train_scorer import train_scorer as flow
 
-    print(json.dumps(flow(train, dev, folder, settings)))
+    json_line(flow(train, dev, folder, settings))
 
 
 @scorer_app.command("evaluate")
@@ -306,9 +405,9 @@ def evaluate_scorer(
 
     found = measure_scorer(file, weights or load_settings(profile).scorer.weights)
     if as_json:
-        print(json.dumps(found))
+        json_line(found)
     else:
-        out.print(
+        out.say(
             "{weights} on {rows} texts: macro-F1 {macro_f1:.3f}, micro-F1 {micro_f1:.3f}".format_map(found)
         )
 
@@ -318,8 +417,10 @@ def sample(folder: Path, seed: int = 0) -> None:
     """Write the bundled sample corpus as raw MultiDialog, MELD and IEMOCAP trees."""
     from storage.sample.layout import write_sample
 
-    for dataset, counts in write_sample(folder, seed).items():
-        out.print(f"{dataset}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
+    with Waiting("writing voices and faces"):
+        written = write_sample(folder, seed)
+    for dataset, counts in written.items():
+        out.say(f"{dataset}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
 
 
 @app.command()
@@ -342,14 +443,20 @@ def fetch(
     from storage.fetch.sources import source_of
 
     source = source_of(dataset)
-    out.print(
-        f"{source.title}\nlicence: {source.licence}\n{source.licence_url}", soft_wrap=True, highlight=False
-    )
+    for line in (source.title, f"licence: {source.licence}", source.licence_url):
+        out.say(line)
     if not accept:
         if not sys.stdin.isatty():
             raise InputError("nobody to ask: read the licence, then say --accept-licence")
-        typer.confirm("Do you accept it?", abort=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        if not _confirmed("Do you accept it?"):
+            out.say("nothing was fetched: the licence was not accepted")
+            raise typer.Exit(1)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bars:
         shown: dict = {}
 
@@ -363,9 +470,34 @@ def fetch(
 
         target = folder / dataset.lower()
         brought, there = bring(source, target, lambda name: fnmatch(name, only), progress)
-    out.print(
-        f"{brought} files brought to {target}, {there} were there. Next: {source.after}", soft_wrap=True
-    )
+    out.say(f"{brought} files brought to {target}, {there} were there. Next: {source.after}")
+
+
+def _confirmed(question: str) -> bool:
+    """Whether it was answered with yes; an end of the input or Ctrl-C is a no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        out.print()
+        return False
+
+
+@app.command()
+def caches(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them, after asking for each.")] = False,
+) -> None:
+    """Where weights and Prefect's records lie outside the store, and how large they are."""
+    from tasks.caches import clear as remove
+    from tasks.caches import known_caches
+
+    for cache in known_caches():
+        size = cache.size()
+        out.say(f"{cache.what}: {cache.folder}, " + (size_text(size) if size else "nothing"))
+        if clear and size:
+            if _confirmed(cache.question):
+                out.say(f"removed: {remove(cache)} entries")
+            else:
+                out.say("kept")
 
 
 def main() -> None:
@@ -375,7 +507,7 @@ def main() -> None:
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        err.print("stopped; `empamba run` goes on from here")
+        err.say("stopped; `empamba run` goes on from here")
         sys.exit(130)
     except InputError as error:
         _fail(error, 2)
@@ -384,13 +516,18 @@ def main() -> None:
     except StoreError as error:
         _fail(error, 1)
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's usage errors
-            _fail(error.format_message(), 2)
-        raise
+        if hasattr(
+            error, "format_message"
+        ):  # click's usage errors; one without a message has printed the help
+            _fail(error.format_message(), 2) if error.format_message().strip() else sys.exit(2)
+        Waiting.end()
+        err.say_traceback(error)
+        sys.exit(1)
 
 
 def _fail(message, code: int) -> None:
-    err.print(f"[red]error:[/] {str(message).replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
+    Waiting.end()
+    err.print(Text.assemble(("error:", "red"), f" {clean(str(message))}"), soft_wrap=True)
     sys.exit(code)
 
 

@@ -18,6 +18,6 @@ def reproduce(request: RunRequest) -> str | None:
     before = stale_plan(request)
     with open_run(request) as run:
         side_by_side(request, build_shards, make_pairs, train_models, write_report)
-    report = publish_report(request, run.settled())
+        report = publish_report(request, run.settled(), run.note)
     leave_summary(before, report)
     return report

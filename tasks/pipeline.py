@@ -6,9 +6,11 @@ Builds items from settings and earlier stages' artefacts only; runs nothing, imp
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
@@ -449,16 +451,29 @@ class Pipeline:
         return _weights(self.settings.llm.weights)
 
 
-def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
-    """The datasets below `root` with the digest of every file they depend on. Raises RawDataError."""
+def read_raw_files(
+    root: Path, cache: StatCache, reading: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[RawFiles, ...]:
+    """The datasets below `root` with the digest of every file they depend on. Raises RawDataError.
+
+    reading(done, total) is told of every file that was looked at.
+    """
+    found = list(find_datasets(root))
+    total, seen = sum(len(raw.files) for raw in found), count(1)
+
+    def digest(path: str) -> str:
+        value = cache.digest(f"{root}/{path}")
+        reading(next(seen), total)
+        return value
+
     return tuple(
         RawFiles(
             dataset=raw.dataset,
             folder=raw.folder.relative_to(root).as_posix(),
-            files={path: cache.digest(f"{root}/{path}") for path in raw.files},
+            files={path: digest(path) for path in raw.files},
             synthetic=is_sample(root),
         )
-        for raw in find_datasets(root)
+        for raw in found
     )
 
 

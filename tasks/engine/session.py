@@ -6,6 +6,7 @@ Knows nothing of Prefect or of what a stage does.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,8 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 class Session:
     """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus.
 
-    workers: where items run; processes of the session's own, unless it is handed some of another.
+    workers: where items run; processes of the session's own, unless it is handed some of another. reading: told how
+    many of the raw files have been looked at, of how many.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class Session:
         rehash: bool = False,
         force: tuple[str, ...] = (),
         workers: WorkerPool | None = None,
+        reading: Callable[[int, int], None] = lambda done, total: None,
     ):
         self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
         self.store = Store(store, self._stats)
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
-        self.force = force
+        self.force, self._reading = force, reading
         self.pipeline = self._pipeline()
         offline = {"HF_HUB_OFFLINE": "1"} if profile != "paper" else {}
         self._handed = workers is not None
@@ -82,7 +85,7 @@ class Session:
     def _raw_files(self) -> tuple[RawFiles, ...]:
         if self.raw is None and not self.raw_root.is_dir():
             return (RawFiles(dataset="sample", folder=".", files={}),)
-        files = read_raw_files(self.raw_root, self._stats)
+        files = read_raw_files(self.raw_root, self._stats, self._reading)
         self._save_stats()
         return files
 
