@@ -24,8 +24,8 @@ from rich.text import Text
 from storage.errors import InputError
 from storage.store import StoreError
 from tasks.display import Waiting, status_tree
-from tasks.engine.run import DEFAULT_STORE, RunRequest, publish_report, read_report, stale_plan
-from tasks.engine.runs import RunRecord, run_of
+from tasks.engine.run import RunRequest, publish_report, read_report, stale_plan
+from tasks.engine.runs import DEFAULT_STORE, RunRecord, run_of, runs
 from tasks.engine.worker import StageFailed
 from tasks.listing import candidate_card, listing, run_rows, story
 from tasks.terminal import Terminal, clean, json_line, size_text
@@ -232,8 +232,6 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """The store's runs, latest first: when, on what, with which settings, and what became of them."""
-    from tasks.engine.runs import runs
-
     found, amiss = runs(store)
     if as_json:
         json_line({"runs": [record.model_dump(mode="json") for record in found[:rows]], "unreadable": amiss})
@@ -256,7 +254,9 @@ def report(meant: Meant, as_json: AsJson = False) -> None:
     digest = record.report if record is not None else _report_of(request)
     if digest is None:
         why = "no report with these settings" if record is None else f"run {record.id} came to no report"
-        raise InputError(f"{why}: `{request.command('run')}` writes one")
+        other = next((r.id for r in runs(meant.store)[0] if r.report), None)
+        hint = "" if other is None else f"; --run {other} has one"
+        raise InputError(f"{why}: `{request.command('run')}` writes one{hint}")
     facts = read_report(request, digest)
     if as_json:
         json_line(facts)

@@ -8,6 +8,7 @@ Layout under the root:
     rows/STAGE.sqlite       finished rows, by the digest of what each was made from
     scratch/KEY/            what an unfinished item goes on from (step checkpoints); removed once it is done
     logs/STAGE/KEY…/        a training's curves for TensorBoard; logs/*.log is what processes printed
+    runs/ID.json            what a run was asked for and what became of it (tasks/engine/runs.py)
     locks/                  kernel file locks; a killed process holds none
 
 Writes go to a temporary name and are renamed, so a kill leaves a whole file or none. Knows nothing of

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from storage.filestat import content_digest
 from storage.store import TEMPORARY, Record, Ref, Store
+from tasks.engine.runs import drop_unreadable, runs
 from tasks.engine.worker import EVENTS
 
 
 def damaged(root: Path, repair: bool) -> list[str]:
-    """A line for every artefact of a record that is missing or does not match its digest, laid-out trees included.
+    """A line for every artefact of a record that is missing or does not match its digest, laid-out trees included;
+    and for every run's record that cannot be read.
 
     repair: such artefacts are dropped, so that they are made again; it waits for running flows.
     """
@@ -28,6 +30,9 @@ def damaged(root: Path, repair: bool) -> list[str]:
                     lines.append(f"{record.stage} [{record.label}]: {ref.name} {ref.digest}")
                     if repair:
                         store.drop(ref)
+        lines += [f"runs/{name}: {fault}" for name, fault in runs(store.root)[1].items()]
+        if repair:
+            drop_unreadable(store.root)
     return lines
 
 

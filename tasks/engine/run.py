@@ -16,12 +16,10 @@ from pydantic import BaseModel, Field
 from storage.store import Ref, Store, StoreError, write_atomic
 from tasks.display import Display, Waiting
 from tasks.engine.planner import Board, StagePlan
-from tasks.engine.runs import RunNote, RunRecord, noted
+from tasks.engine.runs import DEFAULT_STORE, RunNote, RunRecord, noted
 from tasks.engine.session import Session
 from tasks.settings import Settings, load_settings, profile_names
 from tasks.terminal import shell_word
-
-DEFAULT_STORE = "store"
 
 
 class RunRequest(BaseModel, frozen=True, extra="forbid"):
@@ -112,8 +110,7 @@ def open_run(request: RunRequest) -> Iterator[Run]:
         yield replace(_OPEN[request], joined=True)
         return
     with request.session() as session, session.store.lock("gc", shared=True), request.noted() as note:
-        with Waiting("writing the sample corpus"):
-            session.lay_out_sample()
+        session.lay_out_sample()
         session.forget_rows()
         with Display() as display:
             _OPEN[request] = Run(session, display, Board(), note)

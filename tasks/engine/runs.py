@@ -26,7 +26,9 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from storage.errors import InputError
 from storage.store import canonical, digest_bytes, write_atomic, writing
+from tasks.terminal import shell_word
 
+DEFAULT_STORE = "store"
 VERSION = 1
 KEPT = 100
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -35,7 +37,7 @@ SAID = 300
 
 
 class RunRecord(BaseModel, frozen=True, extra="forbid"):
-    """One run. Times are UTC, to the second. raw None: the sample corpus; paths are absolute.
+    """One run. Times are UTC. raw None: the sample corpus; paths are absolute.
 
     state: "running" in the file of a run that never ended is told as "killed". report, page: digests of the
     artefacts report.json and report.html, where the run came to one. seconds: of work by stage, items added up.
@@ -109,12 +111,12 @@ def noted(
 def runs(root: Path) -> tuple[list[RunRecord], dict[str, str]]:
     """The store's runs, latest first, and what is amiss with the records that cannot be read, by their names."""
     found, amiss = [], {}
-    for path in sorted(_folder(root).glob("*.json"), reverse=True):
+    for path in sorted(_folder(root).glob("*.json")):
         try:
             found.append(_read(root, path))
         except ValueError as error:
             amiss[path.name] = str(error)
-    return found, amiss
+    return sorted(found, key=lambda record: (record.started, record.id), reverse=True), amiss
 
 
 def run_of(root: Path, wanted: str | None) -> RunRecord:
@@ -124,14 +126,21 @@ def run_of(root: Path, wanted: str | None) -> RunRecord:
         if found:
             return found[0]
         told = f" ({len(amiss)} records cannot be read)" if amiss else ""
-        raise InputError(f"no run in {root}{told}: `empamba run` makes one, --store names another store")
+        raise InputError(
+            f"no run in {root}{told}: `{_command('run', root)}` makes one, --store names another store"
+        )
     meant = [record for record in found if record.id.startswith(wanted)]
     if len(meant) == 1:
         return meant[0]
     if f"{wanted}.json" in amiss:
         raise InputError(f"run {wanted} in {root}: its record {amiss[f'{wanted}.json']}")
     fault = f"{len(meant)} runs begin so" if meant else "no such run"
-    raise InputError(f"--run {wanted}: {fault} in {root}; `empamba runs` lists them")
+    raise InputError(f"--run {wanted}: {fault} in {root}; `{_command('runs', root)}` lists them")
+
+
+def _command(verb: str, root: Path) -> str:
+    """The command with this store, as a shell takes it."""
+    return f"empamba {verb}" + ("" if str(root) == DEFAULT_STORE else f" --store {shell_word(str(root))}")
 
 
 def drop_unreadable(root: Path) -> None:
@@ -186,7 +195,7 @@ def _claimed(root: Path):
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     while True:
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        run_id = f"{_now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         path = _lock_path(root, run_id)
         with writing(path):
             try:
@@ -226,4 +235,4 @@ def _lock_path(root: Path, run_id: str) -> Path:
 
 
 def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
+    return datetime.now(UTC)

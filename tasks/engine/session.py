@@ -14,6 +14,7 @@ from pathlib import Path
 from storage.errors import InputError
 from storage.filestat import StatCache
 from storage.store import Record, Ref, Store, digest_bytes
+from tasks.display import Waiting
 from tasks.engine.fingerprint import fingerprint
 from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
@@ -74,7 +75,7 @@ class Session:
             from storage.sample.layout import write_sample  # the actor, which only a first run needs
 
             self.raw_root.parent.mkdir(parents=True, exist_ok=True)
-            with self.store.lock("sample"):
+            with self.store.lock("sample"), Waiting("writing the sample corpus"):
                 if not self.raw_root.is_dir():
                     write_sample(self.raw_root)
             self.pipeline = self._pipeline()
