@@ -126,9 +126,7 @@ def run_of(root: Path, wanted: str | None) -> RunRecord:
         if found:
             return found[0]
         told = f" ({len(amiss)} records cannot be read)" if amiss else ""
-        raise InputError(
-            f"no run in {root}{told}: `{_command('run', root)}` makes one, --store names another store"
-        )
+        raise InputError(f"no run in {root}{told}: `{_command('run', root)}` makes one")
     meant = [record for record in found if record.id.startswith(wanted)]
     if len(meant) == 1:
         return meant[0]

@@ -45,7 +45,7 @@ def refused(done: subprocess.CompletedProcess) -> str:
         (["sample", "strange"], "strange: exists and is not an empty folder"),
         (["run", "--colour", "red"], "No such option"),
         (["scorer", "evaluate", "nowhere.tsv"], "nowhere.tsv: no such file; give a TSV of GoEmotions"),
-        (["export", "pairs", "strange"], "strange is not empty"),
+        (["export", "pairs", "strange", "--profile", "tiny"], "strange is not empty"),
         (
             ["export", "pairs", "new", "--profile", "tiny"],
             "utterances is stale: `empamba run --until pairs --profile tiny` makes the pairs",
