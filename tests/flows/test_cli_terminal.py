@@ -12,7 +12,7 @@ from tests.support.hostile import TALK, unreadable
 
 STYLES = re.compile(rb"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[1A|\x1b\[2K|\r")
 """What rich itself sends: styles, the cursor hidden and shown, and a bar drawn again in its own lines."""
-HOSTILE_STYLE = rb"\x1b[7m"
+HOSTILE_STYLE = b"\x1b[7m"
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_a_run_and_its_reasons_are_clean(finished):
         ("status",),
         ("runs",),
         ("report",),
-        ("show", "utterances", "--rows", "100"),
+        ("show", "utterances", "--rows", "200"),
         ("show", "utterances", "--rejects"),
         ("show", "candidates", "--rows", "20"),
         ("show", "pairs", "--rows", "20"),
@@ -42,7 +42,7 @@ def test_what_is_shown_can_be_read(finished, arguments):
 
 
 def test_the_texts_are_there_with_their_codes(finished):
-    shown = empamba(finished, "show", "utterances", "--rows", "100", "--store", "a store").stdout.decode()
+    shown = empamba(finished, "show", "utterances", "--rows", "200", "--store", "a store").stdout.decode()
     for told in (r"\x1b[31mred", r"\x1b]0;taken\x07", r"\u202egnp.exe\u202c", r"\u2028", r"\x7f"):
         assert told in shown, told
     assert r"B\x1b[7mob" in shown and r"Al\u202ei" in shown and f"/{TALK}/" in shown
@@ -50,7 +50,7 @@ def test_the_texts_are_there_with_their_codes(finished):
 
 
 def test_json_is_json_and_says_what_the_text_was(finished):
-    done = empamba(finished, "show", "utterances", "--rows", "100", "--json", "--store", "a store")
+    done = empamba(finished, "show", "utterances", "--rows", "200", "--json", "--store", "a store")
     assert unreadable(done.stdout) == set() and done.stdout.isascii()
     rows = json.loads(done.stdout)["shown"]
     assert {"B\x1b[7mob", "Al\u202ei"} <= {row["speaker"] for row in rows}
@@ -67,8 +67,12 @@ def test_a_changed_sentence_of_a_hostile_dialogue_is_told(finished, tmp_path):
     talk.write_text(talk.read_text().replace("colours", "colors"))
     shutil.copytree(finished / "a store", tmp_path / "store")
     asked = ("--profile", "tiny", "--raw", raw.name)
-    code, shown = on_a_terminal(tmp_path, "run", *asked, "--until", "utterances", "--set", "epo.gamma=0.4")
+    until = ("--until", "utterances", "--set", "epo.gamma=0.4")
+    code, planned = on_a_terminal(tmp_path, "status", *asked, *until)
+    assert code == 0, planned
+    code, shown = on_a_terminal(tmp_path, "run", *asked, *until)
     assert code == 0, shown
+    shown = planned + shown  # a run shortens its reasons
     plain = STYLES.sub(b"", shown).decode()
     assert f"multidialog/train dialogue {TALK}: turn 0 (text)" in plain
     assert r"raw\x1b]0;taken\x07" in empamba(tmp_path, "runs").stdout.decode()
