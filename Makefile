@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 
-.PHONY: demo test test-fast setup lint bench lock clean
+.PHONY: demo test test-fast setup lint bench lock clean clean-caches
 
 demo: setup $(VENV)/weights
 	$(BIN)/empamba run --profile cpu
@@ -50,3 +50,8 @@ lock:
 
 clean:
 	rm -rf $(VENV)
+	@echo "kept: weights in the user's cache and Prefect's home; make clean-caches, before this, asks for each"
+
+# Asks before it removes anything: Prefect's home is everybody's who uses Prefect here.
+clean-caches: setup
+	$(BIN)/empamba caches --clear

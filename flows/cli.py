@@ -7,28 +7,33 @@ mistake of the user is one line and exit code 2; a failed stage is exit code 1. 
 from __future__ import annotations
 
 import contextlib
-import json
+import inspect
 import logging
 import os
-import shlex
 import signal
 import sys
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from storage.errors import InputError
 from storage.fetch.catalogue import SOURCES
-from storage.store import StoreError
-from tasks.display import candidate_card, status_tree
+from storage.store import Store, StoreError
+from tasks.display import Waiting, status_tree
 from tasks.engine.own_server import ServerFailed
-from tasks.engine.run import RunRequest, publish_report, stale_plan
+from tasks.engine.run import RunRequest, publish_report, read_report, stale_plan
+from tasks.engine.runs import DEFAULT_STORE, RunRecord, run_of, runs
 from tasks.engine.stopping import Stopped, heeding
 from tasks.engine.worker import StageFailed
+from tasks.listing import candidate_card, listing, run_rows, story
+from tasks.terminal import Terminal, clean, json_line, shell_word, size_text
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
@@ -39,60 +44,123 @@ compressor_app = typer.Typer(no_args_is_help=True, help="The project's own small
 app.add_typer(compressor_app, name="compressor")
 export_app = typer.Typer(no_args_is_help=True, help="A run's results as datasets of their own.")
 app.add_typer(export_app, name="export")
-out, err = Console(), Console(stderr=True)
+out, err = Terminal(), Terminal(stderr=True)
+WIDE = 120
+"""Characters of a terminal that has room for intervals beside figures."""
 
 Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of artefacts and records.")]
-Raw = Annotated[Path | None, typer.Option(help="Folder of raw datasets; none: the bundled sample corpus.")]
-Until = Annotated[str | None, typer.Option(help="Last stage to run, with all it needs.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="One setting: data.dialogues=40. Repeatable.")
 ]
+Until = Annotated[str | None, typer.Option(help="Last stage to run, with all it needs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Force = Annotated[list[str] | None, typer.Option(help="Run this stage whether stale or not. Repeatable.")]
 Rehash = Annotated[bool, typer.Option(help="Read every raw file again instead of trusting its time stamp.")]
+StoreFolder = Annotated[
+    Path, typer.Option("--store", file_okay=False, help="Folder of artefacts and records.")
+]
 
 
-def _request(profile, store, raw, until, changes, rehash=False, force=None) -> RunRequest:
-    return RunRequest(
-        profile=profile,
-        store=str(store),
-        raw=None if raw is None else str(raw),
-        until=until,
-        changes=tuple(changes or ()),
-        rehash=rehash,
-        force=tuple(force or ()),
+@dataclass(frozen=True)
+class Asked:
+    """The options that say which data, with which settings, into which store."""
+
+    raw: Annotated[
+        Path | None, typer.Option(help="Folder of raw datasets; none: the bundled sample corpus.")
+    ] = None
+    profile: Annotated[str | None, typer.Option(help="cpu (unless told), paper, tiny, or a TOML file.")] = (
+        None
     )
+    changes: Changes = None
+    store: StoreFolder = Path(DEFAULT_STORE)
+
+    def request(self, **more) -> RunRequest:
+        """What is asked for, by these options alone."""
+        return RunRequest(
+            profile=self.profile or RunRequest().profile,
+            raw=None if self.raw is None else str(self.raw),
+            changes=tuple(self.changes or ()),
+            store=str(self.store),
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class Meant(Asked):
+    """The options that say which run is meant: the store's last, one of its runs, or that of --raw, --profile and --set."""
+
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="A run of the store, by its id; unless told, or --raw, --profile or --set, the last."
+        ),
+    ] = None
+
+    def found(self) -> tuple[RunRequest, RunRecord | None]:
+        """The run's data and settings, and its record, if it is meant by that. InputError where there is none."""
+        told = self.raw is not None or self.profile is not None or bool(self.changes)
+        if told and self.run is not None:
+            raise InputError(
+                "--run means a run's own data and settings: leave out --raw, --profile and --set"
+            )
+        if told:
+            return self.request(), None
+        record = run_of(self.store, self.run)
+        request = RunRequest.of_run(record, str(self.store))
+        err.say(f"run {record.id}: {request.command('run')}", style="dim")
+        return request, record
+
+
+def grouped(command: Callable) -> Callable:
+    """Lets a command take options in groups: of a parameter that is a dataclass the fields are options."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    groups = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+    options = [p for p in own if p.name not in groups]
+    options += [
+        p for kind in groups.values() for p in inspect.signature(kind, eval_str=True).parameters.values()
+    ]
+
+    @wraps(command)
+    def called(**given):
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        return command(**given)
+
+    called.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in options])
+    called.__annotations__ = {p.name: p.annotation for p in options}
+    return called
 
 
 @app.command()
-def run(
-    raw: Raw = None,
-    until: Until = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
-    rehash: Rehash = False,
-    force: Force = None,
-) -> None:
+@grouped
+def run(asked: Asked, until: Until = None, rehash: Rehash = False, force: Force = None) -> None:
     """Do what is stale, with progress; print where the report is."""
-    request = _request(profile, store, raw, until, changes, rehash, force)
+    request = asked.request(until=until, rehash=rehash, force=tuple(force or ()))
     plans = stale_plan(request)
     if all(plan.state in ("fresh", "not run") for plan in plans):
-        report = publish_report(request, plans)
-        out.print(
-            "Nothing is stale: no task was run." + (f" Report: {report}" if report else ""), soft_wrap=True
-        )
+        report = _nothing_stale(request, plans)
+        out.say("Nothing is stale: no task was run." + (f" Report: {report}" if report else ""))
         return
+    Waiting("starting the orchestrator", after_s=0).start()
     _quiet_prefect()
     from flows.reproduce import reproduce
     from tasks.engine.orchestration import run_from_shell
 
     report = run_from_shell(reproduce, request)
     if report is not None:
-        out.print(f"Report: {report}", soft_wrap=True)
+        out.say(f"Report: {report}")
     else:
-        out.print(f"Done as far as {until}; `empamba show {until}` shows its rows.", soft_wrap=True)
+        out.say(f"Done as far as {until}; `{request.of_last_run('show', until)}` shows its rows.")
+
+
+def _nothing_stale(request: RunRequest, plans: list) -> str | None:
+    """The report's path. Of a read-only store it can be told, but not that this was asked for."""
+    try:
+        with request.noted() as note:
+            return publish_report(request, plans, note)
+    except StoreError:
+        page = Path(request.store) / "report.html"
+        return str(page.resolve()) if request.until is None and page.is_file() else None
 
 
 def _quiet_prefect() -> None:
@@ -109,102 +177,128 @@ def _quiet_prefect() -> None:
 
 
 @app.command()
-def status(
-    raw: Raw = None,
-    until: Until = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
-    rehash: Rehash = False,
-    as_json: AsJson = False,
-) -> None:
+@grouped
+def status(meant: Meant, until: Until = None, rehash: Rehash = False, as_json: AsJson = False) -> None:
     """What would be done, and why; does nothing."""
-    plans = stale_plan(_request(profile, store, raw, until, changes, rehash))
+    try:
+        request, _ = meant.found()
+    except InputError:
+        if meant.run is not None:
+            raise
+        request = meant.request()  # where nothing has run yet: what `empamba run` would do
+    plans = stale_plan(request.model_copy(update={"until": until, "rehash": rehash}))
     if as_json:
-        print(json.dumps({"stages": [plan.as_dict() for plan in plans]}))
+        json_line({"stages": [plan.as_dict() for plan in plans]})
         return
     out.print(status_tree(plans))
 
 
 @app.command()
+@grouped
 def show(
-    stage: str,
-    rows: Annotated[int, typer.Option(help="How many rows to print.")] = 5,
+    meant: Meant,
+    stage: Annotated[str, typer.Argument(help="A stage, or a part of one: pairs, pairs.quality.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 5,
     rejects: Annotated[
         bool, typer.Option("--rejects", help="Rejected rows instead, with their reasons.")
     ] = False,
-    raw: Raw = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
     as_json: AsJson = False,
 ) -> None:
-    """A stage's rows, counts and rejects, as of its latest run with these settings; candidates as in figure 8.
-    Of a stage without a table all its figures."""
+    """A stage's rows, counts and rejects; of a trained stage what it learned; candidates as in figure 8."""
     from tasks.show import candidate_cards, describe
 
-    request = _request(profile, store, raw, None, changes)
+    request, _ = meant.found()
     cards = candidate_cards(request, rows) if stage == "candidates" and not rejects else None
     if cards is not None and not as_json:
         for card in cards:
-            out.print(candidate_card(card))
+            out.print(candidate_card(card, out.width))
         return
     found = describe(request, stage, rows, rejects)
     if as_json:
-        print(json.dumps({**found.counts, "shown": found.rows if cards is None else cards}, default=str))
+        shown = next(rows for rows in (cards, found.systems, found.rows) if rows is not None)
+        json_line({**found.counts, "shown": shown})
         return
-    counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
-    table = Table(*found.columns, title=f"{stage}: {'figures' if 'figure' in found.columns else counted}")
-    for row in found.rows:
-        table.add_row(*(str(row.get(name, "")).replace("[", "\\[") for name in found.columns))
-    out.print(table)
-    out.print(", ".join(f"{place} {count}" for place, count in found.counts["by"].items()))
+    for told in found.stories:
+        out.print(story(told, out.width))
+    if found.systems is not None:
+        out.print(_systems(stage, found.systems))
+    elif not found.stories:
+        counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
+        title = f"{stage}: {'figures' if 'figure' in found.columns else counted}"
+        out.print(listing(title, found.columns, found.rows, out.width))
+    for line in (*found.lines, ", ".join(f"{place} {n}" for place, n in found.counts["by"].items())):
+        if line:
+            out.print(Text(clean(line)))
+
+
+@app.command("runs")
+def list_runs(
+    store: StoreFolder = Path(DEFAULT_STORE),
+    rows: Annotated[int, typer.Option(min=1, help="How many runs to print.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The store's runs, latest first: when, on what, with which settings, and what became of them."""
+    found, amiss = runs(store)
+    if as_json:
+        json_line({"runs": [record.model_dump(mode="json") for record in found[:rows]], "unreadable": amiss})
+        return
+    for name, fault in amiss.items():
+        err.say(f"{store}/runs/{name}: {fault}")
+    if not found:
+        out.say(f"No run in {store}: `empamba run` makes one.")
+        return
+    out.print(listing(f"{len(found)} runs", *run_rows(found[:rows]), out.width, share=False))
 
 
 @app.command()
-def report(
-    raw: Raw = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
-    as_json: AsJson = False,
-) -> None:
-    """The last report: its tables, or its JSON."""
-    path = store / "report.json"
-    if not path.is_file():
-        raise InputError(f"no report in {store}: `empamba run` writes one")
-    again = StoreError(f"{path}: damaged; `empamba run` writes it again")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        rows = facts["systems"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise again from error
+@grouped
+def report(meant: Meant, as_json: AsJson = False) -> None:
+    """A run's report: its tables, or its JSON."""
+    from tasks.engine.run import published
+
+    request, record = meant.found()
+    digest = record.report if record is not None else _report_of(request)
+    if digest is None:
+        why = "no report with these settings" if record is None else f"run {record.id} came to no report"
+        other = next((r.id for r in runs(meant.store)[0] if r.report), None)
+        hint = "" if other is None else f"; --run {other} has one"
+        raise InputError(f"{why}: `{request.command('run')}` writes one{hint}")
+    facts = read_report(request, digest)
     if as_json:
-        print(json.dumps(facts))
+        json_line(facts)
         return
-    table = Table(
-        "rung",
-        "dataset",
-        "n",
-        "dialogues",
-        "BERTScore",
-        "EmotionScore",
-        "Dist-1",
-        title=facts.get("title", "report"),
+    damaged = StoreError(
+        f"{meant.store / 'report.json'}: damaged; `{request.command('run')}` writes it again"
     )
     try:
-        for row in rows:
-            figures = [f"{row[name]:.3f}" for name in ("bertscore", "emotionscore", "dist1")]
-            table.add_row(row["system"], row["dataset"], str(row["n"]), str(row["dialogues"]), *figures)
-    except (ValueError, LookupError, TypeError) as error:
-        raise again from error
+        table = _systems(facts.get("title", "report"), facts["systems"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged from error
     out.print(table)
-    out.print(f"{store / 'report.html'}", soft_wrap=True)
+    if published(Store(meant.store)) == digest:
+        out.say(str(meant.store / "report.html"))
+    else:
+        out.say(
+            f"{meant.store / 'report.html'} is another run's; `{request.command('run')}` publishes this one"
+        )
+
+
+def _systems(title: str, systems: list[dict]) -> RenderableType:
+    """Measured systems, with intervals where the terminal has room for them."""
+    from tasks.show import system_rows
+
+    return listing(title, *system_rows(systems, out.width >= WIDE), out.width, share=False)
+
+
+def _report_of(request: RunRequest) -> str | None:
+    """The digest of the report that lies there with these settings and data, if it is fresh."""
+    plan = next(plan for plan in stale_plan(request) if plan.stage.name == "report")
+    return next((ref.digest for ref in plan.outputs.get("all", ()) if ref.name == "report.json"), None)
 
 
 @app.command()
 def verify(
-    store: StoreFolder = Path("store"),
+    store: StoreFolder = Path(DEFAULT_STORE),
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop what is damaged, so that it is made again.")
     ] = False,
@@ -214,19 +308,19 @@ def verify(
 
     found = check(store, repair)
     for finding in found:
-        out.print(finding.line, soft_wrap=True, markup=False, highlight=False)
+        out.say(finding.line)
     left = sum(not finding.mended for finding in found)
     mended = len(found) - left
     told = [f"{mended} damaged, dropped: `empamba run` makes them again"] if mended else []
     if left or not mended:
         told.append(f"{left} damaged" if not repair or not left else f"{left} left as they are")
-    out.print("; ".join(told), soft_wrap=True)
+    out.say("; ".join(told))
     raise typer.Exit(1 if left else 0)
 
 
 @app.command()
 def gc(
-    store: StoreFolder = Path("store"),
+    store: StoreFolder = Path(DEFAULT_STORE),
     superseded: Annotated[
         bool, typer.Option("--superseded", help="Forget all but each item's latest record first.")
     ] = False,
@@ -236,14 +330,13 @@ def gc(
     from tasks.upkeep import collect
 
     found = collect(store, superseded, dry=True)
-    out.print(
+    out.say(
         f"{found.before / 1e6:.1f} MB, of which {found.files} files, {(found.before - found.after) / 1e6:.1f} MB, "
-        "are needed by no " + ("latest record" if superseded else "record"),
-        soft_wrap=True,
+        "are needed by no " + ("latest record" if superseded else "record")
     )
     if found.files and (yes or typer.confirm("Drop them?")):
         done = collect(store, superseded)
-        out.print(f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB after")
+        out.say(f"{done.before / 1e6:.1f} MB before, {done.after / 1e6:.1f} MB after")
 
 
 @weights_app.command("list")
@@ -265,24 +358,20 @@ def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
     from tasks.settings import load_settings, weight_names
 
     for role, name in weight_names(load_settings(profile, changes or ())).items():
-        out.print(f"{role}: {name} → {resolve(name)}", soft_wrap=True)
+        out.say(f"{role}: {name} → {resolve(name)}")
 
 
 @export_app.command("pairs")
+@grouped
 def export_pairs(
+    meant: Meant,
     folder: Annotated[Path, typer.Argument(help="A new folder for Parquet files and data card.")],
-    raw: Raw = None,
-    changes: Changes = None,
-    profile: Profile = "cpu",
-    store: StoreFolder = Path("store"),
 ) -> None:
     """Preference pairs as trainers read them (prompt, chosen, rejected), with where each comes from."""
     from tasks.export import export_pairs as export
 
-    counts = export(_request(profile, store, raw, None, changes), folder)
-    out.print(
-        f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()), soft_wrap=True
-    )
+    counts = export(meant.found()[0], folder)
+    out.say(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 
 
 @compressor_app.command("pretrain")
@@ -303,7 +392,7 @@ def pretrain_compressor(
     from tasks.engine.orchestration import run_from_shell
 
     report = run_from_shell(flow, texts, folder, llm, settings, start)
-    print(json.dumps({name: report[name] for name in ("heldout_before", "heldout_after", "nats_recovered")}))
+    json_line({name: report[name] for name in ("heldout_before", "heldout_after", "nats_recovered")})
 
 
 @scorer_app.command("train")
@@ -318,7 +407,7 @@ def train_scorer(
     from flows.train_scorer import train_scorer as flow
     from tasks.engine.orchestration import run_from_shell
 
-    print(json.dumps(run_from_shell(flow, train, dev, folder, settings)))
+    json_line(run_from_shell(flow, train, dev, folder, settings))
 
 
 @scorer_app.command("evaluate")
@@ -334,9 +423,9 @@ def evaluate_scorer(
 
     found = measure_scorer(file, weights or load_settings(profile).scorer.weights)
     if as_json:
-        print(json.dumps(found))
+        json_line(found)
     else:
-        out.print(
+        out.say(
             "{weights} on {rows} texts: macro-F1 {macro_f1:.3f}, micro-F1 {micro_f1:.3f}".format_map(found)
         )
 
@@ -346,8 +435,10 @@ def sample(folder: Path, seed: int = 0) -> None:
     """Write the bundled sample corpus as raw MultiDialog, MELD and IEMOCAP trees."""
     from storage.sample.layout import write_sample
 
-    for dataset, counts in write_sample(folder, seed).items():
-        out.print(f"{dataset}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
+    with Waiting("writing voices and faces"):
+        written = write_sample(folder, seed)
+    for dataset, counts in written.items():
+        out.say(f"{dataset}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
 
 
 @app.command()
@@ -367,30 +458,30 @@ def check(
     found = look(path, load_settings(profile, changes or ()).data)
     problems = [line for one in found for line in one.problems]
     if as_json:
-        print(json.dumps({"problems": problems, "datasets": {one.title: one.summary for one in found}}))
+        json_line({"problems": problems, "datasets": {one.title: one.summary for one in found}})
     else:
         for line in problems[:most]:
-            out.print(line, soft_wrap=True, markup=False, highlight=False)
+            out.say(line)
         if len(problems) > most:
-            out.print(f"… and {len(problems) - most} more: --most {len(problems)} prints them all")
+            out.say(f"… and {len(problems) - most} more: --most {len(problems)} prints them all")
         for one in found:
             facts = one.summary
-            out.print(
+            out.say(
                 f"{one.title}: {facts['dialogues']} dialogues, {facts['utterances']} utterances, "
                 f"{facts['exchanges']} exchanges, {facts['clips']} clips"
             )
             for split, counts in facts["splits"].items():
-                out.print(f"  {split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-            out.print(
+                out.say(f"  {split}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+            out.say(
                 "  emotions: " + ", ".join(f"{count} {name}" for name, count in facts["emotions"].items())
             )
-            out.print(
+            out.say(
                 f"  no exchanges: {facts['pairs_of_one_speaker']} pairs of one speaker, "
                 f"{facts['pairs_across_a_gap']} across a missing turn; rows turned away: {facts['turned_away']}"
             )
             for line in one.told:
-                out.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
-        out.print(f"{len(problems)} problems")
+                out.say(f"  {line}")
+        out.say(f"{len(problems)} problems")
     if problems:
         sys.exit(1)
 
@@ -420,14 +511,20 @@ def fetch(
 
     source = source_of(dataset)
     bounds = fetch_limits(limits or ())
-    out.print(
-        f"{source.title}\nlicence: {source.licence}\n{source.licence_url}", soft_wrap=True, highlight=False
-    )
+    for line in (source.title, f"licence: {source.licence}", source.licence_url):
+        out.say(line)
     if not accept:
         if not sys.stdin.isatty():
             raise InputError("nobody to ask: read the licence, then say --accept-licence")
-        typer.confirm("Do you accept it?", abort=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        if not _confirmed("Do you accept it?"):
+            out.say("nothing was fetched: the licence was not accepted")
+            raise typer.Exit(1)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bars:
         shown: dict = {}
 
@@ -441,9 +538,34 @@ def fetch(
 
         target = folder / dataset.lower()
         brought, there = bring(source, target, lambda name: fnmatch(name, only), progress, bounds)
-    out.print(
-        f"{brought} files brought to {target}, {there} were there. Next: {source.after}", soft_wrap=True
-    )
+    out.say(f"{brought} files brought to {target}, {there} were there. Next: {source.after}")
+
+
+def _confirmed(question: str) -> bool:
+    """Whether it was answered with yes; an end of the input or Ctrl-C is a no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        out.print()
+        return False
+
+
+@app.command()
+def caches(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them, after asking for each.")] = False,
+) -> None:
+    """Where weights and Prefect's records lie outside the store, and how large they are."""
+    from tasks.caches import clear as remove
+    from tasks.caches import known_caches
+
+    for known in known_caches():
+        size = known.size()
+        out.say(f"{known.what}: {known.folder}, " + (size_text(size) if size else "nothing"))
+        if clear and size:
+            if _confirmed(known.question):
+                out.say(f"removed: {remove(known)} entries")
+            else:
+                out.say("kept")
 
 
 def main() -> None:
@@ -483,21 +605,27 @@ def _run_command() -> int:
     except (StoreError, ServerFailed) as error:
         return _failed(error, 1)
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's usage errors
-            return _failed(error.format_message(), 2)
-        raise
+        if hasattr(
+            error, "format_message"
+        ):  # click's usage errors; one without a message has printed the help
+            return _failed(error.format_message(), 2) if error.format_message().strip() else 2
+        Waiting.end()
+        err.say_traceback(error)
+        return 1
 
 
 def _failed(message, code: int) -> int:
-    err.print(f"[red]error:[/] {str(message).replace('[', chr(92) + '[')}", soft_wrap=True, highlight=False)
+    Waiting.end()
+    err.print(Text.assemble(("error:", "red"), f" {clean(str(message))}"), soft_wrap=True)
     return code
 
 
 @cache  # said once, whoever comes first: the command's own end or the end of its time
 def _last_words(why: str) -> None:
-    command = shlex.join(["empamba", *sys.argv[1:]])
+    Waiting.end()
+    command = " ".join(map(shell_word, ["empamba", *sys.argv[1:]]))
     with contextlib.suppress(OSError):  # a terminal that has hung up
-        err.print(f"{why}; `{command}` goes on from here", soft_wrap=True, highlight=False, markup=False)
+        err.say(f"{why}; `{command}` goes on from here")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ def reproduce(request: RunRequest) -> str | State | None:
     before = stale_plan(request)
     with open_run(request) as run:
         stopped = side_by_side(run, request, build_shards, make_pairs, train_models, write_report)
-    if stopped is not None:
-        return stopped
-    report = publish_report(request, run.settled())
+        if stopped is not None:
+            return stopped
+        report = publish_report(request, run.settled(), run.note)
     leave_summary(before, report)
     return report

@@ -134,8 +134,8 @@ def fit(
     The optimizer works on fp32 copies, so low-precision weights still learn from small steps. checkpoints: where
     a run that is cut off leaves its state and goes on from, and its curves; the caller removes it in the end.
     names: what each row is called in messages. models: all modules in memory, for the estimate of what training
-    needs, which is logged before anything is computed, and again with the activations once the first batch has
-    shown them; memory_limit: bytes that it may take beside their weights, None: what is free. planned: the lengths
+    needs, which is checked before anything is computed, and once the first batch has shown the activations, when it is
+    logged; memory_limit: bytes that it may take beside their weights, None: what is free. planned: the lengths
     by which batches are planned and `max_tokens` is spent, where those are not `lengths`, what is computed.
 
     Several processes (model/processes.py) call this alike and end with the same weights; the main one alone shows
@@ -148,7 +148,7 @@ def fit(
     parts = [processes.parts(rows, settings.accumulation) for rows in batches]
     longest = max((sum(lengths[i] for i in part) for step in parts for part in step), default=0)
     memory = TrainingMemory(parameters, models, settings.accumulation, longest, processes.count, memory_limit)
-    _tell_memory(memory, processes)
+    _check_memory(memory, processes)
     state = _State.start(parameters, settings, processes)
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
@@ -170,7 +170,8 @@ def fit(
             own = _gradients(parameters, state, loss, rows, parts[step], lengths, memory)
             figures = summed(processes.gathered(own))
             if step == first:
-                _tell_memory(memory, processes)
+                _check_memory(memory, processes)
+                LOG.info(memory.line())
             if not math.isfinite(figures["loss"]):
                 raise _failure(f"loss is {figures['loss']}", state, rows, names, figures, keeper)
             norm = state.update(parameters, rate(step, steps, settings), settings.gradient_clip, processes)
@@ -226,12 +227,11 @@ def _gradients(
     return summed(shares)
 
 
-def _tell_memory(memory: TrainingMemory, processes: Processes) -> None:
-    """Log what is known of the need; TrainingError, in every process, where one of them cannot have it."""
-    LOG.info(memory.line())
+def _check_memory(memory: TrainingMemory, processes: Processes) -> None:
+    """TrainingError, in every process, where one of them cannot have what is known of the need."""
     if max(said["short"] for said in processes.gathered({"short": memory.short})) > 0:
         raise TrainingError(
-            f"{memory.line()}. That cannot fit: a smaller batch_size or a larger accumulation takes fewer "
+            f"{memory.account()}. That cannot fit: a smaller batch_size or a larger accumulation takes fewer "
             "activations, a smaller rank or model the rest"
         )
 

@@ -87,14 +87,21 @@ class TrainingMemory:
         return self.needed.to_come - self.free
 
     def line(self) -> str:
-        """One line for people; it says so where the activations are not known yet."""
+        """What it comes to, in one short line."""
+        return f"needs {_size(self.needed.to_come)} beside {self._weights_size()} of weights; {_size(self.free)} are free"
+
+    def account(self) -> str:
+        """The same with every part; it says so where the activations are not known yet."""
         shown = [f.name for f in fields(self.needed) if self._is_measured or f.name != "activations"]
-        parts = ", ".join(f"{name.replace('_', ' ')} {_gb(getattr(self.needed, name))}" for name in shown)
+        parts = ", ".join(f"{name.replace('_', ' ')} {_size(getattr(self.needed, name))}" for name in shown)
         unknown = "" if self._is_measured else "; activations come on top"
         return (
-            f"training needs about {_gb(self.needed.total)} GB ({parts}{unknown}); beside the weights "
-            f"{_gb(self.needed.to_come)} GB, of {_gb(self.free)} GB that are free"
+            f"training needs about {_size(self.needed.total)} ({parts}{unknown}); beside the weights "
+            f"{_size(self.needed.to_come)}, of {_size(self.free)} that are free"
         )
+
+    def _weights_size(self) -> str:
+        return _size(self.needed.frozen_weights + self.needed.trained_weights)
 
     @contextmanager
     def watching(self, tokens: int) -> Iterator[None]:
@@ -148,5 +155,9 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, UntypedStorage]:
     return {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in local)}
 
 
-def _gb(size: int) -> str:
-    return f"{size / GB:.2f}"
+def _size(size: int) -> str:
+    """Bytes in the unit that shows them: "640 kB", "12 MB", "23.4 GB"."""
+    for unit, amount in (("GB", GB), ("MB", 1e6), ("kB", 1e3)):
+        if abs(size) >= amount:
+            return f"{size / amount:.3g} {unit}"
+    return f"{size} bytes"

@@ -31,9 +31,8 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
         plans = {plan.stage.name: plan for plan in session.plan("pairs")}
         for name in NEEDED:
             if plans[name].state != "fresh":
-                raise InputError(
-                    f"{name} is {plans[name].state}: `empamba run --until pairs` makes the pairs"
-                )
+                command = request.command("run", "--until", "pairs")
+                raise InputError(f"{name} is {plans[name].state}: `{command}` makes the pairs")
         if not plans["candidates"].items:
             raise InputError("no exchange was selected, so there are no pairs to export")
         artefacts = {name: [r for refs in plans[name].outputs.values() for r in refs] for name in NEEDED}

@@ -10,7 +10,6 @@ import json
 import logging
 import random
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from model.zoo.errors import ZooError
 from storage.errors import InputError
 from storage.texts import read_texts
 from tasks.settings import flat, read_json_settings
+from tasks.terminal import Terminal
 
 UNFINISHED = "unfinished"
 """Folder of the step checkpoint and the curves while it trains."""
@@ -113,5 +113,4 @@ def _tell(step: int, steps: int, logs: dict[str, float]) -> None:
 
 def _say(line: str) -> None:
     """To standard error, past the orchestrator, which takes what is printed for a log of its own."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    Terminal(stderr=True).say(line)

@@ -1,27 +1,45 @@
-"""What `empamba show` prints: a stage's rows, counts and rejects, or its figures. Knows nothing of terminals."""
+"""What `empamba show` prints: a stage's rows, counts and rejects, its figures, or a trained stage's story. Knows nothing
+of terminals."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from storage.errors import InputError
 from storage.shards import SCHEMAS, read_table
 from storage.store import Ref, Store
 from storage.tables import KEY_COLUMNS
+from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
+from tasks.engine.runs import worked_seconds
 from tasks.report.samples import candidate_examples
+from tasks.stages.verdicts import quality_line, training_line
+from tasks.terminal import seconds_text
 
 HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}
 """Columns too wide or too binary for a terminal."""
+SYSTEM_FIGURES = {"bertscore": "BERTScore", "emotionscore": "EmotionScore", "dist1": "Dist-1"}
+GROUPS = 8
+"""Lines that a training's groups of figures may take."""
+TOLD_APART = ("heldout_before", "heldout_after", "history", "learned")
+"""Of a training's report: what its story has in a place of its own."""
 
 
 @dataclass(frozen=True)
 class Description:
+    """columns, rows: what is listed. lines: what else is to be said. stories: of a trained stage, one of each part.
+    systems: of what measured any, in place of rows.
+    """
+
     counts: dict
     columns: tuple[str, ...]
     rows: list[dict]
+    lines: tuple[str, ...] = ()
+    stories: tuple[dict, ...] = ()
+    systems: list[dict] | None = None
 
 
 def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Description:
@@ -34,14 +52,152 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
         parts = [plan for name, plan in plans.items() if name == stage or name.startswith(f"{stage}.")]
         refs = [ref for plan in parts for refs in plan.outputs.values() for ref in refs]
         if not refs:
-            reason = next((plan.reason for plan in parts if plan.reason), "it has not run")
-            raise InputError(f"{stage} has nothing to show: {reason}; `empamba run --until {stage}` runs it")
-        main = _main_table(refs)
-        if main is None and not rejects:
-            return Description(_counts(stage, main, refs), ("figure", "value"), _figures(session.store, refs))
-        table = "rejects" if rejects else main
-        shards = [r for r in refs if r.name.startswith(f"{table}/")]
-        return Description(_counts(stage, main, refs), *_rows(session.store, table, shards, limit))
+            raise InputError(_nothing(request, stage, parts))
+        main, store = _main_table(refs), session.store
+        counts = _counts(stage, main, refs)
+        if main is not None or rejects:
+            table = "rejects" if rejects else main
+            shards = [r for r in refs if r.name.startswith(f"{table}/")]
+            return Description(counts, *_rows(store, table, shards, limit), _said(store, parts))
+        measured = _measured(store, refs)
+        if measured is not None:
+            return Description(counts, (), [], _said(store, parts), systems=measured["systems"])
+        stories = tuple(story for plan in parts for story in _stories(store, plan))
+        figures = [row for plan in parts for row in _figures(store, plan, len(parts) > 1)]
+        return Description(counts, ("figure", "value"), figures, _said(store, parts), stories)
+
+
+def _nothing(request: RunRequest, stage: str, parts: list[StagePlan]) -> str:
+    """Why there is nothing to show, and the command that changes it."""
+    stale = next((line for plan in parts for lines in plan.stale.values() for line in lines), None)
+    reason = next((plan.reason for plan in parts if plan.reason), stale) or "it has not run"
+    if any(plan.state == "not run" for plan in parts):
+        return f"{stage} has nothing to show: not run: {reason}"
+    return f"{stage} has nothing to show: {reason}; `{request.command('run', '--until', stage)}` runs it"
+
+
+def _said(store: Store, parts: list[StagePlan]) -> tuple[str, ...]:
+    """A line for every part that says something of itself, or why it was not run."""
+    lines = []
+    for plan in parts:
+        if plan.state == "not run":
+            lines.append(f"{plan.stage.name}: not run: {plan.reason}")
+        for refs in plan.outputs.values():
+            told = quality_line(store, refs)
+            if told:
+                lines.append(f"{plan.stage.name}: {told}")
+    return tuple(lines)
+
+
+def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str, ...], list[dict]]:
+    """Columns and rows of measured systems, each figure with its interval; of metrics.json or of report.json."""
+    columns = ("rung", "dataset", "split", "n", "dialogues", *SYSTEM_FIGURES.values())
+    rows = []
+    for system in systems:
+        row = {name: system.get(name) for name in ("rung", "dataset", "split", "n", "dialogues")}
+        for name, title in SYSTEM_FIGURES.items():
+            low, high = system.get(f"{name}_ci") or (None, None)
+            interval = "" if low is None or not intervals else f" [{low:.3f}, {high:.3f}]"
+            row[title] = f"{system[name]:.3f}{interval}"
+        rows.append(row)
+    return columns, rows
+
+
+def _measured(store: Store, refs: list[Ref]) -> dict | None:
+    """The facts of metrics.json or report.json, where one of them is among the artefacts."""
+    named = (ref for ref in refs if ref.name in ("metrics.json", "report.json"))
+    return next((json.loads(store.read(ref)) for ref in named), None)
+
+
+def _stories(store: Store, plan: StagePlan) -> list[dict]:
+    """The story of each trained item: verdict, (figure, before, after), curves, and facts by name."""
+    found = []
+    for label, refs in plan.outputs.items():
+        report = _training_report(store, refs)
+        if report is not None:
+            found.append(
+                {
+                    "stage": plan.stage.name,
+                    "verdict": training_line(store, refs) or "",
+                    "figures": _before_and_after(report),
+                    "curves": _curves(report.get("history", {})),
+                    "facts": _training_facts(store, plan.stage.name, label, report),
+                }
+            )
+    return found
+
+
+def _training_report(store: Store, refs: Iterable[Ref]) -> dict | None:
+    for tree in (ref for ref in refs if ref.tree):
+        for member in store.members(tree):
+            if member.name == "report.json":
+                return json.loads(store.read(member))
+    return None
+
+
+def _before_and_after(report: dict) -> list[tuple[str, float, float]]:
+    """Held-out figures, loss first; the steps they were taken at are told elsewhere."""
+    before, after = (
+        figures if isinstance(figures, dict) else {"loss": figures}
+        for figures in (report.get("heldout_before") or {}, report.get("heldout_after") or {})
+    )
+    names = sorted((before.keys() & after.keys()) - {"step"}, key=lambda name: (name != "loss", name))
+    return [(name, before[name], after[name]) for name in names if _is_number(before[name], after[name])]
+
+
+def _curves(history: dict) -> list[tuple[str, list[float]]]:
+    curves = []
+    for part, title in (("train", "train loss"), ("heldout", "held-out loss")):
+        values = [entry["loss"] for entry in history.get(part, ()) if "loss" in entry]
+        if values:
+            curves.append((title, values))
+    return curves
+
+
+def _training_facts(store: Store, stage: str, label: str, report: dict) -> list[tuple[str, object]]:
+    """Steps, time, what it was trained on, and every other figure of its report."""
+    history = report.get("history", {})
+    steps = len(history.get("train", ()))
+    took = worked_seconds(store.root, stage)
+    facts = [
+        ("steps", f"{steps}, the weights kept are those of step {history.get('best_step', 0)}"),
+        ("ended by", history.get("ended") or "no step was taken"),
+        ("trained on", f"{history.get('rows', 0)} rows, {history.get('tokens', 0)} tokens"),
+        ("time", "not recorded" if took is None else seconds_text(took)),
+        ("reads", _inputs((store.last(stage, label) or {}).get("parts", {}))),
+    ]
+    for name, value in report.items():
+        if name not in TOLD_APART:
+            facts += _readable(name, value)
+    return [(name, value) for name, value in facts if value not in ("", None)]
+
+
+def _inputs(parts: dict) -> str:
+    """What an item was last made from: "utterances 8, exchanges 8, adapter; weights smollm2-135m-instruct"."""
+    names: Counter = Counter(name.split(" ")[-1].split("/")[0] for name in parts.get("input", {}))
+    read = ", ".join(name if n == 1 else f"{n} shards of {name}" for name, n in sorted(names.items()))
+    weights = ", ".join(parts.get("weights", {}))
+    return "; weights ".join(part for part in (read, weights) if part)
+
+
+def _readable(name: str, value: object) -> list[tuple[str, object]]:
+    """A report's value as lines: a group of figures is one line, a group of groups one of each; no lists."""
+    title = name.replace("_", " ")
+    if not isinstance(value, dict):
+        return [] if isinstance(value, list) else [(title, value)]
+    if any(isinstance(inner, dict) for inner in value.values()):
+        lines = [line for key, inner in value.items() for line in _readable(f"{name} {key}", inner)]
+        return lines if len(lines) <= GROUPS else [(title, f"{len(lines)} groups of figures: see --json")]
+    told = [f"{key} {_short(inner)}" for key, inner in value.items() if not isinstance(inner, list)]
+    return [(title, ", ".join(told))]
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(*values: object) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
@@ -57,9 +213,8 @@ def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
         for table in ("scores", "candidates"):
             if artefacts.get(table):
                 return candidate_examples(artefacts, session.store, limit, table)
-    raise InputError(
-        "candidates has nothing to show: it has not run; `empamba run --until candidates` runs it"
-    )
+    command = request.command("run", "--until", "candidates")
+    raise InputError(f"candidates has nothing to show: it has not run; `{command}` runs it")
 
 
 def _main_table(refs: list[Ref]) -> str | None:
@@ -77,11 +232,13 @@ def _counts(stage: str, table: str | None, refs: list[Ref]) -> dict:
     return {"stage": stage, "rows": rows, "rejects": rejects, "by": dict(sorted(by.items()))}
 
 
-def _figures(store: Store, refs: list[Ref]) -> list[dict]:
-    found = []
-    for ref in refs:
-        if ref.name.endswith(".json"):
-            found += _flat("", json.loads(store.read(ref)))
+def _figures(store: Store, plan: StagePlan, named: bool) -> list[dict]:
+    """Every figure of a part's JSON files and of its training's report; `named` by the part where there are several."""
+    prefix, found = plan.stage.name if named else "", []
+    for refs in plan.outputs.values():
+        for ref in (r for r in refs if r.name.endswith(".json")):
+            found += _flat(prefix, json.loads(store.read(ref)))
+        found += _flat(prefix, _training_report(store, refs) or {})
     return [{"figure": name, "value": value} for name, value in found]
 
 

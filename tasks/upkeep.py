@@ -25,6 +25,7 @@ from storage.store import (
     remove,
 )
 from tasks.engine.run import PUBLISHED
+from tasks.engine.runs import LATER, drop_unreadable, runs
 from tasks.engine.worker import EVENTS
 
 # What is damaged ----------------------------------------------------------------------------------------
@@ -61,6 +62,7 @@ def check(root: Path, repair: bool) -> list[Finding]:
         checking.fixed()
         checking.cache()
         checking.copies()
+        checking.runs()
         checking.sample()
     return checking.findings
 
@@ -192,6 +194,12 @@ class _Check:
             amiss = [self.store.root / "report.json"]
         for path in amiss:
             self.found(f"{path}: not as it was written", remove, path)
+
+    def runs(self) -> None:
+        """Records of runs: what a run was asked for. One that cannot be read is nobody's."""
+        for name, fault in runs(self.store.root)[1].items():
+            mend = None if fault == LATER else drop_unreadable
+            self.found(f"runs/{name}: {fault}", mend, self.store.root)
 
     def sample(self) -> None:
         for listing in self.store.listings():

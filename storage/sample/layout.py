@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.errors import InputError
 from storage.sample import MARKER, actor, face
 from storage.sample.media import write_avi, write_mp4, write_wav
 from storage.sample.script import (
@@ -70,7 +71,7 @@ TIED_VOTES = ("neu", "fru", "sad")
 AVI_HEIGHT, AVI_WIDTH, AVI_HEAD = 480, 720, 256
 
 
-class SampleError(ValueError):
+class SampleError(InputError):
     """The sample cannot be written there."""
 
 

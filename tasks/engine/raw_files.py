@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from storage.filestat import StatCache
@@ -10,16 +12,29 @@ from storage.sample import is_sample
 from tasks.engine.declaration import RawFiles
 
 
-def read_raw_files(root: Path, cache: StatCache) -> tuple[RawFiles, ...]:
-    """The datasets below `root` with the digest of every file they depend on. Raises RawDataError."""
+def read_raw_files(
+    root: Path, cache: StatCache, reading: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[RawFiles, ...]:
+    """The datasets below `root` with the digest of every file they depend on. Raises RawDataError.
+
+    reading(done, total) is told of every file that was looked at.
+    """
+    found = list(find_datasets(root))
+    total, seen = sum(len(raw.files) for raw in found), count(1)
+
+    def digest(path: str) -> str:
+        value = cache.digest(f"{root}/{path}")
+        reading(next(seen), total)
+        return value
+
     return tuple(
         RawFiles(
             dataset=raw.dataset,
             folder=raw.folder.relative_to(root).as_posix(),
-            files={path: cache.digest(f"{root}/{path}") for path in raw.files},
+            files={path: digest(path) for path in raw.files},
             synthetic=is_sample(root),
             notes=raw.notes,
             not_read=raw.not_read,
         )
-        for raw in find_datasets(root)
+        for raw in found
     )

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from storage.store import Store, StoreError, UnreadableError
-from tasks.display import Display
+from storage.store import Ref, Store, StoreError, UnreadableError
+from tasks.display import Display, Waiting
 from tasks.engine.planner import Board, StagePlan
+from tasks.engine.runs import DEFAULT_STORE, RunNote, RunRecord, noted
 from tasks.engine.session import Session
 from tasks.engine.stopping import Stopped
-from tasks.settings import Settings, load_settings
+from tasks.settings import Settings, load_settings, profile_names
+from tasks.terminal import shell_word
 
 PUBLISHED = ("report.html", "report.json")
 """The artefacts that are copied to where people look for them."""
@@ -40,9 +42,47 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
 
     def session(self) -> Session:
         raw = None if self.raw is None else Path(self.raw)
-        return Session(
-            self.settings(), Path(self.profile).stem, Path(self.store), raw, self.rehash, self.force
-        )
+        settings = self.settings()
+        with Waiting("reading the raw data", "files") as waiting:
+            return Session(
+                settings,
+                Path(self.profile).stem,
+                Path(self.store),
+                raw,
+                self.rehash,
+                self.force,
+                reading=waiting.progress,
+            )
+
+    def command(self, verb: str, *arguments: str) -> str:
+        """The command line that does `verb` with this run's data, settings and store; it works as it stands."""
+        words = ["empamba", *verb.split(), *arguments]
+        if self.profile != RunRequest().profile:
+            words += ["--profile", self.profile]
+        if self.raw is not None:
+            words += ["--raw", self.raw]
+        for change in self.changes:
+            words += ["--set", change]
+        return " ".join(map(shell_word, [*words, *self._store_words()]))
+
+    def of_last_run(self, verb: str, *arguments: str) -> str:
+        """The command line that does `verb` with the store's last run, where this one is it."""
+        return " ".join(map(shell_word, ["empamba", *verb.split(), *arguments, *self._store_words()]))
+
+    def _store_words(self) -> list[str]:
+        return [] if self.store == DEFAULT_STORE else ["--store", self.store]
+
+    def noted(self) -> AbstractContextManager[RunNote]:
+        """The store's record of this run, from here to the end of the block; paths in it are absolute."""
+        named = self.profile in profile_names()
+        profile = self.profile if named else str(Path(self.profile).resolve())
+        raw = None if self.raw is None else str(Path(self.raw).resolve())
+        return noted(Path(self.store), profile, self.changes, raw, self.until)
+
+    @classmethod
+    def of_run(cls, record: RunRecord, store: str) -> RunRequest:
+        """What a run of the store was asked for, so that others can ask the same; all stages of it."""
+        return cls(profile=record.profile, changes=record.changes, raw=record.raw, store=store)
 
 
 @dataclass(frozen=True)
@@ -52,6 +92,7 @@ class Run:
     session: Session
     display: Display
     board: Board
+    note: RunNote
     joined: bool = False
 
     def settled(self) -> list[StagePlan]:
@@ -72,24 +113,26 @@ def open_run(request: RunRequest) -> Iterator[Run]:
     if request in _OPEN:
         yield replace(_OPEN[request], joined=True)
         return
-    with request.session() as session, Display() as display, session.store.lock("gc", shared=True):
+    with request.session() as session, session.store.lock("gc", shared=True), request.noted() as note:
         session.lay_out_sample()
         session.forget_rows()
         board = Board()
         session.stop.heard_by(lambda why: board.fail(Stopped(why)))
-        session.stop.heard_by(
-            lambda _: display.__exit__()
-        )  # a terminal gets its cursor back whatever follows
-        _OPEN[request] = Run(session, display, board)
-        try:
-            yield _OPEN[request]
-        finally:
-            del _OPEN[request]
+        with Display() as display:
+            # A terminal gets its cursor back whatever follows.
+            session.stop.heard_by(lambda _: display.__exit__())
+            _OPEN[request] = Run(session, display, board, note)
+            try:
+                yield _OPEN[request]
+            finally:
+                del _OPEN[request]
+                with suppress(StoreError):  # of a full disk the run itself has told
+                    note.update(seconds=display.seconds)
 
 
 def stale_plan(request: RunRequest) -> list[StagePlan]:
     """The plan as it is now."""
-    with request.session() as session:
+    with request.session() as session, Waiting("planning"):
         return session.plan(request.until)
 
 
@@ -97,11 +140,11 @@ def is_stale(request: RunRequest) -> bool:
     return any(plan.state in ("stale", "unknown") for plan in stale_plan(request))
 
 
-def publish_report(request: RunRequest, plans: list[StagePlan]) -> str | None:
+def publish_report(request: RunRequest, plans: list[StagePlan], note: RunNote) -> str | None:
     """Copy a run's report beside the store's artefacts, under its plain name; None where there is none.
 
     plans: the settled stages; what they did is added to the copy. A copy that stands already stays as it is
-    when nothing ran.
+    when nothing ran. note: where the run's record names the report.
     """
     plan = {p.stage.name: p for p in plans}.get("report")
     if plan is None or "all" not in plan.outputs:
@@ -112,16 +155,18 @@ def publish_report(request: RunRequest, plans: list[StagePlan]) -> str | None:
         raise StoreError(
             f"{store.root}: the report's record names {html.name} and {facts.name}; run --force report"
         )
-    if any(p.stale for p in plans) or _published(store) != facts.digest:
-        from tasks.report.this_run import describe, published  # jinja2, which a plan does not need
+    note.update(report=facts.digest, page=html.digest)
+    if any(p.stale for p in plans) or published(store) != facts.digest:
+        from tasks.report import this_run  # jinja2, which a plan does not need
 
-        told = describe(plans)
-        store.publish({r.name: published(r.name, store.read(r), r.digest, told) for r in (html, facts)})
+        told = this_run.describe(plans)
+        copies = (html, facts)
+        store.publish({r.name: this_run.published(r.name, store.read(r), r.digest, told) for r in copies})
     return str(store.root / html.name)
 
 
-def _published(store: Store) -> str | None:
-    """The digest of the report artefact that the published copy is of."""
+def published(store: Store) -> str | None:
+    """The digest of the report artefact that the copy beside the store's artefacts is of."""
     try:
         if store.published_amiss():
             return None
@@ -129,3 +174,14 @@ def _published(store: Store) -> str | None:
         return facts["run"]["artefact"] if (store.root / "report.html").is_file() else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError, UnreadableError):
         return None  # a copy of what the store holds: it is written again
+
+
+def read_report(request: RunRequest, digest: str) -> dict:
+    """The report of that digest: its published copy, which says what the run did, or the artefact itself.
+
+    Raises StoreError where it is gone or damaged.
+    """
+    store = Store(Path(request.store))
+    if published(store) == digest:
+        return json.loads((store.root / "report.json").read_bytes())
+    return json.loads(store.read(Ref(name="report.json", digest=digest, size=0)))

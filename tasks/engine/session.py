@@ -6,6 +6,7 @@ Knows nothing of Prefect or of what a stage does.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from storage.errors import InputError
 from storage.filestat import StatCache
 from storage.store import Record, Ref, Store, digest_bytes
+from tasks.display import Waiting
 from tasks.engine.declaration import RawFiles, Reads, Stage
 from tasks.engine.fingerprint import fingerprint
 from tasks.engine.graph import Sources, build_graph, declared_elsewhere
@@ -32,7 +34,8 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 class Session:
     """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus.
 
-    workers: where items run; processes of the session's own, unless it is handed some of another.
+    workers: where items run; processes of the session's own, unless it is handed some of another. reading: told how
+    many of the raw files have been looked at, of how many.
     """
 
     def __init__(
@@ -44,13 +47,14 @@ class Session:
         rehash: bool = False,
         force: tuple[str, ...] = (),
         workers: WorkerPool | None = None,
+        reading: Callable[[int, int], None] = lambda done, total: None,
     ):
         self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
         self.store = Store(store, self._stats)
         self.store.refuse_strangers()
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
-        self.force = force
+        self.force, self._reading = force, reading
         self._raw = self._raw_files()
         offline = {"HF_HUB_OFFLINE": "1"} if profile != "paper" else {}
         self._handed = workers is not None
@@ -81,7 +85,7 @@ class Session:
             from storage.sample.layout import write_sample  # the actor, which only a first run needs
 
             self.raw_root.parent.mkdir(parents=True, exist_ok=True)
-            with self.store.lock("sample"):
+            with self.store.lock("sample"), Waiting("writing the sample corpus"):
                 if not self.raw_root.is_dir():
                     write_sample(self.raw_root)
             self._raw = self._raw_files()
@@ -91,7 +95,7 @@ class Session:
     def _raw_files(self) -> tuple[RawFiles, ...]:
         if self.raw is None and not self.raw_root.is_dir():
             return (RawFiles(dataset="sample", folder=".", files={}),)
-        files = read_raw_files(self.raw_root, self._stats)
+        files = read_raw_files(self.raw_root, self._stats, self._reading)
         self._save_stats()
         return files
 

@@ -72,44 +72,28 @@ def test_the_estimate_is_near_the_measured_peak(accumulation):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
     )
     *_, line, peak = done.stdout.strip().splitlines()
-    told = float(line.split("about ")[1].split(" GB")[0]) * 1000
+    own, weights = (
+        float(part.split(" MB")[0]) for part in (line.split("needs ")[1], line.split("beside ")[1])
+    )
+    told = own + weights
     measured = float(peak) * 1.048576
     assert told / FACTOR < measured < told * FACTOR, line
 
 
-def test_the_need_is_told_before_anything_is_computed(caplog):
-    """A forward that cannot be had comes after the line; what follows from the weights is in it."""
-    caplog.set_level(logging.INFO)
-    frozen, trained, parameters, _ = problem()
-
-    def evaluate():
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        fit(
-            parameters, [TOKENS], None, evaluate, TrainingSettings(), models=[frozen, trained],
-            memory_limit=150_000_000,
-        )  # fmt: skip
-    (line,) = caplog.messages
-    known = "frozen weights 0.01, trained weights 0.01, gradients 0.01, fp32 masters 0.01, adam moments 0.03"
-    assert f"({known}, best copy 0.01; activations come on top); beside the weights" in line
-
-
-def test_what_cannot_fit_is_refused_before_the_first_step(caplog):
+def test_what_cannot_fit_is_refused_and_what_fits_is_one_line(caplog):
     """Without room for the optimizer at once; without room for the activations once they are known."""
     caplog.set_level(logging.INFO)
     settings = TrainingSettings(batch_size=4)
-    for limit, lines in ((10_000_000, 1), (150_000_000, 2)):
+    for limit, known in ((10_000_000, "on top"), (150_000_000, "activations")):
         caplog.clear()
-        with pytest.raises(TrainingError, match="cannot fit: a smaller batch_size or a larger accumulation"):
+        with pytest.raises(
+            TrainingError, match="cannot fit: a smaller batch_size or a larger accumulation"
+        ) as told:
             train(settings, limit)
-        assert len(caplog.messages) == lines
+        assert known in str(told.value) and not caplog.messages
     train(settings.model_copy(update={"accumulation": 4}), 150_000_000)
-    line = caplog.messages[-1]
-    assert line.startswith("training needs about")
-    assert "on top" not in line
-    for part in ("fp32 masters 0.01", "activations 0.0", "of 0.15 GB that are free"):
-        assert part in line
+    (line,) = caplog.messages
+    assert line.startswith("needs ") and line.endswith("150 MB are free")
 
 
 def test_free_memory_is_the_machines(monkeypatch, tmp_path):

@@ -180,7 +180,7 @@ def test_members_of_archives_that_are_walked_past(tmp_path):
 
 def test_a_stray_file_makes_the_card_stale_and_is_named_as_the_reason(tmp_path):
     from storage.filestat import StatCache
-    from tasks.engine.stage import Item
+    from tasks.engine.item import Item
     from tasks.pipeline import UTTERANCES, read_raw_files
 
     def parts():

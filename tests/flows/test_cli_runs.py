@@ -1,0 +1,152 @@
+"""The store's runs, and which of them a command means."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from storage.sample.layout import write_sample
+from tests.support.command_line import COMMAND, empamba, environment
+
+TINY = ("--profile", "tiny", "--raw", "raw")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a small tree."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_sample(folder / "raw", media=False, dialogues=2, turns=6)
+    return folder
+
+
+def runs(folder: Path, store: str = "store") -> list[dict]:
+    done = empamba(folder, "runs", "--json", "--store", store)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["runs"]
+
+
+@pytest.mark.slow
+def test_a_run_is_listed_with_what_it_was_asked_for(finished):
+    (run,) = runs(finished, "a store")
+    assert run["profile"] == "tiny" and run["changes"] == ["epo.gamma=0.4"]
+    assert run["raw"] == str(finished / "raw files")
+    assert run["state"] == "finished" and run["until"] is None and run["report"]
+    assert run["started"] < run["ended"]
+    assert {"utterances", "epo", "report"} <= run["seconds"].keys()
+    shown = empamba(finished, "runs", "--store", "a store", width=80).stdout.decode()
+    assert run["id"] in shown and "epo.gamma=0.4" in shown and "finished" in shown
+
+
+@pytest.mark.slow
+def test_commands_mean_the_last_run(finished, tmp_path):
+    """As it was asked for, with a raw tree and a setting of its own, without a word of them."""
+    states = json.loads(empamba(finished, "status", "--json", "--store", "a store").stdout)["stages"]
+    assert {stage["state"] for stage in states} <= {"fresh", "not run"}
+    told = empamba(finished, "status", "--store", "a store").stderr.decode()
+    hint = shlex.split(told.split(": ", 1)[1])
+    assert hint[:2] == ["empamba", "run"] and hint[hint.index("--set") + 1] == "epo.gamma=0.4"
+    pairs = json.loads(empamba(finished, "show", "pairs", "--json", "--store", "a store").stdout)
+    assert pairs["rows"] > 0
+    facts = json.loads(empamba(finished, "report", "--json", "--store", "a store").stdout)
+    assert facts["settings"]["epo"]["gamma"] == 0.4 and facts["profile"] == "tiny"
+    done = empamba(finished, "export", "pairs", str(tmp_path / "pairs"), "--store", "a store")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pairs" / "train.parquet").is_file()
+
+
+@pytest.mark.slow
+def test_told_options_are_heeded_and_a_run_is_meant_by_its_id(finished):
+    (run,) = runs(finished, "a store")
+    store = ("--store", "a store")
+    done = empamba(finished, "report", "--profile", "tiny", "--raw", "raw files", *store)
+    assert done.returncode == 2 and b"no report with these settings" in done.stderr
+    told = ("--profile", "tiny", "--raw", "raw files", "--set", "epo.gamma=0.4")
+    assert empamba(finished, "report", *told, *store).returncode == 0
+    assert empamba(finished, "report", "--run", run["id"], *store).returncode == 0
+    assert empamba(finished, "report", "--run", run["id"][:15], *store).returncode == 0
+    done = empamba(finished, "show", "pairs", "--run", run["id"], "--profile", "tiny", *store)
+    assert done.returncode == 2 and b"--run means a run's own data and settings" in done.stderr
+    done = empamba(finished, "show", "pairs", "--run", "2001", *store)
+    assert (
+        done.returncode == 2
+        and b"no such run in a store; `empamba runs --store 'a store'` lists" in done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_the_hint_of_a_run_works_as_it_stands(finished, tmp_path):
+    (finished / "shown.out").read_bytes()
+    done = empamba(
+        finished, "run", "--until", "pairs", "--profile", "tiny", "--raw", "raw files", "--store", "it's here"
+    )
+    assert done.returncode == 0, done.stderr
+    (hint,) = re.findall(r"`(.*)`", done.stdout.decode())
+    words = shlex.split(hint)
+    assert words[:3] == ["empamba", "show", "pairs"]
+    shown = empamba(finished, *words[1:])
+    assert shown.returncode == 0 and b"pairs: " in shown.stdout
+    # And that of a stage which has not run, which has to say the data and the store too.
+    done = empamba(finished, "show", "epo", "--store", "it's here")
+    (hint,) = re.findall(r"`(.*)`", done.stderr.decode().splitlines()[-1])
+    words = shlex.split(hint)
+    assert words[:4] == ["empamba", "run", "--until", "epo"]
+    assert words[words.index("--store") + 1] == "it's here"
+    assert words[words.index("--raw") + 1] == str(finished / "raw files")
+
+
+@pytest.mark.slow
+def test_a_run_that_had_nothing_to_do_is_the_last_one_too(folder):
+    """Of three runs on one store the third is what is meant, though it computed nothing."""
+    until = ("--until", "utterances")
+    for changes in ((), ("--set", "data.dialogues=1"), ()):
+        done = empamba(folder, "run", *TINY, *until, *changes, "--store", "three")
+        assert done.returncode == 0, done.stderr
+    assert b"Nothing is stale" in done.stdout
+    assert [run["changes"] for run in runs(folder, "three")] == [[], ["data.dialogues=1"], []]
+    whole = json.loads(empamba(folder, "show", "utterances", "--json", "--store", "three").stdout)["rows"]
+    middle = runs(folder, "three")[1]["id"]
+    shown = empamba(folder, "show", "utterances", "--json", "--store", "three", "--run", middle)
+    assert 0 < json.loads(shown.stdout)["rows"] < whole
+
+
+@pytest.mark.slow
+def test_a_failed_a_killed_and_a_running_run_are_told_apart(folder):
+    broken = folder / "broken"
+    write_sample(broken, media=False, dialogues=1, turns=4)
+    csv = next(broken.rglob("train_sent_emo.csv"))
+    csv.write_text(csv.read_text().replace(",neutral,", ",dull,").replace(",joy,", ",dull,"))
+    done = empamba(
+        folder, "run", "--profile", "tiny", "--raw", "broken", "--until", "utterances", "--store", "ends"
+    )
+    assert done.returncode == 2
+    (failed,) = runs(folder, "ends")
+    assert failed["state"] == "failed" and "dull" in failed["said"]
+
+    process = subprocess.Popen(
+        [*COMMAND, "run", *TINY, "--store", "ends"], cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while len(runs(folder, "ends")) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+        assert runs(folder, "ends")[0]["state"] == "running"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    killed = runs(folder, "ends")[0]
+    assert killed["state"] == "killed" and killed["ended"] is None and killed["id"] > failed["id"]
+
+
+@pytest.mark.parametrize("command", [("show", "pairs"), ("report",), ("export", "pairs", "out")])
+def test_where_nothing_has_run_one_line_says_so(tmp_path, command):
+    done = empamba(tmp_path, *command, "--store", "a store")
+    assert done.returncode == 2
+    assert done.stderr.decode() == ("error: no run in a store: `empamba run --store 'a store'` makes one\n")
+    assert not (tmp_path / "a store").exists()
