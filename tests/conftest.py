@@ -1,4 +1,4 @@
-"""A chat server on the loopback that several tests ask."""
+"""A chat server on the loopback that several tests ask; and unexpected skips, which fail CI."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+from tests.support.skips import pytest_configure  # noqa: F401 - a hook of pytest
 
 
 class ChatServer(ThreadingHTTPServer):
