@@ -252,7 +252,9 @@ def run_tests(module: str, mutant: Mutant | None, scratch: str) -> int:
     if mutant is not None:
         sys.meta_path.insert(0, Instead(module, changed(mutant)))
     files = [file for file in MODULES[module] if (ROOT / file).exists()]
-    return int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={scratch}/t", *files]))
+    return int(
+        pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={scratch}/t", *files])
+    )
 
 
 def preload() -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,7 +20,7 @@ class ChatServer(ThreadingHTTPServer):
     def __init__(self):
         self.asked, self.answered, self.faults = [], Counter(), lambda n, request: None
         self.busy = self.most_busy = 0
-        self.guard = threading.Lock()
+        self.guard, self.closing = threading.Lock(), threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -58,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, request, fault):
         ending = "stop"
         if fault == "hang":
-            time.sleep(1)
+            self.server.closing.wait()  # for as long as the client does
             return
         if fault == "drop":
             self.connection.close()
@@ -98,5 +97,6 @@ class Handler(BaseHTTPRequestHandler):
 def chat_server():
     found = ChatServer()
     yield found
+    found.closing.set()
     found.shutdown()
     found.server_close()

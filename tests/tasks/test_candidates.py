@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from model.candidates.prompts import candidate_prompt
 from tasks.engine.worker import StageFailed
+from tests.support.waiting import wait_for
 
 
 def engines() -> list[int]:
@@ -109,11 +109,7 @@ def test_a_cancelled_stage_takes_its_engine_with_it(pipeline, chat_server):
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(progress=cancel)
     assert len(seen) == 1
-    for _ in range(100):
-        if not Path(f"/proc/{seen[0]}").exists():
-            break
-        time.sleep(0.1)
-    assert not Path(f"/proc/{seen[0]}").exists()
+    wait_for(lambda: not Path(f"/proc/{seen[0]}").exists())
 
 
 def test_history_and_the_comparison_without_examples(pipeline, chat_server):

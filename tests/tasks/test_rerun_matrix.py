@@ -19,6 +19,7 @@ from contextlib import closing
 from json import loads
 from pathlib import Path
 
+import psutil
 import pytest
 
 from storage.sample.layout import write_sample
@@ -324,9 +325,10 @@ def test_a_kill_in_generation_loses_no_finished_row(corpora):
     while written(corpus) < before + 3:
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+    family = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     killed.wait()
-    time.sleep(3)  # its workers end with it
+    assert family and psutil.wait_procs(family, timeout=60)[1] == []  # its workers end with it
     found = written(corpus)
     with session("cpu", corpus.store, corpus.raw, SMALL, corpus.workers) as opened:
         assert f"candidates {SHARD}" in run(opened, "candidates")

@@ -104,4 +104,4 @@ def test_a_forked_item_ends_when_the_run_is_killed(tmp_path, environment):
     run.kill()
     run.wait()
     run.stdout.close()
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
