@@ -68,7 +68,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "storage/shards.py": ("tests/storage/test_shards.py", "tests/storage/test_shard_edges.py"),
     "tasks/engine/planner.py": ("tests/tasks/engine/test_planner.py", "tests/tasks/engine/test_planning.py"),
     "tasks/engine/retrain.py": ("tests/tasks/engine/test_planning.py",),
-    "tasks/engine/stage.py": ("tests/tasks/engine/test_planning.py",),
+    "tasks/engine/declaration.py": (
+        "tests/tasks/engine/test_planning.py",
+        "tests/tasks/engine/test_graph.py",
+    ),
+    "tasks/engine/item.py": ("tests/tasks/engine/test_planning.py",),
 }
 """Module -> the test files that must see a fault in it, quickest first."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from storage.shards import pack_array, utterance_to_row
 from storage.store import Ref, Store
 from storage.utterance import Utterance
-from tasks.engine.stage import Workspace
+from tasks.engine.item import Workspace
 from tasks.stages.shards import write_shard
 
 FIRST = {

@@ -25,22 +25,21 @@ from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from model.settings import TrainingSettings
 from storage.shards import read_table
-from tasks.engine.stage import Weights
+from tasks.engine.declaration import Weights
 from tasks.report.collect import collect
 from tasks.settings import MetricSettings, ReplySettings, load_settings
-from tasks.stages.candidates import write_candidates
-from tasks.stages.compressor import finetune_compressor, pretrain_compressor
-from tasks.stages.dialogue import fit_dialogue
-from tasks.stages.epo import fit_epo
+from tasks.stages.candidates.write import write_candidates
+from tasks.stages.compressor.fit import finetune_compressor, pretrain_compressor
+from tasks.stages.dialogue.fit import fit_dialogue
+from tasks.stages.epo.fit import fit_epo
 from tasks.stages.examples import dialogue_examples, emotion_examples
-from tasks.stages.exchanges import write_exchanges
-from tasks.stages.extractor import fit_extractor
-from tasks.stages.metrics import measure_replies
-from tasks.stages.pairs import choose_pairs
-from tasks.stages.replies import evaluation_split, write_replies
-from tasks.stages.scores import calibrate_scores, score_candidates
-from tasks.stages.selection import SelectionSettings
+from tasks.stages.extractor.fit import fit_extractor
+from tasks.stages.metrics.measure import measure_replies
+from tasks.stages.pairs.choose import choose_pairs
+from tasks.stages.replies.write import evaluation_split, write_replies
+from tasks.stages.scores.score import calibrate_scores, score_candidates
 from tasks.stages.shards import write_shard
+from tasks.stages.utterances.exchanges import selected_counts, write_exchanges
 from tests.support.two_dialogues import (
     CLIPS,
     EXCHANGES,
@@ -117,7 +116,7 @@ def assert_clip(example, dataset: str, turn: int) -> None:
 
 def test_exchanges_are_cut_where_one_speaker_answers_another(tmp_path):
     two = two_dialogues(tmp_path, ["train"], ["dev"])
-    *shards, summary = write_exchanges(two.utterances, SelectionSettings(), two.work)
+    *shards, summary = write_exchanges(two.utterances, CandidateSettings(), two.work)
     for ref, dataset, split in zip(shards, ("iemocap", "meld"), ("dev", "train"), strict=True):
         assert ref.name == f"exchanges/{dataset}/{split}/0"
         wanted = [exchange(dataset, split, turn) for turn in EXCHANGES[dataset]]
@@ -130,7 +129,7 @@ def test_exchanges_are_cut_where_one_speaker_answers_another(tmp_path):
 
 def test_as_many_are_selected_of_each_split_as_asked_and_none_of_test(tmp_path):
     two = two_dialogues(tmp_path, ["train", "dev", "test"], ["test"])
-    *shards, summary = write_exchanges(two.utterances, SelectionSettings(train=2, dev=1), two.work)
+    *shards, summary = write_exchanges(two.utterances, CandidateSettings(budget=24), two.work)
     told = json.loads(two.store.read(summary))["selected"]
     chosen = {
         ref.name: [r["selected"] for r in read_table(two.store.read(ref), "exchanges")] for ref in shards
@@ -142,6 +141,12 @@ def test_as_many_are_selected_of_each_split_as_asked_and_none_of_test(tmp_path):
         "meld/test/0": 0,
         "iemocap/test/0": 0,
     }
+
+
+@pytest.mark.parametrize("budget, train, dev", [(None, None, None), (1000, 110, 15), (64, 7, 1), (1, 1, 1)])
+def test_a_budget_of_candidates_is_exchanges_of_train_and_an_eighth_of_dev(budget, train, dev):
+    """Eight candidates each: 1000 are of 125 exchanges. At least one of either split: EPO needs both."""
+    assert selected_counts(CandidateSettings(budget=budget)) == {"train": train, "dev": dev}
 
 
 def test_an_example_is_history_sentence_reply_and_the_sentences_clip(tmp_path):
@@ -206,7 +211,7 @@ def answer(prompt: str) -> str:
 @pytest.mark.parametrize("turns", [0, 2])
 def test_candidates_are_asked_for_by_what_came_before_and_never_see_the_reply(tmp_path, monkeypatch, turns):
     two = two_dialogues(tmp_path, ["train"], [], selected={1, 5})
-    monkeypatch.setattr("tasks.stages.candidates.GenerationEngine", Engine)
+    monkeypatch.setattr("tasks.stages.candidates.write.GenerationEngine", Engine)
     monkeypatch.setattr(Engine, "asked", [])
     # No other test has these settings: the engine of a process is kept by its settings.
     settings = CandidateSettings(history=turns, max_new_tokens=7 + turns, examples=1)
@@ -317,7 +322,7 @@ def test_the_extractor_learns_from_train_and_is_checked_on_dev(tmp_path, monkeyp
     two = two_dialogues(tmp_path, ["train", "test"], ["dev"])
     (call,) = run_spied(
         monkeypatch,
-        "tasks.stages.extractor.train_extractor",
+        "tasks.stages.extractor.fit.train_extractor",
         lambda: fit_extractor(
             two.utterances, two.features, ExtractorSettings(), LLM, two.work, start=two.tree("last")
         ),
@@ -338,7 +343,7 @@ def test_the_compressor_reads_utterances_then_dialogues(tmp_path, monkeypatch):
     settings = CompressorSettings(weights="", pretrained="")
     (call,) = run_spied(
         monkeypatch,
-        "tasks.stages.compressor.pretrain",
+        "tasks.stages.compressor.fit.pretrain",
         lambda: pretrain_compressor(two.utterances, settings, None, LLM, two.work, start=two.tree("last")),
     )
     assert said(call["train"]) == [words for _, words, _ in LINES["meld"].values()]
@@ -346,7 +351,7 @@ def test_the_compressor_reads_utterances_then_dialogues(tmp_path, monkeypatch):
     assert (call["start"] / "name").read_text() == "last"
     (call,) = run_spied(
         monkeypatch,
-        "tasks.stages.compressor.finetune",
+        "tasks.stages.compressor.fit.finetune",
         lambda: finetune_compressor(two.utterances, two.tree("pretrained"), settings, LLM, two.work),
     )
     assert [said(d) for d in call["train"]] == [[words for _, words, _ in LINES["meld"].values()]]
@@ -359,7 +364,7 @@ def test_a_pretrained_compressor_is_measured_on_dev(tmp_path, monkeypatch):
     settings = CompressorSettings(weights="", pretrained="tiny-mamba")
     (call,) = run_spied(
         monkeypatch,
-        "tasks.stages.compressor.adopt",
+        "tasks.stages.compressor.fit.adopt",
         lambda: pretrain_compressor(two.utterances, settings, weights("tiny-mamba"), LLM, two.work),
     )
     assert said(call["heldout"]) == [words for _, words, _ in LINES["iemocap"].values()]
@@ -372,7 +377,7 @@ def test_dialogue_learns_from_train_and_is_checked_on_dev(tmp_path, monkeypatch,
     features = two.features if media else []
     (call,) = run_spied(
         monkeypatch,
-        "tasks.stages.dialogue.train_dialogue",
+        "tasks.stages.dialogue.fit.train_dialogue",
         lambda: fit_dialogue(
             two.utterances,
             two.exchanges,
@@ -418,10 +423,10 @@ def test_epo_prefers_the_true_reply_of_the_pairs_own_exchange(tmp_path, monkeypa
         for dataset, split, turns in (("meld", "train", (0, 5)), ("iemocap", "dev", (2,)))
     ]
     adapter, compressor, extractor = (two.tree(n) for n in ("adapter", "compressor", "extractor"))
-    loaded = spied(monkeypatch, "tasks.stages.epo.load_dialogue", answer="the model")
+    loaded = spied(monkeypatch, "tasks.stages.epo.fit.load_dialogue", answer="the model")
     (call,) = run_spied(
         monkeypatch,
-        "tasks.stages.epo.train_epo",
+        "tasks.stages.epo.fit.train_epo",
         lambda: fit_epo(
             pairs,
             two.utterances,
@@ -554,7 +559,7 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
             return [f"to {e.key}" for e in examples]
 
     model = Model()
-    loaded = spied(monkeypatch, "tasks.stages.replies.load_dialogue", answer=model)
+    loaded = spied(monkeypatch, "tasks.stages.replies.write.load_dialogue", answer=model)
     rows = written(
         two, rung="5-epo", history="memory", adapter=adapter, compressor=compressor, extractor=extractor
     )

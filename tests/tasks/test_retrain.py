@@ -161,4 +161,4 @@ def test_only_a_stage_that_draws_new_weights_starts_from_those_of_last_time(fold
         module, function = node.stage.function.split(":")
         takes = "start" in inspect.signature(getattr(import_module(module), function)).parameters
         goes_on = name in ("compressor.finetune", "epo", "epo.control")
-        assert (node.anew, takes) == (not goes_on, not goes_on), name
+        assert (node.stage.anew, takes) == (not goes_on, not goes_on), name
