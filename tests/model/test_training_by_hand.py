@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.settings import TrainingSettings
-from model.training import fit, plan_batches, rate, seeded_order
+from model.training import History, fit, plan_batches, rate, seeded_order
 
 GRADIENTS = {"a": (3.0, -0.01, 0.5, -8.0), "b": (-4.0, 0.02, 0.1, 6.0)}
 """What the loss's gradient is at each step: norms 5, 0.022, 0.51 and 10, so that a clip of 0.5 acts in three of four."""
@@ -124,3 +124,24 @@ def test_of_equal_held_out_losses_the_earliest_is_kept():
     history = fit({"x": x}, [1], lambda *_: (x.sum(), {}), evaluate, settings)
     assert history.best_step == 1 and x.item() == kept[1]
     assert history.stale_checks == 3
+
+
+def test_what_a_loss_draws_follows_from_the_seed():
+    """Dropout, say: the same whatever was drawn before."""
+
+    def losses(before: int, seed: int) -> list[float]:
+        torch.manual_seed(before)
+        x = torch.tensor([3.0], requires_grad=True)
+        settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=3, seed=seed)
+        history = fit(
+            {"x": x}, [1], lambda *_: ((x * torch.rand(1)).sum(), {}), lambda: {"loss": 0.0}, settings
+        )
+        return [entry["loss"] for entry in history.train]
+
+    assert losses(1, 5) == losses(2, 5) != losses(2, 6)
+
+
+def test_a_history_begins_with_nothing():
+    """As it stands in the report of a compressor that is only adopted."""
+    nothing = {"train": [], "heldout": [], "tokens": 0, "rows": 0, "best_step": 0, "ended": ""}
+    assert History().as_dict() == nothing and History().stale_checks == 0
