@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from model.pairs.settings import PairSettings
 from storage.filestat import StatCache
@@ -500,3 +501,40 @@ def test_behind_a_stage_that_is_not_fresh_the_nearest_stale_one_is_named(store):
         ("s", "unknown", "unknown until a has run"),
     ]
     assert plan_all(store, [node(done)])[0].state == "fresh"
+
+
+def test_of_one_row_the_change_of_it_is_all(store):
+    commit(store, training(store, "a"), trained(store, "only"))
+    _, told = waiting(store, training(store, "b"), when="never")
+    assert told.startswith("behind the data by 1 rows (100.0% of 1;")
+    assert waiting(store, training(store, "b"), when="share", share=0.6) is None
+
+
+def test_weights_that_lost_a_file_are_not_started_from(store, weights):
+    second = warm_started(store, training(store, *"abcdefghiX"))
+    commit(store, second, trained(store, "second"))
+    (member,) = store.members(weights)
+    store.object_path(member.digest).unlink()
+    assert START not in warm_started(store, training(store, *"abcdefghiX")).arguments
+
+
+def test_the_policy_by_default_and_its_bounds():
+    assert RetrainSettings() == RetrainSettings(when="always", share=0.05, warm_start=False)
+    for wrong in ({"share": 1.01}, {"share": 0}, {"when": "sometimes"}, {"shares": 1}):
+        with pytest.raises(ValidationError):
+            RetrainSettings(**wrong)
+
+
+def test_no_setting_can_be_changed_once_a_key_was_made_of_it():
+    def groups(group):
+        yield group
+        for value in dict(group).values():
+            if isinstance(value, BaseModel):
+                yield from groups(value)
+
+    for group in groups(load_settings("cpu")):
+        name, value = next(iter(dict(group).items()))
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(group, name, value)
+        with pytest.raises(ValidationError, match="extra"):
+            type(group).model_validate({**group.model_dump(), "no_such_setting": 1})
