@@ -81,7 +81,55 @@ MODULES: dict[str, tuple[str, ...]] = {
 }
 """Module -> the test files, or single tests of one, that must see a fault in it; quickest first."""
 
-SAME: dict[str, str] = {}
+LOGITS_2D = "the logits have two dimensions: the last one is dimension 1"
+SAME: dict[str, str] = {
+    "model/token_log_probs.py: 128 → 129  in  BLOCK = 128": "only memory and speed",
+    **{
+        f"model/token_log_probs.py: -1 → 1  in  {line}": LOGITS_2D
+        for line in (
+            "log_probs = logits.float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)",
+            "return (log_probs, logits.argmax(-1) == targets)",
+            "hits[part] = logits.argmax(-1) == targets[part]",
+            "total = logits.logsumexp(-1)",
+            "share = (hidden[part] @ weight.t()).float().softmax(-1).neg_()",
+        )
+    },
+    "model/token_log_probs.py: ctx.mark_non_differentiable(hits) → pass": "torch takes no truth value for differentiable",
+    "model/token_log_probs.py: 1 → 2  in  share.scatter_add_(1, targets[part, None], torch.ones_like(share[:, :1]))": (
+        "no more of the ones is read than there are targets"
+    ),
+    "model/epo/loss.py: 0 → 1  in  weights = torch.tensor(tokens, dtype=torch.float32, device=parts[0].chosen.device)": (
+        "all parts are on one device"
+    ),
+    "model/training.py: 8 → 9  in  digest = hashlib.blake2b(f'{seed}/{epoch}'.encode(), digest_size=8).digest()": (
+        "another permutation, as random"
+    ),
+    **{
+        f"model/training.py: {change}  in  for batch in (cut[i] for i in seeded_order(len(cut), settings.seed, epoch * "
+        "100003 + star…": "another permutation, as random"
+        for change in (
+            "epoch * 100003 + start → epoch * 100003 - start",
+            "epoch * 100003 → epoch / 100003",
+            "100003 → 100004",
+        )
+    },
+    "model/training.py: 1 → 2  in  share = (step - warmup) / max(1, steps - warmup)": "with one step left the share is 0",
+    "model/training.py: 0 → 1  in  longest = max((sum((lengths[i] for i in part)) for step in parts for part in step), "
+    "defau…": "without a batch nothing is measured",
+    "storage/shards.py: False → True  in  return file.read(columns=wanted, use_threads=False).to_pylist()": (
+        "a thread that may abort a process at its end, now and then"
+    ),
+    "storage/shards.py: 3 → 4  in  options = {'compression': 'zstd', 'compression_level': 3, 'version': '2.6'}": (
+        "only size and speed"
+    ),
+    "storage/shards.py: rows <= per_bucket → rows < per_bucket  in  if rows <= per_bucket:": "2 to the 0 is 1",
+    "model/metrics/bertscore.py: 64 → 65  in  def bert_score(candidates: Sequence[str], references: Sequence[str], folder: "
+    "Path, num_la…": "only speed",
+    "model/metrics/bertscore.py: return 'cuda' if torch.cuda.is_available() else 'cpu' → return None": (
+        "the package then chooses the same"
+    ),
+    "tasks/engine/retrain.py: return False → return None": "asked for its truth alone",
+}
 """Mutant, as it is printed without its line -> why no test can tell it from the module."""
 
 LEAST_S = 20.0
