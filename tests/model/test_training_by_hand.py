@@ -1,12 +1,14 @@
 """The training loop against Adam written out in plain numbers: clip, weight decay, rate; and its batches by hand."""
 
+import json
 import math
 
 import pytest
 import torch
 
+from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
-from model.training import History, fit, plan_batches, rate, seeded_order
+from model.training import FAILED_BATCH, History, TrainingError, fit, plan_batches, rate, seeded_order
 
 GRADIENTS = {"a": (3.0, -0.01, 0.5, -8.0), "b": (-4.0, 0.02, 0.1, 6.0)}
 """What the loss's gradient is at each step: norms 5, 0.022, 0.51 and 10, so that a clip of 0.5 acts in three of four."""
@@ -145,3 +147,21 @@ def test_a_history_begins_with_nothing():
     """As it stands in the report of a compressor that is only adopted."""
     nothing = {"train": [], "heldout": [], "tokens": 0, "rows": 0, "best_step": 0, "ended": ""}
     assert History().as_dict() == nothing and History().stale_checks == 0
+
+
+def test_the_file_of_a_failed_batch_holds_the_other_figures(tmp_path):
+    """The loss is told in words; a figure that is no number is still a text."""
+    x = torch.tensor([3.0], requires_grad=True)
+    logs = {"reply": 2.5, "reconstruction": float("inf")}
+    with pytest.raises(TrainingError, match="step 1: loss is inf"):
+        fit(
+            {"x": x},
+            [1],
+            lambda *_: (x.sum() * float("inf"), logs),
+            lambda: {"loss": 0.0},
+            TrainingSettings(),
+            checkpoints=Checkpoints(tmp_path),
+        )
+    told = json.loads((tmp_path / FAILED_BATCH).read_text())
+    assert told["logs"] == {"reply": "2.5", "reconstruction": "inf"}
+    assert (told["step"], told["rows"], told["names"]) == (1, [0], [0])

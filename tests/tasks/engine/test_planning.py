@@ -1,5 +1,6 @@
 """Keys, reasons, waiting and warm starts of items made by hand in a real store; no stage runs."""
 
+from concurrent.futures import Future
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -13,7 +14,7 @@ from storage.store import Record, Ref, Store, canonical, digest_bytes
 from storage.utterance import Utterance
 from tasks.engine.declaration import NotRun, RawFiles, Reads, Stage, Weights
 from tasks.engine.item import Item, Workspace, artefact, fresh_record, reasons, shards
-from tasks.engine.planner import Node, StagePlan, plan_all, plan_stage
+from tasks.engine.planner import Board, Node, StagePlan, plan_all, plan_stage, run_graph
 from tasks.engine.retrain import START, RetrainSettings, waits, warm_started
 from tasks.settings import load_settings
 
@@ -140,6 +141,7 @@ def test_a_key_is_of_all_that_is_read_and_of_nothing_else():
     keys = {other.key() for other in others}
     assert len(keys) == len(others) and key not in keys
     assert item(**base).key(item(**base).parts()) == key
+    assert len({item(**base), item(**base)}) == 1  # an item may stand in a set
 
 
 def test_rows_share_code_libraries_and_weights_and_differ_by_their_inputs(store):
@@ -285,6 +287,14 @@ def test_a_changed_shard_is_told_by_its_dialogues(store):
     commit(store, item(utterances=[shard(store, "a", "b")], adapter=ref("adapter")))
     told = why(store, item(utterances=[shard(store, "a", "c")], adapter=ref("adapter", "other")))
     assert told == ["changed input: meld/train dialogue 7: turn 1 (text)", "changed input: adapter"]
+
+
+def test_a_shard_that_came_or_went_is_told_by_its_dialogues(store):
+    one, two = shard(store, "a"), shard(store, "b", split="dev")
+    commit(store, item(utterances=[one]))
+    assert why(store, item(utterances=[one, two])) == ["changed input: meld/dev dialogue 7: new"]
+    commit(store, item(utterances=[one, two]))
+    assert why(store, item(utterances=[two])) == ["changed input: meld/train dialogue 7: gone"]
 
 
 # Waiting and warm starts ----------------------------------------------------------------------------------
@@ -538,3 +548,29 @@ def test_no_setting_can_be_changed_once_a_key_was_made_of_it():
             setattr(group, name, value)
         with pytest.raises(ValidationError, match="extra"):
             type(group).model_validate({**group.model_dump(), "no_such_setting": 1})
+
+
+def test_every_stage_that_settles_is_told_once(store):
+    """Also one without items, a fresh one, and one that is not run; a stage with stale items once its last is done."""
+    stages = {name: replace(STAGE, name=name) for name in "abc"}
+    done = item(stages["a"], label="done")
+    commit(store, done, store.put_bytes("done", b"1"))
+    two = [item(stages["b"], label=label) for label in ("one", "two")]
+    graph = [
+        Node(stages["a"], (), lambda needed: [done]),
+        Node(stages["b"], ("a",), lambda needed: two),
+        Node(stages["c"], ("b",), lambda needed: NotRun("no")),
+    ]
+    told, ran = [], []
+
+    def submit(made, reasons):
+        ran.append((made.label, reasons))
+        finished = Future()
+        finished.set_result([ref(made.label)])
+        return finished
+
+    board = Board()
+    run_graph(store, graph, board, submit, lambda plan: told.append((plan.stage.name, list(plan.outputs))))
+    assert told == [("a", ["done"]), ("b", ["one", "two"]), ("c", [])]
+    assert ran == [("one", ["first run"]), ("two", ["first run"])]
+    assert list(board.settled) == ["a", "b", "c"] and board.failure is None
