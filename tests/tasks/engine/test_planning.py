@@ -12,7 +12,7 @@ from storage.filestat import StatCache
 from storage.shards import utterance_to_row, write_table
 from storage.store import Record, Ref, Store, canonical, digest_bytes
 from storage.utterance import Utterance
-from tasks.engine.declaration import NotRun, RawFiles, Reads, Stage, Weights
+from tasks.engine.declaration import Made, NotRun, RawFiles, Reads, Stage, Weights
 from tasks.engine.item import Item, Workspace, artefact, fresh_record, reasons, shards
 from tasks.engine.planner import Board, Node, StagePlan, plan_all, plan_stage, run_graph
 from tasks.engine.retrain import START, RetrainSettings, waits, warm_started
@@ -175,6 +175,29 @@ def test_an_artefacts_own_name_and_which_are_tables():
         ("utterances/meld/train/0", seen.digest, "words"),
     ]
     assert shards(parts, {"adapter", "pairs pairs/meld/train/0", "what is gone"}) == found[:1]
+
+
+def test_what_a_declaration_may_look_at(store):
+    facts = store.put_bytes("facts.json", b'{"n": 3}')
+    outputs = {
+        "a": {"one": (ref("x"), facts), "two": (ref("y"),)},
+        "b": None,
+        "c": {"all": (ref("z"),)},
+        "d": {},
+    }
+    made = Made(load_settings("tiny"), "tiny", store, (), outputs)
+    assert [made.ran(name) for name in ("a", "b", "c", "d", "e")] == [True, False, True, True, False]
+    assert made.refs("a") == [ref("x"), facts, ref("y")] and made.refs("b") == made.refs("d") == []
+    assert made.only("c") == ref("z") and made.read_json("a", "facts.json") == {"n": 3}
+    with pytest.raises(ValueError):
+        made.only("a")
+    raw = RawFiles(dataset="meld", folder="f", files={})
+    assert raw.synthetic is False and raw == RawFiles(dataset="meld", folder="f", files={}, synthetic=False)
+    for thing in (raw, Weights(name="a", identity="1")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(thing, next(iter(thing.model_dump())), "b")
+        with pytest.raises(ValidationError, match="extra"):
+            type(thing).model_validate({**thing.model_dump(), "more": 1})
 
 
 # Reasons --------------------------------------------------------------------------------------------------
