@@ -25,6 +25,8 @@ from storage.media.worker import answer_bytes, decode_answer, encode_request
 
 MEMORY_BYTES = 4 << 30
 CHUNK = 1 << 20
+START_S = 120.0
+"""A process that is not there by then is taken for dead. Not a clip's time: a busy machine starts none in seconds."""
 AHEAD = 4
 """Requests in work or waiting for the reader, for each process: while one decodes a long clip, others go on."""
 
@@ -93,10 +95,10 @@ class _Child:
         self._pending = bytearray()
 
     def ask(self, request: Request) -> Clip | MediaError:
-        deadline = time.monotonic() + self.timeout_s
         try:
             if self.process is None:
                 self._start()
+            deadline = time.monotonic() + self.timeout_s
             self.process.stdin.write(encode_request(request))
             self.process.stdin.flush()
             head = json.loads(self._line(deadline))
@@ -117,6 +119,10 @@ class _Child:
             env={**os.environ, **threads},
             cwd=Path(__file__).resolve().parents[2],
         )
+        try:
+            self._line(time.monotonic() + START_S)
+        except TimeoutError:
+            raise _Ended from None
 
     def _line(self, deadline: float) -> bytes:
         while b"\n" not in self._pending:

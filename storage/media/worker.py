@@ -1,4 +1,4 @@
-"""The child that decodes: one request a line on standard input, one answer each on standard output.
+"""The child that decodes: one request a line on standard input; on standard output READY, then an answer for each.
 
 An answer is a line of JSON and, behind it, the bytes of the arrays it names. When the parent goes, the input ends
 and so does the child. Knows nothing of why a clip is wanted.
@@ -19,6 +19,9 @@ import numpy as np
 from storage.media.clip import Clip, Request, decode_clip
 from storage.media.container import MediaError
 from storage.media.pictures import Window
+
+READY = b"ready\n"
+"""The first line: what this process imports is there, and the time of the first clip begins."""
 
 
 def encode_request(request: Request) -> bytes:
@@ -96,6 +99,8 @@ def serve(lines: Iterable[bytes], memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to the log, never between the answers
+    answers.write(READY)
+    answers.flush()
     for line in lines:
         head, arrays = encode_answer(_decode(decode_request(line)))
         answers.write(head)

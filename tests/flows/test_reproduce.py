@@ -251,19 +251,3 @@ def test_text_alone_goes_through_to_the_report(tmp_path):
     assert facts["quality"]["pairs"] == facts["pairs"]["pairs"]
     page = (tmp_path / "store" / "report.html").read_text()
     assert "EPO beside its control" in page and "Control: EPO on random replies" in page
-
-
-def test_a_rebuild_elsewhere_has_the_same_bytes(folder, raw, tmp_path):
-    done = empamba(tmp_path, "run", "--raw", str(raw))
-    assert done.returncode == 0, done.stderr[-3000:]
-
-    def digests(store: Path) -> dict[str, str]:
-        with RunRequest(profile="tiny", raw=str(raw), store=str(store)).session() as session:
-            return {
-                f"{plan.stage.name} {label} {ref.name}": ref.digest
-                for plan in session.plan()
-                for label, refs in plan.outputs.items()
-                for ref in refs
-            }
-
-    assert digests(tmp_path / "store") == digests(folder / "store")

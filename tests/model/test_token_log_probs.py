@@ -94,3 +94,9 @@ def test_low_precision(batch):
     found, _ = token_log_probs(head.bfloat16(), hidden.bfloat16(), targets)
     assert found.dtype == torch.float32
     assert torch.allclose(found, -F.cross_entropy(head(hidden.bfloat16()).float(), targets, reduction="none"))
+
+
+def test_states_and_targets_that_do_not_pair_up_are_refused(batch):
+    _, hidden, targets = batch
+    with pytest.raises(ValueError):
+        token_log_probs(nn.Linear(WIDTH, WORDS), hidden, targets[:BLOCK])

@@ -99,7 +99,6 @@ def test_what_cannot_fit_is_refused_and_what_fits_is_one_line(caplog):
 def test_free_memory_is_the_machines(monkeypatch, tmp_path):
     free = free_memory(torch.device("cpu"))
     assert 0 < free <= psutil.virtual_memory().total + psutil.swap_memory().total
-    assert free_memory(torch.device("cpu"), 2) == pytest.approx(free / 2, rel=0.2)
     files = {
         "memory.max": "3000",
         "memory.current": "2500",
@@ -109,3 +108,4 @@ def test_free_memory_is_the_machines(monkeypatch, tmp_path):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr("model.training_memory.CGROUP", tmp_path)
     assert free_memory(torch.device("cpu")) == 1000
+    assert free_memory(torch.device("cpu"), 2) == 500  # of what does not move between two looks

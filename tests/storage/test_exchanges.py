@@ -16,6 +16,7 @@ def test_pairs_gaps_and_same_speaker():
     ]  # fmt: skip
     assert fallen == {"same_speaker": 2, "gap": 1}
     assert (exchanges[0].sentence_speaker, exchanges[0].reply_speaker) == ("A", "B")
+    assert [e.key for e in exchanges] == [("meld", "train", "d", turn) for turn in (0, 2, 7)]
 
 
 def test_dialogues_and_splits_do_not_mix():

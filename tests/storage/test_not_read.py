@@ -181,7 +181,8 @@ def test_members_of_archives_that_are_walked_past(tmp_path):
 def test_a_stray_file_makes_the_card_stale_and_is_named_as_the_reason(tmp_path):
     from storage.filestat import StatCache
     from tasks.engine.item import Item
-    from tasks.pipeline import UTTERANCES, read_raw_files
+    from tasks.engine.raw_files import read_raw_files
+    from tasks.pipeline import UTTERANCES
 
     def parts():
         (source,) = read_raw_files(tmp_path / "raw", StatCache(tmp_path / "stats.sqlite"))

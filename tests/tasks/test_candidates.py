@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from model.generation.settings import HOW_IT_IS_ASKED, ServerSettings
 from tasks.engine.worker import StageFailed
 from tasks.settings import setting_names
 from tests.support.chat_server import completion
+from tests.support.waiting import wait_for
 
 STORED_ANSWERS = "select count(*) from rows where cast(value as text) like '{%'"
 
@@ -122,11 +122,7 @@ def test_a_cancelled_stage_takes_its_engine_with_it(pipeline, chat_server):
 
 
 def _wait_until_gone(pids: list[int]) -> None:
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            break
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_history_and_the_comparison_without_examples(pipeline, chat_server):

@@ -140,7 +140,7 @@ def test_a_clip_that_hangs_is_a_reject_and_the_others_go_on(stage):
     for name in ("a.mp4", "b.mp4"):
         stage.clip(name, 1)
     rows = [utterance(turn, name, name) for turn, name in enumerate(names)]
-    features, rejects, _ = stage.run(rows, MediaSettings(timeout_s=10))
+    features, rejects, _ = stage.run(rows, MediaSettings(timeout_s=3))
     assert sorted(features) == [0, 2]
     assert rejects[1]["reason"] == "timeout" and "pipe.mp4" in rejects[1]["detail"]
 

@@ -1,8 +1,10 @@
 """When changed rows retrain a model and when it may wait, on the real compressor stage of the tiny profile."""
 
 import csv
+import inspect
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,7 @@ def test_a_share_decides(folder):
     run(folder, NEVER)
     assert plan(folder, "retrain.when=share", f"retrain.share={4.5 / total}").state == "fresh"
     assert plan(folder, "retrain.when=share", f"retrain.share={3.5 / total}").state == "stale"
+    assert plan(folder, "retrain.when=share", f"retrain.share={4 / total}").state == "stale"  # from it on
 
 
 def test_rows_are_counted_from_the_data_the_model_was_trained_on(folder):
@@ -147,3 +150,15 @@ def test_a_warm_start_from_what_is_gone_is_a_new_start(folder):
     say_otherwise(folder, 1)
     assert run(folder, WARM) == ["compressor.pretrain", "utterances"]
     assert trained_from(folder) == []
+
+
+def test_only_a_stage_that_draws_new_weights_starts_from_those_of_last_time(folder):
+    """compressor.finetune and EPO go on from the stage before them, which was retrained: its weights, not their own."""
+    with session(folder, "pairs.control=true", WARM) as opened:
+        trained = {node.stage.name: node for node in opened.graph(None) if node.retrain is not None}
+    assert trained.keys() >= {"extractor", "compressor.finetune", "dialogue.text", "epo", "epo.control"}
+    for name, node in trained.items():
+        module, function = node.stage.function.split(":")
+        takes = "start" in inspect.signature(getattr(import_module(module), function)).parameters
+        goes_on = name in ("compressor.finetune", "epo", "epo.control")
+        assert (node.stage.anew, takes) == (not goes_on, not goes_on), name

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from storage.store import Record, Store, StoreError
 from tasks.engine.worker import StageFailed
 from tasks.upkeep import collect, damaged
 from tests.support.rerun import digests, run, session
+from tests.support.waiting import wait_for, waits_for_a_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTIL = "utterances"
@@ -126,7 +126,7 @@ def test_gc_waits_for_a_running_flow(store, raw):
     with Store(store).lock("gc", shared=True):
         cleaning = start("flows.cli", "gc", "--yes", "--store", store)
         late = Store(store).put_bytes("late", b"put out by an item that is not recorded yet")
-        time.sleep(4)
+        wait_for(lambda: waits_for_a_lock(cleaning.pid))
         assert cleaning.poll() is None
         assert Store(store).holds(late)
     out, _ = cleaning.communicate(timeout=60)

@@ -146,6 +146,9 @@ def test_a_prompt_beyond_the_window_is_refused(responsive_llm_folder):
     window = llm.config.max_position_embeddings
     with pytest.raises(ValueError, match=f"have {window + 1} tokens, the LLM's window has {window}"):
         reply_log_probs(llm, [torch.zeros(window - 1, 64)], [torch.tensor([5, 2])])
+    # Up to the window's last token it is not.
+    log_probs, _ = reply_log_probs(llm, [torch.zeros(window - 2, 64)], [torch.tensor([5, 2])])
+    assert torch.isfinite(log_probs).all()
 
 
 def test_without_memories_nothing_is_reconstructed(responsive_llm_folder, tmp_path):

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from model.generation.client import EngineError, GenerationEngine, child_environ
 from model.generation.protocol import GenerationRequest, request_seed
 from model.generation.settings import EngineArgs, EngineSettings, Sampling
 from model.generation.worker import may_pass
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -42,14 +42,15 @@ def _requests(count: int, sampling: Sampling) -> list[GenerationRequest]:
 
 
 def _gone(pid: int) -> bool:
-    """Whether no process of the group is left; waits a little, since a kill takes a moment."""
-    for _ in range(100):
+    """Waits until no process of the group is left: a kill takes a moment."""
+
+    def gone():
         try:
             os.killpg(pid, 0)
         except ProcessLookupError:
             return True
-        time.sleep(0.1)
-    return False
+
+    return wait_for(gone)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import threading
 import time
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -28,10 +29,15 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=12, seed=3)
 
 
 def _settings(url: str, **changes) -> EngineSettings:
-    asked = {"base_url": url, "concurrency": 4, "timeout_s": 0.5, "retries": 2, "backoff_s": 0.01} | changes
+    asked = {"base_url": url, "concurrency": 4, "timeout_s": 60, "retries": 2, "backoff_s": 0.01} | changes
     return EngineSettings(
         model="some-7b", engine="openai", sampling=SAMPLING, server=ServerSettings(**asked), restarts=0
     )
+
+
+def _patience(fault) -> float:
+    """Seconds: short where the server never answers, and still enough for the answers beside that one."""
+    return 3 if fault == "hang" else 60
 
 
 def _requests(count: int) -> list[GenerationRequest]:
@@ -44,8 +50,8 @@ def _requests(count: int) -> list[GenerationRequest]:
 
 def test_prompts_sampling_and_seeds_go_over_as_they_are(chat_server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    # Long enough for requests to meet, however few cores there are.
-    chat_server.faults = lambda *_: time.sleep(0.01)
+    met = threading.Barrier(2, timeout=60)  # the first two requests are answered once both are there
+    chat_server.faults = lambda n, _: met.wait() and None if n <= 2 else None
     requests = _requests(40)
     rows = {row.key: row for row in OpenAIEngine(_settings(chat_server.url)).generate(requests)}
     assert rows.keys() == {request.key for request in requests}
@@ -81,7 +87,8 @@ def test_what_passes_is_tried_again_and_no_row_is_lost_or_doubled(chat_server, f
         return fault
 
     chat_server.faults = faults
-    rows = [row.key for row in OpenAIEngine(_settings(chat_server.url)).generate(_requests(14))]
+    settings = _settings(chat_server.url, timeout_s=_patience(fault))
+    rows = [row.key for row in OpenAIEngine(settings).generate(_requests(14))]
     assert sorted(rows) == sorted(request.key for request in _requests(14))
     assert len(chat_server.asked) == 16 and set(chat_server.answered.values()) == {1}
 
@@ -94,7 +101,8 @@ def test_a_server_that_is_down_is_one_line_after_bounded_tries(chat_server, monk
     )
     rows = []
     with pytest.raises(ServerError, match=f"{says}.*after 3 tries") as failure:
-        for row in OpenAIEngine(_settings(chat_server.url)).generate(_requests(6)):
+        settings = _settings(chat_server.url, timeout_s=_patience(fault))
+        for row in OpenAIEngine(settings).generate(_requests(6)):
             rows.append(row.key)
     assert sorted(rows) == [f"row{n}" for n in range(5)]
     assert "\n" not in str(failure.value) and KEY not in str(failure.value)

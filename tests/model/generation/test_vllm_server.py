@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
@@ -20,6 +19,7 @@ from model.generation.settings import EngineArgs, EngineSettings, Sampling, Serv
 from model.generation.transformers_engine import TransformersEngine
 from model.zoo.errors import ZooError
 from model.zoo.resolve import resolve
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,10 +44,20 @@ def folder():
 @pytest.fixture(scope="module")
 def vllm_server(folder, tmp_path_factory):
     """(address up to /v1, the server's process); float32, so that texts can be compared."""
+    log = tmp_path_factory.mktemp("vllm_server") / "log"
+    port, process = _started(folder, log)
+    try:
+        yield f"http://127.0.0.1:{port}/v1", process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _started(folder, log, tries: int = 3) -> tuple[int, subprocess.Popen]:
+    """A server that answers, on a port that was free a moment ago: another program may take it meanwhile."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm_server") / "log"
     command = (
         f"-m vllm.entrypoints.openai.api_server --model {folder} --served-model-name smol --host 127.0.0.1 "
         f"--port {port} --generation-config vllm --dtype float32 --max-model-len {LONGEST} --enforce-eager "
@@ -62,21 +72,25 @@ def vllm_server(folder, tmp_path_factory):
             # Its engine is a child of its own, which outlives it for a while when it is killed.
             start_new_session=True,
         )
+
+    def settled() -> bool:
+        try:
+            health = httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+        except httpx.TransportError:
+            return process.poll() is not None
+        return health.status_code == 200
+
     try:
-        for _ in range(300):
-            if process.poll() is not None:
-                pytest.fail(log.read_text(errors="replace")[-2000:])
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
-        else:
-            pytest.fail(f"not up in time: {log.read_text(errors='replace')[-2000:]}")
-        yield f"http://127.0.0.1:{port}/v1", process
-    finally:
+        wait_for(settled, 300)
+    except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        raise
+    if process.poll() is None:
+        return port, process
+    told = log.read_text(errors="replace")
+    if "in use" not in told or tries == 1:
+        pytest.fail(told[-2000:])
+    return _started(folder, log, tries - 1)
 
 
 def _settings(url: str, model: str = "smol", **sampling) -> EngineSettings:

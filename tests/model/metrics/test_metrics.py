@@ -133,3 +133,15 @@ def test_roberta_texts_are_read_as_after_a_space():
     assert tokenizer.convert_ids_to_tokens(encode_sentence(tokenizer, "  ")) == ["<s>", "</s>"]
     # What the package would do without the change under transformers 5.
     assert tokenizer.convert_ids_to_tokens(tokenizer("hi hi")["input_ids"]) == ["<s>", "hi", "Ġhi", "</s>"]
+
+
+def test_a_text_is_cut_at_512_tokens_or_where_its_model_ends():
+    class Tokenizer:
+        def __init__(self, model_max_length):
+            self.model_max_length = model_max_length
+
+        def __call__(self, sentence, truncation, max_length):
+            return {"input_ids": [sentence, truncation, max_length]}
+
+    assert encode_sentence(Tokenizer(10**30), " hi ") == ["hi", True, 512]
+    assert encode_sentence(Tokenizer(256), "hi") == ["hi", True, 256]

@@ -12,6 +12,7 @@ import pytest
 from storage.media.clip import Clip, Request, decode_clip
 from storage.media.pictures import Window
 from storage.media.pool import AHEAD, DecoderPool
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,6 @@ def decoders():
     """Child processes of this one that decode."""
     children = psutil.Process().children()
     return [child for child in children if "storage.media.worker" in " ".join(child.cmdline())]
-
-
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_answers_come_in_order_and_are_those_of_this_process(folder):
@@ -72,14 +66,24 @@ def test_a_file_that_never_ends_costs_its_own_clip(folder):
     """A pipe that nobody writes to: opening it waits for ever, inside the decoder."""
     os.mkfifo(folder / "pipe.mp4")
     names = ["0.mp4", "pipe.mp4", "1.mp4", "2.mp4"]
-    with DecoderPool(1, timeout_s=8) as pool:
-        list(pool.map([request(folder, "0.mp4")]))  # the start of the process is not what is timed
+    with DecoderPool(1, timeout_s=3) as pool:
         started = time.monotonic()
         answers = list(pool.map(request(folder, name) for name in names))
     os.unlink(folder / "pipe.mp4")
-    assert 8 <= time.monotonic() - started < 60
-    assert answers[1].reason == "timeout" and str(answers[1]) == "pipe.mp4: not decoded within 8 s"
+    assert time.monotonic() - started >= 3
+    assert answers[1].reason == "timeout" and str(answers[1]) == "pipe.mp4: not decoded within 3 s"
     assert [type(answer) for answer in answers].count(Clip) == 3
+
+
+def test_the_start_of_a_decoder_costs_no_clip(folder, tmp_path, monkeypatch):
+    """On a busy machine a process may take longer to start than a clip may take to decode."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import time\ntime.sleep(4)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with DecoderPool(1, timeout_s=3) as pool:
+        (answer,) = pool.map([request(folder, "0.mp4")])
+    assert isinstance(answer, Clip)
 
 
 def test_a_file_on_which_the_decoder_dies_costs_its_own_clip(folder):
@@ -134,4 +138,4 @@ def test_only_a_few_requests_are_ahead_of_the_reader(folder):
 def test_a_reader_that_stops_early_leaves_nothing_behind(folder):
     with DecoderPool(2) as pool:
         next(pool.map(request(folder, f"{n % 6}.mp4") for n in range(100)))
-    wait_for(lambda: not decoders(), 10)
+    wait_for(lambda: not decoders())

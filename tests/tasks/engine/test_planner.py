@@ -9,6 +9,7 @@ from storage.store import Record, Store
 from tasks.engine.declaration import NotRun, Stage
 from tasks.engine.item import Item
 from tasks.engine.planner import Board, Node, plan_all, run_graph
+from tests.support.waiting import wait_for
 
 FUNCTION = "tasks.stages.shards:place"
 
@@ -128,3 +129,28 @@ def test_behind_a_stale_stage_all_is_unknown(store):
         ("stale", ""),
         ("unknown", "unknown until b has run"),
     ]
+
+
+def test_a_failure_wakes_a_graph_that_waits(store):
+    """The other graph is asleep by then: it waits for a stage that will never settle."""
+    board = Board()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(walk, store, [node("b", "a")], board)
+        wait_for(lambda: board.changed._waiters)
+        board.fail(RuntimeError("broke"))
+        with pytest.raises(RuntimeError, match="broke"):
+            other.result(timeout=60)
+
+
+def test_a_stage_that_cannot_be_planned_ends_the_run_and_the_graphs_beside_it(store):
+    def items(needed):
+        raise RuntimeError("no plan")
+
+    board = Board()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(walk, store, [node("c", "b")], board)
+        with pytest.raises(RuntimeError, match="no plan"):
+            walk(store, [node("a"), Node(Stage("b", FUNCTION), ("a",), items)], board)
+        with pytest.raises(RuntimeError, match="no plan"):
+            other.result(timeout=60)
+    assert list(board.settled) == ["a"]

@@ -6,6 +6,7 @@ import time
 from tasks.engine.declaration import Stage
 from tasks.engine.planner import Node
 from tasks.engine.slots import Slots, urgency
+from tests.support.waiting import wait_for
 
 
 def node(name: str, *needs: str) -> Node:
@@ -55,10 +56,18 @@ def test_a_stage_at_its_limit_lets_others_pass():
         with slots.take("b"):
             passed.set()
 
+    def second() -> None:
+        with slots.take("a"):
+            order.append("a")
+
+    order: list[str] = []
+    waiting, thread = threading.Thread(target=second), threading.Thread(target=other)
     with slots.take("a"):
-        waiting = threading.Thread(target=lambda: slots.take("a").__enter__(), daemon=True)
         waiting.start()
-        thread = threading.Thread(target=other)
+        wait_for(lambda: slots._waiting)  # it is there first, and more urgent
         thread.start()
-        assert passed.wait(20)
-        thread.join(20)
+        assert passed.wait(60)
+        assert order == []
+    waiting.join(60)
+    thread.join(60)
+    assert order == ["a"]

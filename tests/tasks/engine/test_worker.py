@@ -107,7 +107,7 @@ def test_an_item_ends_with_all_it_started_when_the_run_is_killed(tmp_path, envir
     run.kill()
     run.wait()
     run.stdout.close()
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
 
 
 def test_a_worker_that_is_importing_ends_with_the_run_too(tmp_path, environment):
@@ -137,4 +137,4 @@ def test_a_worker_that_is_importing_ends_with_the_run_too(tmp_path, environment)
     run.kill()
     run.wait()
     run.stdout.close()
-    assert psutil.wait_procs([worker], timeout=20)[1] == []
+    assert psutil.wait_procs([worker], timeout=60)[1] == []

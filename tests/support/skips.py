@@ -1,0 +1,56 @@
+"""A skip that nobody expects fails the run where CI is set: what a test needs was lost, and nothing else would tell.
+
+A pytest plugin; tests/conftest.py loads it. Without CI, on a machine that lacks some of it, skips are only skips.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+EXPECTED = {
+    "mamba-ssm's kernel needs a GPU and the package": "CI has no GPU",
+    "a GPU adds up in any order; bytes are a CPU's promise": "CI may have a GPU",
+    "mounting a file system is not allowed here": "a container may lack the right",
+    "root cannot be held to file permissions here": "a container may lack the right",
+    "goemotions-minilm-b has no part adapter.": "the second scorer was trained without one",
+}
+"""Reason of a skip, word for word -> why it may be so in CI."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CI"):
+        config.pluginmanager.register(UnexpectedSkips())
+
+
+class UnexpectedSkips:
+    """Collects skipped tests, and skipped files, whose reason is not EXPECTED."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.found:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter) -> None:
+        if self.found:
+            terminalreporter.section("skips that are not expected (tests/support/skips.py)", red=True)
+            for line in self.found:
+                terminalreporter.line(line)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        *_, told = report.longrepr  # (file, line, "Skipped: reason")
+        reason = re.sub(r"^Skipped: ", "", told)
+        if reason not in EXPECTED:
+            self.found.append(f"{report.nodeid}: {reason}")

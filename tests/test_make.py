@@ -1,0 +1,88 @@
+"""What the two commands of the README and CI do before they run anything, and what CI makes of a skip."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def commands(target: str) -> list[str]:
+    """What make would run, in order."""
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "target, then", [("test", "-m pytest"), ("test-fast", "-m pytest"), ("demo", "empamba run")]
+)
+def test_weights_are_fetched_before_they_are_needed(target, then):
+    """At every call: a stamp in this folder would say nothing of the user's cache."""
+    told = commands(target)
+    (fetched,) = (i for i, line in enumerate(told) if "empamba weights pull --profile cpu" in line)
+    (needed,) = (i for i, line in enumerate(told) if then in line)
+    assert fetched < needed
+
+
+def test_ci_starts_with_an_empty_cache_and_home_and_leaves_none(tmp_path):
+    """The script on a tree whose `make test` notes what it was given and puts something there."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci/run").write_bytes((ROOT / ".ci/run").read_bytes())
+    (tmp_path / "Makefile").write_text(
+        "test:\n"
+        '\t@test ! -e "$$EMPAMBA_CACHE" && test ! -e "$$PREFECT_HOME"\n'
+        '\t@mkdir "$$EMPAMBA_CACHE" "$$PREFECT_HOME"; echo "$$CI $$EMPAMBA_CACHE $$PREFECT_HOME"; exit 3\n'
+    )
+    environment = {**os.environ, "EMPAMBA_CACHE": str(ROOT), "PREFECT_HOME": str(ROOT)}
+    done = subprocess.run(
+        ["bash", str(tmp_path / ".ci/run")], env=environment, capture_output=True, text=True, cwd="/"
+    )
+    assert done.returncode != 0, "a failing make test must fail CI"
+    ci, *folders = done.stdout.split()
+    assert ci == "true" and len(set(folders)) == 2
+    assert not any(Path(folder).parent.exists() for folder in folders)
+
+
+SKIPPING = """
+import pytest
+
+def test_passes():
+    pass
+
+def test_skips():
+    pytest.skip({reason!r})
+
+@pytest.mark.xfail
+def test_is_known_to_fail():
+    assert False
+"""
+
+
+@pytest.mark.parametrize(
+    "reason, ci, code",
+    [
+        ("vLLM is not installed", "true", 1),
+        ("vLLM is not installed", "", 0),
+        ("mounting a file system is not allowed here", "true", 0),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True], ids=["test", "file"])
+def test_ci_fails_on_a_skip_that_is_not_expected(tmp_path, reason, ci, code, whole):
+    text = SKIPPING.format(reason=reason)
+    if whole:
+        text = f"import pytest\n\npytest.skip({reason!r}, allow_module_level=True)\n"
+        (tmp_path / "test_beside.py").write_text("def test_passes():\n    pass\n")
+    (tmp_path / "test_it.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.support.skips", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stdout
+    assert ("skips that are not expected" in done.stdout) == (code == 1)
+    assert "1 passed" in done.stdout and (reason in done.stdout) >= (code == 1)
