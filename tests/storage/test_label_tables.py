@@ -7,20 +7,31 @@ Cao et al. 2014, the file name's third part and the letters of summaryTable.csv.
 
 import pytest
 
-from storage.labels import LABELS, label_table, target_emotion
+from storage.labels import EKMAN
+from storage.readers.registry import DATASETS, dataset_named
 from storage.settings import LabelPolicy
 
 WRITTEN = """
-target    multidialog  topical_chat                      meld      iemocap    ravdess  crema_d  goemotions
-angry     Angry        Angry                             anger     ang        05       ANG,A    anger
-disgust   Disgusting   Disgusted                         disgust   dis        07       DIS,D    disgust
-fearful   Fear         Fearful                           fear      fea        06       FEA,F    fear
-happy     Happy        Happy                             joy       hap,exc    03       HAP,H    joy
-neutral   Neutral      Neutral,Curious_to_dive_deeper    neutral   neu        01,02    NEU,N    neutral
-sad       Sad          Sad                               sadness   sad        04       SAD,S    sadness
-surprise  Surprising   Surprised                         surprise  sur        08       -        surprise
--         -            -                                 -         fru,oth,xxx -       -        -
+target    multidialog  topical_chat                      meld      iemocap    ravdess  crema_d
+angry     Angry        Angry                             anger     ang        05       ANG,A
+disgust   Disgusting   Disgusted                         disgust   dis        07       DIS,D
+fearful   Fear         Fearful                           fear      fea        06       FEA,F
+happy     Happy        Happy                             joy       hap,exc    03       HAP,H
+neutral   Neutral      Neutral,Curious_to_dive_deeper    neutral   neu        01,02    NEU,N
+sad       Sad          Sad                               sadness   sad        04       SAD,S
+surprise  Surprising   Surprised                         surprise  sur        08       -
+-         -            -                                 -         fru,oth,xxx -       -
 """
+
+GOEMOTIONS = {
+    "anger": "angry",
+    "disgust": "disgust",
+    "fear": "fearful",
+    "joy": "happy",
+    "neutral": "neutral",
+    "sadness": "sad",
+    "surprise": "surprise",
+}
 
 
 def tables() -> dict[str, dict[str, str | None]]:
@@ -41,12 +52,19 @@ def tables() -> dict[str, dict[str, str | None]]:
 @pytest.mark.parametrize("dataset", sorted(tables()))
 def test_the_whole_table(dataset):
     wanted = tables()[dataset]
-    assert {spelling: target_emotion(dataset, spelling, "here") for spelling in wanted} == wanted
-    assert set(label_table(dataset, LabelPolicy())) == {spelling.lower() for spelling in wanted}
+    table = dataset_named(dataset).labels
+    assert {spelling: table.target(spelling, "here") for spelling in wanted} == wanted
+    assert set(table.spellings(LabelPolicy())) == {spelling.lower() for spelling in wanted}
 
 
-def test_no_released_dataset_is_without_a_table():
-    assert set(tables()) <= set(LABELS)
+def test_goemotions_words_are_the_same_seven():
+    assert dict(EKMAN) == GOEMOTIONS
+
+
+def test_every_table_has_targets_among_the_seven_alone():
+    seven = {"angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise"}
+    for dataset in DATASETS:
+        assert set(dataset.labels.spellings(LabelPolicy()).values()) <= {*seven, None}, dataset.name
 
 
 @pytest.mark.parametrize(
@@ -59,7 +77,8 @@ def test_no_released_dataset_is_without_a_table():
     ],
 )
 def test_a_policy_moves_its_own_spelling_alone(setting, dataset, spelling):
-    usual = label_table(dataset, LabelPolicy())
+    table = dataset_named(dataset).labels
+    usual = table.spellings(LabelPolicy())
     for target in ("angry", None):
-        changed = label_table(dataset, LabelPolicy(**{setting: target}))
+        changed = table.spellings(LabelPolicy(**{setting: target}))
         assert changed == {**usual, spelling: target}

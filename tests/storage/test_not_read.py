@@ -12,7 +12,7 @@ from storage.readers.find import RawDataError, find_datasets, read_dataset
 from storage.readers.registry import DATASETS
 from storage.sample.layout import write_sample
 from storage.settings import DataSettings
-from tasks.stages.cards import card_tables, make_card
+from tasks.stages.utterances.cards import card_tables, make_card
 
 CONVERSATION = "t_ffa55df6-114d-4b36-87a1-7af6b8b63d9b"
 MELD = (

@@ -18,7 +18,7 @@ from storage.readers.registry import DATASETS, SINGLE_CLIPS, dataset_named
 from storage.settings import DataSettings
 from storage.utterance import Utterance
 from tasks.engine.fingerprint import fingerprint
-from tasks.stages import cards
+from tasks.stages.utterances import cards
 
 ROOT = Path(__file__).resolve().parents[2]
 
