@@ -8,7 +8,7 @@ import pytest
 from storage.store import Record, Store
 from tasks.engine.declaration import NotRun, Stage
 from tasks.engine.item import Item
-from tasks.engine.planner import Board, Node, plan_all, run_graph
+from tasks.engine.planner import Board, Node, StagePlan, plan_all, run_graph
 from tests.support.waiting import wait_for
 
 FUNCTION = "tasks.stages.shards:place"
@@ -129,6 +129,15 @@ def test_behind_a_stale_stage_all_is_unknown(store):
         ("stale", ""),
         ("unknown", "unknown until b has run"),
     ]
+
+
+def test_a_settled_stage_wakes_a_graph_that_waits(store):
+    board = Board()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(walk, store, [node("b", "a")], board)
+        wait_for(lambda: board.changed._waiters)
+        board.settle(StagePlan(Stage("a", FUNCTION), "fresh"))
+        assert other.result(timeout=60) == ["b/all"]
 
 
 def test_a_failure_wakes_a_graph_that_waits(store):

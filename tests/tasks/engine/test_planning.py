@@ -191,6 +191,7 @@ def test_what_a_declaration_may_look_at(store):
     assert made.only("c") == ref("z") and made.read_json("a", "facts.json") == {"n": 3}
     with pytest.raises(ValueError):
         made.only("a")
+    assert (STAGE.workers, STAGE.own_process, STAGE.trains, STAGE.anew) == (1, False, False, False)
     raw = RawFiles(dataset="meld", folder="f", files={})
     assert raw.synthetic is False and raw == RawFiles(dataset="meld", folder="f", files={}, synthetic=False)
     for thing in (raw, Weights(name="a", identity="1")):
