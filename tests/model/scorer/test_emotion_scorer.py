@@ -19,7 +19,7 @@ from model.zoo.resolve import is_cached, resolve
 
 MELD = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "meld" / "dev_sent_emo.csv"
 TEXTS = ["I love this!", "Leave me alone, you idiot.", "Okay.", "I love this!", "That is so sad, I am sorry."]
-SHIPPED = ["goemotions-minilm", "goemotions-minilm-b"]
+SHIPPED = ["goemotions-minilm", "goemotions-minilm-b", "goemotions-smollm2"]
 
 
 def load(name):
