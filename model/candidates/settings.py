@@ -47,6 +47,11 @@ class CandidateSettings(BaseModel, frozen=True, extra="forbid"):
     temperature: float = Field(0.8, ge=0, description="Not in the paper.")
     top_p: float = Field(0.95, gt=0, le=1, description="Not in the paper.")
     max_new_tokens: int = Field(64, ge=1, description="Not in the paper. Limit of one candidate, in tokens.")
+    keep_garbled: bool = Field(
+        False,
+        description="Not in the paper. A candidate with characters that are no text is used without them, instead of "
+        "being turned away: for the random LLM of the tests, which writes bytes.",
+    )
     seed: int = Field(0, ge=0, description="Not in the paper. Another seed gives other candidates.")
     budget: int | None = Field(
         None, ge=1, description="Not in the paper. Candidates generated in all; None: no limit."

@@ -300,10 +300,12 @@ def test_one_bad_answer_is_an_unusable_row_and_a_run_of_them_stops_with_one_line
         return asked and (200, {}, completion(kinds[asked]))
 
     chat_server.faults = faults
-    rows = pipeline.run()
+    rows = pipeline.run("candidates.keep_garbled=false")  # as everywhere but on the tiny profile
     reasons = {row["emotion"]: row["reason"] for row in rows if row["emotion"] in kinds}
     assert reasons == {"Happy": "thought", "Sad": "garbled", "Calm": "tool_call", "Angry": "malformed"}
     assert not any(row["usable"] for row in rows if row["emotion"] in kinds)
+    kept = [row for row in pipeline.run("candidates.keep_garbled=true") if row["emotion"] == "Sad"]
+    assert {row["text"] for row in kept} == {"bad half"} and all(row["usable"] for row in kept)
     chat_server.faults = lambda *_: (200, {}, completion({"content": "<think>Hm"}))
     with pytest.raises(StageFailed, match="8 answers in a row are no replies .8 thought") as failure:
         pipeline.run("candidates.server.bad_in_a_row=8", "candidates.seed=1")

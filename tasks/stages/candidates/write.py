@@ -106,7 +106,12 @@ def _candidates(
     return [
         {**row, **made}
         for exchange in exchanges
-        for row in _rows_of(exchange, {e: requests[exchange.key, e] for e in settings.emotions}, answers)
+        for row in _rows_of(
+            exchange,
+            {emotion: requests[exchange.key, emotion] for emotion in settings.emotions},
+            answers,
+            settings.keep_garbled,
+        )
     ]
 
 
@@ -252,14 +257,17 @@ def _engine(settings: EngineSettings) -> GenerationEngine:
 
 
 def _rows_of(
-    exchange: Exchange, requests: dict[str, GenerationRequest], answers: dict[str, dict]
+    exchange: Exchange, requests: dict[str, GenerationRequest], answers: dict[str, dict], keep_garbled: bool
 ) -> list[dict]:
     """The exchange's rows, in the order of its emotions: the second of two alike is the duplicate."""
     rows, earlier = [], []
     for emotion, request in requests.items():
         answer = answers[request.key]
-        text = tidy(answer["text"], answer["finish_reason"])
-        good, reason = usable(text, answer["finish_reason"], exchange.sentence, emotion, earlier)
+        ending = answer["finish_reason"]
+        if ending == "garbled" and keep_garbled:
+            ending = "stop"
+        text = tidy(answer["text"], ending)
+        good, reason = usable(text, ending, exchange.sentence, emotion, earlier)
         earlier.append(text)
         rows.append(
             {
@@ -270,7 +278,7 @@ def _rows_of(
                 "emotion": emotion,
                 "prompt": request.messages[-1]["content"],
                 "text": text,
-                "finish_reason": answer["finish_reason"],
+                "finish_reason": ending,
                 "usable": good,
                 "reason": reason,
                 "seed": request.seed,
