@@ -29,6 +29,7 @@ from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
 from tasks.stages.replies.rungs import CONTROL, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
+from tasks.stages.shards import row_key
 
 ALL = "all"
 SECOND = "_second"
@@ -78,7 +79,7 @@ def measure_replies(
                 {"rung": name, "system": title, **_row(dataset, rows, inside, figures, settings.intervals)}
             )
         work.progress(done + 1, len(answered), {})
-    keys = {name: [_key(row) for row in rows] for name, rows in rungs.items()}
+    keys = {name: [row_key(row) for row in rows] for name, rows in rungs.items()}
     facts = {
         "systems": systems,
         "steps": steps(measured, keys, settings.intervals),
@@ -106,7 +107,7 @@ class Remembered:
 
 def floors(rows: list[dict], common: str | None) -> list[tuple[str, str, list[dict]]]:
     """(name, title, rows) of systems that read nothing of an exchange: what any gain must be beyond."""
-    dialogues = [_key(row)[:3] for row in rows]
+    dialogues = [row_key(row)[:3] for row in rows]
     given = donors(dialogues, [len(row["reference"]) for row in rows])
     people = [
         {**row, "reply": rows[other]["reference"]}
@@ -120,10 +121,6 @@ def floors(rows: list[dict], common: str | None) -> list[tuple[str, str, list[di
     if people:
         found.append(("floor-people", "a human reply of another dialogue", people))
     return found
-
-
-def _key(row: dict) -> tuple:
-    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
 
 
 def _figures(rows: list[dict], settings: MetricSettings, folder, first, second) -> Figures:
@@ -141,7 +138,7 @@ def _row(
     dataset: str, rows: list[dict], inside: list[int], figures: Figures, intervals: BootstrapSettings
 ) -> dict:
     said = [rows[i]["reply"] for i in inside]
-    dialogues = [_key(rows[i])[:3] for i in inside]
+    dialogues = [row_key(rows[i])[:3] for i in inside]
     row = {
         "dataset": dataset,
         "split": "+".join(sorted({rows[i]["split"] for i in inside})),

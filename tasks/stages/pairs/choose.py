@@ -30,7 +30,7 @@ from storage.store import Ref, canonical
 from storage.utterance import Reject
 from tasks.engine.item import Workspace
 from tasks.stages.shard_names import of_table, place, shard_name
-from tasks.stages.shards import read_rows, write_rejects, write_shard
+from tasks.stages.shards import read_rows, row_key, write_rejects, write_shard
 
 PAPER_THRESHOLD = PairSettings().threshold
 COSINE_BINS = 40
@@ -43,9 +43,9 @@ def choose_pairs(
     """Outputs: pairs/…, rejects/pairs, pairs.json (threshold in force, what was kept and why not)."""
     by_exchange = defaultdict(list)
     for row in read_rows(work.store, scores, "scores"):
-        by_exchange[_key(row)].append(row)
+        by_exchange[row_key(row)].append(row)
     _of_one_model(row["weights"] for rows in by_exchange.values() for row in rows)
-    replies = {_key(e): e for e in read_rows(work.store, exchanges, "exchanges")}
+    replies = {row_key(e): e for e in read_rows(work.store, exchanges, "exchanges")}
     equal_error = None
     if calibration is not None:
         equal_error = json.loads(work.store.read(calibration))["equal_error"]
@@ -64,7 +64,7 @@ def choose_pairs(
     if settings.selection == "length_matched":
         kept, unmatched = _length_balanced(kept)
         rejects += [
-            _turned_away(_key(pair), "length_unmatched", pair["cosine"], threshold) for pair in unmatched
+            _turned_away(row_key(pair), "length_unmatched", pair["cosine"], threshold) for pair in unmatched
         ]
     shards = _shards_like(scores, kept, work)
     summary = _summary(threshold, equal_error, by_exchange, kept, rejects)
@@ -100,10 +100,10 @@ def random_pairs(pairs: list[Ref], scores: list[Ref], settings: PairSettings, wo
     usable = defaultdict(list)
     for row in read_rows(work.store, scores, "scores"):
         if row["usable"]:
-            usable[_key(row)].append(row)
+            usable[row_key(row)].append(row)
     drawn, rejects = [], []
     for pair in read_rows(work.store, pairs, "pairs"):
-        key = _key(pair)
+        key = row_key(pair)
         others = [row for row in usable[key] if row["text"] != pair["rejected"]]
         if others:
             candidate = random.Random(draw_number(settings.seed, "pairs.control", *key)).choice(others)
@@ -122,7 +122,7 @@ def check_pairs(pairs: list[Ref], settings: QualitySettings, work: Workspace) ->
     Raises InputError where `settings.error` is set and length or style alone tells them above the bound.
     """
     texts = [
-        TextPair("/".join(_key(row)[:3]), row["sentence"], row["chosen"], row["rejected"])
+        TextPair("/".join(row_key(row)[:3]), row["sentence"], row["chosen"], row["rejected"])
         for row in read_rows(work.store, pairs, "pairs")
     ]
     facts = pair_quality(texts, settings)
@@ -164,14 +164,12 @@ def _shards_like(refs: list[Ref], pairs: list[dict], work: Workspace, table: str
     shards = []
     for ref in of_table(refs, table):
         dataset, split = place(ref)
-        keys = {_key(row) for row in read_rows(work.store, [ref], table)}
+        keys = {row_key(row) for row in read_rows(work.store, [ref], table)}
         name = shard_name("pairs", dataset, split, int(ref.name.split("/")[-1]))
-        shards.append(write_shard(work.store, "pairs", name, [pair for pair in pairs if _key(pair) in keys]))
+        shards.append(
+            write_shard(work.store, "pairs", name, [pair for pair in pairs if row_key(pair) in keys])
+        )
     return shards
-
-
-def _key(row: dict) -> tuple:
-    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
 
 
 def _cosine(row: dict) -> float:
@@ -216,7 +214,7 @@ def _summary(threshold: float, equal_error, by_exchange: dict, kept: list, rejec
 def _shares(by_exchange: dict, replies: dict, kept: list[dict], threshold: float) -> dict:
     """What is kept of each dataset, of true replies of each emotion, and of candidates of each emotion asked for;
     and how the cosines of all usable candidates lie."""
-    pairs = {_key(pair): pair["rejected_emotion"] for pair in kept}
+    pairs = {row_key(pair): pair["rejected_emotion"] for pair in kept}
     datasets: dict[str, Counter] = defaultdict(Counter)
     true: dict[str, Counter] = defaultdict(Counter)
     asked: dict[str, Counter] = {emotion: Counter() for emotion in GENERATION_EMOTIONS}

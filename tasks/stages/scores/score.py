@@ -20,7 +20,7 @@ from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.shard_names import place, shard_name
-from tasks.stages.shards import read_rows, write_shard
+from tasks.stages.shards import read_rows, row_key, write_shard
 
 
 def score_candidates(
@@ -28,9 +28,9 @@ def score_candidates(
 ) -> list[Ref]:
     """Outputs: scores/…, each candidate with its cosine to the true reply (section 3.3)."""
     rows = read_table(work.store.read(candidates), "candidates")
-    replies = {_key(e): e["reply"] for e in read_rows(work.store, [exchanges], "exchanges")}
+    replies = {row_key(e): e["reply"] for e in read_rows(work.store, [exchanges], "exchanges")}
     scored = [row for row in rows if row["text"]]
-    cosines = _cosines([(row["text"], replies[_key(row)]) for row in scored], scorer.name, settings, work)
+    cosines = _cosines([(row["text"], replies[row_key(row)]) for row in scored], scorer.name, settings, work)
     for row, cosine in zip(scored, cosines, strict=True):
         row["cosine"] = cosine
     dataset, split = place(candidates)
@@ -72,10 +72,6 @@ def human_pairs(
             kind.append((first, second))
     least = min(len(same), len(different))
     return same[:least], different[:least]
-
-
-def _key(row: dict) -> tuple:
-    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
 
 
 def _cosines(
