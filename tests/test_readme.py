@@ -1,4 +1,4 @@
-"""What the README says of the tests is so: every test its table of defects names is there."""
+"""What the documents say is so: every test that the table of defects names, and every file that they link, is there."""
 
 import ast
 import re
@@ -8,9 +8,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_every_test_of_the_conformance_table_exists():
-    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "docs/datasets.md").read_text(encoding="utf-8"))
     assert len(named) > 30
     for file, test in named:
         path = ROOT / file if "/" in file else ROOT / "tests" / "storage" / file
         functions = {n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)}
         assert test in functions, f"{file}::{test}"
+
+
+def test_every_link_between_documents_leads_somewhere():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    links = [
+        (path, link)
+        for path in documents
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 10
+    for path, link in links:
+        assert (path.parent / link).exists(), f"{path.name}: {link}"

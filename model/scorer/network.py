@@ -96,6 +96,11 @@ class EmotionNetwork(nn.Module):
         if self.adapted:
             self.encoder = _adapted(encoder, settings.rank, adapter_dropout)
 
+    @property
+    def started(self) -> bool:
+        """Whether the mark of a text's start stands before its tokens."""
+        return self.settings.pooling == "after_first"
+
     def trained_state(self) -> dict[str, Tensor]:
         """Name -> tensor of all that was trained: the head's, and the adapter's where there is one."""
         state = dict(self.head.state_dict())
@@ -142,14 +147,12 @@ def load_encoder(name: str, depth: int | None = None) -> nn.Module:
     return encoder
 
 
-def token_rows(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """Token ids of every text, at least one: where the tokenizer adds no mark of its own, the text's start is put."""
+def token_rows(tokenizer, texts: list[str], max_tokens: int, started: bool = False) -> list[list[int]]:
+    """Token ids of every text. started: with the mark of a text's start before them, which pooling leaves out."""
     if not texts:
         return []
     rows = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
-    if tokenizer("")["input_ids"]:
-        return rows
-    return [[tokenizer.bos_token_id, *row[: max_tokens - 1]] for row in rows]
+    return [[tokenizer.bos_token_id, *row[: max_tokens - 1]] for row in rows] if started else rows
 
 
 def load_network(folder: Path) -> EmotionNetwork:

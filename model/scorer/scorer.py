@@ -38,6 +38,7 @@ class RobertaBackend(nn.Module):
         self.tokenizer_folder = folder
         self.column_of_label = _columns(self.model.config.id2label, folder)
         self.feature_width = self.model.config.hidden_size
+        self.started = False
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Hidden states float [B, width]."""
@@ -61,6 +62,7 @@ class MiniLMBackend(nn.Module):
         self.network = load_network(folder)
         self.tokenizer_folder = resolve(self.network.settings.base)
         self.feature_width = len(GOEMOTIONS_LABELS)
+        self.started = self.network.started
 
     def hidden_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Hidden states float [B, hidden]."""
@@ -139,7 +141,7 @@ class EmotionScorer:
         return features[order], probabilities[order]
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        return token_rows(self.tokenizer, texts, self.settings.max_tokens)
+        return token_rows(self.tokenizer, texts, self.settings.max_tokens, self.backend.started)
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -180,7 +180,7 @@ def _tokens(network: EmotionNetwork, texts: list[str], max_tokens: int) -> tuple
     from transformers import AutoTokenizer
 
     tokenizer = from_folder(AutoTokenizer, resolve(network.settings.base))
-    return token_rows(tokenizer, texts, max_tokens), tokenizer.pad_token_id
+    return token_rows(tokenizer, texts, max_tokens, network.started), tokenizer.pad_token_id
 
 
 def fit_head(

@@ -281,6 +281,11 @@ def smallest_hashes(dialogues: Collection[tuple[str, str]], count: int, seed: in
     return set(ranked[:count])
 
 
+def test_part(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
+    """Of a release without splits, what is tested on: the draw that all readers share."""
+    return hold_out(parts, share, seed, dataset, "test")
+
+
 def hold_out(dialogues: Collection[str], share: float, seed: int, dataset: str, name: str) -> set[str]:
     """The `share` of the dialogues with the smallest seeded hashes (`name` tells one drawing from another).
 

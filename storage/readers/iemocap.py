@@ -19,9 +19,9 @@ from storage.readers.common import (
     choose_copy,
     choose_file,
     copies_note,
-    hold_out,
     lines_of,
     read_text,
+    test_part,
 )
 from storage.readers.dataset import Dataset
 from storage.readers.published import Published
@@ -130,7 +130,7 @@ def test_dialogues(name: str, dialogues: set[str], settings: DataSettings) -> se
     """Those of the session to be left out, or a share of all. RawDataError: there is no such session."""
     session = settings.iemocap_test_session
     if session is None:
-        return hold_out(dialogues, settings.iemocap_test_share, settings.seed, name, "test")
+        return test_part(dialogues, settings.iemocap_test_share, settings.seed, name)
     left_out = {dialogue for dialogue in dialogues if session_of(dialogue) == session}
     if not left_out:
         raise RawDataError(f"{name}: no Session{session} to leave out as test")

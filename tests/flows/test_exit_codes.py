@@ -17,7 +17,7 @@ def store(tmp_path) -> Store:
     """A store with one artefact, on record."""
     store = Store(tmp_path / "store")
     ref = store.put_bytes("shard/one", b"some bytes")
-    store.commit(Record(stage="shard", label="one", key="0" * 64, outputs=(ref,)), {})
+    store.commit(Record(stage="shard", label="one", key="0" * 32, outputs=(ref,)), {})
     return store
 
 

@@ -16,6 +16,7 @@ from model.epo.settings import EpoSettings
 from model.epo.train import train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
+from model.spoken import Spoken
 from tests.support.trainings import HELDOUT, ROWS, TEXTS, exchanges
 
 TRAINING = TrainingSettings(learning_rate=5e-3, batch_size=4, epochs=3, dtype="float32", threads=1)
@@ -44,7 +45,8 @@ def test_the_compressor(llm, tmp_path):
     lines = TEXTS[:ROWS], TEXTS[ROWS : ROWS + HELDOUT]
     first = pretrain(llm, *lines, small, tmp_path / "pretrained")
     goes_on(first, pretrain(llm, *lines, small, tmp_path / "again", start=tmp_path / "pretrained"))
-    dialogues = [[TEXTS[i : i + 3] for i in range(6)], [TEXTS[i : i + 3] for i in range(6, 9)]]
+    said = [[Spoken(text) for text in TEXTS[i : i + 3]] for i in range(9)]
+    dialogues = said[:6], said[6:]
     tuned = finetune(llm, tmp_path / "pretrained", *dialogues, small, tmp_path / "tuned")
     goes_on(tuned, finetune(llm, tmp_path / "tuned", *dialogues, small, tmp_path / "more"))
     bare = finetune(llm, tmp_path / "again", *dialogues, small, tmp_path / "other")

@@ -73,7 +73,7 @@ def test_one_entry_is_a_whole_dataset(tmp_path, monkeypatch):
 
 def test_every_reader_is_part_of_the_key():
     """The registry is followed by name: a reader whose code is not in the key would never be stale."""
-    reached = fingerprint("tasks.stages.utterances:write_utterances")
+    reached = fingerprint("tasks.stages.utterances.write:write_utterances")
     for dataset in DATASETS:
         path = Path(sys.modules[dataset.read.__module__].__file__).relative_to(ROOT).as_posix()
         assert {f"{path}:read", f"{path}:ENTRY", f"{path}:LABELS"} <= reached.keys(), dataset.name

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,7 +25,7 @@ class ChatServer(ThreadingHTTPServer):
         self.weights, self.fingerprint = "", None
         self.card = {"id": "some-7b", "object": "model", "owned_by": "tests"}
         self.busy = self.most_busy = 0
-        self.guard = threading.Lock()
+        self.guard, self.closing = threading.Lock(), threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -76,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, tuple):
             return self.answer(*fault)
         if fault == "hang":
-            time.sleep(1)
+            self.server.closing.wait()  # for as long as the client does
             return
         if fault == "drop":
             self.connection.close()

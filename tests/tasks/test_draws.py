@@ -26,6 +26,7 @@ from tasks.stages.dialogue.fit import fit_dialogue
 from tasks.stages.extractor.fit import fit_extractor
 from tasks.stages.replies.write import write_replies
 from tasks.stages.selection import smallest_hashed
+from tasks.stages.shard_names import of_table
 from tasks.stages.shards import write_shard
 from tasks.stages.stand_in import choosing, evaluated, stand_ins
 from tasks.stages.utterances.exchanges import write_exchanges
@@ -171,7 +172,9 @@ def test_no_dialogue_both_chooses_and_is_evaluated(tmp_path, monkeypatch):
     by_hand = evaluated_by_hand("meld")
     assert stand_ins(two.utterances) == lone
     store = two.work.store
-    exchanges = write_exchanges(two.utterances, CandidateSettings(budget=None), two.work)[:-1]
+    exchanges = of_table(
+        write_exchanges(two.utterances, CandidateSettings(budget=None), two.work), "exchanges"
+    )
     selected = {
         (r["dataset"], r["dialogue_id"])
         for ref in exchanges
@@ -261,7 +264,7 @@ def test_the_graph_tells_the_stages_whose_dev_stands_in(tmp_path):
 def test_one_in_eight_of_the_budget_is_dev_and_keeps_out_of_what_is_evaluated(tmp_path):
     two = TwoDatasets(tmp_path)
     settings = CandidateSettings(budget=8 * len(GENERATION_EMOTIONS) * 4)
-    exchanges = write_exchanges(two.utterances, settings, two.work)[:-1]
+    exchanges = of_table(write_exchanges(two.utterances, settings, two.work), "exchanges")
     rows = [r for ref in exchanges for r in read_table(two.work.store.read(ref), "exchanges")]
     dev = [r for r in rows if r["selected"] and r["split"] == "dev"]
     assert len(dev) == 4 and sum(r["selected"] for r in rows) == 32

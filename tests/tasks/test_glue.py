@@ -116,7 +116,7 @@ def assert_clip(example, dataset: str, turn: int) -> None:
 
 def test_exchanges_are_cut_where_one_speaker_answers_another(tmp_path):
     two = two_dialogues(tmp_path, ["train"], ["dev"])
-    *shards, summary = write_exchanges(two.utterances, CandidateSettings(), two.work)
+    *shards, summary, common = write_exchanges(two.utterances, CandidateSettings(), two.work)
     for ref, dataset, split in zip(shards, ("iemocap", "meld"), ("dev", "train"), strict=True):
         assert ref.name == f"exchanges/{dataset}/{split}/0"
         wanted = [exchange(dataset, split, turn) for turn in EXCHANGES[dataset]]
@@ -125,11 +125,14 @@ def test_exchanges_are_cut_where_one_speaker_answers_another(tmp_path):
         "selected": {"exchanges/meld/train/0": 3, "exchanges/iemocap/dev/0": 3},
         "fallen_out": {"meld/train": FALLEN_OUT["meld"], "iemocap/dev": FALLEN_OUT["iemocap"]},
     }
+    # Each reply of train is said once: the first by its letters.
+    said = [exchange("meld", "train", turn)["reply"] for turn in EXCHANGES["meld"]]
+    assert json.loads(two.store.read(common)) == {"reply": min(said)}
 
 
 def test_as_many_are_selected_of_each_split_as_asked_and_none_of_test(tmp_path):
     two = two_dialogues(tmp_path, ["train", "dev", "test"], ["test"])
-    *shards, summary = write_exchanges(two.utterances, CandidateSettings(budget=24), two.work)
+    *shards, summary, _ = write_exchanges(two.utterances, CandidateSettings(budget=24), two.work)
     told = json.loads(two.store.read(summary))["selected"]
     chosen = {
         ref.name: [r["selected"] for r in read_table(two.store.read(ref), "exchanges")] for ref in shards
@@ -608,6 +611,7 @@ def test_figures_are_each_datasets_own(tmp_path):
     settings = MetricSettings(bertscore=BertScoreSettings(weights="minilm-l6", num_layers=6))
     (ref,) = measure_replies(
         refs,
+        None,
         settings,
         ScorerSettings(),
         weights("minilm-l6"),
@@ -617,7 +621,10 @@ def test_figures_are_each_datasets_own(tmp_path):
     )
     facts = json.loads(two.store.read(ref))
     found = {(row["rung"], row["dataset"]): row for row in facts["systems"]}
-    assert list(found) == [(rung, d) for rung in rungs for d in ("all", "iemocap", "meld")]
+    # Without a commonest reply of train the floors are "Okay." and, where there is one, another dialogue's reply.
+    floors = list(dict.fromkeys(row["rung"] for row in facts["systems"] if row["rung"] not in rungs))
+    assert floors[0] == "floor-okay" and len(floors) == 2
+    assert list(found) == [(name, d) for name in (*rungs, *floors) for d in ("all", "iemocap", "meld")]
     shape = {name: (row["n"], row["split"]) for (_, name), row in found.items()}
     assert shape == {"all": (4, "dev+test"), "iemocap": (2, "dev"), "meld": (2, "test")}
     first = {name: found["1-llm", name] for name in ("all", "iemocap", "meld")}
@@ -636,10 +643,13 @@ def test_figures_are_each_datasets_own(tmp_path):
         assert first["meld"][name] == pytest.approx(1.0, abs=1e-5)
         assert found["2-ft", "iemocap"][name] == pytest.approx(np.mean(other), abs=1e-5)
     assert found["2-ft", "iemocap"]["dist1"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-6)
-    for row in facts["systems"]:
+    for row in (row for row in facts["systems"] if row["rung"] in rungs):
         for name in ("bertscore", "emotionscore", "emotionscore_second", "dist1"):
-            low, high = row[f"{name}_ci"]
-            assert low <= row[name] <= high
+            if row["dialogues"] == 1:  # nothing is known of other dialogues
+                assert row[f"{name}_ci"] is None
+            else:
+                low, high = row[f"{name}_ci"]
+                assert low <= row[name] <= high
     assert facts["identical_to_previous"]["2-ft"] == {"rung": "1-llm", "share": 0.5}
     assert facts["identical_to_previous"]["3-mc"] == {"rung": "2-ft", "share": 0.75}
 

@@ -76,7 +76,8 @@ def test_it_reads_test_and_dev_and_never_train():
 
         def refs(self, name):
             return [
-                Ref(name=f"{name}/meld/{split}/0", digest="d", size=1) for split in ("train", "dev", "test")
+                Ref(name=f"{name}/meld/{split}/0", digest="0" * 32, size=1)
+                for split in ("train", "dev", "test")
             ]
 
     call = stage.items(Given())["all"]

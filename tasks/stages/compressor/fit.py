@@ -24,7 +24,7 @@ def pretrain_compressor(
     llm: Weights,
     work: Workspace,
     start: Ref | None = None,
-    stand_ins: Collection[str] = (),
+    stand_ins: tuple[str, ...] = (),
 ) -> list[Ref]:
     """Single utterances (section 3.2, first step). Output: the folder "compressor".
 
@@ -60,7 +60,7 @@ def finetune_compressor(
     settings: CompressorSettings,
     llm: Weights,
     work: Workspace,
-    stand_ins: Collection[str] = (),
+    stand_ins: tuple[str, ...] = (),
 ) -> list[Ref]:
     """Whole dialogues (section 3.2, second step). Output: the folder "compressor"."""
     train = list(_dialogues(work, utterances, "train").values())

@@ -168,5 +168,5 @@ def test_untrained_role_vectors_change_no_bit(llm, tiny_mamba_folder, kind):
     table = llm[0].get_input_embeddings().weight
     made = new_compressor(SMALL, llm[1], table, tiny_mamba_folder if kind == "checkpoint" else None)
     assert made.roles.shape == (SMALL.roles, 64) and not made.roles.any()
-    told, untold = made.compress([DIALOGUE, [Spoken(u.text) for u in DIALOGUE]])
+    (told,), (untold,) = made.compress([DIALOGUE]), made.compress([[Spoken(u.text) for u in DIALOGUE]])
     assert torch.equal(told, untold)

@@ -12,7 +12,7 @@ from model.compressor.settings import CompressorSettings
 from model.compressor.train import adopt, finetune, pretrain, row_losses, rows_of, windows
 from model.llm import load_llm
 from model.settings import TrainingSettings
-from model.spoken import Spoken
+from model.spoken import Spoken, alone
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
 TEXTS = [f"{a} {b}" for a in WORDS for b in WORDS if a != b]
@@ -125,7 +125,7 @@ def test_a_memory_of_another_dialogue_is_never_one_of_the_own(responsive_llm_fol
     llm, tokenizer = load_llm(responsive_llm_folder, "float32")
     compressor = MambaCompressor.load(pretrained[0], tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
-    said = [("happy beach",), ("happy train",), ("sad party",)]
+    said = alone(("happy beach", "happy train", "sad party"))
     rows, _ = rows_of(said, compressor, task, settings(1), 32, ["a", "a", "b"])
     assert [row.dialogue for row in rows] == ["a", "a", "b"]
     memories = compressor.memories([row.sources for row in rows])

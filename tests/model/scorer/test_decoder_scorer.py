@@ -41,11 +41,12 @@ def test_the_first_token_is_left_out_of_the_mean_unless_it_is_alone(ids):
     assert torch.equal(mask, before)
 
 
-def test_every_text_has_a_token_and_none_more_than_the_most():
+def test_a_started_text_has_a_token_and_none_more_than_the_most():
     tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-llm"))
     assert tokenizer("")["input_ids"] == []
-    empty, short, long = token_rows(tokenizer, ["", "hello", "word " * 90], 16)
+    empty, short, long = token_rows(tokenizer, ["", "hello", "word " * 90], 16, started=True)
     assert empty == [tokenizer.bos_token_id]
     assert short == [tokenizer.bos_token_id, *tokenizer("hello")["input_ids"]]
     assert len(long) == 16
-    assert token_rows(tokenizer, [], 16) == []
+    assert token_rows(tokenizer, [], 16) == token_rows(tokenizer, [], 16, started=True) == []
+    assert token_rows(tokenizer, ["hello"], 16) == [tokenizer("hello")["input_ids"]]

@@ -322,6 +322,8 @@ def test_the_command_brings_what_is_accepted(server, tmp_path, monkeypatch, caps
     monkeypatch.setitem(SOURCES, "meld", source(Plain((RemoteFile("file.bin", server.url(), None, SHA),))))
     server.break_after = [10]
     monkeypatch.setattr(sys, "argv", ["empamba", "fetch", "meld", "--to", str(tmp_path), "--accept-licence"])
-    cli.main()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
     assert (tmp_path / "meld" / "file.bin").read_bytes() == CONTENT
     assert "1 files brought" in capsys.readouterr().out

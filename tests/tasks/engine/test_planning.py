@@ -277,7 +277,7 @@ def test_a_record_that_was_removed_is_a_reason(store):
 
 def test_raw_files_are_explained_where_they_changed_and_were_read_before(store):
     def raw(word):
-        return RawFiles(dataset="meld", folder="f", files={"f/a.csv": word})
+        return RawFiles(dataset="meld", folder="f", files={"f/a.csv": digest(word)})
 
     asked = []
 
