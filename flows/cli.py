@@ -604,6 +604,8 @@ def _run_command() -> int:
         return _failed(error, 2 if error.usage else 1)
     except (StoreError, ServerFailed) as error:
         return _failed(error, 1)
+    except Stopped:
+        raise
     except Exception as error:
         if hasattr(
             error, "format_message"

@@ -38,15 +38,22 @@ DIALOGUE = (
 )
 """Table 6."""
 
-EMOTION_WORDS = {
-    "angry": "angry",
-    "disgust": "disgust",
-    "fearful": "fearful",
+PAPER_WORDS = {
     "happy": "happy",
-    "neutral": "neutral",
     "sad": "sad",
-    "surprise": "surprised",
+    "surprised": "surprise",
+    "calm": None,
+    "neutral": "neutral",
+    "disgust": "disgust",
+    "angry": "angry",
+    "fearful": "fearful",
 }
+"""The paper's eight words in its order (table 4, section 8) -> the emotion of recognition; calm is none (section 3.1).
+
+The one list of emotions in model/; storage/utterance.py has the seven for the data.
+"""
+
+EMOTION_WORDS = {emotion: word for word, emotion in sorted(PAPER_WORDS.items()) if emotion is not None}
 """Emotion -> the answer word of table 4."""
 
 

@@ -6,9 +6,12 @@ Knows the columns, their types and the bytes; nothing of the store or of how pai
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from storage.tables import KEY_COLUMNS
 
 _TEXT = pa.string()
 _MESSAGES = pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))
@@ -54,7 +57,7 @@ COLUMNS = {
 
 def write_preferences(rows: Iterable[dict]) -> bytes:
     """Parquet bytes of the rows in the order of their keys; the same rows in any order give the same bytes."""
-    rows = sorted(rows, key=lambda row: (row["dataset"], row["split"], row["dialogue_id"], row["turn"]))
+    rows = sorted(rows, key=itemgetter(*KEY_COLUMNS))
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(rows, schema=PREFERENCES)
     pq.write_table(table, sink, compression="zstd", compression_level=3, version="2.6")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-Emotion = Literal["angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise"]
+from storage.utterance import Emotion
 
 
 class LabelPolicy(BaseModel, frozen=True, extra="forbid"):

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.answers import Candidate, Pair, Reply
 from storage.errors import InputError
 from storage.exchanges import Exchange
 from storage.tables import KEY_COLUMNS, VERSIONS, key_columns
@@ -276,6 +277,32 @@ def exchange_to_row(exchange: Exchange, selected: bool) -> dict:
 
 def row_to_exchange(row: dict) -> tuple[Exchange, bool]:
     return Exchange(**{f.name: row[f.name] for f in fields(Exchange)}), row["selected"]
+
+
+def candidate_to_row(candidate: Candidate) -> dict:
+    """A row of `scores`."""
+    return asdict(candidate)
+
+
+def row_to_candidate(row: dict) -> Candidate:
+    """Of a whole row of `candidates` or `scores`."""
+    return Candidate(**row)
+
+
+def pair_to_row(pair: Pair) -> dict:
+    return asdict(pair)
+
+
+def row_to_pair(row: dict) -> Pair:
+    return Pair(**row)
+
+
+def reply_to_row(reply: Reply) -> dict:
+    return asdict(reply)
+
+
+def row_to_reply(row: dict) -> Reply:
+    return Reply(**row)
 
 
 def reject_to_row(reject: Reject, stage: str) -> dict:

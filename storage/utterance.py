@@ -6,9 +6,12 @@ Knows nothing of datasets' file formats, of Parquet, or of models.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise")
-"""The seven emotions of recognition, in the paper's order (section 3.1)."""
+Emotion = Literal["angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise"]
+"""The seven emotions of recognition, in the paper's order (section 3.1). The model's own list is in model/prompts."""
+
+EMOTIONS: tuple[str, ...] = get_args(Emotion)
 
 SPLITS = ("train", "dev", "test")
 

@@ -14,7 +14,7 @@ from storage.store import Ref, Store, write_atomic
 from tasks.engine.declaration import Weights
 from tasks.engine.run import RunRequest
 from tasks.settings import Settings
-from tasks.stages.shards import read_rows
+from tasks.stages.shards import read_rows, row_key
 
 SPLITS = ("train", "dev")
 NEEDED = ("utterances", "utterances.exchanges", "scores", "pairs", "pairs.quality")
@@ -50,7 +50,7 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
 
 
 def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[dict]:
-    from tasks.stages.examples import read_dialogues, row_key, tagged  # torch, which no refusal needs
+    from tasks.stages.examples import read_dialogues, tagged  # torch, which no refusal needs
 
     histories = {}
     for dialogue in read_dialogues(store, artefacts["utterances"], *SPLITS).values():

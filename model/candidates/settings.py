@@ -15,8 +15,9 @@ from model.generation.settings import (
     Sampling,
     ServerSettings,
 )
+from model.prompts import PAPER_WORDS
 
-GENERATION_EMOTIONS = ("Happy", "Sad", "Surprised", "Calm", "Neutral", "Disgust", "Angry", "Fearful")
+GENERATION_EMOTIONS = tuple(word.capitalize() for word in PAPER_WORDS)
 """The eight emotion labels of candidate generation, spelled and ordered as in the paper (section 8)."""
 
 

@@ -30,23 +30,24 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.context import FlowRunContext, refresh_global_settings_context
 from prefect.exceptions import CancelledRun
+from prefect.futures import PrefectFuture
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed
 
 from storage.store import Ref, Store
-from tasks.display import Display
 from tasks.engine import run_marks
 from tasks.engine.item import Item
 from tasks.engine.own_server import OwnServer
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
-from tasks.engine.run import Run, RunRequest
-from tasks.engine.session import Session
+from tasks.engine.run import Run, RunRequest, executor
 from tasks.engine.stopping import Interrupted, Stop, Stopped, heeding_again, orchestrator_lost, stop_all
 from tasks.engine.worker import StageFailed
 from tasks.stages.utterances.cards import card_markdown, exchange_counts
 from tasks.stages.verdicts import verdict_line
 
 PROGRESS_EVERY_S = 3.0
+WHY = 2000
+"""Characters of the reasons among a task run's parameters; all of them stand in the stage's table artifact."""
 WATCH_EVERY_S = 2.0
 LEASE_EVERY_S, LEASE_S = 10.0, 90.0
 """A deployment's place is asked for again this often, for so long: Prefect's own 300 s would keep it that long after a
@@ -57,18 +58,25 @@ GONE = "Its process has gone without a word: killed, or the machine was."
 SERVER = "prefect.server.api.server:create_app"
 
 
-@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def run_item(
-    name: str, why: str, item: Item, session: Session, display: Display, answer: Future
-) -> State | None:
-    """One stale item. `why` is shown among the task run's parameters; the artefacts go to `answer`.
+def _item_name(parameters: dict) -> str:
+    """What an item is called where people see it."""
+    stage, label = parameters["stage"], parameters["label"]
+    return stage if label == "all" else f"{stage} [{label}]"
 
-    Ends Cancelled where the run is stopping.
+
+@task(task_run_name=_item_name, cache_policy=NO_CACHE, persist_result=False)  # type: ignore[arg-type]
+def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | State:
+    """One stale item of the run that `request` (a RunRequest as JSON) asked for; `why` is for people to read.
+
+    All of it is plain data, so that any task runner can carry it to another process. Returns the artefacts (Refs as
+    JSON); ends Cancelled where the run is stopping.
     """
+    name = _item_name({"stage": stage, "label": label})
     try:
         with (
-            session.slots.take(item.stage.name),
-            display.item(name, why) as shown,
+            executor(RunRequest.model_validate(request)) as run,
+            run.session.slots.take(stage),
+            run.display.item(name, why) as shown,
             _progress_artifact(name) as recorded,
         ):
 
@@ -76,11 +84,11 @@ def run_item(
                 shown(step, steps, figures)
                 recorded(step, steps, figures)
 
-            answer.set_result(session.execute(item, progress, partial(display.tell, name)))
+            item = run.item(stage, label)
+            refs = run.session.execute(item, progress, partial(run.display.tell, name))
     except Stopped as stopped:
-        answer.set_exception(stopped)
         return Cancelled(message=str(stopped))
-    return None
+    return [ref.model_dump(mode="json") for ref in refs]
 
 
 @contextmanager
@@ -139,11 +147,12 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
     if not run.joined:
         _settle_earlier(run, [node for node in graph if node.stage.flow != flow], mine)
 
+    request = run.request.placed().model_dump(mode="json")
+
     def submit(item: Item, why: list[str]) -> Future:
         answer: Future = Future()
-        name = f"{item.stage.name} [{item.label}]" if item.label != "all" else item.stage.name
-        running = run_item.submit(name, "; ".join(why), item, session, display, answer)
-        running.add_done_callback(lambda _: _tell_failure(running, answer))
+        running = run_item.submit(request, item.stage.name, item.label, _bounded("; ".join(why)))
+        running.add_done_callback(partial(_hand_on, answer))
         return answer
 
     def on_settled(plan: StagePlan) -> None:
@@ -367,14 +376,18 @@ def _watched(stop: Stop, flow_run: UUID, lease: UUID | None) -> Iterator[None]:
                 del _watches[stop]
 
 
-def _tell_failure(running, answer: Future) -> None:
-    """A task run that ended without an answer failed; its error is the answer."""
-    if not answer.done():
-        try:
-            running.result()
-            raise StageFailed("a task run ended without its artefacts")
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
-            answer.set_exception(error)
+def _hand_on(answer: Future, running: PrefectFuture) -> None:
+    """What a task run returned, or the error it ended with, becomes the answer."""
+    try:
+        answer.set_result([Ref.model_validate(ref) for ref in running.result()])
+    except CancelledRun as cancelled:
+        answer.set_exception(Stopped(str(cancelled)))
+    except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+        answer.set_exception(error)
+
+
+def _bounded(why: str) -> str:
+    return why if len(why) <= WHY else why[: WHY - 1] + "…"
 
 
 def _leave_table(plan: StagePlan, verdict: str | None) -> None:

@@ -51,6 +51,13 @@ class StagePlan:
     behind: dict[str, str] = field(default_factory=dict)
     """Label -> how far an item that may wait is behind its data."""
 
+    def item(self, label: str) -> Item:
+        """The item of this label. LookupError where there is none."""
+        found = next((item for item in self.items if item.label == label), None)
+        if found is None:
+            raise LookupError(f"{self.stage.name} has no item {label!r}")
+        return found
+
     def as_dict(self) -> dict:
         told = [self.reason] if self.reason else []
         told += list(dict.fromkeys(line for lines in self.stale.values() for line in lines))
@@ -130,6 +137,8 @@ class Board:
     """What has settled in a run so far. Graphs that run side by side share one and wait for each other's stages."""
 
     def __init__(self) -> None:
+        self.planned: dict[str, StagePlan] = {}
+        """Stages that have been started, with the items that were planned."""
         self.settled: dict[str, StagePlan] = {}
         self.failure: BaseException | None = None
         self.changed = threading.Condition()
@@ -192,7 +201,7 @@ def run_graph(
         for node in ready():
             pending.remove(node)
             try:
-                plan = plan_stage(store, node, board.settled)
+                plan = board.planned[node.stage.name] = plan_stage(store, node, board.settled)
             except BaseException as error:  # noqa: BLE001 - as above: graphs beside this one must not wait for it
                 board.fail(error)
                 break

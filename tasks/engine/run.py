@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from storage.store import Ref, Store, StoreError, UnreadableError
 from tasks.display import Display, Waiting
+from tasks.engine.item import Item
 from tasks.engine.planner import Board, StagePlan
 from tasks.engine.runs import DEFAULT_STORE, RunNote, RunRecord, noted
 from tasks.engine.session import Session
@@ -74,10 +75,19 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
 
     def noted(self) -> AbstractContextManager[RunNote]:
         """The store's record of this run, from here to the end of the block; paths in it are absolute."""
+        placed = self.placed()
+        return noted(Path(self.store), placed.profile, placed.changes, placed.raw, placed.until)
+
+    def placed(self) -> RunRequest:
+        """The same request with absolute paths, for a process that may work in another folder."""
         named = self.profile in profile_names()
-        profile = self.profile if named else str(Path(self.profile).resolve())
-        raw = None if self.raw is None else str(Path(self.raw).resolve())
-        return noted(Path(self.store), profile, self.changes, raw, self.until)
+        return self.model_copy(
+            update={
+                "profile": self.profile if named else str(Path(self.profile).resolve()),
+                "raw": None if self.raw is None else str(Path(self.raw).resolve()),
+                "store": str(Path(self.store).resolve()),
+            }
+        )
 
     @classmethod
     def of_run(cls, record: RunRecord, store: str) -> RunRequest:
@@ -86,12 +96,24 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
-class Run:
-    """An open run. joined: other flows of the same run settle the stages that are not this flow's."""
+class Executor:
+    """What a process executes a run's items with."""
 
     session: Session
     display: Display
     board: Board
+
+    def item(self, stage: str, label: str) -> Item:
+        """The item as this process planned it, or as it follows from the store where another one did."""
+        plan = self.board.planned.get(stage)
+        return self.session.item(stage, label) if plan is None else plan.item(label)
+
+
+@dataclass(frozen=True)
+class Run(Executor):
+    """An open run. joined: other flows of the same run settle the stages that are not this flow's."""
+
+    request: RunRequest
     note: RunNote
     joined: bool = False
 
@@ -102,6 +124,7 @@ class Run:
 
 
 _OPEN: dict[RunRequest, Run] = {}
+"""This process's open runs, by their requests with absolute paths."""
 
 
 @contextmanager
@@ -110,8 +133,9 @@ def open_run(request: RunRequest) -> Iterator[Run]:
 
     Within an open run of the same request it joins that one.
     """
-    if request in _OPEN:
-        yield replace(_OPEN[request], joined=True)
+    placed = request.placed()
+    if placed in _OPEN:
+        yield replace(_OPEN[placed], joined=True)
         return
     with request.session() as session, session.store.lock("gc", shared=True), request.noted() as note:
         session.lay_out_sample()
@@ -121,13 +145,29 @@ def open_run(request: RunRequest) -> Iterator[Run]:
         with Display() as display:
             # A terminal gets its cursor back whatever follows.
             session.stop.heard_by(lambda _: display.__exit__())
-            _OPEN[request] = Run(session, display, board, note)
+            _OPEN[placed] = Run(session, display, board, request, note)
             try:
-                yield _OPEN[request]
+                yield _OPEN[placed]
             finally:
-                del _OPEN[request]
+                del _OPEN[placed]
                 with suppress(StoreError):  # of a full disk the run itself has told
                     note.update(seconds=display.seconds)
+
+
+@contextmanager
+def executor(request: RunRequest) -> Iterator[Executor]:
+    """What executes an item of the request's run: that run, where this process holds it, else a session of its own.
+
+    request: with absolute paths.
+    """
+    if request in _OPEN:
+        yield _OPEN[request]
+        return
+    # The run itself has read the raw files again, if that was asked for.
+    with request.model_copy(update={"rehash": False}).session() as session:
+        with session.store.lock("gc", shared=True), Display() as display:
+            session.lay_out_sample()
+            yield Executor(session, display, Board())
 
 
 def stale_plan(request: RunRequest) -> list[StagePlan]:

@@ -24,7 +24,7 @@ from tasks.engine.pool import WorkerPool
 from tasks.engine.raw_files import read_raw_files
 from tasks.engine.slots import Slots, urgency
 from tasks.engine.stopping import Stop, listening
-from tasks.engine.worker import Progress, Tell, unheard
+from tasks.engine.worker import Progress, StageFailed, Tell, unheard
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
 
@@ -112,6 +112,20 @@ class Session:
         plans = plan_all(self.store, self.graph(until))
         self._save_stats()
         return plans
+
+    def item(self, stage: str, label: str) -> Item:
+        """An item by its stage and label, as it follows from what the store holds of the stages before it.
+
+        Raises StageFailed where one of those is stale, or the stage has no such item.
+        """
+        graph = [replace(node, forced=False) for node in self.graph(stage)]
+        plan = next((plan for plan in plan_all(self.store, graph) if plan.stage.name == stage), None)
+        if plan is None or plan.state == "unknown":
+            raise StageFailed(f"{stage} [{label}]: {plan.reason if plan else 'no such stage'}")
+        try:
+            return plan.item(label)
+        except LookupError as error:
+            raise StageFailed(str(error)) from None
 
     def graph(self, until: str | None = None):
         """The nodes that `until` needs, itself included, in order. `until` may name a stage or its parts."""

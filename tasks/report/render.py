@@ -7,6 +7,7 @@ import json
 from jinja2 import Environment, StrictUndefined
 
 from model.metrics.verdict import LEARNED
+from storage.utterance import EMOTIONS
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
 from tasks.report.page import PAGE, STYLE
@@ -23,7 +24,6 @@ from tasks.report.paper_tables import (
 from tasks.stages.replies.rungs import RUNGS
 from tasks.stages.verdicts import told
 
-EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise", "none")
 ABSENT = "–"
 
 
@@ -57,7 +57,7 @@ def render(facts: dict) -> str:
         else None,
         learned=LEARNED,
         pairs_plots=_pairs_plots(facts["pairs"]),
-        emotions=EMOTIONS,
+        emotions=(*EMOTIONS, "none"),
         synthetic_mark=SYNTHETIC,
         titles={rung.name: rung.title for rung in RUNGS},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,

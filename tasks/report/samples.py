@@ -13,8 +13,7 @@ from storage.shards import read_table
 from storage.store import Ref, Store
 from storage.tables import KEY_COLUMNS
 from tasks.report.counts import Artefacts, tables_of
-
-Key = tuple[str, str, str, int]
+from tasks.stages.shards import RowKey, row_key
 
 EXAMPLES = 6
 SEED = 0
@@ -29,16 +28,16 @@ def candidate_examples(
     """
     shards = tables_of(artefacts, table)
     keys = _drawn(_keys(shards, table, store), "candidates", count)
-    found: dict[Key, list[dict]] = {key: [] for key in keys}
+    found: dict[RowKey, list[dict]] = {key: [] for key in keys}
     for row in _rows_of(shards, table, set(keys), store):
-        found[_key(row)].append(row)
+        found[row_key(row)].append(row)
     exchanges = {
-        _key(r): r
+        row_key(r): r
         for r in _rows_of(tables_of(artefacts, "utterances.exchanges"), "exchanges", set(keys), store)
     }
-    pairs = {_key(r): r for r in _rows_of(tables_of(artefacts, "pairs"), "pairs", set(keys), store)}
+    pairs = {row_key(r): r for r in _rows_of(tables_of(artefacts, "pairs"), "pairs", set(keys), store)}
     turned_away = {
-        _key(row): row
+        row_key(row): row
         for ref in artefacts.get("pairs") or []
         if ref.name == "rejects/pairs"
         for row in read_table(store.read(ref), "rejects")
@@ -76,9 +75,9 @@ def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
         return []
     common = set.intersection(*(set(_keys([shard], "replies", store)) for shard in shards))
     keys = _drawn(common, "replies")
-    found: dict[Key, list[dict]] = {key: [] for key in keys}
+    found: dict[RowKey, list[dict]] = {key: [] for key in keys}
     for row in _rows_of(shards, "replies", set(keys), store):
-        found[_key(row)].append(row)
+        found[row_key(row)].append(row)
     return [
         {
             **_place(key),
@@ -112,25 +111,21 @@ def _by_cosine(row: dict) -> tuple:
     return (not row["usable"], 2.0 if cosine is None else cosine, row["emotion"])
 
 
-def _key(row: dict) -> Key:
-    return tuple(row[name] for name in KEY_COLUMNS)
-
-
-def _place(key: Key) -> dict:
+def _place(key: RowKey) -> dict:
     return dict(zip(KEY_COLUMNS, key, strict=True))
 
 
-def _drawn(keys: Iterable[Key], purpose: str, count: int = EXAMPLES) -> list[Key]:
+def _drawn(keys: Iterable[RowKey], purpose: str, count: int = EXAMPLES) -> list[RowKey]:
     """The `count` keys of smallest seeded hash."""
     return heapq.nsmallest(
         count, set(keys), key=lambda key: (draw_number(SEED, "report.examples", purpose, *key), key)
     )
 
 
-def _keys(shards: list[Ref], table: str, store: Store) -> set[Key]:
-    return {_key(row) for ref in shards for row in read_table(store.read(ref), table, KEY_COLUMNS)}
+def _keys(shards: list[Ref], table: str, store: Store) -> set[RowKey]:
+    return {row_key(row) for ref in shards for row in read_table(store.read(ref), table, KEY_COLUMNS)}
 
 
-def _rows_of(shards: list[Ref], table: str, keys: set[Key], store: Store) -> list[dict]:
+def _rows_of(shards: list[Ref], table: str, keys: set[RowKey], store: Store) -> list[dict]:
     """The rows of some keys; whole shards are held one at a time."""
-    return [row for ref in shards for row in read_table(store.read(ref), table) if _key(row) in keys]
+    return [row for ref in shards for row in read_table(store.read(ref), table) if row_key(row) in keys]

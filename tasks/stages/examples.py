@@ -19,15 +19,10 @@ from storage.exchanges import roles
 from storage.shards import row_to_utterance, unpack_array
 from storage.store import Ref, Store
 from storage.utterance import Utterance
-from tasks.stages.shards import dialogue_keys, read_rows
+from tasks.stages.shards import RowKey, dialogue_keys, read_rows, row_key
 from tasks.stages.stand_in import choosing, evaluated
 
-Key = tuple[str, str, str, int]
 Example = TypeVar("Example", DialogueExample, EmotionExample)
-
-
-def row_key(row: dict) -> Key:
-    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
 
 
 def key_text(key: tuple) -> str:
@@ -58,7 +53,7 @@ def tagged(dialogue: list[Utterance]) -> tuple[str, ...]:
 
 def read_features(
     store: Store, refs: Iterable[Ref], *splits: str
-) -> dict[Key, tuple[Tensor | None, Tensor | None]]:
+) -> dict[RowKey, tuple[Tensor | None, Tensor | None]]:
     """Key -> (audio states [Ta, da], frame tokens [Tv, dv]), half precision."""
     return {
         row_key(row): (
@@ -77,7 +72,7 @@ def dialogue_examples(
     store: Store, utterances: list[Ref], exchanges: list[Ref], features: list[Ref], *splits: str
 ) -> list[DialogueExample]:
     """Every exchange of the splits with its history and, where the sentence has media, its features; by key."""
-    histories: dict[Key, tuple[Spoken, ...]] = {}
+    histories: dict[RowKey, tuple[Spoken, ...]] = {}
     for dialogue in read_dialogues(store, utterances, *splits).values():
         said = spoken(dialogue)
         for position, utterance in enumerate(dialogue):

@@ -23,6 +23,14 @@ def read_rows(store: Store, refs: Iterable[Ref], table: str, *splits: str) -> li
     ]
 
 
+RowKey = tuple[str, str, str, int]
+"""(dataset, split, dialogue id, turn): which exchange or utterance a row is of, in every table."""
+
+
+def row_key(row: dict) -> RowKey:
+    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
+
+
 def dialogue_keys(rows: Iterable[dict]) -> set[tuple[str, str, str]]:
     """(dataset, split, dialogue id) of every row."""
     return {(row["dataset"], row["split"], row["dialogue_id"]) for row in rows}

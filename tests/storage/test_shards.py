@@ -58,6 +58,34 @@ def test_exchanges_and_rejects_survive():
     assert rows == [{**asdict(reject), "stage": "ingest"} for reject in rejects]
 
 
+def test_answers_survive_and_their_rows_have_the_same_bytes_as_rows_by_hand():
+    place = {"dataset": "meld", "split": "train", "dialogue_id": "0", "turn": 3}
+    written = {"emotion": "Sad", "prompt": "p", "text": "No.", "usable": False, "reason": "short", "seed": 1,
+               "engine": "e", "weights": "w", "settings": "{}"}  # fmt: skip
+    pair = {
+        "sentence": "Hi.",
+        "chosen": "Hello.",
+        "rejected": "No.",
+        "rejected_emotion": "Sad",
+        "cosine": -0.5,
+    }
+    reply = {"rung": "1-llm", "sentence": "Hi.", "reference": "Hello.", "reply": "", "prompt_tokens": 7}
+    for table, row, read, to_row in (
+        ("scores", {**place, **written}, shards.row_to_candidate, shards.candidate_to_row),
+        ("scores", {**place, **written, "cosine": 0.25}, shards.row_to_candidate, shards.candidate_to_row),
+        ("pairs", {**place, **pair}, shards.row_to_pair, shards.pair_to_row),
+        ("replies", {**place, **reply}, shards.row_to_reply, shards.reply_to_row),
+    ):
+        by_hand = write_table([row], table)
+        found = read(read_table(by_hand, table)[0])
+        assert found.key == tuple(place.values())
+        assert write_table([to_row(found)], table) == by_hand
+        assert {name: getattr(found, name) for name in row} == row
+        assert to_row(found).keys() == set(SCHEMAS[table].names)
+    (row,) = read_table(write_table([{**place, **written}], "candidates"), "candidates")
+    assert shards.row_to_candidate(row).cosine is None
+
+
 def test_every_table_opens_with_the_key_and_can_be_empty():
     for name, schema in SCHEMAS.items():
         assert tuple(schema.names[:4]) == KEY_COLUMNS

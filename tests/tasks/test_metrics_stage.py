@@ -6,22 +6,13 @@ import numpy as np
 import pytest
 
 from model.metrics.settings import BootstrapSettings
+from storage.answers import Reply
 from tasks.stages.metrics.measure import _row, floors, paired, scorers_alike, steps
 from tasks.stages.utterances.exchanges import commonest_reply
 
 
-def rows(*dialogues: str, reply: str = "reply") -> list[dict]:
-    return [
-        {
-            "dataset": "meld",
-            "split": "test",
-            "dialogue_id": d,
-            "turn": i,
-            "reference": f"true {i}",
-            "reply": reply,
-        }
-        for i, d in enumerate(dialogues)
-    ]
+def rows(*dialogues: str, reply: str = "reply") -> list[Reply]:
+    return [Reply("meld", "test", d, i, "1-llm", "?", f"true {i}", reply) for i, d in enumerate(dialogues)]
 
 
 def keys(*places: tuple[str, int]) -> list[tuple]:
@@ -69,7 +60,7 @@ def test_a_step_is_taken_from_the_rung_before_that_ran():
 
 def test_floors_read_nothing_and_a_human_reply_is_of_another_dialogue():
     made = rows("d", "d", "e")
-    found = {name: [row["reply"] for row in answered] for name, _, answered in floors(made, "I know.")}
+    found = {name: [reply.reply for reply in answered] for name, _, answered in floors(made, "I know.")}
     assert found["floor-okay"] == ["Okay."] * 3 and found["floor-commonest"] == ["I know."] * 3
     assert found["floor-people"][:2] == ["true 2"] * 2 and found["floor-people"][2] in ("true 0", "true 1")
     assert [name for name, *_ in floors(rows("d", "d"), None)] == ["floor-okay"]

@@ -21,11 +21,10 @@ from model.zoo.resolve import resolve
 from storage.exchanges import Exchange
 from storage.shards import read_table, row_to_exchange
 from storage.store import Ref, RowStore, canonical, digest_bytes
-from storage.tables import KEY_COLUMNS
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.selection import smallest_hashed
-from tasks.stages.shards import write_shard
+from tasks.stages.shards import row_key, write_shard
 
 UNCONFIRMED = "unconfirmed"
 """Field of a stored answer after which its server's model has not been identified yet."""
@@ -58,7 +57,7 @@ def write_candidates(
         keys = {exchange.key for exchange in few}
         plain = _candidates(few, histories, settings.model_copy(update={"examples": 0}), writer)
         facts = {
-            "with": _usable_counts([row for row in out if tuple(row[c] for c in KEY_COLUMNS) in keys]),
+            "with": _usable_counts([row for row in out if row_key(row) in keys]),
             "without": _usable_counts(plain),
         }
         shards.append(work.store.put_bytes(f"plain/{place_}", canonical(facts)))

@@ -15,8 +15,8 @@ from model.zoo.resolve import resolve
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
-from tasks.stages.examples import dialogue_examples, key_text, row_key
-from tasks.stages.shards import read_rows
+from tasks.stages.examples import dialogue_examples, key_text
+from tasks.stages.shards import read_rows, row_key
 
 
 def fit_epo(

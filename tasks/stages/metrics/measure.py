@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from model.metrics.verdict import LEARNED, verdict
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from model.zoo.resolve import resolve
-from storage.shards import read_table
+from storage.answers import Reply
+from storage.shards import read_table, row_to_reply
 from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
@@ -61,7 +63,7 @@ def measure_replies(
     where it was asked for. commonest: the commonest reply of train, a floor.
     """
     rungs = {
-        ref.name.split("/")[-1]: read_table(work.store.read(ref), "replies")
+        ref.name.split("/")[-1]: [row_to_reply(row) for row in read_table(work.store.read(ref), "replies")]
         for ref in of_table(replies, "replies")
     }
     loaded = [EmotionScorer.load(weights.name, scoring) for weights in (scorer, second_scorer)]
@@ -70,15 +72,15 @@ def measure_replies(
     common = None if commonest is None else json.loads(work.store.read(commonest))["reply"]
     answered = [*ran, *(floors(ran[0][2], common) if ran else [])]
     systems, measured = [], {}
-    for done, (name, title, rows) in enumerate(answered):
-        figures = measured[name] = _figures(rows, settings, resolve(bertscore.name), first, second)
-        for dataset in (ALL, *sorted({row["dataset"] for row in rows})):
-            inside = [i for i, row in enumerate(rows) if dataset in (ALL, row["dataset"])]
+    for done, (name, title, said) in enumerate(answered):
+        figures = measured[name] = _figures(said, settings, resolve(bertscore.name), first, second)
+        for dataset in (ALL, *sorted({reply.dataset for reply in said})):
+            inside = [i for i, reply in enumerate(said) if dataset in (ALL, reply.dataset)]
             systems.append(
-                {"rung": name, "system": title, **_row(dataset, rows, inside, figures, settings.intervals)}
+                {"rung": name, "system": title, **_row(dataset, said, inside, figures, settings.intervals)}
             )
         work.progress(done + 1, len(answered), {})
-    keys = {name: [_key(row) for row in rows] for name, rows in rungs.items()}
+    keys = {name: [reply.key for reply in replies] for name, replies in rungs.items()}
     facts = {
         "systems": systems,
         "steps": steps(measured, keys, settings.intervals),
@@ -104,31 +106,30 @@ class Remembered:
         return np.array([self._known[text] for text in texts])
 
 
-def floors(rows: list[dict], common: str | None) -> list[tuple[str, str, list[dict]]]:
-    """(name, title, rows) of systems that read nothing of an exchange: what any gain must be beyond."""
-    dialogues = [_key(row)[:3] for row in rows]
-    given = donors(dialogues, [len(row["reference"]) for row in rows])
+def floors(answered: list[Reply], common: str | None) -> list[tuple[str, str, list[Reply]]]:
+    """(name, title, replies) of systems that read nothing of an exchange: what any gain must be beyond.
+
+    answered: the replies of any rung, which say what the exchanges are.
+    """
+    dialogues = [reply.key[:3] for reply in answered]
+    given = donors(dialogues, [len(reply.reference) for reply in answered])
     people = [
-        {**row, "reply": rows[other]["reference"]}
-        for row, other in zip(rows, given, strict=True)
+        replace(reply, reply=answered[other].reference)
+        for reply, other in zip(answered, given, strict=True)
         if other is not None
     ]
-    found = [("floor-okay", f'always "{OKAY}"', [{**row, "reply": OKAY} for row in rows])]
+    found = [("floor-okay", f'always "{OKAY}"', [replace(reply, reply=OKAY) for reply in answered])]
     if common:
         title = "the commonest reply of train"
-        found.append(("floor-commonest", title, [{**row, "reply": common} for row in rows]))
+        found.append(("floor-commonest", title, [replace(reply, reply=common) for reply in answered]))
     if people:
         found.append(("floor-people", "a human reply of another dialogue", people))
     return found
 
 
-def _key(row: dict) -> tuple:
-    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
-
-
-def _figures(rows: list[dict], settings: MetricSettings, folder, first, second) -> Figures:
-    said, true = [row["reply"] for row in rows], [row["reference"] for row in rows]
-    datasets = [row["dataset"] for row in rows]
+def _figures(replies: list[Reply], settings: MetricSettings, folder, first, second) -> Figures:
+    said, true = [reply.reply for reply in replies], [reply.reference for reply in replies]
+    datasets = [reply.dataset for reply in replies]
     chosen = settings.bertscore
     found = {"bertscore": bert_score(said, true, folder, chosen.num_layers, chosen.batch_size).f1}
     for end, scorer in (("", first), (SECOND, second)):
@@ -138,13 +139,13 @@ def _figures(rows: list[dict], settings: MetricSettings, folder, first, second) 
 
 
 def _row(
-    dataset: str, rows: list[dict], inside: list[int], figures: Figures, intervals: BootstrapSettings
+    dataset: str, replies: list[Reply], inside: list[int], figures: Figures, intervals: BootstrapSettings
 ) -> dict:
-    said = [rows[i]["reply"] for i in inside]
-    dialogues = [_key(rows[i])[:3] for i in inside]
+    said = [replies[i].reply for i in inside]
+    dialogues = [replies[i].key[:3] for i in inside]
     row = {
         "dataset": dataset,
-        "split": "+".join(sorted({rows[i]["split"] for i in inside})),
+        "split": "+".join(sorted({replies[i].split for i in inside})),
         "n": len(inside),
         "dialogues": len(set(dialogues)),
         "dist1_corpus": round(dist1_corpus(said), 6),
@@ -216,15 +217,15 @@ def gain_beside_control(
     }
 
 
-def scorers_alike(rungs: dict[str, list[dict]], measured: dict[str, Figures], same_encoder: bool) -> dict:
+def scorers_alike(rungs: dict[str, list[Reply]], measured: dict[str, Figures], same_encoder: bool) -> dict:
     """Pearson correlation of the two scorers' EmotionScores over this run's distinct replies; None of too few."""
     cosines = {
-        (row["reply"], row["reference"]): (
+        (reply.reply, reply.reference): (
             measured[name]["emotionscore"][i],
             measured[name]["emotionscore_second"][i],
         )
-        for name, rows in rungs.items()
-        for i, row in enumerate(rows)
+        for name, replies in rungs.items()
+        for i, reply in enumerate(replies)
     }
     pairs = np.array(list(cosines.values()))
     varied = len(pairs) > 2 and bool((pairs.std(0) > 0).all())
@@ -232,12 +233,12 @@ def scorers_alike(rungs: dict[str, list[dict]], measured: dict[str, Figures], sa
     return {"correlation": correlation, "replies": len(pairs), "same_encoder": same_encoder}
 
 
-def identical_to_previous(rungs: dict[str, list[dict]]) -> dict[str, dict]:
+def identical_to_previous(rungs: dict[str, list[Reply]]) -> dict[str, dict]:
     """Rung -> the rung before it that ran, and the share of replies that are the same word for word."""
     ran = [r.name for r in RUNGS if r.name in rungs]
     found = {}
     for before, after in zip(ran, ran[1:], strict=False):
         pairs = list(zip(rungs[before], rungs[after], strict=True))
-        same = sum(a["reply"] == b["reply"] for a, b in pairs)
+        same = sum(a.reply == b.reply for a, b in pairs)
         found[after] = {"rung": before, "share": round(same / len(pairs), 6)}
     return found

@@ -7,8 +7,9 @@ from typing import Literal
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.settings import DialogueSettings
 from model.zoo.resolve import resolve
+from storage.answers import Reply
 from storage.exchanges import Exchange
-from storage.shards import row_to_exchange
+from storage.shards import reply_to_row, row_to_exchange
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
@@ -77,21 +78,18 @@ def write_replies(
         answers = model.reply([examples[i] for i in batch], settings.max_new_tokens)
         replies.update(zip(batch, answers, strict=True))
         work.progress(len(replies), len(examples), {})
-    out = [_row(wanted[e.key], rung, replies[i], tokens[i]) for i, e in enumerate(examples)]
+    out = [reply_to_row(_reply(wanted[e.key], rung, replies[i], tokens[i])) for i, e in enumerate(examples)]
     return [write_shard(work.store, "replies", f"replies/all/test/{rung}", out)]
 
 
-def _row(exchange: Exchange, rung: str, reply: str, prompt_tokens: int) -> dict:
-    return {
-        "dataset": exchange.dataset,
-        "split": exchange.split,
-        "dialogue_id": exchange.dialogue_id,
-        "turn": exchange.turn,
-        "rung": rung,
-        "sentence": exchange.sentence,
-        "reference": exchange.reply,
-        "reply": reply,
-        "sentence_emotion": exchange.sentence_emotion,
-        "reference_emotion": exchange.reply_emotion,
-        "prompt_tokens": prompt_tokens,
-    }
+def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int) -> Reply:
+    return Reply(
+        *exchange.key,
+        rung=rung,
+        sentence=exchange.sentence,
+        reference=exchange.reply,
+        reply=reply,
+        sentence_emotion=exchange.sentence_emotion,
+        reference_emotion=exchange.reply_emotion,
+        prompt_tokens=prompt_tokens,
+    )

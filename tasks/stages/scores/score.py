@@ -6,6 +6,7 @@ Knows nothing of the scorer's insides or of which candidate is chosen.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,24 +16,25 @@ from model.pairs.settings import PairSettings
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from storage.draws import draw_number
-from storage.shards import read_table
+from storage.shards import candidate_to_row, read_table, row_to_candidate
 from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.shard_names import place, shard_name
-from tasks.stages.shards import read_rows, write_shard
+from tasks.stages.shards import read_rows, row_key, write_shard
 
 
 def score_candidates(
     candidates: Ref, exchanges: Ref, settings: ScorerSettings, scorer: Weights, work: Workspace
 ) -> list[Ref]:
     """Outputs: scores/…, each candidate with its cosine to the true reply (section 3.3)."""
-    rows = read_table(work.store.read(candidates), "candidates")
-    replies = {_key(e): e["reply"] for e in read_rows(work.store, [exchanges], "exchanges")}
-    scored = [row for row in rows if row["text"]]
-    cosines = _cosines([(row["text"], replies[_key(row)]) for row in scored], scorer.name, settings, work)
-    for row, cosine in zip(scored, cosines, strict=True):
-        row["cosine"] = cosine
+    written = [row_to_candidate(row) for row in read_table(work.store.read(candidates), "candidates")]
+    replies = {row_key(e): e["reply"] for e in read_rows(work.store, [exchanges], "exchanges")}
+    said = [candidate for candidate in written if candidate.text]
+    cosines = _cosines([(one.text, replies[one.key]) for one in said], scorer.name, settings, work)
+    scored = [replace(one, cosine=cosine) for one, cosine in zip(said, cosines, strict=True)]
+    silent = [candidate for candidate in written if not candidate.text]
+    rows = [candidate_to_row(candidate) for candidate in (*scored, *silent)]
     dataset, split = place(candidates)
     name = shard_name("scores", dataset, split, int(candidates.name.split("/")[-1]))
     return [write_shard(work.store, "scores", name, rows)]
@@ -72,10 +74,6 @@ def human_pairs(
             kind.append((first, second))
     least = min(len(same), len(different))
     return same[:least], different[:least]
-
-
-def _key(row: dict) -> tuple:
-    return (row["dataset"], row["split"], row["dialogue_id"], row["turn"])
 
 
 def _cosines(
