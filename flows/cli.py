@@ -25,15 +25,16 @@ from rich.text import Text
 
 from storage.errors import InputError
 from storage.fetch.catalogue import SOURCES
+from storage.files import DEFAULT_STORE, on_store, shell_word
 from storage.store import Store, StoreError
 from tasks.display import Waiting, status_tree
 from tasks.engine.own_server import ServerFailed
 from tasks.engine.run import RunRequest, publish_report, read_report, stale_plan
-from tasks.engine.runs import DEFAULT_STORE, RunRecord, run_of, runs
+from tasks.engine.runs import RunRecord, run_of, runs
 from tasks.engine.stopping import Stopped, heeding
 from tasks.engine.worker import StageFailed
 from tasks.listing import candidate_card, listing, run_rows, story
-from tasks.terminal import Terminal, clean, json_line, shell_word, size_text
+from tasks.terminal import Terminal, clean, json_line, size_text
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights_app = typer.Typer(no_args_is_help=True, help="The profile's pretrained weights.")
@@ -245,7 +246,7 @@ def list_runs(
     for name, fault in amiss.items():
         err.say(f"{store}/runs/{name}: {fault}")
     if not found:
-        out.say(f"No run in {store}: `empamba run` makes one.")
+        out.say(f"No run in {store}: {on_store('run', store)} makes one.")
         return
     out.print(listing(f"{len(found)} runs", *run_rows(found[:rows]), out.width, share=False))
 
@@ -311,11 +312,17 @@ def verify(
         out.say(finding.line)
     left = sum(not finding.mended for finding in found)
     mended = len(found) - left
-    told = [f"{mended} damaged, dropped: `empamba run` makes them again"] if mended else []
+    told = [f"{mended} damaged, dropped: {_last_run(store)} makes them again"] if mended else []
     if left or not mended:
         told.append(f"{left} damaged" if not repair or not left else f"{left} left as they are")
     out.say("; ".join(told))
     raise typer.Exit(1 if left else 0)
+
+
+def _last_run(store: Path) -> str:
+    """The command that does the store's last run again; a run of the defaults where none is on record."""
+    found, _ = runs(store)
+    return f"`{RunRequest.of_run(found[0], str(store)).command('run')}`" if found else on_store("run", store)
 
 
 @app.command()
@@ -554,7 +561,7 @@ def _confirmed(question: str) -> bool:
 def caches(
     clear: Annotated[bool, typer.Option("--clear", help="Remove them, after asking for each.")] = False,
 ) -> None:
-    """Where weights and Prefect's records lie outside the store, and how large they are."""
+    """What lies outside the store (weights, what was learned of files, Prefect's records), where, and how large it is."""
     from tasks.caches import clear as remove
     from tasks.caches import known_caches
 

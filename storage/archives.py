@@ -30,6 +30,7 @@ from typing import BinaryIO
 
 from storage.errors import InputError
 from storage.settings import ReadLimits
+from storage.user_cache import user_cache
 
 MARK = "::"
 """Between the path of an archive and the name of a member."""
@@ -181,7 +182,7 @@ def local_file(root: Path, path: str) -> Iterator[Path]:
 
 
 def _cache_file() -> Path:
-    return Path.home() / ".cache" / "empamba" / f"archives-{FORMAT}.sqlite"
+    return user_cache() / f"archives-{FORMAT}.sqlite"
 
 
 def _database() -> sqlite3.Connection:

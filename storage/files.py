@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ TEMPORARY = ".tmp-"
 CHECK = "check"
 """Where a sealed file says what the rest of it digests to."""
 
-REPAIR = "`empamba verify --repair`"
+DEFAULT_STORE = "store"
+"""The folder that a command means where none is told."""
+REPAIR = "verify --repair"
 
 
 class StoreError(RuntimeError):
@@ -85,6 +88,20 @@ def shown(text: Path | str) -> str:
     """A path, or what a library says of a file, for people: one line whatever its characters are."""
     text = str(text)
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def shell_word(text: str) -> str:
+    """A word that a shell reads back as `text`, and that can be printed."""
+    if text.isprintable():
+        return shlex.quote(text)
+    codes = "".join(f"\\x{byte:02x}" for byte in text.encode("utf-8", "surrogateescape"))
+    return f"$'{codes}'"
+
+
+def on_store(verb: str, root: Path) -> str:
+    """The command that does `verb` with the store `root`, as a shell takes it from this folder; in backticks."""
+    usual = Path(root).resolve() == Path(DEFAULT_STORE).resolve()
+    return f"`empamba {verb}" + ("`" if usual else f" --store {shell_word(str(root))}`")
 
 
 @contextlib.contextmanager

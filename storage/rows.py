@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from storage.files import REPAIR, TEMPORARY, UnreadableError, shown, writing
+from storage.files import REPAIR, TEMPORARY, UnreadableError, on_store, shown, writing
 
 LOG = logging.getLogger(__name__)
 VERSION = 1
@@ -119,7 +119,7 @@ def _naming(path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.OperationalError) and not _tells_of_damage(error):
             raise
         raise UnreadableError(
-            f"{path}: damaged ({shown(str(error))}); {REPAIR} keeps the rows that are whole"
+            f"{path}: damaged ({shown(str(error))}); {on_store(REPAIR, path.parents[1])} keeps the rows that are whole"
         ) from error
 
 

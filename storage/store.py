@@ -44,6 +44,7 @@ from storage.files import (
     UnreadableError,
     canonical,
     digest_bytes,
+    on_store,
     sealed,
     shown,
     unsealed,
@@ -154,6 +155,10 @@ class Store:
         self.root = Path(root).resolve()
         self.stats = stats
 
+    def hint(self, verb: str) -> str:
+        """The command that does `verb` with this store, for messages."""
+        return on_store(verb, self.root)
+
     # What a store may not hold ------------------------------------------------------------------------
 
     def strangers(self) -> Iterator[Path]:
@@ -175,7 +180,7 @@ class Store:
         for path in self.strangers():
             raise StoreError(
                 f"{shown(path)}: a link, or no plain file; a store holds none, so that nothing outside it is touched: "
-                f"{REPAIR} removes it, not what it leads to"
+                f"{self.hint(REPAIR)} removes it, not what it leads to"
             )
 
     # Objects ------------------------------------------------------------------------------------------
@@ -208,13 +213,15 @@ class Store:
             data = path.read_bytes()
         except FileNotFoundError:
             raise StoreError(
-                f"{ref.name}: artefact {ref.digest} is missing; `empamba run` makes it again"
+                f"{ref.name}: artefact {ref.digest} is missing; run again what {self.hint('runs')} lists"
             ) from None
         except OSError as error:
-            raise UnreadableError(f"{ref.name}: {path} cannot be read: {error.strerror}; {REPAIR}") from error
+            raise UnreadableError(
+                f"{ref.name}: {path} cannot be read: {error.strerror}; {self.hint(REPAIR)} drops it"
+            ) from error
         if digest_bytes(data) != ref.digest:
             raise UnreadableError(
-                f"{ref.name}: artefact {ref.digest} is damaged; {REPAIR} drops it, then run again"
+                f"{ref.name}: artefact {ref.digest} is damaged; {self.hint(REPAIR)} drops it, then run again"
             )
         return data
 
@@ -226,8 +233,8 @@ class Store:
             _refuse_clashes([member.name for member in members])
         except ValueError as error:
             raise UnreadableError(
-                f"{tree.name}: {self.object_path(tree.digest)} is no listing of a folder ({_first(error)}); {REPAIR} "
-                "drops it, then run again"
+                f"{tree.name}: {self.object_path(tree.digest)} is no listing of a folder ({_first(error)}); "
+                f"{self.hint(REPAIR)} drops it, then run again"
             ) from None
         return members
 
@@ -275,8 +282,8 @@ class Store:
                     if os.path.lexists(target):
                         self.note_damage(tree.digest)
                         LOG.warning(
-                            "%s: its files were damaged and are laid out again; `empamba verify` names what may have "
-                            "been made from them", target,
+                            "%s: its files were damaged and are laid out again; %s names what may have been made "
+                            "from them", target, self.hint("verify"),
                         )  # fmt: skip
                     self._lay_out(target, members)
         return target
@@ -326,9 +333,9 @@ class Store:
 
     def read_record(self, path: Path) -> Record | None:
         """The record in a file, None where there is no file. UnreadableError where it is damaged, NewerError where newer."""
-        found = _read_sealed(path, lambda value, checked: _as_record(value, checked, path))
+        found = self._read_sealed(path, lambda value, checked: _as_record(value, checked, path))
         if found is not None and (found.stage, f"{found.key}.json") != (path.parent.name, path.name):
-            raise _unreadable(path, f"it is that of {found.stage}/{found.key}")
+            raise self._unreadable(path, f"it is that of {found.stage}/{found.key}")
         return found
 
     def commit(self, record: Record, parts: dict) -> None:
@@ -357,7 +364,7 @@ class Store:
                 raise ValueError(f"it is that of {noted.label}")
             return noted.model_dump(exclude_unset=True)
 
-        return _read_sealed(path, parse)
+        return self._read_sealed(path, parse)
 
     def last_path(self, stage: str, label: str) -> Path:
         return self.root / "last" / stage / f"{quote(label, safe='')}.json"
@@ -429,7 +436,7 @@ class Store:
                 raise ValueError("it is that of another tree, or has no check")
             return list(note.records)
 
-        return _read_sealed(path, parse) or []
+        return self._read_sealed(path, parse) or []
 
     # Small facts that are fixed once ------------------------------------------------------------------
 
@@ -462,7 +469,7 @@ class Store:
         return {}
 
     def read_fixed(self, path: Path) -> dict[str, int] | None:
-        return _read_sealed(path, lambda value, checked: FIXED.validate_python(value, strict=True))
+        return self._read_sealed(path, lambda value, checked: FIXED.validate_python(value, strict=True))
 
     def write_fixed(self, known: dict[str, int]) -> None:
         for path in self.fixed_paths():
@@ -478,7 +485,7 @@ class Store:
 
     def published_amiss(self) -> list[Path]:
         """The copies that are there and not as they were written; none where nothing is noted. UnreadableError."""
-        noted = _read_sealed(
+        noted = self._read_sealed(
             self.root / "published.json", lambda value, checked: PUBLISHED.validate_python(value)
         )
         copies = {self.root / name: digest for name, digest in (noted or {}).items()}
@@ -498,7 +505,9 @@ class Store:
 
     def differing(self, listing: Path) -> list[str]:
         """The files of a listed folder that are gone, new, or not as they were. UnreadableError of the listing itself."""
-        noted = _read_sealed(listing, lambda value, checked: LISTING.validate_python(value)) or {"files": {}}
+        noted = self._read_sealed(listing, lambda value, checked: LISTING.validate_python(value)) or {
+            "files": {}
+        }
         found = _digests_below(listing.with_suffix(""))
         names = noted["files"].keys() | found.keys()
         return sorted(name for name in names if noted["files"].get(name) != found.get(name))
@@ -529,27 +538,24 @@ class Store:
         with self.lock("rows"):
             return RowStore(self.root / "rows" / f"{stage}.sqlite")
 
+    # Reading what may be damaged ------------------------------------------------------------------
 
-# Reading what may be damaged ----------------------------------------------------------------------------
+    def _read_sealed(self, path: Path, parse: Callable[[dict, bool], T]) -> T | None:
+        """A sealed file, parsed; None where there is none. UnreadableError, which names it, where it is damaged.
 
+        parse(value, whether it had a check): raises ValueError for what cannot be believed.
+        """
+        try:
+            return parse(*unsealed(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(path, error.strerror) from error
+        except ValueError as error:
+            raise self._unreadable(path, _first(error)) from None
 
-def _read_sealed(path: Path, parse: Callable[[dict, bool], T]) -> T | None:
-    """A sealed file, parsed; None where there is none. UnreadableError, which names it, where it is damaged.
-
-    parse(value, whether it had a check): raises ValueError for what cannot be believed.
-    """
-    try:
-        return parse(*unsealed(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-    except ValueError as error:
-        raise _unreadable(path, _first(error)) from None
-
-
-def _unreadable(path: Path, why: str) -> UnreadableError:
-    return UnreadableError(f"{shown(path)}: cannot be read ({why}); {REPAIR} drops it")
+    def _unreadable(self, path: Path, why: str) -> UnreadableError:
+        return UnreadableError(f"{shown(path)}: cannot be read ({why}); {self.hint(REPAIR)} drops it")
 
 
 def _as_record(value: dict, checked: bool, path: Path) -> Record:

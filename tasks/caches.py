@@ -1,4 +1,4 @@
-"""What Empamba leaves on a machine outside stores: converted weights, and the orchestrator's records.
+"""What Empamba leaves on a machine outside stores: converted weights, what was learned of files, and the orchestrator's records.
 
 Knows where they lie and what in them is whose; asks nobody.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.zoo.resolve import RECORD, default_cache
+from storage.user_cache import user_cache
 
 ORCHESTRATOR_MARKS = ("prefect.db", "profiles.toml", "memo_store.toml")
 """Files by which Prefect's home is known."""
@@ -34,9 +35,9 @@ class Cache:
 
 
 def known_caches() -> list[Cache]:
-    """The weights', the code facts' and Prefect's."""
+    """The weights', the code facts', the archives' and Prefect's."""
     weights = default_cache()
-    facts = Path.home() / ".cache" / "empamba"
+    facts = user_cache()
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     return [
         Cache(
@@ -48,8 +49,14 @@ def known_caches() -> list[Cache]:
         Cache(
             "facts about source files",
             facts,
-            tuple(p for p in _children(facts) if p.is_file() and p.name.startswith("code-")),
+            _files_called(facts, "code-"),
             "Remove them? The next plan takes a few seconds longer.",
+        ),
+        Cache(
+            "places in archives",
+            facts,
+            _files_called(facts, "archives-"),
+            "Remove them? Archives are passed over once more when they are next read.",
         ),
         Cache(
             "Prefect's home",
@@ -72,6 +79,10 @@ def clear(cache: Cache) -> int:
 
 def _children(folder: Path) -> Iterable[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else ()
+
+
+def _files_called(folder: Path, start: str) -> tuple[Path, ...]:
+    return tuple(p for p in _children(folder) if p.is_file() and p.name.startswith(start))
 
 
 def _files(entry: Path) -> Iterable[Path]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import sys
 import traceback
 import unicodedata
@@ -84,14 +83,6 @@ def _finite(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
     return value
-
-
-def shell_word(text: str) -> str:
-    """A word that a shell reads back as `text`, and that can be printed."""
-    if text.isprintable():
-        return shlex.quote(text)
-    codes = "".join(f"\\x{byte:02x}" for byte in text.encode("utf-8", "surrogateescape"))
-    return f"$'{codes}'"
 
 
 def seconds_text(seconds: float) -> str:

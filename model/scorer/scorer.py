@@ -5,7 +5,7 @@ a RoBERTa classifier of the hub (the paper's) and the project's own, trained on 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -115,20 +115,25 @@ class EmotionScorer:
             f"scorer {name!r}: model type {model_type!r}; give a RoBERTa classifier or an emotion head"
         )
 
-    def features(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 [n, width], one a text."""
-        return self._compute(texts)[0]
+    def features(
+        self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Unit vectors float32 [n, width], one a text. progress(distinct texts done, of how many) after each batch."""
+        return self._compute(texts, progress)[0]
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities float32 [n, 28] in the order of GOEMOTIONS_LABELS, each label on its own."""
         return self._compute(texts)[1]
 
-    def _compute(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _compute(
+        self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         distinct = sorted(set(texts))
         place = {text: index for index, text in enumerate(distinct)}
         rows = self._tokenise(distinct)
         features = np.empty((len(rows), self.backend.feature_width), np.float32)
         probabilities = np.empty((len(rows), len(GOEMOTIONS_LABELS)), np.float32)
+        done = 0
         with torch.inference_mode():
             for indices in length_sorted_batches([len(row) for row in rows], self.settings.batch_size):
                 ids, mask = pad_rows([rows[index] for index in indices], self.tokenizer.pad_token_id)
@@ -137,6 +142,9 @@ class EmotionScorer:
                     self.backend.emotion_features(hidden), dim=1
                 ).numpy()
                 probabilities[indices] = self.backend.label_logits(hidden).sigmoid().numpy()
+                done += len(indices)
+                if progress is not None:
+                    progress(done, len(rows))
         order = [place[text] for text in texts]
         return features[order], probabilities[order]
 

@@ -33,6 +33,7 @@ from model.scorer.network import (
 )
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import HeadTrainingSettings
+from model.zoo.errors import ZooError
 from model.zoo.resolve import identity, resolve
 
 THRESHOLDS = np.arange(0.02, 0.9, 0.02)
@@ -118,7 +119,7 @@ def train_goemotions_head(
             settings.adapter.dropout,
         )
         if settings.start:
-            start_from(network, load_network(resolve(settings.start)))
+            start_from(network, load_network(_scorer_to_start_from(settings.start)))
         else:
             with _precision(settings):
                 pooled = _pooled(network, settings, train, dev)
@@ -131,6 +132,17 @@ def train_goemotions_head(
     figures = f1_figures(probabilities(network.head, held[0]) >= thresholds, held[1])
     _write(out, network, thresholds, figures, settings)
     return figures
+
+
+def _scorer_to_start_from(name: str) -> Path:
+    """Its folder. ValueError: a description may call by name a scorer that was not kept."""
+    try:
+        return resolve(name)
+    except ZooError:
+        raise ValueError(
+            f"start {name!r}: no such scorer; train one with the same settings but for start and network.rank, and "
+            "give its folder"
+        ) from None
 
 
 def start_from(network: EmotionNetwork, other: EmotionNetwork) -> None:

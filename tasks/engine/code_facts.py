@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from storage.user_cache import user_cache
+
 KEPT = 2000
 """Files remembered at most; beyond, only those of this process are."""
 
@@ -180,7 +182,7 @@ class _New:
 def _cache_file() -> Path:
     """One file for each Python (syntax trees differ) and each version of this module."""
     own = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=8).hexdigest()
-    return Path.home() / ".cache" / "empamba" / f"code-{platform.python_version()}-{own}.json"
+    return user_cache() / f"code-{platform.python_version()}-{own}.json"
 
 
 @cache

@@ -93,7 +93,7 @@ def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | St
 
 @contextmanager
 def _progress_artifact(name: str):
-    """A progress artifact, made with the first step so that short items leave none.
+    """A progress artifact, made with the first step; what is done with its first step and has no figures leaves none.
 
     A training's figures are its description, and lines of the task run's log. `empamba run` keeps no log unless
     PREFECT_LOGGING_LEVEL says so; the artifact it keeps.
@@ -106,6 +106,8 @@ def _progress_artifact(name: str):
             return
         share = 100.0 * step / max(1, steps)
         told = " ".join(f"{key} {value:.3f}" for key, value in figures.items() if key != "step")
+        if artifact is None and step == steps and not told:
+            return
         description = f"{name}: {told}" if told else name
         if artifact is None:
             artifact = create_progress_artifact(progress=share, description=description)

@@ -76,7 +76,7 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
     needed = {
         name: None if settled[name].state == "not run" else settled[name].outputs for name in node.needs
     }
-    items = _items(node, needed)
+    items = _items(store, node, needed)
     if isinstance(items, NotRun):
         return StagePlan(node.stage, "not run", reason=items.reason)
     if node.stage.anew and node.retrain is not None and node.retrain.warm_start:
@@ -101,7 +101,7 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
     return plan
 
 
-def _items(node: Node, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
+def _items(store: Store, node: Node, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
     """The stage's items. StoreError where records name what no stage before it puts out."""
     try:
         return node.items(needed)
@@ -111,7 +111,7 @@ def _items(node: Node, needed: dict[str, Outputs | None]) -> list[Item] | NotRun
         named = ", ".join(name for name in node.needs if needed[name])
         raise StoreError(
             f"{node.stage.name}: the records of {named or 'nothing'} name no artefacts that it can read ({error}); "
-            "`empamba verify` looks for damage; --force with these stages makes them again"
+            f"{store.hint('verify')} looks for damage; --force with these stages makes them again"
         ) from error
 
 

@@ -83,7 +83,7 @@ def warm_started(store: Store, item: Item) -> Item:
     record = None if last is None else store.record(item.stage.name, last["key"])
     if record is None or not _only_rows_differ(last["parts"], item.parts()):
         return item
-    before = _started_from(last["parts"]["input"])
+    before = _started_from(store, last["parts"]["input"])
     again = item if before is None else _starting(item, before)
     if again.key() == last["key"]:
         return again if before is None or store.holds(before) else item
@@ -97,6 +97,18 @@ def _starting(item: Item, start: Ref) -> Item:
     return replace(item, arguments={**item.arguments, START: start})
 
 
-def _started_from(inputs: dict[str, str]) -> Ref | None:
+def _started_from(store: Store, inputs: dict[str, str]) -> Ref | None:
+    """The weights that a training started from, by its key's inputs; None where it started from new ones.
+
+    No record need name them any more. Their size is that of what lies there, a listing, which is checked by its
+    digest whenever it is read.
+    """
     names = [name for name in inputs if name.startswith(f"{START} ") and is_name(artefact(name))]
-    return Ref(name=artefact(names[0]), digest=inputs[names[0]], size=0, tree=True) if names else None
+    if not names:
+        return None
+    digest = inputs[names[0]]
+    try:
+        size = store.object_path(digest).stat().st_size
+    except OSError:
+        size = 0
+    return Ref(name=artefact(names[0]), digest=digest, size=size, tree=True)

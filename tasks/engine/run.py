@@ -13,15 +13,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from storage.files import DEFAULT_STORE, shell_word
 from storage.store import Ref, Store, StoreError, UnreadableError
 from tasks.display import Display, Waiting
 from tasks.engine.item import Item
 from tasks.engine.planner import Board, StagePlan
-from tasks.engine.runs import DEFAULT_STORE, RunNote, RunRecord, noted
+from tasks.engine.runs import RunNote, RunRecord, noted
 from tasks.engine.session import Session
 from tasks.engine.stopping import Stopped
 from tasks.settings import Settings, load_settings, profile_names
-from tasks.terminal import shell_word
 
 PUBLISHED = ("report.html", "report.json")
 """The artefacts that are copied to where people look for them."""
@@ -193,7 +193,8 @@ def publish_report(request: RunRequest, plans: list[StagePlan], note: RunNote) -
     html, facts = plan.outputs["all"]
     if (html.name, facts.name) != PUBLISHED:
         raise StoreError(
-            f"{store.root}: the report's record names {html.name} and {facts.name}; run --force report"
+            f"{store.root}: the report's record names {html.name} and {facts.name}; "
+            f"`{request.command('run', '--force', 'report')}` writes it again"
         )
     note.update(report=facts.digest, page=html.digest)
     if any(p.stale for p in plans) or published(store) != facts.digest:

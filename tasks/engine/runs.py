@@ -25,10 +25,9 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from storage.errors import InputError
+from storage.files import on_store
 from storage.store import canonical, digest_bytes, write_atomic, writing
-from tasks.terminal import shell_word
 
-DEFAULT_STORE = "store"
 VERSION = 1
 KEPT = 100
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -126,19 +125,14 @@ def run_of(root: Path, wanted: str | None) -> RunRecord:
         if found:
             return found[0]
         told = f" ({len(amiss)} records cannot be read)" if amiss else ""
-        raise InputError(f"no run in {root}{told}: `{_command('run', root)}` makes one")
+        raise InputError(f"no run in {root}{told}: {on_store('run', root)} makes one")
     meant = [record for record in found if record.id.startswith(wanted)]
     if len(meant) == 1:
         return meant[0]
     if f"{wanted}.json" in amiss:
         raise InputError(f"run {wanted} in {root}: its record {amiss[f'{wanted}.json']}")
     fault = f"{len(meant)} runs begin so" if meant else "no such run"
-    raise InputError(f"--run {wanted}: {fault} in {root}; `{_command('runs', root)}` lists them")
-
-
-def _command(verb: str, root: Path) -> str:
-    """The command with this store, as a shell takes it."""
-    return f"empamba {verb}" + ("" if str(root) == DEFAULT_STORE else f" --store {shell_word(str(root))}")
+    raise InputError(f"--run {wanted}: {fault} in {root}; {on_store('runs', root)} lists them")
 
 
 def drop_unreadable(root: Path) -> None:

@@ -6,7 +6,7 @@ A stage's rejects are named "rejects/DATASET". Knows nothing of what the rows me
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from storage.shards import bucket_count, bucket_of, read_table, write_table
 from storage.store import Ref, Store, canonical, digest_bytes
@@ -46,12 +46,17 @@ def _digest(rows: list[dict], columns: tuple[str, ...]) -> str:
     return digest_bytes(canonical(sorted([row.get(name) for name in columns] for row in rows)))
 
 
-def write_buckets(store: Store, table: str, rows: list[dict], per_bucket: int) -> list[Ref]:
-    """Rows spread over their dialogues' buckets. A dataset's number of buckets is fixed when it is first seen."""
+def write_buckets(
+    store: Store, table: str, rows: list[dict], per_bucket: int, progress: Callable[[int, int], None]
+) -> list[Ref]:
+    """Rows spread over their dialogues' buckets. A dataset's number of buckets is fixed when it is first seen.
+
+    progress(rows written, of how many) after each shard.
+    """
     by_split: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for row in rows:
         by_split[row["dataset"], row["split"]].append(row)
-    written = []
+    written, done = [], 0
     for (dataset, split), members in sorted(by_split.items()):
         buckets = store.fixed(f"buckets/{dataset}/{split}", bucket_count(len(members), per_bucket))
         by_bucket: dict[int, list[dict]] = defaultdict(list)
@@ -59,6 +64,8 @@ def write_buckets(store: Store, table: str, rows: list[dict], per_bucket: int) -
             by_bucket[bucket_of(dataset, split, row["dialogue_id"], buckets)].append(row)
         for bucket, inside in sorted(by_bucket.items()):
             written.append(write_shard(store, table, shard_name(table, dataset, split, bucket), inside))
+            done += len(inside)
+            progress(done, len(rows))
     return written
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,7 +13,16 @@ import pytest
 
 from storage.filestat import StatCache, cache_amiss
 from storage.rows import mend_rows, row_check, rows_amiss
-from storage.store import Record, Store, UnreadableError, canonical, digest_bytes, sealed, unsealed
+from storage.store import (
+    Record,
+    Store,
+    StoreError,
+    UnreadableError,
+    canonical,
+    digest_bytes,
+    sealed,
+    unsealed,
+)
 from tasks.upkeep import check, collect, damaged
 
 KEYS = [digest_bytes(bytes([n])) for n in range(9)]
@@ -365,6 +375,41 @@ def test_without_a_whole_copy_nothing_is_fixed_anew_in_silence(store):
         store.fixed("buckets/meld/train", 32)
     assert len(damaged(store.root, repair=True)) == 2
     assert store.fixed("buckets/meld/train", 32) == 32
+
+
+def words(message: str) -> list[str]:
+    """Of the command between a message's backticks, as a shell reads it."""
+    return shlex.split(message.split("`")[1])
+
+
+def test_what_a_message_says_to_do_names_the_store(store, monkeypatch):
+    """As it stands, from any folder; the usual store of a folder needs no name there."""
+    ref = store.put_bytes("weights", b"w")
+    path = store.object_path(ref.digest)
+    path.write_bytes(b"v")
+    commit(store, "epo", [ref])
+    (record,) = store.record_paths()
+    record.write_bytes(b"{")
+    rows = store.rows("epo")
+    rows.close()
+    store.rows_paths()[0].write_bytes(b"no database at all")
+    (store.root / "link").symlink_to("nowhere")
+    faults = [
+        (lambda: store.read(ref), "verify --repair"),
+        (lambda: store.read_record(record), "verify --repair"),
+        (lambda: store.rows("epo").get("0" * 32), "verify --repair"),
+        (store.refuse_strangers, "verify --repair"),
+        (lambda: store.read(ref.model_copy(update={"digest": "0" * 32})), "runs"),
+    ]
+    for fault, verb in faults:
+        with pytest.raises(StoreError) as told:
+            fault()
+        assert words(str(told.value)) == ["empamba", *verb.split(), "--store", str(store.root)]
+    monkeypatch.chdir(store.root.parent)
+    for fault, verb in faults:
+        with pytest.raises(StoreError) as told:
+            fault()
+        assert words(str(told.value)) == ["empamba", *verb.split()]
 
 
 def test_numbers_from_before_copies_are_read(store):

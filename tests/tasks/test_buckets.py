@@ -2,6 +2,7 @@
 
 import csv
 import io
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,11 @@ def ingest(store: Store, root: Path, rows: list[list[str]]) -> dict[str, str]:
     (root / "dev_sent_emo.csv").write_bytes((MELD / "dev_sent_emo.csv").read_bytes())
     (raw,) = find_datasets(root)
     source = RawFiles(dataset="meld", folder=".", files={p: content_digest(root / p) for p in raw.files})
-    work = Workspace(store, root, "basis", lambda *_: None)
+    told: list[tuple[int, int]] = []
+    work = Workspace(store, root, "basis", lambda step, steps, figures: told.append((step, steps)))
     refs = write_utterances(source, DataSettings(), work)
+    rows_of = [ref.rows for ref in refs if ref.name.startswith("utterances/")]
+    assert told == [(done, sum(rows_of)) for done in accumulate(rows_of)]  # it tells how far it is
     return {ref.name: ref.digest for ref in refs if ref.name.startswith("utterances/")}
 
 

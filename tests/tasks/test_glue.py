@@ -6,6 +6,7 @@ A spy stands at the model's boundary only where the model would hide what it was
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -277,6 +278,19 @@ def test_a_candidate_is_scored_against_the_reply_and_not_the_sentence(tmp_path):
         "Angry": None,
     }
     assert found["Sad"] < 0.9  # or this test could not tell reply from sentence
+
+
+def test_scoring_tells_how_far_it_is_after_each_batch(tmp_path):
+    """Of three distinct texts; what is scored already is no work."""
+    two = two_dialogues(tmp_path, ["train"], [])
+    candidates = by_hand(
+        two, {"Happy": text("meld", 1), "Sad": text("meld", 0), "Calm": "What a lovely day!"}
+    )
+    told = []
+    work = replace(two.work, progress=lambda *steps: told.append(steps))
+    for _ in range(2):
+        score_candidates(candidates, two.exchanges[0], ScorerSettings(batch_size=2), weights(SCORER), work)
+    assert told == [(2, 3, {}), (3, 3, {})]
 
 
 def test_calibration_asks_human_pairs_of_melds_train(tmp_path):

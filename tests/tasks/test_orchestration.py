@@ -42,3 +42,10 @@ def test_what_has_no_figures_has_no_line(left, caplog, monkeypatch):
             record(step, 2, {})
     assert left == [(50.0, "features [meld]"), (100.0, "features [meld]")]
     assert caplog.messages == []
+
+
+def test_what_is_done_at_once_leaves_no_artifact(left):
+    for figures in ({}, {"loss": 1.0}):
+        with orchestration._progress_artifact("utterances [meld]") as record:
+            record(2, 2, figures)
+    assert left == [(100.0, "utterances [meld]: loss 1.000")]

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from storage.filestat import StatCache
 from storage.sample.layout import write_sample
+from storage.store import Store
 from tasks.engine.planner import StagePlan
+from tasks.engine.retrain import _started_from, warm_started
 from tasks.engine.session import Session
 from tests.support import rerun
 
@@ -135,6 +138,23 @@ def test_a_warm_start_goes_on_from_last_time_and_is_part_of_the_key(folder):
     assert begun == pytest.approx(reached, abs=1e-4)  # dev did not change: it starts where the last one ended
     assert run(folder, WARM) == []
     assert plan(folder).state == "stale"  # without the option it is not the model that was asked for
+
+
+def test_what_training_started_from_is_there_whoever_asks(folder):
+    """A store that compares sizes and one that looks at its stat cache agree."""
+    ((tree,),) = plan(folder).outputs.values()
+    say_otherwise(folder, 1)
+    run(folder, WARM)
+    plain = Store(folder / "store")
+    inputs = plain.last(UNTIL, "all")["parts"]["input"]
+    start = _started_from(plain, inputs)
+    assert (start.digest, start.size, start.tree) == (tree.digest, tree.size, True) and plain.holds(start)
+    with session(folder, WARM) as opened:
+        (item,) = {p.stage.name: p for p in opened.plan(UNTIL)}[UNTIL].items
+    assert warm_started(plain, item).arguments["start"].digest == tree.digest
+    plain.drop(tree)
+    gone = _started_from(plain, inputs)
+    assert not plain.holds(gone) and not Store(folder / "store", StatCache(folder / "stats")).holds(gone)
 
 
 def test_a_warm_start_is_for_changed_rows_alone(folder):

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from tasks.terminal import Terminal, clean, json_line, seconds_text, shell_word, size_text
+from storage.files import shell_word
+from tasks.terminal import Terminal, clean, json_line, seconds_text, size_text
 
 HOSTILE = "a\x1b[31mb\x1b]0;t\x07c\u202ed\u2066e\x9bf\x00g\u2028h\ud800i\x7fj\ufeffk"
 

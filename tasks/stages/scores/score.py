@@ -87,7 +87,8 @@ def _cosines(
     if missing:
         model = _scorer(scorer, settings)
         # In one call, which runs each distinct text once.
-        features = model.features([text for pair in missing.values() for text in pair])
+        texts = [text for pair in missing.values() for text in pair]
+        features = model.features(texts, lambda done, total: work.progress(done, total, {}))
         for key, cosine in zip(missing, np.sum(features[0::2] * features[1::2], axis=1), strict=True):
             known[key] = float(cosine)
             memo.put(key, repr(known[key]).encode())

@@ -24,12 +24,14 @@ def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: 
     cut: dict[str, list[Exchange]] = {}
     dialogues: set[DialogueKey] = set()
     fallen: dict[str, Counter] = {}
-    for ref in of_table(utterances, "utterances"):
+    read = of_table(utterances, "utterances")
+    for number, ref in enumerate(read):
         rows = read_rows(work.store, [ref], "utterances")
         dialogues |= dialogue_keys(rows)
         exchanges, reasons = cut_exchanges(row_to_utterance(row) for row in rows)
         cut[ref.name] = exchanges
         fallen.setdefault("/".join(place(ref)), Counter()).update(reasons)
+        work.progress(number + 1, len(read), {})
     chosen: set[tuple] = set()
     # Dev's pairs choose EPO's checkpoint, so none is of a dialogue that replies are evaluated on.
     may = choosing(dialogues, stand_ins(of_table(utterances, "utterances")))

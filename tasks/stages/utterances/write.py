@@ -27,8 +27,9 @@ def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) 
     """
     raw = _raw_dataset(source, work.raw)
     read = read_dataset(raw, work.raw, settings, lambda path: _digest(source, work.raw, path))
+    rows = [utterance_to_row(u) for u in read.utterances]
     shards = write_buckets(
-        work.store, "utterances", [utterance_to_row(u) for u in read.utterances], settings.bucket_rows
+        work.store, "utterances", rows, settings.bucket_rows, lambda done, all_: work.progress(done, all_, {})
     )
     lines = [reject_to_row(r, "utterances") for r in read.rejects]
     lines += [reject_to_row(r, "utterances.defects") for r in read.defects]

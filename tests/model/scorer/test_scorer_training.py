@@ -157,6 +157,16 @@ def test_training_end_to_end_writes_a_scorer(goemotions, rank, dtype):
         EmotionScorer.load(str(out))
 
 
+def test_a_start_that_was_not_kept_is_one_line_that_says_how_to_make_it(goemotions):
+    """The shipped scorer's own description calls the head that it began from by a name."""
+    described = json.loads((resolve("goemotions-minilm") / "config.json").read_text())
+    settings = HeadTrainingSettings(network=described["network"], **described["training"])
+    paths = [goemotions / name for name in ("train.tsv", "dev.tsv", "out")]
+    with pytest.raises(ValueError, match="start 'goemotions-minilm-head': no such scorer; train one") as told:
+        train_goemotions_head(*paths, settings)
+    assert "\n" not in str(told.value) and not paths[2].exists()
+
+
 def test_the_adapter_learns_and_costs_nothing_once_loaded(goemotions, tmp_path):
     """The merged encoder gives the same states as encoder and adapter, and other ones than the encoder alone."""
     settings = EmotionNetworkSettings(layers=(6,), hidden=32, rank=4)

@@ -17,8 +17,8 @@ print(json.dumps(fingerprint("storage.filestat:content_digest")))
 
 
 def fingerprints(home: Path) -> dict[str, str]:
-    """As a process of its own with that home finds them; a file that is new to it is remembered when it ends."""
-    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    """As a process of its own with that folder's cache finds them; a file that is new to it is remembered when it ends."""
+    environment = {**os.environ, "EMPAMBA_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", CODE], env=environment, capture_output=True, check=True, cwd=ROOT
     )
@@ -30,7 +30,7 @@ def fingerprints(home: Path) -> dict[str, str]:
 def remembered(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     home = tmp_path_factory.mktemp("home")
     found = fingerprints(home)
-    (cache,) = (home / ".cache" / "empamba").iterdir()
+    (cache,) = (home / "cache").iterdir()
     return cache, found
 
 
@@ -40,7 +40,7 @@ def test_a_digest_that_rotted_in_the_cache_is_not_believed(remembered):
     digest = found["storage/filestat.py:content_digest"]
     assert digest.encode() in whole
     cache.write_bytes(whole.replace(digest.encode(), b"0" * len(digest)))
-    assert fingerprints(cache.parents[2]) == found
+    assert fingerprints(cache.parents[1]) == found
     assert cache.read_bytes() == whole  # written again
 
 
@@ -48,4 +48,4 @@ def test_a_digest_that_rotted_in_the_cache_is_not_believed(remembered):
 def test_a_cache_of_any_bytes_is_made_again(remembered, text):
     cache, found = remembered
     cache.write_bytes(text)
-    assert fingerprints(cache.parents[2]) == found
+    assert fingerprints(cache.parents[1]) == found
