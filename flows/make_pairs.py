@@ -5,11 +5,10 @@ from __future__ import annotations
 from prefect import State, flow
 
 from tasks.engine.orchestration import run_stages
-from tasks.engine.run import RunRequest, open_run
+from tasks.engine.run import RunRequest
 
 
 @flow(name="make-pairs", log_prints=True)
 def make_pairs(request: RunRequest) -> State | None:
     """Let the LLM write eight candidates per sentence, score them, and choose the counter-emotional reply."""
-    with open_run(request) as run:
-        return run_stages(run, "make_pairs", request.until)
+    return run_stages(request, "make_pairs")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from prefect import State, flow
 
 from tasks.engine.orchestration import run_stages
-from tasks.engine.run import RunRequest, open_run
+from tasks.engine.run import RunRequest
 
 
 @flow(name="train-models", log_prints=True)
 def train_models(request: RunRequest) -> State | None:
     """Fit every trained part, each on what it needs and nothing else."""
-    with open_run(request) as run:
-        return run_stages(run, "train_models", request.until)
+    return run_stages(request, "train_models")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from prefect import State, flow
 
 from tasks.engine.orchestration import run_stages
-from tasks.engine.run import RunRequest, open_run
+from tasks.engine.run import RunRequest
 
 
 @flow(name="write-report", log_prints=True)
 def write_report(request: RunRequest) -> State | None:
     """Let every rung of the ladder answer the test exchanges, measure the replies, and write the tables."""
-    with open_run(request) as run:
-        return run_stages(run, "write_report", request.until)
+    return run_stages(request, "write_report")

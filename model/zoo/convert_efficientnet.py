@@ -3,12 +3,12 @@
 Knows nothing of downloads or caches. The ImageNet classifier is left out: only the feature map is used.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from model.json_files import write_json
 from model.zoo.efficientnet import (
     IMAGE_SIZE,
     PIXEL_MEAN,
@@ -41,23 +41,23 @@ def convert_efficientnet(unpacked: Path, target: Path) -> None:
     }
     EfficientNetLite0().load_state_dict(state, strict=True)
     save_file(state, target / "model.safetensors", metadata={"format": "pt"})
-    _write_json(
-        target / "config.json",
+    write_json(
         {
             "model_type": "efficientnet-lite0",
             "image_size": IMAGE_SIZE,
             "tokens": TOKENS,
             "hidden_size": WIDTH,
         },
+        target / "config.json",
     )
-    _write_json(
-        target / "preprocessor_config.json",
+    write_json(
         {
             "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
             "resample": "bicubic",
             "image_mean": [PIXEL_MEAN] * 3,
             "image_std": [PIXEL_STD] * 3,
         },
+        target / "preprocessor_config.json",
     )
 
 
@@ -67,7 +67,3 @@ def renamed(name: str) -> str:
     if parts[0] == "_blocks":
         return ".".join(["blocks", parts[1], BLOCK_PARTS[parts[2]], *parts[3:]])
     return ".".join([OTHER_PARTS[parts[0]], *parts[1:]])
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

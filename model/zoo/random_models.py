@@ -4,7 +4,6 @@ Knows nothing of downloads or caches. The tokenizer is a byte-level BPE trained 
 reads any text; its chat template is the ChatML form that SmolLM2 and Qwen2.5 share.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from model.json_files import write_json
 from model.zoo.errors import ZooError
 
 VOCABULARY = 512
@@ -167,8 +167,7 @@ def _write_vision(target: Path) -> None:
         projection_dim=32,
     )
     CLIPVisionModel(config).save_pretrained(target)
-    _write_json(
-        target / "preprocessor_config.json",
+    write_json(
         {
             "image_processor_type": "CLIPImageProcessor",
             "do_resize": True,
@@ -182,6 +181,7 @@ def _write_vision(target: Path) -> None:
             "image_mean": [0.48145466, 0.4578275, 0.40821073],
             "image_std": [0.26862954, 0.26130258, 0.27577711],
         },
+        target / "preprocessor_config.json",
     )
 
 
@@ -219,7 +219,3 @@ def _write_roberta(target: Path) -> None:
     tokenizer.padding_side = "right"
     tokenizer.model_max_length = 512
     tokenizer.save_pretrained(target)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -39,7 +39,7 @@ from tasks.engine import run_marks
 from tasks.engine.item import Item
 from tasks.engine.own_server import OwnServer
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
-from tasks.engine.run import Run, RunRequest, executor
+from tasks.engine.run import Run, RunRequest, executor, open_run
 from tasks.engine.stopping import Interrupted, Stop, Stopped, heeding_again, orchestrator_lost, stop_all
 from tasks.engine.worker import StageFailed
 from tasks.stages.utterances.cards import card_markdown, exchange_counts
@@ -120,15 +120,17 @@ def _progress_artifact(name: str):
     yield record
 
 
-def run_stages(run: Run, flow: str, until: str | None) -> State | None:
-    """Run what is stale among a flow's stages, as far as `until` needs them. For use inside that flow.
+def run_stages(request: RunRequest, flow: str) -> State | None:
+    """Run what is stale among a flow's stages, as far as the request's `until` needs them. For use inside that flow.
+
+    Within an open run of the request it is a part of that one.
 
     Returns the state for the flow to end in: Cancelled where the run is stopping, else None, which is Completed.
     Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
     """
-    with _attended(run.session.stop, run.session.store), heeding_again():
+    with open_run(request) as run, _attended(run.session.stop, run.session.store), heeding_again():
         try:
-            _run_stages(run, flow, until)
+            _run_stages(run, flow, request.until)
         except Stopped as stopped:
             return Cancelled(message=str(stopped))
         except BaseException as error:
