@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
@@ -24,7 +23,7 @@ def pretrain_compressor(
     llm: Weights,
     work: Workspace,
     start: Ref | None = None,
-    stand_ins: Collection[str] = (),
+    stand_ins: tuple[str, ...] = (),
 ) -> list[Ref]:
     """Single utterances (section 3.2, first step). Output: the folder "compressor".
 
@@ -60,7 +59,7 @@ def finetune_compressor(
     settings: CompressorSettings,
     llm: Weights,
     work: Workspace,
-    stand_ins: Collection[str] = (),
+    stand_ins: tuple[str, ...] = (),
 ) -> list[Ref]:
     """Whole dialogues (section 3.2, second step). Output: the folder "compressor"."""
     train = list(_dialogues(work, utterances, "train").values())
@@ -80,7 +79,7 @@ def finetune_compressor(
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
 
 
-def _choosing(work: Workspace, utterances: list[Ref], stand_ins: Collection[str]) -> list[tuple[Spoken, ...]]:
+def _choosing(work: Workspace, utterances: list[Ref], stand_ins: tuple[str, ...]) -> list[tuple[Spoken, ...]]:
     """Dev's dialogues that the checkpoint may be chosen on."""
     dialogues = _dialogues(work, utterances, "dev")
     may = choosing(dialogues, stand_ins)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +26,7 @@ def fit_dialogue(
     llm: Weights,
     work: Workspace,
     start: Ref | None = None,
-    stand_ins: Collection[str] = (),
+    stand_ins: tuple[str, ...] = (),
 ) -> list[Ref]:
     """A new LoRA from the LLM. Output: the folder "adapter".
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 from model.extractor.settings import ExtractorSettings
@@ -22,8 +21,8 @@ def fit_extractor(
     llm: Weights,
     work: Workspace,
     start: Ref | None = None,
-    stand_ins: Collection[str] = (),
-    single_clips: Collection[str] = (),
+    stand_ins: tuple[str, ...] = (),
+    single_clips: tuple[str, ...] = (),
 ) -> list[Ref]:
     """Train on train; dev chooses the checkpoint. Output: "extractor".
 

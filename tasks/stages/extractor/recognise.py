@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -38,8 +38,8 @@ def recognise_test(
     intervals: BootstrapSettings,
     llm: Weights,
     work: Workspace,
-    stand_ins: Collection[str] = (),
-    single_clips: Collection[str] = (),
+    stand_ins: tuple[str, ...] = (),
+    single_clips: tuple[str, ...] = (),
 ) -> list[Ref]:
     """Output: recognition.json, see `figure_6`, with the clips' splits and how many there were to choose from."""
     found = {
