@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from model.metrics.verdict import LEARNED
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
-from tasks.report.page import PAGE, STYLE
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
@@ -20,6 +19,7 @@ from tasks.report.paper_tables import (
     TABLE_8,
     TABLE_8_SOURCE,
 )
+from tasks.report.templates import TEMPLATES, template
 from tasks.stages.replies.rungs import RUNGS
 from tasks.stages.verdicts import told
 
@@ -31,6 +31,7 @@ def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
     titles = {**facts["counts"]["titles"], "all": "all datasets"}
     environment = Environment(
+        loader=DictLoader({name: template(name) for name in TEMPLATES}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -47,9 +48,8 @@ def render(facts: dict) -> str:
         "bar": bar,
         "told": told,
     }
-    return environment.from_string(PAGE).render(
+    return environment.get_template("page.html.j2").render(
         facts=facts,
-        style=STYLE,
         ladder_plot=_ladder_plot(facts["ladder"]),
         training=[_training_view(part) for part in facts["training"]],
         accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])

@@ -11,17 +11,10 @@ import json
 from jinja2 import Environment
 
 from tasks.engine.planner import StagePlan
+from tasks.report.templates import template
 
 MARK = "<!-- this run -->"
 REASONS = 6
-
-SECTION = """<section id="run">
-<h2>What this run did, and what it reused</h2>
-<div class="scroll"><table><thead><tr><th>Stage</th><th class="n">ran</th><th class="n">reused</th><th>Why</th></tr></thead><tbody>
-{% for s in stages %}<tr><td><code>{{ s.stage }}</code></td><td class="n">{{ s.ran }}</td><td class="n">{{ s.reused }}</td><td class="words note">{{ s.why | join('; ') }}</td></tr>
-{% endfor %}</tbody></table></div>
-</section>
-"""
 
 
 def describe(plans: list[StagePlan]) -> list[dict]:
@@ -45,7 +38,7 @@ def describe(plans: list[StagePlan]) -> list[dict]:
 def published(name: str, artefact: bytes, digest: str, stages: list[dict]) -> bytes:
     """The report or its JSON as it is published: the artefact with what the run did added."""
     if name.endswith(".html"):
-        section = Environment(autoescape=True).from_string(SECTION).render(stages=stages)
+        section = Environment(autoescape=True).from_string(template("this_run.html.j2")).render(stages=stages)
         return artefact.decode().replace(MARK, section).encode()
     return json.dumps(
         {**json.loads(artefact), "run": {"artefact": digest, "stages": stages}}, sort_keys=True

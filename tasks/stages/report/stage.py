@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.engine.declaration import EVERY_OTHER, Calls, Made, Reads, Stage, named_weights
+from tasks.report.templates import CODE
 from tasks.settings import weight_names
 from tasks.stages.replies.stage import REPLIES
 
@@ -24,6 +25,7 @@ REPORT = Stage(
     needs=EVERY_OTHER,
     items=everything,
     function="tasks.stages.report.write:write_report",
+    code=CODE,
     settings={"settings": Reads("", without=("run",))},
     libraries=("jinja2", "matplotlib"),
 )

@@ -485,6 +485,8 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
         "accuracy": accuracy, "accuracy_by_dataset": {"meld": accuracy},
     }  # fmt: skip
     artefacts = _artefacts(store, tmp_path)
+    clips = make_card("ravdess", Dialogues([], [], [], [], rows=0), DataSettings(), False)
+    artefacts["utterances"].append(_json(store, "card/ravdess", clips))
     artefacts["extractor"] = _trained(store, tmp_path / "x", True, "other_clip")
     artefacts["extractor.test"] = [_json(store, "recognition.json", recognition)]
     artefacts["dialogue.audiovisual"] = artefacts["dialogue.memory"]
