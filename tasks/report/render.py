@@ -9,6 +9,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from model.metrics.verdict import LEARNED
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
+from tasks.report.figures import FIGURES, FURTHER, MAIN
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
@@ -25,6 +26,8 @@ from tasks.stages.verdicts import told
 
 EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprise", "none")
 ABSENT = "–"
+SHOWN = 2
+"""Examples that stand open; the others are folded away, and are not printed."""
 
 
 def render(facts: dict) -> str:
@@ -47,15 +50,20 @@ def render(facts: dict) -> str:
         "count": count,
         "bar": bar,
         "told": told,
+        "flat_figures": _flat,
     }
     return environment.get_template("page.html.j2").render(
         facts=facts,
-        ladder_plot=_ladder_plot(facts["ladder"]),
+        ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
         training=[_training_view(part) for part in facts["training"]],
         accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
         if facts["recognition"] and facts["recognition"]["accuracy"]
         else None,
         learned=LEARNED,
+        figures=FIGURES,
+        main=MAIN,
+        further=FURTHER,
+        shown=SHOWN,
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=EMOTIONS,
         synthetic_mark=SYNTHETIC,
@@ -103,14 +111,15 @@ def bar(cosine: float) -> dict[str, str]:
 # Plots ------------------------------------------------------------------------------------------------
 
 
-def _ladder_plot(rows: list[dict]) -> str | None:
+def _ladder_plot(rows: list[dict], same_scorer: list[str]) -> str | None:
     if not any(row["run"] for row in rows):
         return None
     return plots.ladder(
         [
             {"label": f"{r['rung'].split('-')[0]}  {r['title']}", "paper": r["paper"], "run": r["run"]}
             for r in rows
-        ]
+        ],
+        [(figure, figure.key in same_scorer) for figure in MAIN],
     )
 
 
