@@ -108,7 +108,7 @@ def _panes(figure: Figure, same_scorer: bool) -> list[tuple[str, str, tuple[str,
         return [(figure.key, figure.short, ("run", "paper"))]
     return [
         (figure.key, figure.short, ("run",)),
-        (figure.key, f"{figure.short}\nof the paper's scorer", ("paper",)),
+        (figure.key, f"{figure.short}\n(the paper's)", ("paper",)),
     ]
 
 

@@ -58,12 +58,19 @@ class Page(HTMLParser):
     def __init__(self, html: str):
         super().__init__()
         self.open: list[str] = []
+        self.classes: list[str] = []
+        self.bare_tables = 0
         self.section, self.text, self.images, self.addresses = "", {"": ""}, [], []
         self.feed(html)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         facts = dict(attrs)
+        self.classes.append(facts.get("class") or "")
+        if tag == "table" and "scroll" not in self.classes:
+            self.bare_tables += 1
+        if tag in VOID:
+            self.classes.pop()
         self.addresses += [facts[name] for name in ("src", "href") if name in facts]
         if tag == "img":
             self.images.append(facts)
@@ -74,6 +81,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.classes.pop()
         if tag == "section":
             self.section = ""
 
@@ -355,6 +363,12 @@ def test_page_is_well_formed_and_self_contained(text_run):
     assert page.images and all(image["alt"] for image in page.images)
     assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in page.addresses)
     assert set(page.text) >= {"ladder", "datasets", "training", "pairs", "candidates", "replies", "data"}
+
+
+def test_every_table_scrolls_in_a_box_of_its_own(text_run):
+    """On a narrow screen the page itself never does."""
+    html, page, _ = text_run
+    assert page.bare_tables == 0 and html.count("<table") > 20
 
 
 def test_text_of_the_data_is_escaped(text_run):
