@@ -9,9 +9,9 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shlex
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,10 +68,11 @@ def unsealed(data: bytes) -> tuple[dict, bool]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """The whole file or none, durable on return. StoreError where it cannot be written."""
+    """The whole file or none, durable on return; its mode is the umask's. StoreError where it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+        temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"  # mkstemp's mode would be 0600
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

@@ -15,13 +15,13 @@ from storage.tables import KEY_COLUMNS
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import worked_seconds
+from tasks.report.figures import MAIN
 from tasks.report.samples import candidate_examples
 from tasks.stages.verdicts import quality_line, training_line
 from tasks.terminal import seconds_text
 
 HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}
 """Columns too wide or too binary for a terminal."""
-SYSTEM_FIGURES = {"bertscore": "BERTScore", "emotionscore": "EmotionScore", "dist1": "Dist-1"}
 GROUPS = 8
 """Lines that a training's groups of figures may take."""
 TOLD_APART = ("heldout_before", "heldout_after", "history", "learned")
@@ -91,14 +91,16 @@ def _said(store: Store, parts: list[StagePlan]) -> tuple[str, ...]:
 
 def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str, ...], list[dict]]:
     """Columns and rows of measured systems, each figure with its interval; of metrics.json or of report.json."""
-    columns = ("rung", "dataset", "split", "n", "dialogues", *SYSTEM_FIGURES.values())
+    columns = ("rung", "dataset", "split", "n", "dialogues", *(figure.short for figure in MAIN))
     rows = []
     for system in systems:
         row = {name: system.get(name) for name in ("rung", "dataset", "split", "n", "dialogues")}
-        for name, title in SYSTEM_FIGURES.items():
-            low, high = system.get(f"{name}_ci") or (None, None)
-            interval = "" if low is None or not intervals else f" [{low:.3f}, {high:.3f}]"
-            row[title] = f"{system[name]:.3f}{interval}"
+        for figure in MAIN:
+            low, high = system.get(f"{figure.key}_ci") or (None, None)
+            value, *ends = (
+                None if v is None else f"{v:.{figure.digits}f}" for v in (system[figure.key], low, high)
+            )
+            row[figure.short] = value if low is None or not intervals else f"{value} [{', '.join(ends)}]"
         rows.append(row)
     return columns, rows
 

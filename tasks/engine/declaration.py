@@ -112,6 +112,8 @@ class Made:
     raw_files: tuple[RawFiles, ...]
     outputs: Mapping[str, Outputs | None]
     """Of each needed stage; None for one that was not run."""
+    stages: tuple[Stage, ...] = ()
+    """The declarations of the needed stages, for one that tells of others."""
 
     def ran(self, stage: str) -> bool:
         return self.outputs.get(stage) is not None

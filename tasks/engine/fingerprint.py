@@ -2,7 +2,8 @@
 
 From a function named "package.module:name", every first-party function, class and module constant reached
 by name is collected with its digest (code_facts). Not followed: getattr, registries, and methods of objects
-that are passed in; stages therefore name such entry points themselves. Knows nothing of stages, stores or Prefect.
+that are passed in; stages therefore name such entry points themselves, and the files their code reads, such as
+templates, as "package:file.ext". Knows nothing of stages, stores or Prefect.
 """
 
 from __future__ import annotations
@@ -23,8 +24,18 @@ def fingerprint(*entries: str) -> dict[str, str]:
     seen: dict[str, str] = {}
     for entry in entries:
         module, name = entry.split(":")
-        _visit(module, name, seen)
+        if name.isidentifier():
+            _visit(module, name, seen)
+        else:
+            seen |= _file(module, name)
     return dict(sorted(seen.items()))
+
+
+def _file(package: str, name: str) -> dict[str, str]:
+    """A file beside a package's modules, byte for byte. Raises OSError where it is not there."""
+    label = f"{package.replace('.', '/')}/{name}"
+    data = (_FOLDERS[package.split(".")[0]] / label).read_bytes()
+    return {label: hashlib.blake2b(data, digest_size=16).hexdigest()}
 
 
 def follow(package: str, folder: Path) -> None:

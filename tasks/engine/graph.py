@@ -44,7 +44,8 @@ def build_graph(stages: Sequence[Stage], sources: Sources) -> list[Node]:
     """
     check(stages, type(sources.settings))
     asked = [stage for stage in stages if stage.asked(sources.settings)]
-    return [_node(stage, needs, sources) for stage, needs in _ordered(asked)]
+    declared = {stage.name: stage for stage in asked}
+    return [_node(stage, needs, declared, sources) for stage, needs in _ordered(asked)]
 
 
 def declared_elsewhere(paths: Sequence[str]) -> list[Stage]:
@@ -115,16 +116,19 @@ def _cycle(waiting: dict[str, tuple[Stage, tuple[str, ...]]]) -> list[str]:
     return path[path.index(path[-1]) :]
 
 
-def _node(stage: Stage, needs: tuple[str, ...], sources: Sources) -> Node:
+def _node(stage: Stage, needs: tuple[str, ...], declared: dict[str, Stage], sources: Sources) -> Node:
     retrain = sources.settings.retrain if stage.trains else None
     explain = None
     if stage.explain is not None:
         explain = partial(_explained, stage, sources)
-    return Node(stage, needs, partial(_items, stage, sources), explain, retrain)
+    needed = tuple(declared[name] for name in needs)
+    return Node(stage, needs, partial(_items, stage, needed, sources), explain, retrain)
 
 
-def _items(stage: Stage, sources: Sources, needed: dict[str, Outputs | None]) -> list[Item] | NotRun:
-    made = Made(sources.settings, sources.profile, sources.store, sources.raw_files, needed)
+def _items(
+    stage: Stage, stages: tuple[Stage, ...], sources: Sources, needed: dict[str, Outputs | None]
+) -> list[Item] | NotRun:
+    made = Made(sources.settings, sources.profile, sources.store, sources.raw_files, needed, stages)
     calls = stage.items(made)
     if isinstance(calls, NotRun):
         return calls

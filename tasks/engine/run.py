@@ -23,7 +23,7 @@ from tasks.engine.session import Session
 from tasks.engine.stopping import Stopped
 from tasks.settings import Settings, load_settings, profile_names
 
-PUBLISHED = ("report.html", "report.json")
+PUBLISHED = ("report.html", "report.json", "report.csv")
 """The artefacts that are copied to where people look for them."""
 
 
@@ -190,19 +190,23 @@ def publish_report(request: RunRequest, plans: list[StagePlan], note: RunNote) -
     if plan is None or "all" not in plan.outputs:
         return None
     store = Store(Path(request.store))
-    html, facts = plan.outputs["all"]
-    if (html.name, facts.name) != PUBLISHED:
+    copies = plan.outputs["all"]
+    names = tuple(ref.name for ref in copies)
+    if names != PUBLISHED:
         raise StoreError(
-            f"{store.root}: the report's record names {html.name} and {facts.name}; "
+            f"{store.root}: the report's record names {', '.join(names)}; "
             f"`{request.command('run', '--force', 'report')}` writes it again"
         )
+    html, facts, _ = copies
     note.update(report=facts.digest, page=html.digest)
     if any(p.stale for p in plans) or published(store) != facts.digest:
         from tasks.report import this_run  # jinja2, which a plan does not need
 
         told = this_run.describe(plans)
-        copies = (html, facts)
-        store.publish({r.name: this_run.published(r.name, store.read(r), r.digest, told) for r in copies})
+        made = this_run.provenance(note.record)
+        store.publish(
+            {r.name: this_run.published(r.name, store.read(r), r.digest, told, made) for r in copies}
+        )
     return str(store.root / html.name)
 
 

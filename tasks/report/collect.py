@@ -11,27 +11,18 @@ from pydantic import BaseModel
 
 from storage.store import Store
 from tasks.engine.declaration import Weights
-from tasks.report.counts import Artefacts, collect_counts, read_named
+from tasks.report.counts import TABLES, Artefacts, collect_counts, read_named
+from tasks.report.figures import MAIN, as_dicts
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.settings import Settings, flat, weight_names
 from tasks.stages.replies.rungs import LADDER
 from tasks.stages.verdicts import judged, scorers_line
 
-TRAINED = {
-    "extractor": "Audio-visual emotion extractor",
-    "compressor.pretrain": "MambaCompressor, single utterances",
-    "compressor.finetune": "MambaCompressor, whole dialogues",
-    "dialogue.text": "Dialogue LoRA, history as text",
-    "dialogue.memory": "Dialogue LoRA, history as memories",
-    "dialogue.audiovisual": "Dialogue LoRA, memories and audio-visual",
-    "epo": "Emotion preference optimization",
-    "epo.control": "Control: EPO on random replies",
-}
-"""Trained stage -> what a person calls it."""
+NOT_ASKED = "not asked for"
+TOLD = (*TABLES, "scores.calibration", "pairs.quality", "pairs.control", "extractor.test", "metrics")
+"""Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
 
-NEED_MEDIA = ("features", "extractor", "dialogue.audiovisual")
-NO_MEDIA = "no media"
 IDENTICAL_SHARE = 0.95
 """From this share of equal replies on, a rung is flagged as no different from the one before."""
 
@@ -57,18 +48,20 @@ def collect(
     settings: Settings,
     artefacts: Artefacts,
     weights: dict[str, Weights],
+    stages: list[dict],
+    licences: dict[str, dict[str, str]],
     store: Store,
 ) -> dict:
-    """All facts of the report. A stage that did not run (None) leaves its part None or empty, with a reason."""
+    """All facts of the report. A stage that did not run (None) leaves its part None or empty, with a reason.
+
+    stages, licences: as tasks/stages/report/stage.py declares them.
+    """
+    why = {stage["name"]: stage["reason"] for stage in stages}
     counts = collect_counts(artefacts, store)
     metrics = read_named(artefacts, "metrics", "metrics.json", store) or {}
     systems = metrics.get("systems", [])
     pairs = read_named(artefacts, "pairs", "pairs.json", store)
-    training = [
-        _training(stage, artefacts, pairs, store, settings)
-        for stage in TRAINED
-        if stage != "epo.control" or artefacts.get(stage)
-    ]
+    training = [_training(stage, artefacts, store, settings) for stage in stages if stage["trains"]]
     tokens = prompt_tokens(artefacts, store)
     recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
     return {
@@ -89,7 +82,7 @@ def collect(
         "scorers": metrics.get("scorers"),
         "scorers_line": scorers_line(metrics.get("scorers")),
         "recognition": recognition,
-        "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, pairs),
+        "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, why),
         "by_dataset": _by_dataset(systems),
         "table_3": _table_3(tokens),
         "training": training,
@@ -101,6 +94,9 @@ def collect(
         "reply_examples": reply_examples(artefacts, store),
         "counts": counts,
         "weights": _weights(weights),
+        "licences": licences,
+        "same_scorer": _same_scorer(weights),
+        "others": _others(stages, artefacts, store),
         "settings": _settings(settings),
         "budgets": _budgets(settings, counts, training, systems, recognition),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
@@ -115,6 +111,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "synthetic": bool(facts["synthetic"]),
         "synthetic_datasets": facts["synthetic"],
         "dev_stands_in": facts["dev_stands_in"],
+        "figures": as_dicts(),
         "systems": facts["systems"],
         "steps": facts["steps"],
         "scorers": facts["scorers"],
@@ -131,6 +128,8 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "quality": facts["quality"],
         "control": facts["control"],
         "counts": facts["counts"],
+        "other_stages": {part["stage"]: part for part in facts["others"]},
+        "licences": facts["licences"],
         "weights": {role: w.model_dump() for role, w in weights.items()},
         "settings": settings.model_dump(mode="json"),
     }
@@ -151,7 +150,7 @@ def _described(settings: BaseModel, prefix: str = "") -> dict[str, str]:
 # Metrics ----------------------------------------------------------------------------------------------
 
 
-def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, pairs: dict | None) -> list[dict]:
+def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dict) -> list[dict]:
     """The rungs of table 2, then any the paper lacks: the paper's figures, this run's over all data, notes."""
     whole = {row["rung"]: row for row in systems if row["dataset"] == "all"}
     known = [rung.name for rung in LADDER]
@@ -166,7 +165,7 @@ def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, pairs: d
             "not_run": None,
         }
         if row["run"] is None:
-            row["not_run"] = _why_not(rung.adapter or "replies", artefacts, pairs)
+            row["not_run"] = why.get(rung.adapter) or NOT_ASKED
         row["continues"] = (
             "3" if rung.epo and row["run"] and artefacts.get("dialogue.audiovisual") is None else None
         )
@@ -235,11 +234,17 @@ def _table_3(tokens: dict[str, float]) -> list[dict]:
 # Training ---------------------------------------------------------------------------------------------
 
 
-def _training(stage: str, artefacts: Artefacts, pairs: dict | None, store: Store, settings: Settings) -> dict:
-    refs = artefacts.get(stage)
-    part = {"stage": stage, "title": TRAINED[stage], "report": None, "reason": None, "judged": None}
+def _training(stage: dict, artefacts: Artefacts, store: Store, settings: Settings) -> dict:
+    refs = artefacts.get(stage["name"])
+    part = {
+        "stage": stage["name"],
+        "title": stage["title"] or stage["name"],
+        "report": None,
+        "reason": None,
+        "judged": None,
+    }
     if not refs:
-        return {**part, "reason": _why_not(stage, artefacts, pairs)}
+        return {**part, "reason": stage["reason"] or NOT_ASKED}
     (tree,) = (ref for ref in refs if ref.tree)
     member = next(m for m in store.members(tree) if m.name == "report.json")
     report = json.loads(store.read(member))
@@ -254,13 +259,42 @@ def _brief(report: dict) -> dict:
     return {**rest, "history": {**brief, "steps": len(history.get("train", []))}}
 
 
-def _why_not(stage: str, artefacts: Artefacts, pairs: dict | None) -> str:
-    """Why a stage has no artefacts."""
-    if stage in NEED_MEDIA and artefacts.get("utterances") is not None:
-        return NO_MEDIA
-    if stage == "epo" and pairs is not None:
-        return "no preference pairs below the threshold in train, in dev, or in both"
-    return "not asked for"
+# Stages that no section is about ----------------------------------------------------------------------
+
+
+def _others(stages: list[dict], artefacts: Artefacts, store: Store) -> list[dict]:
+    """What each of them left: artefacts counted by table, and its JSON files as they are."""
+    found = []
+    for stage in stages:
+        name = stage["name"]
+        if stage["trains"] or name in TOLD:
+            continue
+        refs = artefacts.get(name)
+        if refs is None and name not in artefacts:
+            continue  # told together with its kind, as the replies of the rungs
+        tables: dict[str, dict] = {}
+        for ref in refs or []:
+            kind = tables.setdefault(ref.name.split("/")[0], {"files": 0, "rows": 0, "rejects": 0})
+            kind["files"] += 1
+            kind["rows"] += ref.rows
+            kind["rejects"] += ref.rejects
+        files = {
+            ref.name: json.loads(store.read(ref))
+            for ref in sorted(refs or [], key=lambda ref: ref.name)
+            if ref.name.endswith(".json")
+        }
+        found.append(
+            {
+                "stage": name,
+                "title": stage["title"],
+                "reason": (stage["reason"] or NOT_ASKED) if refs is None else None,
+                "tables": [{"name": kind, **counts} for kind, counts in sorted(tables.items())],
+                "figures": {
+                    f: facts if isinstance(facts, dict) else {"value": facts} for f, facts in files.items()
+                },
+            }
+        )
+    return found
 
 
 # Pairs ------------------------------------------------------------------------------------------------
@@ -307,6 +341,17 @@ def _weights(weights: dict[str, Weights]) -> list[dict]:
 
 def _paper_weights() -> dict[str, str]:
     return {role: name for role, name in weight_names(Settings()).items() if role in PAPER_ROLES}
+
+
+def _same_scorer(weights: dict[str, Weights]) -> list[str]:
+    """The figures that the paper's scorer measured here too, or none did: only these share an axis with the paper's."""
+    paper = _paper_weights()
+    return [
+        figure.key
+        for figure in MAIN
+        if not figure.scorer
+        or (figure.scorer in weights and weights[figure.scorer].name == paper.get(figure.scorer))
+    ]
 
 
 def _other_models(weights: dict[str, Weights]) -> list[dict]:

@@ -13,7 +13,9 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
+
+from tasks.report.figures import Figure
 
 STYLE = {
     "svg.hashsalt": "empamba",
@@ -74,18 +76,22 @@ def loss_curve(history: dict) -> str:
         return _uri(figure)
 
 
-def ladder(rows: Sequence[dict]) -> str:
-    """Paper and run beside each other for each metric. rows: {"label", "paper", "run"}, top rung first.
+def ladder(rows: Sequence[dict], figures: Sequence[tuple[Figure, bool]]) -> str:
+    """Paper and run beside each other for each figure. rows: {"label", "paper", "run"}, top rung first.
 
-    "run" is a row of metrics.json or None, "paper" the three figures or None.
+    "run" is a row of metrics.json or None, "paper" its figures by key or None. figures: each with whether the paper's
+    was measured by the same scorer; where it was not, it has a panel of its own, since one axis would compare them.
     """
-    metrics = (("bertscore", "BERTScore"), ("emotionscore", "EmotionScore"), ("dist1", "Dist-1"))
+    panes = [pane for figure, same in figures for pane in _panes(figure, same)]
     with rc_context(STYLE):
-        figure, panels = _figure(10.4, 0.42 * len(rows) + 1.3, 3, sharey=True)
+        widths = [1.0 if "run" in drawn else 0.6 for _, _, drawn in panes]
+        figure, panels = _figure(10.4, 0.42 * len(rows) + 1.3, len(panes), sharey=True, widths=widths)
         heights = np.arange(len(rows))[::-1]
-        for axes, (name, title) in zip(panels, metrics, strict=True):
+        for axes, (name, title, drawn) in zip(panels, panes, strict=True):
             for height, row in zip(heights, rows, strict=True):
-                _ladder_row(axes, height, row, name)
+                _ladder_row(
+                    axes, height, {who: row[who] if who in drawn else None for who in ("paper", "run")}, name
+                )
             axes.set_title(title, fontsize=10, loc="left", color="#26343a")
             axes.set_ylim(-0.6, len(rows) - 0.4)
             axes.grid(axis="y", visible=False)
@@ -94,6 +100,16 @@ def ladder(rows: Sequence[dict]) -> str:
         panels[0].plot([], [], "o-", color=TEAL, label="this run, 95 % interval")
         figure.legend(loc="outside lower center", ncols=2)
         return _uri(figure)
+
+
+def _panes(figure: Figure, same_scorer: bool) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(key, title, whose figures are drawn) of a figure's panels."""
+    if same_scorer:
+        return [(figure.key, figure.short, ("run", "paper"))]
+    return [
+        (figure.key, figure.short, ("run",)),
+        (figure.key, f"{figure.short}\n(the paper's)", ("paper",)),
+    ]
 
 
 def _ladder_row(axes: Axes, height: float, row: dict, name: str) -> None:
@@ -223,13 +239,15 @@ def _thinned(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarra
     return tuple(np.array([part.mean() for part in np.array_split(a, parts)]) for a in (steps, values))
 
 
-def _figure(width: float, height: float, panels: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _figure(
+    width: float, height: float, panels: int, sharey: bool = False, widths: Sequence[float] | None = None
+) -> tuple[Canvas, list[Axes]]:
+    figure = Canvas(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
+    return figure, list(figure.subplots(1, panels, squeeze=False, sharey=sharey, width_ratios=widths)[0])
 
 
-def _uri(figure: Figure) -> str:
+def _uri(figure: Canvas) -> str:
     drawn = io.BytesIO()
     # Without a date, and with the hash salt of STYLE, the bytes depend on the figure alone.
     figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})

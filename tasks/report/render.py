@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from model.metrics.verdict import LEARNED
 from storage.utterance import EMOTIONS
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
-from tasks.report.page import PAGE, STYLE
+from tasks.report.figures import FIGURES, FURTHER, MAIN
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
@@ -21,16 +21,20 @@ from tasks.report.paper_tables import (
     TABLE_8,
     TABLE_8_SOURCE,
 )
+from tasks.report.templates import TEMPLATES, template
 from tasks.stages.replies.rungs import RUNGS
 from tasks.stages.verdicts import told
 
 ABSENT = "–"
+SHOWN = 2
+"""Examples that stand open; the others are folded away, and are not printed."""
 
 
 def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
     titles = {**facts["counts"]["titles"], "all": "all datasets"}
     environment = Environment(
+        loader=DictLoader({name: template(name) for name in TEMPLATES}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -46,16 +50,20 @@ def render(facts: dict) -> str:
         "count": count,
         "bar": bar,
         "told": told,
+        "flat_figures": _flat,
     }
-    return environment.from_string(PAGE).render(
+    return environment.get_template("page.html.j2").render(
         facts=facts,
-        style=STYLE,
-        ladder_plot=_ladder_plot(facts["ladder"]),
+        ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
         training=[_training_view(part) for part in facts["training"]],
         accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
         if facts["recognition"] and facts["recognition"]["accuracy"]
         else None,
         learned=LEARNED,
+        figures=FIGURES,
+        main=MAIN,
+        further=FURTHER,
+        shown=SHOWN,
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=(*EMOTIONS, "none"),
         synthetic_mark=SYNTHETIC,
@@ -103,14 +111,15 @@ def bar(cosine: float) -> dict[str, str]:
 # Plots ------------------------------------------------------------------------------------------------
 
 
-def _ladder_plot(rows: list[dict]) -> str | None:
+def _ladder_plot(rows: list[dict], same_scorer: list[str]) -> str | None:
     if not any(row["run"] for row in rows):
         return None
     return plots.ladder(
         [
             {"label": f"{r['rung'].split('-')[0]}  {r['title']}", "paper": r["paper"], "run": r["run"]}
             for r in rows
-        ]
+        ],
+        [(figure, figure.key in same_scorer) for figure in MAIN],
     )
 
 

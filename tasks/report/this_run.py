@@ -1,4 +1,4 @@
-"""The published report's last section: what the run that published it did, and what it reused.
+"""The published report's last section: where it comes from, what the run that published it did, and what it reused.
 
 The report itself is an artefact and the same for the same inputs; this section is not, so it is put into the
 published copy alone. Knows nothing of how stages run.
@@ -7,21 +7,25 @@ published copy alone. Knows nothing of how stages run.
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 
+import psutil
 from jinja2 import Environment
 
+from tasks.engine.fingerprint import ROOT
 from tasks.engine.planner import StagePlan
+from tasks.engine.runs import RunRecord
+from tasks.report.templates import template
 
 MARK = "<!-- this run -->"
 REASONS = 6
-
-SECTION = """<section id="run">
-<h2>What this run did, and what it reused</h2>
-<div class="scroll"><table><thead><tr><th>Stage</th><th class="n">ran</th><th class="n">reused</th><th>Why</th></tr></thead><tbody>
-{% for s in stages %}<tr><td><code>{{ s.stage }}</code></td><td class="n">{{ s.ran }}</td><td class="n">{{ s.reused }}</td><td class="words note">{{ s.why | join('; ') }}</td></tr>
-{% endfor %}</tbody></table></div>
-</section>
-"""
+LIBRARIES = ("torch", "transformers", "peft", "prefect")
+GIT_S = 10
+"""Seconds that git may take to say which commit this is."""
 
 
 def describe(plans: list[StagePlan]) -> list[dict]:
@@ -42,11 +46,72 @@ def describe(plans: list[StagePlan]) -> list[dict]:
     return rows
 
 
-def published(name: str, artefact: bytes, digest: str, stages: list[dict]) -> bytes:
-    """The report or its JSON as it is published: the artefact with what the run did added."""
+def provenance(record: RunRecord) -> dict[str, str]:
+    """When, for how long, on what, from which code, with what: by name, as people read it. Reads no artefact."""
+    now = datetime.now(UTC)
+    seconds = round(((record.ended or now) - record.started).total_seconds())
+    return {
+        "run": record.id,
+        "date": record.started.strftime("%Y-%m-%d %H:%M UTC"),
+        "duration": f"{seconds // 60} min {seconds % 60} s, to the report",
+        "machine": machine(),
+        "commit": commit(),
+        "profile": record.profile,
+        "settings changed": ", ".join(record.changes) or "none",
+        "raw data": record.raw or "the bundled sample corpus",
+        "libraries": ", ".join(f"{name} {_version(name)}" for name in LIBRARIES),
+    }
+
+
+def machine() -> str:
+    """Its system, cores, memory and accelerators; no name of its own, since a report is handed on."""
+    memory = psutil.virtual_memory().total / 2**30
+    parts = [f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores", f"{memory:.0f} GiB"]
+    return ", ".join([*parts, *_gpus(), f"Python {platform.python_version()}"])
+
+
+def _gpus() -> list[str]:
+    told = _said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return [line.strip() for line in told.splitlines() if line.strip()]
+
+
+def commit() -> str:
+    """The commit of the code, and whether files differ from it; where there is none, the package's version."""
+    head = _said(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) if (ROOT / ".git").exists() else ""
+    if not head:
+        return f"none; empamba {_version('empamba')}"
+    changed = _said(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])
+    return head + (" with changes" if changed else "")
+
+
+def _said(command: list[str]) -> str:
+    """What a program prints; nothing where it is not there, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_S)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def published(name: str, artefact: bytes, digest: str, stages: list[dict], made: dict[str, str]) -> bytes:
+    """A file of the report as it is published: page and JSON with what the run did added, others as they are."""
     if name.endswith(".html"):
-        section = Environment(autoescape=True).from_string(SECTION).render(stages=stages)
+        section = (
+            Environment(autoescape=True)
+            .from_string(template("this_run.html.j2"))
+            .render(stages=stages, made=made)
+        )
         return artefact.decode().replace(MARK, section).encode()
+    if not name.endswith(".json"):
+        return artefact
     return json.dumps(
-        {**json.loads(artefact), "run": {"artefact": digest, "stages": stages}}, sort_keys=True
+        {**json.loads(artefact), "run": {"artefact": digest, "stages": stages, "provenance": made}},
+        sort_keys=True,
     ).encode()

@@ -17,6 +17,7 @@ from flows import cli
 from storage.sample.layout import write_sample
 from storage.store import Store, unsealed
 from tasks.engine.run import RunRequest, publish_report
+from tasks.engine.runs import noted
 from tasks.upkeep import collect, damaged
 from tests.support.rerun import digests, run, session
 
@@ -196,6 +197,11 @@ def test_a_store_from_before_formats_opens_as_it_is(finished, raw, tmp_path):
     assert damaged(store, repair=True) == [] and collect(store, superseded=True).files == 0
 
 
+def publish(store, opened):
+    with noted(store, "tiny", (), None, None) as note:
+        publish_report(RunRequest(profile="tiny", store=str(store)), opened.plan(), note)
+
+
 @pytest.mark.slow
 def test_a_whole_finished_store_comes_back_from_rot_in_every_kind_of_file(tmp_path):
     """The tiny profile to its report, then one damaged file of each kind, repair and a run."""
@@ -204,7 +210,7 @@ def test_a_whole_finished_store_comes_back_from_rot_in_every_kind_of_file(tmp_pa
         opened.lay_out_sample()
         run(opened)
         before = digests(opened)
-        publish_report(RunRequest(profile="tiny", store=str(store)), opened.plan())
+        publish(store, opened)
     assert damaged(store, repair=False) == []
     assert {"trees/*/*", "rows/*.sqlite", "report.html", "sample/*.json"} <= kinds(store).keys()
     for number, paths in enumerate(kinds(store).values()):
@@ -215,5 +221,5 @@ def test_a_whole_finished_store_comes_back_from_rot_in_every_kind_of_file(tmp_pa
         run(opened)
     with session("tiny", store, None) as opened:
         assert digests(opened) == before
-        publish_report(RunRequest(profile="tiny", store=str(store)), opened.plan())
+        publish(store, opened)
     assert damaged(store, repair=False) == []

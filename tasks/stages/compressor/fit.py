@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 from model.compressor.settings import CompressorSettings
@@ -80,7 +79,7 @@ def finetune_compressor(
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
 
 
-def _choosing(work: Workspace, utterances: list[Ref], stand_ins: Collection[str]) -> list[tuple[Spoken, ...]]:
+def _choosing(work: Workspace, utterances: list[Ref], stand_ins: tuple[str, ...]) -> list[tuple[Spoken, ...]]:
     """Dev's dialogues that the checkpoint may be chosen on."""
     dialogues = _dialogues(work, utterances, "dev")
     may = choosing(dialogues, stand_ins)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from tasks.engine.declaration import EVERY_OTHER, Calls, Made, Reads, Stage, named_weights
+from model.zoo.resolve import source_of
+from storage.readers.registry import dataset_named
+from tasks.engine.declaration import (
+    EVERY_OTHER,
+    Calls,
+    Made,
+    NotRun,
+    RawFiles,
+    Reads,
+    Stage,
+    named_weights,
+)
+from tasks.report.templates import CODE
 from tasks.settings import weight_names
 from tasks.stages.replies.stage import REPLIES
+
+SAMPLE = "Apache-2.0: the bundled sample, written for this project"
 
 
 def everything(made: Made) -> Calls:
@@ -13,8 +27,48 @@ def everything(made: Made) -> Calls:
         name: made.refs(name) if made.ran(name) else None for name in sorted(made.outputs.keys() - names)
     }
     artefacts["replies"] = [ref for name in made.outputs if name in names for ref in made.refs(name)]
-    weights = {role: named_weights(name) for role, name in weight_names(made.settings).items()}
-    return {"all": {"profile": made.profile, "artefacts": artefacts, "weights": weights}}
+    named = weight_names(made.settings)
+    weights = {role: named_weights(name) for role, name in named.items()}
+    call = {"profile": made.profile, "artefacts": artefacts, "weights": weights}
+    return {"all": {**call, "stages": declared(made), "licences": licences(made, named)}}
+
+
+def declared(made: Made) -> list[dict]:
+    """What the report tells of each stage: "name", "title", "trains", and the reason why it was not run."""
+    return [
+        {
+            "name": stage.name,
+            "title": stage.title,
+            "trains": stage.trains,
+            "reason": None if made.ran(stage.name) else _reason(stage, made),
+        }
+        for stage in made.stages
+    ]
+
+
+def _reason(stage: Stage, made: Made) -> str | None:
+    """Its own declaration says why, asked again as the plan asked it."""
+    found = stage.items(made)
+    return found.reason if isinstance(found, NotRun) else None
+
+
+def licences(made: Made, weights: dict[str, str]) -> dict[str, dict[str, str]]:
+    """{"weights": by role, "datasets": by name}: as publishers state them."""
+    return {
+        "weights": {role: source_of(name).licence for role, name in weights.items()},
+        "datasets": {raw.dataset: _licence(raw) for raw in made.raw_files},
+    }
+
+
+def _licence(raw: RawFiles) -> str:
+    if raw.synthetic:
+        return SAMPLE
+    source = dataset_named(raw.dataset).source
+    return (
+        "the user's own data"
+        if source is None
+        else f"{source.licence} ({source.title}; {source.licence_url})"
+    )
 
 
 REPORT = Stage(
@@ -24,6 +78,7 @@ REPORT = Stage(
     needs=EVERY_OTHER,
     items=everything,
     function="tasks.stages.report.write:write_report",
+    code=CODE,
     settings={"settings": Reads("", without=("run",))},
     libraries=("jinja2", "matplotlib"),
 )

@@ -128,6 +128,31 @@ def test_statements_that_run_on_import_count(tree):
     assert changed(before, code_of_run()) == {"model/maths.py:<on import>"}
 
 
+def test_a_file_that_code_reads_is_digested_whole_under_its_own_name(tree):
+    def code() -> dict[str, str]:
+        return module.fingerprint("tasks.stage:run", "tasks:page.html.j2")
+
+    (tree / "tasks/page.html.j2").write_text("<p>{# one #}</p>")
+    before = code()
+    assert set(before) == {*code_of_run(), "tasks/page.html.j2"}
+    edit(tree, "tasks/page.html.j2", "one", "two")
+    assert changed(before, code()) == {"tasks/page.html.j2"}
+    (tree / "tasks/page.html.j2").unlink()
+    with pytest.raises(FileNotFoundError):
+        code()
+
+
+def test_every_file_that_a_report_is_rendered_from_makes_it_stale():
+    from tasks.report import templates
+    from tasks.stages.report.stage import REPORT
+
+    folder = module.ROOT / "tasks/report"
+    rendered = {f"tasks/report/{path.name}" for path in folder.iterdir() if path.suffix in (".j2", ".css")}
+    rendered.remove("tasks/report/this_run.html.j2")  # of the published copy alone, which is no artefact
+    assert {f"tasks/report/{name}" for name in templates.TEMPLATES} == rendered
+    assert rendered <= module.fingerprint(REPORT.function, *REPORT.code).keys()
+
+
 def test_the_real_stages_reach_the_method():
     forget()
     assert "model/epo/loss.py:epo_loss" in module.fingerprint("tasks.stages.epo.fit:fit_epo")

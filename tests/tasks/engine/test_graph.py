@@ -1,11 +1,14 @@
 """Declarations make a graph, or an error that names both sides; a stage that is added touches no other file."""
 
+import importlib
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from pydantic import TypeAdapter
 
 from storage.errors import InputError
 from storage.store import Store
@@ -58,6 +61,15 @@ def test_the_pipelines_own_stages_make_a_graph_and_each_has_its_flow():
     check(STAGES, Settings)
     flows = {path.stem for path in FLOWS.glob("*.py")}
     assert all(stage.flow in flows and stage.title for stage in STAGES)
+
+
+def test_every_argument_of_a_stages_function_can_be_read_from_a_job():
+    """A worker is handed JSON: a type that pydantic has no schema of fails only when the item runs."""
+    for stage in STAGES:
+        module, name = stage.function.split(":")
+        for argument, hint in get_type_hints(getattr(importlib.import_module(module), name)).items():
+            if argument not in ("work", "return"):
+                TypeAdapter(hint)
 
 
 def test_what_is_not_declared_to_be_read_cannot_be_read():

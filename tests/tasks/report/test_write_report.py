@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from html.parser import HTMLParser
@@ -14,10 +16,15 @@ from storage.settings import DataSettings
 from storage.shards import write_table
 from storage.store import Ref, Store, canonical
 from storage.utterance import Reject, Utterance
-from tasks.engine.declaration import Weights
+from tasks.engine.declaration import Stage, Weights
 from tasks.engine.item import Workspace
+from tasks.pipeline import STAGES
+from tasks.report import plots
+from tasks.report.collect import _same_scorer
+from tasks.report.figures import FIGURES, MAIN, as_csv
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
 from tasks.settings import load_settings, weight_names
+from tasks.show import system_rows
 from tasks.stages.report.write import write_report
 from tasks.stages.utterances.cards import make_card
 
@@ -39,6 +46,9 @@ RUNG_FIGURES = (
     "emotioncontrast",
     "emotioncontrast_second",
 )
+REASONS = dict.fromkeys(("features", "extractor", "dialogue.audiovisual"), "no media") | {
+    "epo": "no preference pairs"
+}
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
@@ -48,12 +58,19 @@ class Page(HTMLParser):
     def __init__(self, html: str):
         super().__init__()
         self.open: list[str] = []
+        self.classes: list[str] = []
+        self.bare_tables = 0
         self.section, self.text, self.images, self.addresses = "", {"": ""}, [], []
         self.feed(html)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         facts = dict(attrs)
+        self.classes.append(facts.get("class") or "")
+        if tag == "table" and "scroll" not in self.classes:
+            self.bare_tables += 1
+        if tag in VOID:
+            self.classes.pop()
         self.addresses += [facts[name] for name in ("src", "href") if name in facts]
         if tag == "img":
             self.images.append(facts)
@@ -64,6 +81,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.classes.pop()
         if tag == "section":
             self.section = ""
 
@@ -311,12 +329,19 @@ def _artefacts(store: Store, folder, notes=()) -> dict[str, list[Ref] | None]:
     }
 
 
-def _report(root, artefacts, store: Store, profile: str = "cpu") -> tuple[str, dict]:
+def _report(root, artefacts, store: Store, profile: str = "cpu", more: tuple = ()) -> tuple[str, dict]:
     settings = load_settings(profile)
     weights = {role: Weights(name=n, identity=f"wheel:{n}") for role, n in weight_names(settings).items()}
     work = Workspace(store, None, "basis", lambda *_: None)
-    html, facts = write_report(profile, settings, artefacts, weights, work)
-    assert (html.name, facts.name) == ("report.html", "report.json")
+    stages = [
+        {"name": s.name, "title": s.title, "trains": s.trains, "reason": REASONS.get(s.name)}
+        for s in (*STAGES, *more)
+        if s.name != "report" and (s.asked(settings) or artefacts.get(s.name))
+    ]
+    licences = {"weights": {"LLM": "Apache-2.0 (tested)"}, "datasets": {"meld": "GPL-3.0 (tested)"}}
+    html, facts, table = write_report(profile, settings, artefacts, weights, stages, licences, work)
+    assert (html.name, facts.name, table.name) == ("report.html", "report.json", "report.csv")
+    assert store.read(table) == as_csv(json.loads(store.read(facts))["systems"])
     return store.read(html).decode(), json.loads(store.read(facts))
 
 
@@ -338,6 +363,12 @@ def test_page_is_well_formed_and_self_contained(text_run):
     assert page.images and all(image["alt"] for image in page.images)
     assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in page.addresses)
     assert set(page.text) >= {"ladder", "datasets", "training", "pairs", "candidates", "replies", "data"}
+
+
+def test_every_table_scrolls_in_a_box_of_its_own(text_run):
+    """On a narrow screen the page itself never does."""
+    html, page, _ = text_run
+    assert page.bare_tables == 0 and html.count("<table") > 20
 
 
 def test_text_of_the_data_is_escaped(text_run):
@@ -485,6 +516,8 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
         "accuracy": accuracy, "accuracy_by_dataset": {"meld": accuracy},
     }  # fmt: skip
     artefacts = _artefacts(store, tmp_path)
+    clips = make_card("ravdess", Dialogues([], [], [], [], rows=0), DataSettings(), False)
+    artefacts["utterances"].append(_json(store, "card/ravdess", clips))
     artefacts["extractor"] = _trained(store, tmp_path / "x", True, "other_clip")
     artefacts["extractor.test"] = [_json(store, "recognition.json", recognition)]
     artefacts["dialogue.audiovisual"] = artefacts["dialogue.memory"]
@@ -533,6 +566,63 @@ def test_pairs_say_what_else_tells_the_replies_apart(text_run):
     assert "4 of 8" in text and "62 %" in text  # by dataset and emotion; below the threshold
     assert facts["quality"]["accuracy"]["length"] == 0.807
     assert facts["examples_compared"]["without"]["share"] == 0.125
+
+
+def test_a_figure_of_the_table_stands_in_json_csv_and_terminal(text_run):
+    _, page, facts = text_run
+    lines = list(csv.DictReader(io.StringIO(as_csv(facts["systems"]).decode(), newline="")))
+    measured = {figure["key"] for figure in facts["figures"]} - {"emotioncontrast", "emotioncontrast_second"}
+    assert {line["figure"] for line in lines} == measured  # the others are not in metrics.json here
+    one = next(x for x in lines if (x["rung"], x["dataset"], x["figure"]) == ("2-ft", "meld", "emotionscore"))
+    assert (float(one["value"]), float(one["low"]), float(one["high"])) == pytest.approx((0.31, 0.26, 0.36))
+    assert (one["n"], one["dialogues"], one["better"], one["split"]) == ("37", "9", "higher", "dev")
+    assert all(figure.title in page.text["ladder"] for figure in FIGURES)
+    columns, rows = system_rows(facts["systems"])
+    assert columns[-3:] == ("BERTScore", "EmotionScore", "Dist-1")
+    assert {row["EmotionScore"] for row in rows if row["rung"] == "2-ft"} == {"0.310 [0.260, 0.360]"}
+
+
+def test_a_stage_that_no_section_is_about_gets_one_of_its_own(store, tmp_path):
+    judge = Stage("replies.judge", "lab:judge", title="How <long> the replies are")
+    artefacts = _artefacts(store, tmp_path)
+    artefacts["replies.judge"] = [_json(store, "judge.json", {"n": 37, "share": {"long": 0.25}})]
+    page = Page(_report(tmp_path, artefacts, store, more=(judge,))[0])
+    text = page.text["stage-1"]
+    assert "How <long> the replies are" in text and "judge.json" in text
+    assert "n 37" in text and "share · long 0.2500" in text and "#stage-1" in page.addresses
+    facts = _report(tmp_path, artefacts, store, more=(judge,))[1]
+    assert facts["other_stages"]["replies.judge"]["figures"] == {
+        "judge.json": {"n": 37, "share": {"long": 0.25}}
+    }
+    assert set(facts["other_stages"]) == {"replies.judge"}  # every stage of the pipeline has its place
+    assert "stage-1" not in Page(_report(tmp_path, _artefacts(store, tmp_path), store)[0]).text
+
+
+def test_licences_stand_beside_weights_and_datasets(text_run):
+    _, page, facts = text_run
+    assert "Apache-2.0 (tested)" in page.text["weights"] and "GPL-3.0 (tested)" in page.text["data"]
+    assert facts["licences"]["datasets"] == {"meld": "GPL-3.0 (tested)"}
+
+
+@pytest.mark.parametrize("same", [(), ("emotionscore",), ("bertscore", "emotionscore")])
+def test_figures_of_two_scorers_share_no_axis(monkeypatch, same):
+    """Each panel holds the paper's points or this run's, unless one scorer measured both."""
+    figures = dict.fromkeys(("bertscore", "emotionscore", "dist1"), 0.5)
+    drawn = []
+    monkeypatch.setattr(plots, "_uri", lambda figure: drawn.append(figure) or "")
+    rows = [{"label": "1", "paper": figures, "run": dict.fromkeys(figures, 0.25)}]
+    plots.ladder(rows, [(f, f.key in (*same, "dist1")) for f in MAIN])
+    shown = [sorted({float(x) for line in a.lines for x in line.get_xdata()}) for a in drawn[0].axes]
+    apart, together = [[0.25], [0.5]], [[0.25, 0.5]]
+    expected = [panel for f in MAIN for panel in (together if f.key in (*same, "dist1") else apart)]
+    assert shown == expected
+
+
+def test_bertscore_of_the_paper_shares_an_axis_in_no_profile():
+    for profile, emotion in (("cpu", False), ("paper", True)):
+        names = weight_names(load_settings(profile))
+        same = _same_scorer({role: Weights(name=n, identity="x") for role, n in names.items()})
+        assert "bertscore" not in same and "dist1" in same and ("emotionscore" in same) is emotion
 
 
 def test_quality_within_the_bound_is_not_loud(store, tmp_path):
