@@ -526,7 +526,7 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
     page = Page(html)
     text = page.text["training"]
     assert "53.7 % 43.7 % to 63.7 %" in text and "59 of 83 test clips" in text
-    assert "of ravdess, which has no test split, dev stands in" in text
+    assert "of RAVDESS, which has no test split, dev stands in" in text
     assert "happy 3, sad 56" in text
     assert text.count("+0.010 −0.020 to 0.040") == 6  # beyond another clip's features, and beyond text alone
     assert facts["recognition"] == recognition
