@@ -23,6 +23,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from model.zoo.errors import ZooError
 from storage.errors import InputError
 from storage.fetch.catalogue import SOURCES
 from storage.files import DEFAULT_STORE, on_store, shell_word
@@ -613,6 +614,8 @@ def _run_command() -> int:
         return _failed(error, 1)
     except Stopped:
         raise
+    except ZooError as error:  # a name that is none, or weights that cannot be fetched: as with `fetch`
+        return _failed(error, 2)
     except Exception as error:
         if hasattr(
             error, "format_message"

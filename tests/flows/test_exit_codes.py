@@ -4,6 +4,7 @@ import pytest
 
 from storage.sample.layout import write_sample
 from storage.store import Record, Store
+from tests.support.command_line import on_a_terminal
 from tests.support.shell import STARTS_S, Shell, last_line
 
 
@@ -42,6 +43,19 @@ def test_a_question_that_nobody_answers_is_no_success(tmp_path, store):
     code, said = ended(tmp_path, "gc")
     assert code == 130 and "stopped" in said
     assert (store.root / "objects" / "ab" / ("ab" * 32)).is_file()
+
+
+@pytest.mark.parametrize(
+    "answer, code, stays", [(b"n\n", 0, True), (b"\n", 0, True), (b"\x04", 130, True), (b"y\n", 0, False)]
+)
+def test_gc_drops_what_it_told_of_after_a_yes_alone(tmp_path, store, answer, code, stays):
+    stray = store.root / "objects" / "ab" / ("ab" * 32)
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"needed by no record")
+    (record,) = store.records()
+    ended_with, shown = on_a_terminal(tmp_path, "gc", answer=answer)
+    assert ended_with == code and b"of which 1 files" in shown and b"Drop them?" in shown
+    assert stray.is_file() == stays and store.holds(record.outputs[0], rehash=True)
 
 
 @pytest.mark.slow

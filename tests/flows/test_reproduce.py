@@ -91,7 +91,9 @@ def test_the_report_has_every_rung_and_says_what_the_data_is(folder):
     rungs = [row["rung"] for row in facts["systems"] if row["dataset"] == "all"]
     assert rungs[:5] == ["1-llm", "2-ft", "3-mc", "4-av", "5-epo"]
     assert len(rungs) > 5 and all(name.startswith("floor-") for name in rungs[5:])
-    assert {row["n"] for row in facts["systems"] if row["dataset"] == "all" and row["rung"] in rungs[:5]} == {6}
+    assert {row["n"] for row in facts["systems"] if row["dataset"] == "all" and row["rung"] in rungs[:5]} == {
+        6
+    }
     assert {"meld", "multidialog", "iemocap"} <= {row["dataset"] for row in facts["systems"]}
     page = (folder / "store" / "report.html").read_text()
     assert "synthetic faces and voices" in page
