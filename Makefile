@@ -37,6 +37,7 @@ weights: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: setup
 	@test -n "$(NAME)" || { echo "name a benchmark: make bench NAME=demo"; exit 2; }
