@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ class Shell:
                 [sys.executable, "-m", "flows.cli", *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "400", **(environment or {})},
+                # As from a terminal: what a shell starts in the background is told to ignore it, and so are its tests.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
 
     def __enter__(self) -> Shell:
