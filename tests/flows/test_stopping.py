@@ -127,7 +127,7 @@ def test_a_signal_ends_the_run_and_all_it_started(tmp_path, raw, server, kind, n
 def test_work_in_the_command_itself_ends_too(tmp_path):
     """The sample corpus is filmed by processes of the command's own, before any stage."""
     with Shell(tmp_path, "sample", "corpus") as shell:
-        shell.until(lambda: list((tmp_path / "corpus").rglob("*.avi")))
+        shell.until(lambda: list(tmp_path.rglob("*.mp4")))  # in a folder of its own until all is there
         shell.send(signal.SIGTERM)
         assert shell.ends(WITHIN_S) == 143
         assert last_line(shell.text()).startswith("stopped by SIGTERM; ")
