@@ -16,6 +16,12 @@ STARTS_S = 240
 """A busy machine's start: an interpreter, Prefect, and a new database."""
 
 
+def as_from_a_terminal() -> None:
+    """In a new process: what `&` or `nohup` told the tests to ignore is not ignored there."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Shell:
     """A running command. In `with`, so that what it starts ends with the test whatever happens."""
 
@@ -27,8 +33,7 @@ class Shell:
                 [sys.executable, "-m", "flows.cli", *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "400", **(environment or {})},
-                # As from a terminal: what a shell starts in the background is told to ignore it, and so are its tests.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=as_from_a_terminal,
             )  # fmt: skip
 
     def __enter__(self) -> Shell:

@@ -15,6 +15,7 @@ from tasks.engine.pool import WorkerPool
 from tasks.engine.slots import Slots
 from tasks.engine.stopping import Stop, Stopped
 from tasks.settings import RunSettings
+from tests.support.shell import as_from_a_terminal
 
 ROOT = Path(__file__).resolve().parents[3]
 ITEM = Item(Stage("one", "tasks.stages.shards:place"), "all", {})
@@ -95,7 +96,10 @@ def process():
 
     def start(patience: str, ending: str) -> subprocess.Popen:
         command = [sys.executable, "-c", PROGRAM, patience, ending]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True))
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, cwd=ROOT, text=True, preexec_fn=as_from_a_terminal
+        )
+        started.append(process)
         assert started[-1].stdout.readline() == "ready\n"
         return started[-1]
 
