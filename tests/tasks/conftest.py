@@ -39,6 +39,7 @@ class Pipeline:
     def run(self, *changes: str, until: str = "candidates", progress=lambda *_: None) -> list[dict]:
         """The candidates' rows."""
         with self.session(*changes) as opened:
+            run(opened, "utterances")  # whose progress is not what `progress` is to hear of
             run(opened, until, progress)
             return [r for ref in self.refs(opened, "candidates") for r in self.read(opened, ref)]
 
