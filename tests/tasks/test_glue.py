@@ -674,11 +674,11 @@ def test_table_3_is_the_mean_of_the_prompts_tokens(tmp_path):
         replies(two, "2-ft", [""] * 4, [100, 200, 300, 401]),
         replies(two, "3-mc", [""] * 4, [10, 20, 30, 40]),
     ]
-    facts = collect("tiny", load_settings("tiny"), {"replies": shards}, {}, two.store)
+    facts = collect("tiny", load_settings("tiny"), {"replies": shards}, {}, [], {}, two.store)
     told = {row["system"]: (row["paper"], row["rung"], row["run"]) for row in facts["table_3"]}
     assert told == {
         "without MambaCompressor": (606.23, "2-ft", 250.25),
         "with MambaCompressor": (111.52, "3-mc", 25.0),
     }
-    alone = collect("tiny", load_settings("tiny"), {"replies": shards[1:]}, {}, two.store)
+    alone = collect("tiny", load_settings("tiny"), {"replies": shards[1:]}, {}, [], {}, two.store)
     assert alone["table_3"] == []
