@@ -37,6 +37,8 @@ def test_ci_starts_with_an_empty_cache_and_home_and_leaves_none(tmp_path):
         '\t@mkdir "$$EMPAMBA_CACHE" "$$PREFECT_HOME"; echo "$$CI $$EMPAMBA_CACHE $$PREFECT_HOME"; exit 3\n'
     )
     environment = {**os.environ, "EMPAMBA_CACHE": str(ROOT), "PREFECT_HOME": str(ROOT)}
+    for mark in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the make that may have started the tests
+        environment.pop(mark, None)
     done = subprocess.run(
         ["bash", str(tmp_path / ".ci/run")], env=environment, capture_output=True, text=True, cwd="/"
     )

@@ -2,7 +2,6 @@
 after a crash of the machine."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from storage.sample.layout import write_sample
 from tests.support.prefect_server import PREFECT, api, prefect_server, wait_for
@@ -158,13 +158,23 @@ def test_after_a_crash_of_the_machine_the_next_run_starts_soon_and_the_dead_one_
 
 
 def test_a_worker_runs_refresh_on_its_schedule(environment, raw, tmp_path):
-    """The last test here: it deploys another schedule."""
+    """The last test here: it deploys the file once more, with a schedule that a test can wait for."""
     wanted = {"profile": "tiny", "raw": str(raw), "store": str(tmp_path / "store"), "until": "utterances"}
     before = {run["id"] for run in api(environment, "flow_runs/filter", {"limit": 200})}
+    deployed = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())
+    (refresh,) = (one for one in deployed["deployments"] if one["name"] == "refresh")
+    refresh["parameters"] = {"request": wanted}
+    refresh["schedules"] = [{"interval": 30, "slug": one["slug"]} for one in refresh["schedules"]]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(deployed))
     prefect(
-        environment, "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--name", "refresh",
-        "--param", f"request={json.dumps(wanted)}", "--interval", "30",
-    )  # fmt: skip
+        environment,
+        "--no-prompt",
+        "deploy",
+        "--prefect-file",
+        str(tmp_path / "prefect.yaml"),
+        "--name",
+        "refresh",
+    )
     with worker(environment, tmp_path):
 
         def finished():
