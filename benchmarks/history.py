@@ -77,11 +77,11 @@ def measure(kind: str, count: int) -> dict:
         past, found, memories = None, [], None
         if kind.startswith("streamed"):  # all but the newest turn was read before
             for line in example.history[:-1]:
-                memory, past = compressor.listen(line, past)
+                memory, past = compressor.step(line, past)
                 found.append(memory)
         begin = time.process_time()
         if kind.startswith("streamed"):
-            found.append(compressor.listen(example.history[-1], past)[0])
+            found.append(compressor.step(example.history[-1], past)[0])
             memories = {example.history: torch.stack(found)}
         if kind.endswith("kept"):
             model.reply([example], 1, memories)
@@ -131,7 +131,7 @@ def streaming() -> dict:
     past, seconds = None, []
     for turn in range(TURNS):
         begin = time.process_time()
-        _, past = compressor.listen(lines[turn % len(lines)], past)
+        _, past = compressor.step(lines[turn % len(lines)], past)
         seconds.append(time.process_time() - begin)
     begin = time.process_time()
     compressor.compress([[lines[turn % len(lines)] for turn in range(TURNS)]])

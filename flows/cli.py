@@ -240,11 +240,13 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """The store's runs, latest first: when, on what, with which settings, and what became of them."""
-    found, amiss = runs(store)
+    found, unreadable = runs(store)
     if as_json:
-        json_line({"runs": [record.model_dump(mode="json") for record in found[:rows]], "unreadable": amiss})
+        json_line(
+            {"runs": [record.model_dump(mode="json") for record in found[:rows]], "unreadable": unreadable}
+        )
         return
-    for name, fault in amiss.items():
+    for name, fault in unreadable.items():
         err.say(f"{store}/runs/{name}: {fault}")
     if not found:
         out.say(f"No run in {store}: {on_store('run', store)} makes one.")

@@ -29,7 +29,7 @@ class EventLog:
                 old.unlink()
             self._writer = SummaryWriter(str(folder), flush_secs=FLUSH_S)
 
-    def tell(self, group: str, entries: Iterable[dict[str, float]]) -> None:
+    def write(self, group: str, entries: Iterable[dict[str, float]]) -> None:
         """Figures of steps, {"step": n, name: value, …}, as `group/name`."""
         for entry in entries if self._writer is not None else ():
             for name, value in entry.items():

@@ -95,7 +95,7 @@ def chat_pieces(tokenizer, prompt: str, slots: dict[str, Tensor]) -> list[Piece]
     return pieces
 
 
-def plain(text: str, placeholders: Sequence[str]) -> str:
+def strip_placeholders(text: str, placeholders: Sequence[str]) -> str:
     """What people said, never taken for one of the placeholders of a prompt ("<audio>")."""
     words = "|".join(re.escape(name.strip("<>")) for name in placeholders)
     # All brackets at once: one taken from each side of "<<audio>>" would leave a placeholder.
@@ -131,7 +131,7 @@ def embedded_cache(llm: nn.Module, prefix: Tensor, past: PrefixCache | None = No
 
 
 @dataclass(frozen=True)
-class KeptStart:
+class CachedPrefix:
     """What prompts begin with, encoded once and for all: embeddings [P, d] and their keys and values.
 
     Valid only while the model is frozen. A prompt that leaves it early uses what it has of it.
@@ -141,7 +141,7 @@ class KeptStart:
     cache: PrefixCache
 
     @classmethod
-    def of(cls, llm: nn.Module, ids: Tensor) -> KeptStart:
+    def of(cls, llm: nn.Module, ids: Tensor) -> CachedPrefix:
         """Of token ids [P]."""
         embeddings = embed(llm, [ids])
         return cls(embeddings, embedded_cache(llm, embeddings))
@@ -178,7 +178,7 @@ def mean_by_row(values: Tensor, owner: Tensor, rows: int) -> Tensor:
 
 @torch.no_grad()
 def greedy_replies(
-    llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tokens: int, kept: KeptStart | None = None
+    llm: nn.Module, tokenizer, prompts: list[Tensor], max_new_tokens: int, kept: CachedPrefix | None = None
 ) -> list[str]:
     """Greedy continuation of each prompt [T_i, d] up to the tokenizer's end of turn, as text without special tokens.
 

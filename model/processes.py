@@ -64,7 +64,7 @@ class Processes:
         rows = gather(pad_across_processes(said, pad_index=SPACE)[None])
         return [json.loads(bytes(row.tolist())) for row in rows]
 
-    def mains(self, facts: dict[str, float]) -> dict[str, float]:
+    def from_main(self, facts: dict[str, float]) -> dict[str, float]:
         """What the main process has to say, so that all decide alike."""
         return self.gathered(facts)[0]
 

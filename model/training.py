@@ -104,7 +104,7 @@ def plan_batches(lengths: Sequence[int], settings: TrainingSettings) -> list[lis
     return batches
 
 
-def rate(step: int, steps: int, settings: TrainingSettings) -> float:
+def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     """Learning rate of a step: linear warm-up, then cosine to a tenth."""
     warmup = max(1, round(settings.warmup_share * steps))
     if step < warmup:
@@ -152,42 +152,44 @@ def fit(
     state = _State.start(parameters, settings, processes)
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
-        state.check(parameters, processes.mains(evaluate()))
+        state.check(parameters, processes.from_main(evaluate()))
     else:
         _check_saved(state, *saved, checkpoints)
         state.restore(parameters, *saved)
     first, steps, history = state.step, len(batches), state.history
     checks = {round(steps * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-    keeper = checkpoints if processes.is_main else None
-    with EventLog(None if keeper is None else keeper.events) as events:
-        events.tell("train", [_with_rate(entry, steps, settings) for entry in history.train])
-        events.tell("heldout", history.heldout)
+    saving = checkpoints if processes.is_main else None
+    with EventLog(None if saving is None else saving.events) as events:
+        events.write("train", [_with_rate(entry, steps, settings) for entry in history.train])
+        events.write("heldout", history.heldout)
         for step in range(first, steps):
             # Of the history alone: a run that was cut off and goes on ends where it would have.
             if _has_converged(history, settings):
                 break
             rows = batches[step]
-            own = _gradients(parameters, state, loss, rows, parts[step], lengths, memory)
-            figures = summed(processes.gathered(own))
+            of_this_process = _gradients(parameters, state, loss, rows, parts[step], lengths, memory)
+            figures = summed(processes.gathered(of_this_process))
             if step == first:
                 _check_memory(memory, processes)
                 LOG.info(memory.line())
             if not math.isfinite(figures["loss"]):
-                raise _failure(f"loss is {figures['loss']}", state, rows, names, figures, keeper)
-            norm = state.update(parameters, rate(step, steps, settings), settings.gradient_clip, processes)
+                raise _failure(f"loss is {figures['loss']}", state, rows, names, figures, saving)
+            norm = state.update(
+                parameters, learning_rate(step, steps, settings), settings.gradient_clip, processes
+            )
             if norm is not None:
-                raise _failure(f"the gradient's norm is {norm}", state, rows, names, figures, keeper)
+                raise _failure(f"the gradient's norm is {norm}", state, rows, names, figures, saving)
             history.tokens += sum(lengths[i] for i in rows)
             history.rows += len(rows)
             history.train.append({"step": step + 1, **figures})
-            events.tell("train", [_with_rate(history.train[-1], steps, settings)])
+            events.write("train", [_with_rate(history.train[-1], steps, settings)])
             if step + 1 in checks:
-                state.check(parameters, processes.mains(evaluate()))
-                events.tell("heldout", history.heldout[-1:])
+                state.check(parameters, processes.from_main(evaluate()))
+                events.write("heldout", history.heldout[-1:])
             if progress is not None and processes.is_main:
                 progress(step + 1, steps, history.train[-1])
-            if keeper is not None and keeper.due():
-                keeper.save(*state.saved())
+            if saving is not None and saving.due():
+                saving.save(*state.saved())
     stopped = _has_converged(history, settings)
     history.ended = f"converged: {history.stale_checks} checks without improvement" if stopped else "budget"
     with torch.no_grad():
@@ -249,7 +251,7 @@ def _check_saved(state: _State, tensors: dict[str, Tensor], facts: dict, checkpo
 
 def _with_rate(entry: dict[str, float], steps: int, settings: TrainingSettings) -> dict[str, float]:
     """A step's figures and the learning rate it was taken with."""
-    return {**entry, "learning_rate": rate(int(entry["step"]) - 1, steps, settings)}
+    return {**entry, "learning_rate": learning_rate(int(entry["step"]) - 1, steps, settings)}
 
 
 def _failure(

@@ -115,7 +115,7 @@ def _stat(name: str) -> Stat:
     return (stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-def cache_amiss(path: Path) -> str | None:
+def cache_fault(path: Path) -> str | None:
     """What is wrong with a cache's file, in a few words; None where all its rows match their checks, or there is none."""
     try:
         if not path.exists():

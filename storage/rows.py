@@ -132,15 +132,15 @@ def _tells_of_damage(error: sqlite3.OperationalError) -> bool:
 # Checking and mending ---------------------------------------------------------------------------------
 
 
-def rows_amiss(path: Path) -> str | None:
+def rows_fault(path: Path) -> str | None:
     """What is wrong with a file of rows, in a few words; None where every row matches its check. Writes nothing."""
     in_use = _in_use(path)
-    amiss = _amiss(path)
+    fault = _fault(path)
     # A run that began meanwhile may have moved what was being read.
-    return _amiss(path) if amiss and _in_use(path) and not in_use else amiss
+    return _fault(path) if fault and _in_use(path) and not in_use else fault
 
 
-def _amiss(path: Path) -> str | None:
+def _fault(path: Path) -> str | None:
     try:
         with closing(_open_to_read(path)) as database:
             problem = database.execute("pragma quick_check(1)").fetchone()[0]

@@ -483,7 +483,7 @@ class Store:
             write_atomic(self.root / name, data)
         write_atomic(self.root / "published.json", sealed({n: digest_bytes(d) for n, d in files.items()}))
 
-    def published_amiss(self) -> list[Path]:
+    def damaged_published(self) -> list[Path]:
         """The copies that are there and not as they were written; none where nothing is noted. UnreadableError."""
         noted = self._read_sealed(
             self.root / "published.json", lambda value, checked: PUBLISHED.validate_python(value)

@@ -234,7 +234,7 @@ class Display:
                 shown.told = now
                 self._print(f"  {_plain(shown.line())}")
 
-    def tell(self, name: str, line: str) -> None:
+    def print_line(self, name: str, line: str) -> None:
         """What a running item has to say."""
         self._print(f"  {_plain(name)}: {_plain(line)}")
 

@@ -86,7 +86,7 @@ def _basis(rows: Sequence[str], settings: CompressorSettings, llm: str, start: P
 @contextmanager
 def _heard_model() -> Iterator[None]:
     """What the model logs for people, the memory it needs above all, goes where the progress goes."""
-    log, heard = logging.getLogger("model"), _Said(logging.INFO)
+    log, heard = logging.getLogger("model"), _RecordingHandler(logging.INFO)
     before = log.level, log.propagate
     log.addHandler(heard)
     log.setLevel(logging.INFO)
@@ -99,7 +99,7 @@ def _heard_model() -> Iterator[None]:
         log.propagate = before[1]
 
 
-class _Said(logging.Handler):
+class _RecordingHandler(logging.Handler):
     """Log records as lines."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.files import shown
-from storage.filestat import cache_amiss
+from storage.filestat import cache_fault
 from storage.names import is_digest
-from storage.rows import mend_rows, rows_amiss
+from storage.rows import mend_rows, rows_fault
 from storage.store import (
     TEMPORARY,
     NewerError,
@@ -33,7 +33,7 @@ from tasks.engine.worker import EVENTS
 
 @dataclass(frozen=True)
 class Finding:
-    """What is amiss with one file, in a line, and whether it has been mended."""
+    """What is wrong with one file, in a line, and whether it has been mended."""
 
     line: str
     mended: bool
@@ -77,7 +77,7 @@ class _Check:
         """Damaged tree -> (stage, key) of what may have been made from it."""
 
     def found(self, line: str, mend: Callable[..., object] | None, *arguments) -> None:
-        """Tell a line, and mend what it tells of where asked to; None for what must stay."""
+        """LineCallback a line, and mend what it tells of where asked to; None for what must stay."""
         mended = self.repair and mend is not None
         if mended:
             mend(*arguments)
@@ -157,9 +157,9 @@ class _Check:
 
     def rows(self) -> None:
         for path in self.store.rows_paths():
-            amiss = rows_amiss(path)
-            if amiss:
-                self.found(f"{shown(path)}: {amiss}; whole rows are kept", mend_rows, path)
+            fault = rows_fault(path)
+            if fault:
+                self.found(f"{shown(path)}: {fault}; whole rows are kept", mend_rows, path)
 
     def fixed(self) -> None:
         """The numbers that are fixed once. Where no copy is whole they are counted anew."""
@@ -178,21 +178,21 @@ class _Check:
 
     def cache(self) -> None:
         path = self.store.root / "files.sqlite"
-        amiss = cache_amiss(path)
-        if amiss:
-            self.found(f"{path}: {amiss}; it is only a cache", remove, path)
+        fault = cache_fault(path)
+        if fault:
+            self.found(f"{path}: {fault}; it is only a cache", remove, path)
 
     def copies(self) -> None:
         """The report's copies for people: removed, and written again by the next run."""
         note = self.store.root / "published.json"
         try:
-            amiss = self.store.published_amiss()
+            damaged = self.store.damaged_published()
         except UnreadableError as error:
             self.found(str(error), self._remove_all, [note, *(self.store.root / name for name in PUBLISHED)])
             return
         if not note.exists() and not _is_json(self.store.root / "report.json"):
-            amiss = [self.store.root / "report.json"]
-        for path in amiss:
+            damaged = [self.store.root / "report.json"]
+        for path in damaged:
             self.found(f"{path}: not as it was written", remove, path)
 
     def runs(self) -> None:

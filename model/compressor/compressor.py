@@ -145,7 +145,7 @@ class MambaCompressor(nn.Module):
         return self._read(dialogues, roles, None)[0]
 
     @torch.no_grad()
-    def listen(
+    def step(
         self, utterance: Spoken, past: Sequence[LayerState] | None = None
     ) -> tuple[Tensor, list[LayerState]]:
         """The memory [llm_width] of one more utterance of a dialogue, and the states that the next goes on from.

@@ -205,14 +205,14 @@ def _train(
     checkpoints: Checkpoints | None,
     built_upon: dict[str, Path],
 ) -> dict:
-    rows, checked = train[0], heldout[0]
-    if not rows or not checked:
+    rows, heldout_set = train[0], heldout[0]
+    if not rows or not heldout_set:
         raise ValueError(
-            f"compressor: {len(rows)} train and {len(checked)} held-out rows are usable "
+            f"compressor: {len(rows)} train and {len(heldout_set)} held-out rows are usable "
             f"(left out: {train[1]}, {heldout[1]}); both need at least one"
         )
-    checked = _looked_at(checked, settings)
-    first = row_losses(compressor, task, checked, settings.batch_size)
+    heldout_set = _looked_at(heldout_set, settings)
+    first = row_losses(compressor, task, heldout_set, settings.batch_size)
     compressor.requires_grad_(True).train()
 
     def loss(part: list[int], batch: list[int]) -> tuple[Tensor, dict[str, float]]:
@@ -224,7 +224,7 @@ def _train(
         dict(compressor.named_parameters()),
         [len(row.target) for row in rows],
         loss,
-        lambda: figures(compressor, task, checked, settings.batch_size),
+        lambda: figures(compressor, task, heldout_set, settings.batch_size),
         settings,
         progress,
         checkpoints,
@@ -238,14 +238,16 @@ def _train(
     report = {
         "train_rows": len(rows),
         "train_left_out": train[1],
-        **_measured(compressor, task, checked, history.heldout[0], after, first, limits, settings.batch_size),
+        **_measured(
+            compressor, task, heldout_set, history.heldout[0], after, first, limits, settings.batch_size
+        ),
         "heldout_left_out": heldout[1],
         "history": history.as_dict(),
     }
     compressor.save(out, limits.saved_as)
     write_json(report, Path(out) / "report.json")
     seen = {
-        split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", checked))
+        split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
     }
     # A checkpoint of the user's is told by its digest, not by where it lay.
     said = limits.model_copy(update={"weights": Path(limits.weights).name})

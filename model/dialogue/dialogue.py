@@ -20,22 +20,22 @@ from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.extractor.extractor import load_extractor
 from model.llm import (
-    KeptStart,
+    CachedPrefix,
     Piece,
     body_and_head,
     chat_pieces,
     embed,
     greedy_replies,
     load_llm,
-    plain,
     reply_ids,
+    strip_placeholders,
     token_ids,
 )
 from model.prompts import AUDIO, MEMORY, VIDEO, dialogue_prompt
 from model.spoken import Spoken
 
 PLACEHOLDERS = (MEMORY, AUDIO, VIDEO)
-SPARE = 16
+WINDOW_MARGIN = 16
 """Tokens for the words "history:" and for what a new line may do to the tokens beside it."""
 HistoryForm = Literal["text", "memory"]
 Memories = dict[tuple[Spoken, ...], Tensor]
@@ -55,7 +55,7 @@ class EmotionEmbeddings(Protocol):
 
 
 class DialogueModel:
-    """LLM (plain or peft), tokenizer, and the frozen parts whose output stands in its prompt.
+    """LLM (strip_placeholders or peft), tokenizer, and the frozen parts whose output stands in its prompt.
 
     `counts` says how many prompts were made, and how many utterances of history were too old to be in them.
     """
@@ -75,7 +75,7 @@ class DialogueModel:
         self.compressor, self.extractor = compressor, extractor
         self.settings = settings or DialogueSettings()
         self.counts: Counter[str] = Counter()
-        self._start: KeptStart | None = None
+        self._start: CachedPrefix | None = None
 
     @property
     def use_audio_visual(self) -> bool:
@@ -140,7 +140,7 @@ class DialogueModel:
             for i, example in enumerate(examples)
         ]
 
-    def held_pieces(
+    def prompt_pieces(
         self, examples: Sequence[DialogueExample], memories: Memories, batch: int
     ) -> list[list[Piece] | None]:
         """`fitting_pieces`, made for `batch` examples at a time and held on the CPU: training changes none of them."""
@@ -179,7 +179,7 @@ class DialogueModel:
         What the prompts begin with is encoded at the first call and kept for all later ones.
         """
         limit = max_new_tokens or self.settings.max_new_tokens
-        prompts, start = self.prompts(examples, memories, limit), self.kept_start()
+        prompts, start = self.prompts(examples, memories, limit), self.cached_prefix()
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         replies: dict[int, str] = {}
         for first in range(0, len(order), self.settings.reply_batch_size):
@@ -188,7 +188,7 @@ class DialogueModel:
             replies.update(zip(rows, texts, strict=True))
         return [replies[i] for i in range(len(examples))]
 
-    def kept_start(self) -> KeptStart | None:
+    def cached_prefix(self) -> CachedPrefix | None:
         """Template and instruction of table 6, encoded once; None where the LLM may still be trained.
 
         Weights that are changed by hand after the first reply would leave it stale.
@@ -198,7 +198,7 @@ class DialogueModel:
         if self._start is None:
             text = dialogue_prompt("", MEMORY, False, False)
             before_memory = chat_pieces(self.tokenizer, text, {MEMORY: torch.zeros(1, 1)})[0]
-            self._start = KeptStart.of(self.llm, before_memory)
+            self._start = CachedPrefix.of(self.llm, before_memory)
         return self._start
 
     @property
@@ -246,7 +246,10 @@ class DialogueModel:
 
         def pieces(history: str | None, memory: dict[str, Tensor]) -> list[Piece]:
             text = dialogue_prompt(
-                plain(example.sentence, PLACEHOLDERS), history, audio is not None, video is not None
+                strip_placeholders(example.sentence, PLACEHOLDERS),
+                history,
+                audio is not None,
+                video is not None,
             )
             return chat_pieces(self.tokenizer, text, {**memory, **slots})
 
@@ -260,7 +263,7 @@ class DialogueModel:
             return bare
         if self.history == "memory":
             return pieces(MEMORY, {MEMORY: memories[-kept:]})
-        lines = [plain(utterance.line, PLACEHOLDERS) for utterance in example.history[-kept:]]
+        lines = [strip_placeholders(utterance.line, PLACEHOLDERS) for utterance in example.history[-kept:]]
         return pieces("\n".join(lines), {})
 
     def _kept(self, example: DialogueExample, bare: int, reply: int | None) -> int | None:
@@ -270,7 +273,7 @@ class DialogueModel:
         """
         if reply is None:
             reply = max(self.settings.max_new_tokens, len(reply_ids(self.tokenizer, example.reply)))
-        room = float("inf") if self.window is None else self.window - bare - reply - SPARE
+        room = float("inf") if self.window is None else self.window - bare - reply - WINDOW_MARGIN
         if room < 0:
             return None
         if self.history == "text":

@@ -61,23 +61,23 @@ def train_dialogue(
     adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
     model = DialogueModel(adapted, tokenizer, history, *parts, settings)
     kept = looked_at(len(heldout), settings.training, "dialogue")
-    learnt = Exchanges(model, train)
+    train_set = Exchanges(model, train)
     dropped = dict(model.counts)
-    checked = Exchanges(model, [heldout[i] for i in kept])
-    if not learnt.examples or not checked.examples:
+    heldout_set = Exchanges(model, [heldout[i] for i in kept])
+    if not train_set.examples or not heldout_set.examples:
         raise ValueError(
-            f"dialogue: {len(learnt.examples)} train and {len(checked.examples)} held-out exchanges are usable "
-            f"(left out: {learnt.left_out}, {checked.left_out}); both need one"
+            f"dialogue: {len(train_set.examples)} train and {len(heldout_set.examples)} held-out exchanges are usable "
+            f"(left out: {train_set.left_out}, {heldout_set.left_out}); both need one"
         )
     batch, weight = settings.training.batch_size, settings.reconstruction_weight
     # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
     goes_on = checkpoints is not None and checkpoints.facts() is not None
-    first = checked.row_losses(batch) if goes_on else None
+    first = heldout_set.row_losses(batch) if goes_on else None
     looked: list[list[float]] = []
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
-        reply = learnt.reply_loss(rows, whole)
-        reconstruction = learnt.reconstruction_loss(rows, whole)
+        reply = train_set.reply_loss(rows, whole)
+        reconstruction = train_set.reconstruction_loss(rows, whole)
         if reconstruction is None:
             return reply, {"reply": reply.item()}
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}
@@ -85,13 +85,13 @@ def train_dialogue(
 
     record = fit(
         {name: p for name, p in model.llm.named_parameters() if p.requires_grad},
-        learnt.lengths,
+        train_set.lengths,
         loss,
-        lambda: checked.figures(batch, weight, looked),
+        lambda: heldout_set.figures(batch, weight, looked),
         settings.training,
         progress,
         checkpoints,
-        [example.key for example in learnt.examples],
+        [example.key for example in train_set.examples],
         [part for part in (model.llm, model.compressor, model.extractor) if part is not None],
     )
     before = record.heldout[0]
@@ -100,20 +100,20 @@ def train_dialogue(
     report = {
         "history_form": history,
         "audio_visual": model.use_audio_visual,
-        "train_exchanges": len(learnt.examples),
-        "train_left_out": learnt.left_out,
+        "train_exchanges": len(train_set.examples),
+        "train_left_out": train_set.left_out,
         "train_counts": dropped,
-        "heldout_exchanges": len(checked.examples),
-        "heldout_left_out": checked.left_out,
+        "heldout_exchanges": len(heldout_set.examples),
+        "heldout_left_out": heldout_set.left_out,
         "heldout_before": before,
         "heldout_after": after,
-        "heldout_no_history": checked.without_history().figures(batch, 0.0)["reply"],
+        "heldout_no_history": heldout_set.without_history().figures(batch, 0.0)["reply"],
         "compared": compared_rows(
-            [example.group for example in checked.examples],
+            [example.group for example in heldout_set.examples],
             before=first or looked[0],
-            after=checked.row_losses(batch) if goes_on else looked[best],
-            other_history=checked.losses_with_another_history(batch),
-            **({"other_clip": checked.losses_with_another_clip(batch)} if model.use_audio_visual else {}),
+            after=heldout_set.row_losses(batch) if goes_on else looked[best],
+            other_history=heldout_set.losses_with_another_history(batch),
+            **({"other_clip": heldout_set.losses_with_another_clip(batch)} if model.use_audio_visual else {}),
         ),
         "history": record.as_dict(),
     }
@@ -121,7 +121,7 @@ def train_dialogue(
     write_json(report, Path(out) / "report.json")
     parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
     weights = {role: folder for role, folder in parts_of.items() if folder is not None}
-    write_card(out, weights, {"train": learnt.examples, "heldout": checked.examples}, settings, record)
+    write_card(out, weights, {"train": train_set.examples, "heldout": heldout_set.examples}, settings, record)
     return report
 
 
@@ -153,7 +153,7 @@ class Exchanges:
                 raise ValueError(f"dialogue: exchange {example.key} has an empty reply; leave it out")
         self.model = model
         self.memories = model.memories([e.history for e in examples])
-        found = model.held_pieces(examples, self.memories, model.settings.training.batch_size)
+        found = model.prompt_pieces(examples, self.memories, model.settings.training.batch_size)
         self.examples = [e for e, pieces in zip(examples, found, strict=True) if pieces is not None]
         self.left_out = {"too_long": len(examples) - len(self.examples)}
         self.pieces = [pieces for pieces in found if pieces is not None]

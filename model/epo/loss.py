@@ -29,14 +29,14 @@ class PairLogProbs:
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchFraction:
     """What some pairs are of a batch: of its pairs, and of the tokens of its true replies."""
 
     pairs: float = 1.0
     tokens: float = 1.0
 
 
-WHOLE = Share()
+WHOLE = BatchFraction()
 
 
 def epo_loss(chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +69,11 @@ def pair_log_probs(
 
 
 def total_loss(
-    pairs: PairLogProbs, beta: float, gamma: float, autoregressive_weight: float, share: Share = WHOLE
+    pairs: PairLogProbs,
+    beta: float,
+    gamma: float,
+    autoregressive_weight: float,
+    fraction: BatchFraction = WHOLE,
 ) -> tuple[Tensor, dict[str, float]]:
     """EPO plus the standard autoregressive loss, from the same log-probabilities (paper, section 3.4).
 
@@ -77,14 +81,14 @@ def total_loss(
     Returns the scalar and figures for the log; where the pairs are a part of a batch, their shares of the batch's.
     """
     losses, chosen, rejected = epo_loss(pairs.chosen, pairs.rejected, beta, gamma)
-    epo, nll = share.pairs * losses.mean(), -share.tokens * pairs.chosen_token_mean
+    epo, nll = fraction.pairs * losses.mean(), -fraction.tokens * pairs.chosen_token_mean
     logs = {
         "epo": epo.item(),
         "nll": nll.item(),
-        "reward_chosen": share.pairs * chosen.mean().item(),
-        "reward_rejected": share.pairs * rejected.mean().item(),
-        "margin": share.pairs * (chosen - rejected).mean().item(),
-        "accuracy": share.pairs * (chosen > rejected).float().mean().item(),
+        "reward_chosen": fraction.pairs * chosen.mean().item(),
+        "reward_rejected": fraction.pairs * rejected.mean().item(),
+        "margin": fraction.pairs * (chosen - rejected).mean().item(),
+        "accuracy": fraction.pairs * (chosen > rejected).float().mean().item(),
     }
     return epo + autoregressive_weight * nll, logs
 

@@ -21,7 +21,7 @@ from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
-from model.epo.loss import PairLogProbs, Share, joined, pair_log_probs, total_loss
+from model.epo.loss import BatchFraction, PairLogProbs, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
 from model.json_files import write_json
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
@@ -44,7 +44,7 @@ class PreferenceModel(Protocol):
         """Memories [n, d] of distinct histories."""
         ...
 
-    def held_pieces(
+    def prompt_pieces(
         self, examples: Sequence[DialogueExample], memories: dict[tuple[Spoken, ...], Tensor], batch: int
     ) -> list[list[Piece] | None]:
         """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
@@ -86,25 +86,25 @@ def train_epo(
     for parameter in adapter.values():
         parameter.requires_grad_(True)
     kept = looked_at(len(heldout), settings.training, "epo")
-    learnt = Pairs(model, pairs, settings.training.batch_size)
-    checked = Pairs(model, [heldout[i] for i in kept], settings.training.batch_size)
+    train_set = Pairs(model, pairs, settings.training.batch_size)
+    heldout_set = Pairs(model, [heldout[i] for i in kept], settings.training.batch_size)
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
-        share = learnt.share(rows, whole)
+        fraction = train_set.fraction(rows, whole)
         value, logs = total_loss(
-            learnt.log_probs(rows), settings.beta, settings.gamma, settings.autoregressive_weight, share
+            train_set.log_probs(rows), settings.beta, settings.gamma, settings.autoregressive_weight, fraction
         )
-        traits = {name: share.pairs * mean for name, mean in learnt.traits(rows).items()}
+        traits = {name: fraction.pairs * mean for name, mean in train_set.traits(rows).items()}
         return value, {**logs, **traits}
 
-    said_before = sampled_replies(checked, settings)
-    others = Shuffled(model, checked, settings.training.batch_size)
+    said_before = sampled_replies(heldout_set, settings)
+    others = Shuffled(model, heldout_set, settings.training.batch_size)
     # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
     goes_on = checkpoints is not None and checkpoints.facts() is not None
-    first = row_margins(checked, settings) if goes_on else None
+    first = row_margins(heldout_set, settings) if goes_on else None
     shuffled, looked = others.margins(settings), []
     # A run of fewer steps than that is judged as a whole.
-    count = min(settings.collapse_steps, len(plan_batches(learnt.shared_lengths, settings.training)))
+    count = min(settings.collapse_steps, len(plan_batches(train_set.shared_lengths, settings.training)))
     watch = CollapseWatch(count, earlier_steps(checkpoints))
 
     def show(step: int, steps: int, logs: dict[str, float]) -> None:
@@ -114,15 +114,15 @@ def train_epo(
 
     history = fit(
         adapter,
-        learnt.lengths,
+        train_set.lengths,
         loss,
-        lambda: figures(checked, settings, looked),
+        lambda: figures(heldout_set, settings, looked),
         settings.training,
         show,
         checkpoints,
-        [pair.example.key for pair in learnt.pairs],
+        [pair.example.key for pair in train_set.pairs],
         [model.llm],
-        planned=learnt.shared_lengths,
+        planned=train_set.shared_lengths,
     )
     fell = collapse_step(history.train, count)
     before = history.heldout[0]
@@ -130,22 +130,22 @@ def train_epo(
     after = history.heldout[best]
     margins = {
         "before": (first or looked[0], shuffled),
-        "after": (row_margins(checked, settings) if goes_on else looked[best], others.margins(settings)),
+        "after": (row_margins(heldout_set, settings) if goes_on else looked[best], others.margins(settings)),
     }
     report = {
-        "train_pairs": len(learnt.pairs),
-        "train_left_out": {**learnt.left_out, **(left_out or {}).get("train", {})},
-        "heldout_pairs": len(checked.pairs),
-        "heldout_left_out": {**checked.left_out, **(left_out or {}).get("heldout", {})},
+        "train_pairs": len(train_set.pairs),
+        "train_left_out": {**train_set.left_out, **(left_out or {}).get("train", {})},
+        "heldout_pairs": len(heldout_set.pairs),
+        "heldout_left_out": {**heldout_set.left_out, **(left_out or {}).get("heldout", {})},
         "heldout_before": before,
         "heldout_after": after,
         "gamma_over_beta": settings.gamma / settings.beta,
-        "length_accuracy": length_accuracy(checked),
-        "traits": checked.traits(range(len(checked.lengths))),
+        "length_accuracy": length_accuracy(heldout_set),
+        "traits": heldout_set.traits(range(len(heldout_set.lengths))),
         "repetition_before": mean_repetition(said_before),
-        "repetition_after": mean_repetition(sampled_replies(checked, settings)),
+        "repetition_after": mean_repetition(sampled_replies(heldout_set, settings)),
         "compared": compared_rows(
-            [pair.example.group for pair in checked.pairs],
+            [pair.example.group for pair in heldout_set.pairs],
             **{
                 f"{name}_{when}": values
                 for when, found in margins.items()
@@ -158,7 +158,7 @@ def train_epo(
     }
     save_adapter(model.llm, out)
     write_json(report, Path(out) / "report.json")
-    data = {"train": learnt.pairs, "heldout": checked.pairs}
+    data = {"train": train_set.pairs, "heldout": heldout_set.pairs}
     write_card(out, {"llm": llm_folder(model.llm)}, data, settings, history)
     return report
 
@@ -185,7 +185,7 @@ class Pairs:
         self.llm, self.tokenizer = model.llm, model.tokenizer
         examples = [self._with_longest_reply(pair) for pair in pairs]
         memories = model.memories([example.history for example in examples])
-        found = model.held_pieces(examples, memories, batch)
+        found = model.prompt_pieces(examples, memories, batch)
         self.pairs = [pair for pair, pieces in zip(pairs, found, strict=True) if pieces is not None]
         if not self.pairs:
             raise ValueError(f"EPO: none of {len(pairs)} pairs fits the LLM's window")
@@ -219,10 +219,10 @@ class Pairs:
             self.llm, prompts, [self.chosen[i] for i in rows], [self.rejected[i] for i in rows]
         )
 
-    def share(self, rows: Sequence[int], whole: Sequence[int]) -> Share:
+    def fraction(self, rows: Sequence[int], whole: Sequence[int]) -> BatchFraction:
         """What the pairs `rows` are of the pairs `whole`."""
         tokens = [sum(len(self.chosen[i]) for i in some) for some in (rows, whole)]
-        return Share(len(rows) / len(whole), tokens[0] / tokens[1])
+        return BatchFraction(len(rows) / len(whole), tokens[0] / tokens[1])
 
     def traits(self, rows: Sequence[int]) -> dict[str, float]:
         """Mean length and repetition of both replies: what may tell them apart beside emotion."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.branches import branched_log_probs
-from model.llm import chat_pieces, plain, reply_ids
+from model.llm import chat_pieces, reply_ids, strip_placeholders
 from model.prompts import AUDIO, EMOTION_WORDS, TEXT, VIDEO, emotion_prompt
 
 EMOTIONS = tuple(EMOTION_WORDS)
@@ -23,7 +23,7 @@ def emotion_pieces(
     """The prompt of table 4 as pieces, with embeddings [n, d] of the modalities given, or of text alone."""
     given = ((AUDIO, audio), (VIDEO, video), (TEXT, text))
     slots = {name: value for name, value in given if value is not None}
-    sentence = None if sentence is None else plain(sentence, (AUDIO, VIDEO, TEXT))
+    sentence = None if sentence is None else strip_placeholders(sentence, (AUDIO, VIDEO, TEXT))
     prompt = emotion_prompt(audio is not None, video is not None, sentence, text is not None)
     return chat_pieces(tokenizer, prompt, slots)
 

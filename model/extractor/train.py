@@ -59,9 +59,9 @@ def train_extractor(
     recogniser = Recogniser(llm, tokenizer, extractor.to(llm.device))
     rows = drawn_rows(train, settings)
     heldout = [heldout[i] for i in looked_at(len(heldout), settings.training, "extractor")]
-    checked = drawn_rows(heldout, settings, epochs=1)
+    heldout_set = drawn_rows(heldout, settings, epochs=1)
     batch = settings.training.batch_size
-    first, lengths = recogniser.row_losses(checked, batch), [recogniser.tokens(row) for row in rows]
+    first, lengths = recogniser.row_losses(heldout_set, batch), [recogniser.tokens(row) for row in rows]
     once = settings.training.model_copy(update={"epochs": 1})  # the epochs are in the rows already
 
     history = fit(
@@ -69,14 +69,14 @@ def train_extractor(
         {n: p for n, p in extractor.named_parameters() if _is_shown(n, rows)},
         lengths,
         lambda part, batch: recogniser.loss([rows[i] for i in part], [rows[i] for i in batch]),
-        lambda: recogniser.figures(checked, batch),
+        lambda: recogniser.figures(heldout_set, batch),
         once,
         progress,
         checkpoints,
         [row.example.key for row in rows],
         [llm, recogniser.extractor],
     )
-    others = rows_with_other_clips(checked)
+    others = rows_with_other_clips(heldout_set)
     given = iter(recogniser.row_losses([row for row in others if row is not None], batch))
     taken = [i for step in plan_batches(lengths, once)[: len(history.train)] for i in step]
     report = {
@@ -86,9 +86,9 @@ def train_extractor(
         "heldout_after": next(h for h in history.heldout if h["step"] == history.best_step),
         "train_rows_of": dict(sorted(Counter(rows[i].setting for i in taken).items())),
         "compared": compared_rows(
-            [row.example.group for row in checked],
+            [row.example.group for row in heldout_set],
             before=first,
-            after=recogniser.row_losses(checked, batch),
+            after=recogniser.row_losses(heldout_set, batch),
             other_clip=[None if row is None else next(given) for row in others],
         ),
         "history": history.as_dict(),

@@ -60,7 +60,7 @@ _TOO_LONG = re.compile(
 
 PROBES = (
     "How would you spend a rainy day, and why?",
-    "Tell me about a person you admire in one sentence.",
+    "LineCallback me about a person you admire in one sentence.",
 )
 PROBE_TOKENS = 24
 

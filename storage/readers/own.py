@@ -48,7 +48,7 @@ MOST_LINES, MOST_CHARS = 200, 100_000
 
 @dataclass
 class Rows:
-    """What the files say: utterances without regard to their labels' spelling, and all that is amiss.
+    """What the files say: utterances without regard to their labels' spelling, and all that is wrong.
 
     unknown: a label without a target, by row. unread: file -> its columns that nothing reads.
     """

@@ -161,7 +161,7 @@ def _version(distribution: str) -> str:
 
 
 def fresh_record(store: Store, stage: str, key: str) -> tuple[Record | None, str]:
-    """The record if the item is fresh, else None and what is amiss."""
+    """The record if the item is fresh, else None and what is wrong."""
     record = store.record(stage, key)
     if record is None:
         unread = store.record_path(stage, key).exists()
@@ -174,12 +174,12 @@ def reasons(
     store: Store,
     item: Item,
     parts: dict,
-    amiss: str,
+    stale_reason: str,
     explain: Callable[[Item, tuple[Ref, ...]], list[str]] | None = None,
 ) -> list[str]:
     """Why the item is stale, against what it was last made from. explain: see planner.Node."""
-    if amiss != "no record":
-        return [amiss]
+    if stale_reason != "no record":
+        return [stale_reason]
     last = store.last(item.stage.name, item.label)
     if last is None:
         return ["first run"]

@@ -85,7 +85,7 @@ def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | St
                 recorded(step, steps, figures)
 
             item = run.item(stage, label)
-            refs = run.session.execute(item, progress, partial(run.display.tell, name))
+            refs = run.session.execute(item, progress, partial(run.display.print_line, name))
     except Stopped as stopped:
         return Cancelled(message=str(stopped))
     return [ref.model_dump(mode="json") for ref in refs]

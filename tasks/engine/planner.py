@@ -87,13 +87,13 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
             plan.stale[item.label] = ["forced"]
             continue
         parts = item.parts()
-        record, amiss = fresh_record(store, node.stage.name, item.key(parts))
+        record, stale_reason = fresh_record(store, node.stage.name, item.key(parts))
         if record is None and node.retrain is not None:
             waiting = waits(store, item, parts, node.retrain)
             if waiting is not None:
                 record, plan.behind[item.label] = waiting
         if record is None:
-            plan.stale[item.label] = reasons(store, item, parts, amiss, node.explain)
+            plan.stale[item.label] = reasons(store, item, parts, stale_reason, node.explain)
         else:
             plan.outputs[item.label] = record.outputs
     if plan.stale:

@@ -13,7 +13,7 @@ from storage.store import Ref
 from tasks.engine.declaration import Stage
 from tasks.engine.item import Item
 from tasks.engine.stopping import Stopped
-from tasks.engine.worker import Progress, StageWorker, Tell, unheard
+from tasks.engine.worker import LineCallback, Progress, StageWorker, ignore_line
 from tasks.settings import RunSettings
 
 SHARED = "shared"
@@ -34,7 +34,9 @@ class WorkerPool:
         self._guard = threading.Lock()
         self._closed: str | None = None
 
-    def run(self, item: Item, scratch: Path, progress: Progress, tell: Tell = unheard) -> tuple[Ref, ...]:
+    def run(
+        self, item: Item, scratch: Path, progress: Progress, on_line: LineCallback = ignore_line
+    ) -> tuple[Ref, ...]:
         """Run one item in a worker that is free, or in a new one. Raises StageFailed; Stopped once the pool is closed."""
         name = self._name(item.stage)
         with self._guard:
@@ -44,7 +46,7 @@ class WorkerPool:
         try:
             asked = self.settings
             outputs = worker.run(
-                item, progress, scratch, asked.checkpoint_s, tell, asked.processes, asked.launch_config
+                item, progress, scratch, asked.checkpoint_s, on_line, asked.processes, asked.launch_config
             )
         except BaseException as error:
             worker.kill()

@@ -213,7 +213,7 @@ def publish_report(request: RunRequest, plans: list[StagePlan], note: RunNote) -
 def published(store: Store) -> str | None:
     """The digest of the report artefact that the copy beside the store's artefacts is of."""
     try:
-        if store.published_amiss():
+        if store.damaged_published():
             return None
         facts = json.loads((store.root / "report.json").read_bytes())
         return facts["run"]["artefact"] if (store.root / "report.html").is_file() else None

@@ -108,29 +108,29 @@ def noted(
 
 
 def runs(root: Path) -> tuple[list[RunRecord], dict[str, str]]:
-    """The store's runs, latest first, and what is amiss with the records that cannot be read, by their names."""
-    found, amiss = [], {}
+    """The store's runs, latest first, and what is wrong with the records that cannot be read, by their names."""
+    found, unreadable = [], {}
     for path in sorted(_folder(root).glob("*.json")):
         try:
             found.append(_read(root, path))
         except ValueError as error:
-            amiss[path.name] = str(error)
-    return sorted(found, key=lambda record: (record.started, record.id), reverse=True), amiss
+            unreadable[path.name] = str(error)
+    return sorted(found, key=lambda record: (record.started, record.id), reverse=True), unreadable
 
 
 def run_of(root: Path, wanted: str | None) -> RunRecord:
     """The run of this id, or of an id that begins so; of None the last. InputError, in one line, where there is none."""
-    found, amiss = runs(root)
+    found, unreadable = runs(root)
     if wanted is None:
         if found:
             return found[0]
-        told = f" ({len(amiss)} records cannot be read)" if amiss else ""
+        told = f" ({len(unreadable)} records cannot be read)" if unreadable else ""
         raise InputError(f"no run in {root}{told}: {on_store('run', root)} makes one")
     meant = [record for record in found if record.id.startswith(wanted)]
     if len(meant) == 1:
         return meant[0]
-    if f"{wanted}.json" in amiss:
-        raise InputError(f"run {wanted} in {root}: its record {amiss[f'{wanted}.json']}")
+    if f"{wanted}.json" in unreadable:
+        raise InputError(f"run {wanted} in {root}: its record {unreadable[f'{wanted}.json']}")
     fault = f"{len(meant)} runs begin so" if meant else "no such run"
     raise InputError(f"--run {wanted}: {fault} in {root}; {on_store('runs', root)} lists them")
 
@@ -151,7 +151,7 @@ LATER = "was written by a later version of Empamba"
 
 
 def _read(root: Path, path: Path) -> RunRecord:
-    """The record in a file. ValueError says what is amiss."""
+    """The record in a file. ValueError says what is wrong."""
     try:
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -24,7 +24,7 @@ from tasks.engine.pool import WorkerPool
 from tasks.engine.raw_files import read_raw_files
 from tasks.engine.slots import Slots, urgency
 from tasks.engine.stopping import Stop, listening
-from tasks.engine.worker import Progress, StageFailed, Tell, unheard
+from tasks.engine.worker import LineCallback, Progress, StageFailed, ignore_line
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
 
@@ -154,7 +154,7 @@ class Session:
 
     # Executing ----------------------------------------------------------------------------------------
 
-    def execute(self, item: Item, progress: Progress, tell: Tell = unheard) -> list[Ref]:
+    def execute(self, item: Item, progress: Progress, on_line: LineCallback = ignore_line) -> list[Ref]:
         """Run one item in a worker process and commit it; another run that has just done it is believed.
 
         Raises StageFailed, and Stopped where the run is stopping.
@@ -167,7 +167,7 @@ class Session:
             if record is None or stage in self._forced:
                 self.stop.check()
                 self._drop_damaged(stage, key)
-                outputs = self.workers.run(item, self._scratch(key), progress, tell)
+                outputs = self.workers.run(item, self._scratch(key), progress, on_line)
                 inputs = tuple(sorted(_artefacts(item.arguments)))
                 record = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
                 self.store.commit(record, parts)

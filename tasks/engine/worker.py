@@ -36,7 +36,7 @@ from tasks.engine.item import Item, Workspace
 from tasks.engine.launch import run_launched
 
 Progress = Callable[[int, int, dict[str, float]], None]
-Tell = Callable[[str], None]
+LineCallback = Callable[[str], None]
 """Called with a line for people."""
 EVENTS = 12
 """Characters of its key by which an item's curves are known."""
@@ -46,7 +46,7 @@ MODEL_LOG = logging.getLogger("model")
 HEARD = (MODEL_LOG, logging.getLogger("storage"))
 
 
-def unheard(line: str) -> None:
+def ignore_line(line: str) -> None:
     """Tells nobody."""
 
 
@@ -89,13 +89,13 @@ class StageWorker:
         progress: Progress,
         scratch: Path | None = None,
         checkpoint_s: float = 600.0,
-        tell: Tell = unheard,
+        on_line: LineCallback = ignore_line,
         processes: int = 1,
         launch_config: str | None = None,
     ) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed.
 
-        scratch, checkpoint_s: see Workspace; tell: whom to tell what no figure can; processes, launch_config: see
+        scratch, checkpoint_s: see Workspace; on_line: whom to tell what no figure can; processes, launch_config: see
         RunSettings, followed where the stage trains.
         """
         name = f"{item.stage.name} [{item.label}]"
@@ -117,7 +117,7 @@ class StageWorker:
         try:
             self.process.stdin.write(json.dumps(job).encode() + b"\n")
             self.process.stdin.flush()
-            outcome, code = self._listen(progress, tell)
+            outcome, code = self._listen(progress, on_line)
         except BrokenPipeError:
             outcome, code = {}, self.process.wait()
         if "done" in outcome:
@@ -126,7 +126,7 @@ class StageWorker:
             raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"])
         raise StageFailed(f"{name}: its process {_ending(code)}; log: {self.log_path}")
 
-    def _listen(self, progress: Progress, tell: Tell) -> tuple[dict, int]:
+    def _listen(self, progress: Progress, on_line: LineCallback) -> tuple[dict, int]:
         """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
 
         Only once that process has ended is the next item sent.
@@ -137,7 +137,7 @@ class StageWorker:
             if "progress" in answer:
                 progress(*answer["progress"])
             elif "told" in answer:
-                tell(answer["told"])
+                on_line(answer["told"])
             elif "ended" in answer:
                 return outcome, answer["ended"]
             else:
@@ -260,7 +260,7 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
         checkpoint_s=job["checkpoint_s"],
         events=None if job["events"] is None else Path(job["events"]),
     )
-    told = _Told(answer)
+    told = _CallbackHandler(answer)
     MODEL_LOG.setLevel(logging.INFO)
     for log in HEARD:
         log.addHandler(told)
@@ -283,7 +283,7 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     return 0
 
 
-class _Told(logging.Handler):
+class _CallbackHandler(logging.Handler):
     """What the model logs for people, as answers."""
 
     def __init__(self, answer: Callable[[dict], None]):

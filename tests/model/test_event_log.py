@@ -5,7 +5,7 @@ import torch
 
 from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
-from model.training import fit, rate
+from model.training import fit, learning_rate
 from tests.model.test_training import Killed, regression
 from tests.support.events import scalars
 
@@ -33,7 +33,7 @@ def test_the_event_file_holds_the_history(tmp_path, killed_at):
     steps = list(range(1, len(history.train) + 1))
     assert sorted(found["train/rows"]) == sorted(found["train/loss"]) == steps
     assert sorted(found["heldout/loss"]) == [entry["step"] for entry in history.heldout]
-    rates = [rate(step - 1, len(steps), SETTINGS) for step in steps]
+    rates = [learning_rate(step - 1, len(steps), SETTINGS) for step in steps]
     assert [found["train/learning_rate"][step] for step in steps] == pytest.approx(rates, rel=1e-6)
     assert set(found) == {"train/loss", "train/rows", "train/learning_rate", "heldout/loss"}
 

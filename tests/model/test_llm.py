@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from model.branches import reply_log_probs
 from model.llm import (
-    KeptStart,
+    CachedPrefix,
     chat_pieces,
     embed,
     embedded_cache,
@@ -148,7 +148,7 @@ def test_a_kept_start_gives_the_same_logits_wherever_a_prompt_leaves_it(loaded):
     llm, tokenizer = loaded
     ids = token_ids(tokenizer, "You are a friend. Say something kind about the weather to")
     end = token_ids(tokenizer, " a friend who lost the train ticket")
-    kept = KeptStart.of(llm, ids)
+    kept = CachedPrefix.of(llm, ids)
     for cut in (1, len(ids) - 2, len(ids)):
         whole = embed(llm, [ids[:cut], end])
         middle = embedded_cache(llm, whole[cut : cut + 3], kept.cut(cut))
@@ -170,7 +170,7 @@ def test_greedy_replies_after_a_kept_start(responsive_llm_folder):
     prompts = [embed(llm, [token_ids(tokenizer, text)]) for text in texts]
     alone = [greedy_replies(llm, tokenizer, [p], 8)[0] for p in prompts]
     assert len(set(alone)) > 3
-    kept = KeptStart.of(llm, token_ids(tokenizer, texts[1]))
+    kept = CachedPrefix.of(llm, token_ids(tokenizer, texts[1]))
     for rows in ([0], [1], [2], [3], [4], [2, 3], [1, 2, 3], [0, 1, 2, 3, 4]):
         found = greedy_replies(llm, tokenizer, [prompts[i] for i in rows], 8, kept)
         assert found == [alone[i] for i in rows], rows

@@ -1,4 +1,4 @@
-"""The training loop: order, budget, rate, best checkpoint, against AdamW and by hand."""
+"""The training loop: order, budget, learning_rate, best checkpoint, against AdamW and by hand."""
 
 import json
 
@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
-from model.training import TrainingError, fit, plan_batches, rate, seeded_order
+from model.training import TrainingError, fit, learning_rate, plan_batches, seeded_order
 
 
 def test_every_row_once_an_epoch():
@@ -33,7 +33,7 @@ def test_seeded_order_is_a_permutation_of_its_own():
 
 def test_rate_warms_up_and_falls_to_a_tenth():
     settings = TrainingSettings(learning_rate=1.0, warmup_share=0.1)
-    rates = [rate(step, 100, settings) for step in range(100)]
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(1.0) and 0.1 <= rates[-1] < 0.11
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
@@ -54,7 +54,7 @@ def test_fit_equals_plain_adamw_and_keeps_the_best():
     theirs = torch.tensor([3.0], requires_grad=True)
     optimizer = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.0)
     for step in range(12):
-        optimizer.param_groups[0]["lr"] = rate(step, 12, settings)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, 12, settings)
         optimizer.zero_grad()
         theirs.square().sum().backward()
         optimizer.step()

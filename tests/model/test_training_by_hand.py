@@ -8,7 +8,15 @@ import torch
 
 from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
-from model.training import FAILED_BATCH, History, TrainingError, fit, plan_batches, rate, seeded_order
+from model.training import (
+    FAILED_BATCH,
+    History,
+    TrainingError,
+    fit,
+    learning_rate,
+    plan_batches,
+    seeded_order,
+)
 
 GRADIENTS = {"a": (3.0, -0.01, 0.5, -8.0), "b": (-4.0, 0.02, 0.1, 6.0)}
 """What the loss's gradient is at each step: norms 5, 0.022, 0.51 and 10, so that a clip of 0.5 acts in three of four."""
@@ -26,7 +34,7 @@ def adamw(clip: float, decay: float, settings: TrainingSettings) -> dict[str, fl
             mean = first[name] / (1 - 0.9 ** (step + 1))
             spread = second[name] / (1 - 0.999 ** (step + 1))
             change = mean / (math.sqrt(spread) + 1e-8) + decay * weights[name]
-            weights[name] -= rate(step, 4, settings) * change
+            weights[name] -= learning_rate(step, 4, settings) * change
     return weights
 
 
@@ -96,12 +104,16 @@ def test_every_epoch_has_an_order_of_its_own():
 def test_the_rate_of_every_step_by_hand():
     """Ten steps, two of warm-up; then 1, and down by cosine over eight: at the middle (1 + 0.1) / 2."""
     settings = TrainingSettings(learning_rate=2.0, warmup_share=0.2)
-    rates = [rate(step, 10, settings) for step in range(10)]
+    rates = [learning_rate(step, 10, settings) for step in range(10)]
     assert rates[:3] == pytest.approx([1.0, 2.0, 2.0])
     assert rates[6] == pytest.approx(1.1)
     assert rates[9] == pytest.approx(2 * (0.1 + 0.45 * (1 + math.cos(math.pi * 7 / 8))))
     # A single step without warm-up, and one that is all warm-up, are taken at the whole rate.
-    assert rate(0, 1, settings) == rate(0, 1, TrainingSettings(learning_rate=2.0, warmup_share=0.0)) == 2.0
+    assert (
+        learning_rate(0, 1, settings)
+        == learning_rate(0, 1, TrainingSettings(learning_rate=2.0, warmup_share=0.0))
+        == 2.0
+    )
 
 
 def test_held_out_rows_are_looked_at_as_often_as_asked_and_at_the_end():

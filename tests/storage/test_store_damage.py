@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from storage.filestat import StatCache, cache_amiss
-from storage.rows import mend_rows, row_check, rows_amiss
+from storage.filestat import StatCache, cache_fault
+from storage.rows import mend_rows, row_check, rows_fault
 from storage.store import (
     Record,
     Store,
@@ -290,7 +290,7 @@ def test_rows_from_before_checks_are_read_and_get_them(store, rows):
         database.execute("drop table checks")
         database.execute("pragma user_version=0")
     assert damaged(store.root, repair=False) == []
-    assert len(found(store)) == 300 and rows_amiss(rows) is None
+    assert len(found(store)) == 300 and rows_fault(rows) is None
     with closing(sqlite3.connect(rows)) as database, database:
         assert database.execute("select count(*) from checks").fetchone() == (300,)
         database.execute("update rows set value = x'00' where key = ?", (digest_bytes(b"7"),))
@@ -301,7 +301,7 @@ def test_a_row_whose_value_and_check_are_no_bytes_is_no_row(store, rows):
     with closing(sqlite3.connect(rows)) as database, database:
         database.execute("update rows set value = 5 where key = ?", (digest_bytes(b"7"),))
         database.execute("update checks set digest = null where key = ?", (digest_bytes(b"7"),))
-    assert len(found(store)) == 299 and rows_amiss(rows) == "1 of 300 rows damaged"
+    assert len(found(store)) == 299 and rows_fault(rows) == "1 of 300 rows damaged"
 
 
 def test_looking_at_rows_writes_nothing(store, rows):
@@ -317,7 +317,7 @@ def test_rows_in_a_file_that_was_not_closed_are_looked_at_and_kept(store, tmp_pa
         store.root, copy.root
     )  # as a kill leaves it: what was put lies in the log beside the file
     assert (copy.root / "rows" / "candidates.sqlite-wal").stat().st_size
-    assert rows_amiss(copy.root / "rows" / "candidates.sqlite") is None
+    assert rows_fault(copy.root / "rows" / "candidates.sqlite") is None
     mend_rows(copy.root / "rows" / "candidates.sqlite")
     assert copy.rows("candidates").get_many(["a"]) == {"a": b"1"}
     opened.close()
@@ -427,14 +427,14 @@ def test_a_damaged_row_of_the_stat_cache_is_not_believed(store, tmp_path):
     cache = StatCache(path)
     right = cache.digest(tmp_path / "file")
     cache.save()
-    assert cache_amiss(path) is None
+    assert cache_fault(path) is None
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("update stats set digest = ?", ("0" * 32,))
-    assert cache_amiss(path) == "1 of 1 rows damaged"
+    assert cache_fault(path) == "1 of 1 rows damaged"
     again = StatCache(path)
     assert again.digest(tmp_path / "file") == right and again.hashed == 1
     again.save()
-    assert cache_amiss(path) is None
+    assert cache_fault(path) is None
 
 
 def test_a_stat_cache_from_before_checks_is_read_and_gets_them(tmp_path):
@@ -452,7 +452,7 @@ def test_a_stat_cache_from_before_checks_is_read_and_gets_them(tmp_path):
         cache = StatCache(path)
         assert cache.digest(tmp_path / "file") == "ab" * 16 and cache.hashed == 0
         cache.save()
-    assert cache_amiss(path) is None
+    assert cache_fault(path) is None
 
 
 def test_copies_of_the_report_are_checked(store):

@@ -143,7 +143,7 @@ def test_turn_by_turn_is_the_same_form(store, given):
     compressor = new_compressor(small(), tokenizer, llm.get_input_embeddings().weight, None).eval()
     past = None
     for text, role in zip(TEXTS["train"], ROLES["train"], strict=True):
-        _, past = compressor.listen(Spoken(text, role), past)
+        _, past = compressor.step(Spoken(text, role), past)
     assert given["read"] == [(ids(t), r) for t, r in zip(TEXTS["train"], ROLES["train"], strict=True)]
 
 

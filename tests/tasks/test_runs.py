@@ -29,9 +29,9 @@ def test_a_record_says_what_was_asked_for_and_what_became_of_it(tmp_path):
         (running,), _ = runs(tmp_path)
         assert running.state == "running" and running.ended is None
         note.update(seconds={"epo": 2.5})
-    (found,), amiss = runs(tmp_path)
+    (found,), unreadable = runs(tmp_path)
     assert (found.profile, found.changes, found.raw, found.until) == ("tiny", ("a.b=1",), None, "pairs")
-    assert found.state == "finished" and found.took_s >= 0 and not amiss
+    assert found.state == "finished" and found.took_s >= 0 and not unreadable
     assert worked_seconds(tmp_path, "epo") == 2.5 and worked_seconds(tmp_path, "pairs") is None
     assert [path.suffix for path in (tmp_path / "runs").iterdir()] == [".json"]
 
@@ -102,9 +102,9 @@ def test_a_damaged_record_is_named_and_stops_nothing(tmp_path, damage, fault):
     good, bad = a_run(tmp_path), a_run(tmp_path)
     path = file_of(tmp_path, bad)
     path.write_text(damage(path.read_text()))
-    found, amiss = runs(tmp_path)
+    found, unreadable = runs(tmp_path)
     assert [record.id for record in found] == [good.id] == [run_of(tmp_path, None).id]
-    assert list(amiss) == [path.name] and fault in amiss[path.name]
+    assert list(unreadable) == [path.name] and fault in unreadable[path.name]
     assert any(path.name in line and fault in line for line in damaged(tmp_path, repair=False))
     with pytest.raises(InputError, match=fault):
         run_of(tmp_path, bad.id)
@@ -120,8 +120,8 @@ def test_a_record_under_another_name_is_not_believed(tmp_path):
     del facts["check"]
     facts["check"] = digest_bytes(canonical(facts))
     (tmp_path / "runs" / "x.json").write_bytes(canonical(facts))
-    found, amiss = runs(tmp_path)
-    assert [r.id for r in found] == [record.id] and list(amiss) == ["x.json"]
+    found, unreadable = runs(tmp_path)
+    assert [r.id for r in found] == [record.id] and list(unreadable) == ["x.json"]
 
 
 def test_a_beginning_of_two_ids_is_none(tmp_path):

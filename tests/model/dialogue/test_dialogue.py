@@ -219,7 +219,7 @@ def test_the_instruction_is_encoded_once_and_changes_no_reply(tiny_llm_folder, h
     plain = [greedy_replies(llm, tokenizer, [model.prompt(e)], 6)[0] for e in wanted]
     assert len(set(plain)) > 2
     model.reply(wanted[:1])
-    start, read = len(model.kept_start().embeddings), []
+    start, read = len(model.cached_prefix().embeddings), []
     watch = llm.model.register_forward_hook(
         lambda _, __, kw, ___: read.append(
             kw["inputs_embeds"].shape[1] if kw.get("inputs_embeds") is not None else 0
@@ -235,9 +235,9 @@ def test_the_instruction_is_encoded_once_and_changes_no_reply(tiny_llm_folder, h
 
 def test_nothing_is_kept_of_an_llm_that_is_trained(tiny_llm_folder):
     model = DialogueModel(*load_llm(tiny_llm_folder, "float32"), "text")
-    assert model.kept_start() is model.kept_start() is not None
+    assert model.cached_prefix() is model.cached_prefix() is not None
     next(model.llm.parameters()).requires_grad_(True)
-    assert model.kept_start() is None
+    assert model.cached_prefix() is None
 
 
 def test_memories_need_a_compressor(llm):

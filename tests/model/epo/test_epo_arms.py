@@ -26,7 +26,9 @@ def model() -> DialogueModel:
 def arms() -> list[list[PreferenceExample]]:
     """The same rows twice: where one arm's rejected reply is long the other's is short, and the other way round."""
     examples = [
-        DialogueExample(f"row{i}", (), "Why?" + " Tell me." * (i * 7 % 11), "Because." + " So." * (i % 3))
+        DialogueExample(
+            f"row{i}", (), "Why?" + " LineCallback me." * (i * 7 % 11), "Because." + " So." * (i % 3)
+        )
         for i in range(ROWS)
     ]
     sides = [[SHORT, LONG * (1 + i % 5)][:: 1 if i % 2 else -1] for i in range(ROWS)]
@@ -47,13 +49,13 @@ def training(max_tokens: int | None = None) -> EpoSettings:
 def steps(monkeypatch) -> list[list[str]]:
     """The keys of the rows of every step that is taken, in order."""
     taken: list[list[str]] = []
-    share = Pairs.share
+    fraction = Pairs.fraction
 
     def noted(self, rows, whole):
         taken.append([self.pairs[i].example.key for i in whole])
-        return share(self, rows, whole)
+        return fraction(self, rows, whole)
 
-    monkeypatch.setattr(Pairs, "share", noted)
+    monkeypatch.setattr(Pairs, "fraction", noted)
     return taken
 
 

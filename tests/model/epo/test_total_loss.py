@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.epo.loss import PairLogProbs, Share, epo_loss, joined, pair_log_probs, total_loss
+from model.epo.loss import BatchFraction, PairLogProbs, epo_loss, joined, pair_log_probs, total_loss
 
 PAIRS = PairLogProbs(torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([-1.5, -2.0, -3.0]), torch.tensor(-1.25))
 """Of three pairs the first and third are ranked right; of the second both replies are equally likely."""
@@ -21,7 +21,7 @@ def test_each_pairs_loss_and_rewards():
 
 @pytest.mark.parametrize("pairs, tokens", [(1.0, 1.0), (0.75, 0.6)])
 def test_every_figure_is_the_parts_share_of_the_batchs(pairs, tokens):
-    value, logs = total_loss(PAIRS, 2.0, 0.5, 3.0, Share(pairs, tokens))
+    value, logs = total_loss(PAIRS, 2.0, 0.5, 3.0, BatchFraction(pairs, tokens))
     epo, nll = pairs * sum(LOSSES) / 3, tokens * 1.25
     assert value.item() == pytest.approx(epo + 3 * nll)
     assert logs == {
@@ -35,7 +35,7 @@ def test_every_figure_is_the_parts_share_of_the_batchs(pairs, tokens):
 
 
 def test_without_a_share_it_is_the_whole():
-    assert total_loss(PAIRS, 2.0, 0.5, 3.0)[1] == total_loss(PAIRS, 2.0, 0.5, 3.0, Share(1.0, 1.0))[1]
+    assert total_loss(PAIRS, 2.0, 0.5, 3.0)[1] == total_loss(PAIRS, 2.0, 0.5, 3.0, BatchFraction(1.0, 1.0))[1]
 
 
 def test_batches_joined_weigh_their_tokens():

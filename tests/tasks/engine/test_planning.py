@@ -213,9 +213,9 @@ def commit(store: Store, made: Item, *outputs: Ref, served: bool = True) -> Reco
 
 def why(store: Store, made: Item, explain=None) -> list[str]:
     parts = made.parts()
-    record, amiss = fresh_record(store, made.stage.name, made.key(parts))
+    record, stale_reason = fresh_record(store, made.stage.name, made.key(parts))
     assert record is None
-    return reasons(store, made, parts, amiss, explain)
+    return reasons(store, made, parts, stale_reason, explain)
 
 
 def test_a_record_is_fresh_while_all_its_artefacts_are_there(store):
