@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -125,6 +125,7 @@ def fit(
     models: Sequence[nn.Module] = (),
     memory_limit: int | None = None,
     planned: Sequence[int] | None = None,
+    peaks: Mapping[str, float] | None = None,
 ) -> History:
     """Train `parameters` in place and leave them at the best held-out loss.
 
@@ -137,6 +138,7 @@ def fit(
     needs, which is checked before anything is computed, and once the first batch has shown the activations, when it is
     logged; memory_limit: bytes that it may take beside their weights, None: what is free. planned: the lengths
     by which batches are planned and `max_tokens` is spent, where those are not `lengths`, what is computed.
+    peaks: the peak learning rate of each parameter that has another than settings.learning_rate.
 
     Several processes (model/processes.py) call this alike and end with the same weights; the main one alone shows
     and saves anything. Raises TrainingError where memory does not suffice, on a held-out loss that is not
@@ -149,7 +151,7 @@ def fit(
     longest = max((sum(lengths[i] for i in part) for step in parts for part in step), default=0)
     memory = TrainingMemory(parameters, models, settings.accumulation, longest, processes.count, memory_limit)
     _check_memory(memory, processes)
-    state = _State.start(parameters, settings, processes)
+    state = _State.start(parameters, settings, processes, peaks)
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
         state.check(parameters, processes.from_main(evaluate()))
@@ -286,11 +288,26 @@ class _State:
     step: int = 0
 
     @classmethod
-    def start(cls, parameters: dict[str, Tensor], settings: TrainingSettings, processes: Processes) -> _State:
+    def start(
+        cls,
+        parameters: dict[str, Tensor],
+        settings: TrainingSettings,
+        processes: Processes,
+        peaks: Mapping[str, float] | None = None,
+    ) -> _State:
         """The state before the first step; the parameters become those of the main process."""
         processes.take_mains(parameters.values())
         masters = {name: p.detach().float().clone() for name, p in parameters.items()}
-        optimizer = torch.optim.AdamW(list(masters.values()), lr=0.0, weight_decay=settings.weight_decay)
+        groups: dict[float, list[Tensor]] = {}
+        for name, master in masters.items():
+            peak = (peaks or {}).get(name, settings.learning_rate)
+            groups.setdefault(peak / settings.learning_rate, []).append(master)
+        optimizer = torch.optim.AdamW(
+            [{"params": group, "factor": factor} for factor, group in groups.items()],
+            lr=0.0,
+            betas=(0.9, settings.adam_beta2),
+            weight_decay=settings.weight_decay,
+        )
         return cls(masters, optimizer, {name: p.detach().clone() for name, p in parameters.items()})
 
     @torch.no_grad()
@@ -326,7 +343,7 @@ class _State:
     ) -> float | None:
         """One step of the optimizer; where the gradient is not finite its norm, and nothing has changed."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         for master in self.masters.values():
             master.grad = torch.zeros_like(master) if master.grad is None else master.grad
         processes.sum(master.grad for master in self.masters.values())

@@ -254,8 +254,13 @@ def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
         if isinstance(value, BaseModel):
             found |= flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+            found[f"{prefix}{name}"] = [_plain(part) for part in value] if isinstance(value, tuple) else value
     return found
+
+
+def _plain(value: object) -> object:
+    """A part of a list of settings, groups as dicts."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _explain(error: ValidationError, profile: str) -> str:

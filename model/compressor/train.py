@@ -12,13 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.card import CARD, weights_identity, write_card
 from model.checkpoints import Checkpoints
-from model.compressor.compressor import CONFIG, TOKENIZER, WEIGHTS, MambaCompressor, new_compressor
+from model.compressor.compressor import (
+    CONFIG,
+    READER,
+    TOKENIZER,
+    WEIGHTS,
+    MambaCompressor,
+    new_compressor,
+)
+from model.compressor.reader import (
+    merged_reader,
+    round_reader_to_half,
+    save_reader,
+    trained_reader,
+)
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
+from model.half_products import halve_products
 from model.json_files import write_json
 from model.llm import greedy_replies, load_llm
 from model.metrics.compared import compared_rows
@@ -45,6 +59,14 @@ class Row:
         return "\n".join(utterance.text for utterance in self.utterances)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Part of a training: what a memory covers meanwhile, and a schedule of its own."""
+
+    span: int | None
+    training: TrainingSettings
+
+
 def pretrain(
     llm_folder: Path,
     train: Sequence[str],
@@ -63,7 +85,7 @@ def pretrain(
     """
     _use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
-    table = llm.get_input_embeddings().weight
+    table, stages = llm.get_input_embeddings().weight, pretraining_stages(settings)
     built_upon = {"llm": llm_folder}
     if start is not None:
         built_upon["compressor"] = start
@@ -72,15 +94,30 @@ def pretrain(
         weights = resolve(settings.weights) if settings.weights else None
         built_upon |= {"mamba": weights} if weights is not None else {}
         compressor = new_compressor(settings, tokenizer, table, weights)
-    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    compressor.read_by(settings.prompt)
+    compressor.use_span(settings.memory_span)
+    task = _task(llm, tokenizer, compressor, start, settings, settings.pretrain, dialogue=False)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
     data = [
         rows_of(alone(texts), compressor, task, settings, longest, of)
         for texts, of in ((train, None), (heldout, dialogues))
     ]
-    return _train(
-        compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
-    )
+    return _train(compressor, task, *data, stages, settings, out, progress, checkpoints, built_upon)
+
+
+def pretraining_stages(settings: CompressorSettings) -> list[Stage]:
+    """The curriculum's, each with its budget and a seed of its own, and the one of `memory_span` last."""
+    budgets = [(stage.span, stage.max_tokens) for stage in settings.span_curriculum]
+    budgets.append((settings.memory_span, settings.pretrain.max_tokens))
+    return [
+        Stage(
+            span,
+            settings.pretrain.model_copy(
+                update={"max_tokens": budget, "seed": settings.pretrain.seed + number}
+            ),
+        )
+        for number, (span, budget) in enumerate(budgets)
+    ]
 
 
 def adopt(
@@ -99,7 +136,8 @@ def adopt(
     _use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
-    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    llm = merged_reader(llm, start)
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True, bare=compressor.bare)
     longest = settings.max_utterance_tokens
     rows, left_out = rows_of(alone(heldout), compressor, task, settings, longest, dialogues)
     if not rows:
@@ -114,7 +152,7 @@ def adopt(
         "heldout_left_out": left_out,
         "history": History().as_dict(),
     }
-    for part in (Path(start) / name for name in (CONFIG, WEIGHTS, CARD, TOKENIZER)):
+    for part in (Path(start) / name for name in (CONFIG, WEIGHTS, CARD, TOKENIZER, READER)):
         if part.is_dir():
             shutil.copytree(part, Path(out) / part.name, dirs_exist_ok=True)
         elif part.exists():
@@ -141,13 +179,29 @@ def finetune(
     _use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
     compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
-    task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
+    task = _task(llm, tokenizer, compressor, compressor_folder, settings, settings.finetune, dialogue=True)
     longest = settings.max_utterance_tokens
     data = [rows_of(dialogues, compressor, task, settings, longest) for dialogues in (train, heldout)]
     built_upon = {"llm": llm_folder, "compressor": compressor_folder}
-    return _train(
-        compressor, task, *data, settings.finetune, settings, out, progress, checkpoints, built_upon
-    )
+    stages = [Stage(compressor.shape.memory_span, settings.finetune)]
+    return _train(compressor, task, *data, stages, settings, out, progress, checkpoints, built_upon)
+
+
+def _task(
+    llm: nn.Module,
+    tokenizer,
+    compressor: MambaCompressor,
+    folder: Path | None,
+    settings: CompressorSettings,
+    training: TrainingSettings,
+    dialogue: bool,
+) -> Reconstruction:
+    """What is learnt, by an LLM that is frozen, with the reader that `folder` may have, or learns as a reader too."""
+    learns = settings.reader_rank > 0
+    llm = trained_reader(llm, folder, settings, training.seed) if learns else merged_reader(llm, folder)
+    if settings.half_products:
+        halve_products(llm)
+    return Reconstruction(llm, tokenizer, dialogue, cached=not learns, bare=compressor.bare)
 
 
 def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
@@ -198,22 +252,91 @@ def _train(
     task: Reconstruction,
     train: tuple[list[Row], dict],
     heldout: tuple[list[Row], dict],
-    settings: TrainingSettings,
-    limits: CompressorSettings,
+    stages: Sequence[Stage],
+    settings: CompressorSettings,
     out: Path,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
     built_upon: dict[str, Path],
 ) -> dict:
-    rows, heldout_set = train[0], heldout[0]
+    """Train stage after stage, save and measure. A run that was cut off goes on in the stage where it was."""
+    rows, heldout_set, last = train[0], heldout[0], stages[-1].training
     if not rows or not heldout_set:
         raise ValueError(
             f"compressor: {len(rows)} train and {len(heldout_set)} held-out rows are usable "
             f"(left out: {train[1]}, {heldout[1]}); both need at least one"
         )
-    heldout_set = _looked_at(heldout_set, settings)
-    first = row_losses(compressor, task, heldout_set, settings.batch_size)
+    heldout_set = _looked_at(heldout_set, stages[0].training)
+    first = row_losses(compressor, task, heldout_set, last.batch_size)
+    records = []
+    for number, stage in enumerate(stages, 1):
+        compressor.use_span(stage.span)
+        own, finished = checkpoints, None
+        if checkpoints is not None and len(stages) > 1:
+            own, finished = (
+                checkpoints.within(f"stage-{number}"),
+                checkpoints.within(f"stage-{number}-finished"),
+            )
+        records.append(
+            _train_stage(compressor, task, rows, heldout_set, stage, settings, progress, own, finished)
+        )
+    compressor.requires_grad_(False).eval()
+    task.llm.requires_grad_(False)
+    if settings.saved_as == "float16":
+        compressor.round_to_half()
+        round_reader_to_half(task.llm)
+    history = joined(records)
+    after = next(check for check in history.heldout if check["step"] == history.best_step)
+    report = {
+        "train_rows": len(rows),
+        "train_left_out": train[1],
+        **_measured(
+            compressor, task, heldout_set, history.heldout[0], after, first, settings, last.batch_size
+        ),
+        "heldout_left_out": heldout[1],
+        "history": history.as_dict(),
+    }
+    if len(stages) > 1:
+        report["stages"] = [
+            {"span": stage.span, "tokens": record.tokens, "steps": len(record.train), "ended": record.ended}
+            for stage, record in zip(stages, records, strict=True)
+        ]
+    compressor.save(out, settings.saved_as)
+    save_reader(task.llm, out, settings.saved_as)
+    write_json(report, Path(out) / "report.json")
+    seen = {
+        split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
+    }
+    # A checkpoint of the user's is told by its digest, not by where it lay.
+    said = settings.model_copy(update={"weights": Path(settings.weights).name})
+    write_card(out, built_upon, seen, said, history)
+    return report
+
+
+def _train_stage(
+    compressor: MambaCompressor,
+    task: Reconstruction,
+    rows: list[Row],
+    heldout: list[Row],
+    stage: Stage,
+    settings: CompressorSettings,
+    progress: Progress | None,
+    checkpoints: Checkpoints | None,
+    finished: Checkpoints | None,
+) -> History:
+    """Train the compressor, and the reader if there is one, in place.
+
+    finished: where what a stage that ended made is kept, so that a run that was cut off in a later one finds it.
+    """
     compressor.requires_grad_(True).train()
+    reader = {f"reader.{name}": p for name, p in task.llm.named_parameters() if p.requires_grad}
+    parameters = dict(compressor.named_parameters()) | reader
+    made = finished.load() if finished is not None else None
+    if made is not None:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(made[0][name])
+        return History(**made[1])
 
     def loss(part: list[int], batch: list[int]) -> tuple[Tensor, dict[str, float]]:
         chosen, tokens = [rows[i] for i in part], sum(len(rows[i].target) for i in batch)
@@ -221,38 +344,37 @@ def _train(
         return -log_probs.sum() / tokens, {"accuracy": hits.sum().item() / tokens}
 
     history = fit(
-        dict(compressor.named_parameters()),
+        parameters,
         [len(row.target) for row in rows],
         loss,
-        lambda: figures(compressor, task, heldout_set, settings.batch_size),
-        settings,
+        lambda: figures(compressor, task, heldout, stage.training.batch_size),
+        stage.training,
         progress,
         checkpoints,
         [repr(row.text) for row in rows],
         [task.llm, compressor],
+        peaks=dict.fromkeys(reader, settings.reader_learning_rate),
     )
-    compressor.requires_grad_(False).eval()
-    if limits.saved_as == "float16":
-        compressor.round_to_half()
-    after = next(check for check in history.heldout if check["step"] == history.best_step)
-    report = {
-        "train_rows": len(rows),
-        "train_left_out": train[1],
-        **_measured(
-            compressor, task, heldout_set, history.heldout[0], after, first, limits, settings.batch_size
-        ),
-        "heldout_left_out": heldout[1],
-        "history": history.as_dict(),
-    }
-    compressor.save(out, limits.saved_as)
-    write_json(report, Path(out) / "report.json")
-    seen = {
-        split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
-    }
-    # A checkpoint of the user's is told by its digest, not by where it lay.
-    said = limits.model_copy(update={"weights": Path(limits.weights).name})
-    write_card(out, built_upon, seen, said, history)
-    return report
+    if finished is not None:
+        finished.save(parameters, history.as_dict())
+    return history
+
+
+def joined(records: Sequence[History]) -> History:
+    """The histories of stages as one; a stage's first check stands for the last one of the stage before."""
+    whole = records[0]
+    for record in records[1:]:
+        steps = len(whole.train)
+        whole = History(
+            train=whole.train + [{**entry, "step": entry["step"] + steps} for entry in record.train],
+            heldout=[entry for entry in whole.heldout if entry["step"] < steps]
+            + [{**entry, "step": entry["step"] + steps} for entry in record.heldout],
+            tokens=whole.tokens + record.tokens,
+            rows=whole.rows + record.rows,
+            best_step=record.best_step + steps,
+            ended=record.ended,
+        )
+    return whole
 
 
 def _measured(
@@ -334,7 +456,8 @@ def _row_sums(
     """(nats, tokens that are likeliest, tokens) of each row."""
     sources: list[Row | None] = list(rows)
     if memories == "other":
-        given = donors([row.dialogue for row in rows], [len(row.sources) for row in rows])
+        sizes = [sum(compressor.counts_of(row.sources)) for row in rows]
+        given = donors([row.dialogue for row in rows], sizes)
         sources = [None if other is None else rows[other] for other in given]
     order = sorted(
         (i for i, source in enumerate(sources) if source is not None), key=lambda i: (len(rows[i].target), i)

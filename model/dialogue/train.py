@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from model.adapter import load_adapter, save_adapter
+from model.adapter import load_adapter, new_adapter, save_adapter
 from model.branches import reply_log_probs
 from model.card import write_card
 from model.checkpoints import Checkpoints
@@ -127,16 +126,7 @@ def train_dialogue(
 
 def add_adapter(llm: nn.Module, settings: DialogueSettings) -> nn.Module:
     """The LLM with a new LoRA adapter in its own dtype, drawn from the seed; all else frozen."""
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=0.0,
-        target_modules=list(settings.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.training.seed)
-        return get_peft_model(llm, config, autocast_adapter_dtype=False).eval()
+    return new_adapter(llm, settings.rank, settings.alpha, settings.target_modules, settings.training.seed)
 
 
 class Exchanges:
