@@ -52,7 +52,7 @@ GPU_PLATFORM := --python-platform x86_64-manylinux_2_28
 
 lock: setup
 	$(COMPILE) deployments/lock/requirements.in --override deployments/lock/overrides.txt -o $(LOCK)
-	@echo "now drop torch, nvidia-*, cuda-* and triton from $(LOCK): torch brings its own"
+	@echo "now drop torch, nvidia-* and cuda-* from $(LOCK): torch brings its own"
 	$(MAKE) lock-gpu
 
 # Without mamba-ssm: its pins contradict vLLM's (docs/running.md).
