@@ -81,14 +81,14 @@ class MambaCompressor(nn.Module):
         if self.shape.kind == "small":
             self.pool.resize(self.shape.places)
 
-    def memory_counts(self, utterances: Sequence[Spoken]) -> list[int]:
+    def counts(self, dialogue: Sequence[Spoken]) -> list[int]:
         """How many memories each utterance has."""
         if self.shape.memory_span is None:
-            return [1] * len(utterances)
-        return self.counts_of([self.ids(utterance.text) for utterance in utterances])
+            return [1] * len(dialogue)
+        return self.counts_of([self.ids(utterance.text) for utterance in dialogue])
 
     def counts_of(self, utterances: Sequence[Tensor]) -> list[int]:
-        """As `memory_counts`, of token ids."""
+        """As `counts`, of token ids."""
         limit, span = self.shape.max_utterance_tokens, self.shape.memory_span
         return [len(spans(min(len(ids), limit), span)) for ids in utterances]
 
@@ -98,6 +98,10 @@ class MambaCompressor(nn.Module):
         if not len(ids):
             raise CompressorError("an utterance without tokens has no memory; leave it out of the history")
         return ids
+
+    def reads_whole(self, text: str) -> bool:
+        """Whether an utterance is read to its end."""
+        return len(self.ids(text)) <= self.shape.max_utterance_tokens
 
     def memories(
         self,

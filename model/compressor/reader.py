@@ -5,13 +5,14 @@ The paper's LLM is frozen, and then there is none. It is part of the compressor'
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
-from model.adapter import check_adapter, load_adapter, new_adapter, save_adapter
+from model.adapter import check_adapter, for_inference, load_adapter, new_adapter, save_adapter
 from model.compressor.compressor import READER
 from model.compressor.settings import CompressorSettings
 
@@ -22,10 +23,10 @@ def reader_folder(compressor: Path | None) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def merged_reader(llm: nn.Module, compressor: Path | None) -> nn.Module:
-    """The frozen LLM as it reads the memories of a compressor's folder: with its reader, if it has one, merged in."""
+def with_reader(llm: nn.Module, compressor: Path | None) -> nn.Module:
+    """The frozen LLM as it reads the memories of a compressor's folder: with its reader, if it has one."""
     folder = reader_folder(compressor)
-    return llm if folder is None else load_adapter(llm, folder).merge_and_unload().eval()
+    return llm if folder is None else for_inference(load_adapter(llm, folder))
 
 
 def trained_reader(
@@ -43,15 +44,26 @@ def trained_reader(
     return load_adapter(llm, folder, trainable=True).eval()
 
 
+def learns(llm: nn.Module) -> bool:
+    """Whether the LLM has a reader that is being trained."""
+    return any(p.requires_grad for p in llm.parameters())
+
+
 def save_reader(llm: nn.Module, compressor: Path, dtype: str) -> None:
-    """The reader of an LLM that has one, in its place in a compressor's folder, in `dtype`."""
-    if isinstance(llm, PeftModel):
-        save_adapter(llm, Path(compressor) / READER, getattr(torch, dtype))
+    """The trained reader of an LLM, in its place in a compressor's folder, in `dtype`, whose numbers it takes."""
+    with torch.no_grad():
+        for weight in reader_weights(llm).values():
+            weight.copy_(weight.to(getattr(torch, dtype)))
+    save_adapter(llm, Path(compressor) / READER, getattr(torch, dtype))
 
 
-@torch.no_grad()
-def round_reader_to_half(llm: nn.Module) -> None:
-    """The reader's weights become the nearest that fp16 can hold; without one nothing happens."""
-    for name, weight in llm.named_parameters():
-        if "lora_" in name:
-            weight.copy_(weight.half())
+def copy_reader(source: Path | None, compressor: Path) -> None:
+    """The reader of one compressor's folder, if it has one, becomes another's: what was made with it is read with it."""
+    folder = reader_folder(source)
+    if folder is not None:
+        shutil.copytree(folder, Path(compressor) / READER, dirs_exist_ok=True)
+
+
+def reader_weights(llm: nn.Module) -> dict[str, Tensor]:
+    """The weights of an LLM's reader that are trained, by name."""
+    return {f"{READER}.{name}": p for name, p in llm.named_parameters() if p.requires_grad}

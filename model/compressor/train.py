@@ -25,10 +25,12 @@ from model.compressor.compressor import (
     new_compressor,
 )
 from model.compressor.reader import (
-    merged_reader,
-    round_reader_to_half,
+    copy_reader,
+    learns,
+    reader_weights,
     save_reader,
     trained_reader,
+    with_reader,
 )
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
@@ -136,7 +138,7 @@ def adopt(
     _use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
-    llm = merged_reader(llm, start)
+    llm = with_reader(llm, start)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True, bare=compressor.bare)
     longest = settings.max_utterance_tokens
     rows, left_out = rows_of(alone(heldout), compressor, task, settings, longest, dialogues)
@@ -197,11 +199,11 @@ def _task(
     dialogue: bool,
 ) -> Reconstruction:
     """What is learnt, by an LLM that is frozen, with the reader that `folder` may have, or learns as a reader too."""
-    learns = settings.reader_rank > 0
-    llm = trained_reader(llm, folder, settings, training.seed) if learns else merged_reader(llm, folder)
+    learnt = settings.reader_rank > 0
+    llm = trained_reader(llm, folder, settings, training.seed) if learnt else with_reader(llm, folder)
     if settings.half_products:
         halve_products(llm)
-    return Reconstruction(llm, tokenizer, dialogue, cached=not learns, bare=compressor.bare)
+    return Reconstruction(llm, tokenizer, dialogue, cached=not learnt, bare=compressor.bare)
 
 
 def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
@@ -281,10 +283,12 @@ def _train(
             _train_stage(compressor, task, rows, heldout_set, stage, settings, progress, own, finished)
         )
     compressor.requires_grad_(False).eval()
-    task.llm.requires_grad_(False)
     if settings.saved_as == "float16":
         compressor.round_to_half()
-        round_reader_to_half(task.llm)
+    if learns(task.llm):
+        save_reader(task.llm, out, settings.saved_as)
+    else:
+        copy_reader(built_upon.get("compressor"), out)
     history = joined(records)
     after = next(check for check in history.heldout if check["step"] == history.best_step)
     report = {
@@ -302,7 +306,6 @@ def _train(
             for stage, record in zip(stages, records, strict=True)
         ]
     compressor.save(out, settings.saved_as)
-    save_reader(task.llm, out, settings.saved_as)
     write_json(report, Path(out) / "report.json")
     seen = {
         split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
@@ -329,7 +332,7 @@ def _train_stage(
     finished: where what a stage that ended made is kept, so that a run that was cut off in a later one finds it.
     """
     compressor.requires_grad_(True).train()
-    reader = {f"reader.{name}": p for name, p in task.llm.named_parameters() if p.requires_grad}
+    reader = reader_weights(task.llm)
     parameters = dict(compressor.named_parameters()) | reader
     made = finished.load() if finished is not None else None
     if made is not None:
