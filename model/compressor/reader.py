@@ -6,13 +6,14 @@ The paper's LLM is frozen, and then there is none. It is part of the compressor'
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from model.adapter import check_adapter, for_inference, load_adapter, new_adapter, save_adapter
+from model.adapter import AdapterError, check_adapter, for_inference, load_adapter, new_adapter, save_adapter
 from model.compressor.compressor import READER
 from model.compressor.settings import CompressorSettings
 
@@ -21,6 +22,21 @@ def reader_folder(compressor: Path | None) -> Path | None:
     """The reader's folder in that of a compressor; None where it has none."""
     folder = None if compressor is None else Path(compressor) / READER
     return folder if folder is not None and folder.is_dir() else None
+
+
+def checked_reader(compressor: Path | None, rank: int, alpha: int, target_modules: Sequence[str]) -> Path:
+    """The reader's folder in a compressor's, for a dialogue adapter of these settings to start from.
+
+    AdapterError where there is none or it has other ones.
+    """
+    folder = reader_folder(compressor)
+    if folder is None:
+        raise AdapterError(
+            f"{compressor}: this compressor has no reader for dialogue.start_from_reader; train one with "
+            "compressor.reader_rank, or set it to false"
+        )
+    check_adapter(folder, rank, alpha, target_modules, "dialogue.rank, alpha and target_modules")
+    return folder
 
 
 def with_reader(llm: nn.Module, compressor: Path | None) -> nn.Module:

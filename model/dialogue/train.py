@@ -16,6 +16,7 @@ from model.adapter import load_adapter, new_adapter, save_adapter
 from model.branches import reply_log_probs
 from model.card import write_card
 from model.checkpoints import Checkpoints
+from model.compressor.reader import checked_reader
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
 from model.dialogue.examples import DialogueExample
@@ -57,6 +58,8 @@ def train_dialogue(
         torch.set_num_threads(settings.training.threads)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
     parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
+    if start is None and settings.start_from_reader and history == "memory":
+        start = checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
     adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
     model = DialogueModel(adapted, tokenizer, history, *parts, settings)
     kept = looked_at(len(heldout), settings.training, "dialogue")
@@ -150,7 +153,8 @@ class Exchanges:
         self.replies = [reply_ids(model.tokenizer, e.reply) for e in self.examples]
         self.task, self.targets = None, {}
         if model.history == "memory":
-            self.task = Reconstruction(model.llm, model.tokenizer, dialogue=True, cached=False)
+            bare = getattr(model.compressor, "bare", False)
+            self.task = Reconstruction(model.llm, model.tokenizer, dialogue=True, cached=False, bare=bare)
             self._choose_targets()
         self.lengths = [self._tokens(i) for i in range(len(self.examples))]
         """Tokens the LLM reads for each exchange."""
