@@ -59,6 +59,12 @@ class Checkpoints:
         events = None if self.events is None else self.events / name
         return Checkpoints(self.folder / name, self.every_s, events, self.basis)
 
+    def check(self) -> None:
+        """Raises OtherTrainingError where what lies there, of this run or of a part of it, has another basis."""
+        self.facts()
+        for path in sorted(self.folder.glob(f"*/{FILE}")):
+            self.within(path.parent.name).facts()
+
     def due(self) -> bool:
         """Whether `every_s` seconds have passed since the last save, or since the start."""
         return time.monotonic() - self._saved >= self.every_s

@@ -109,6 +109,13 @@ def test_a_curriculum_cut_off_in_any_stage_goes_on_to_the_same_bytes(tmp_path, t
         patch.setattr("tasks.pretraining._tell", kill)
         with pytest.raises(Killed):
             pretrain_on_texts([texts], tmp_path / "cut", chosen, "tiny-llm")
+    other = tmp_path / "other.json"
+    changed = [{"span": 1, "max_tokens": 200}, {"span": 3, "max_tokens": 200}]
+    other.write_text(json.dumps({**json.loads(chosen.read_text()), "span_curriculum": changed}))
+    with monkeypatch.context() as patch:
+        patch.setattr("model.zoo.resolve.resolve", None)  # it is refused before any weights are looked for
+        with pytest.raises(InputError, match=r"\(differing: settings\.span_curriculum\); remove the folder"):
+            pretrain_on_texts([texts], tmp_path / "cut", other, "tiny-llm")
     ran = []
     monkeypatch.setattr("tasks.pretraining._tell", lambda step, *_: ran.append(step))
     report = pretrain_on_texts([texts], tmp_path / "cut", chosen, "tiny-llm")
