@@ -28,7 +28,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from storage import archives
+from storage import archives, inflate
 from storage.errors import InputError
 from storage.readers import crema_d, iemocap, meld, multidialog, ravdess
 from storage.readers.common import RawDataset
@@ -185,7 +185,7 @@ def read_listed(file: Path, index: archives.Index, member: archives.Member) -> b
     with open(file, "rb") as raw:
         points = [p for p in index.points if p.start <= member.start]
         if points:
-            return archives._inflate_from(raw, points[-1], member.start, member.size)
+            return inflate.inflate_from(raw, points[-1], member.start, member.size)
         raw.seek(member.start)
         return raw.read(member.size)
 
