@@ -248,7 +248,7 @@ class Store:
                 whole = self.stats.digest(path) == ref.digest
             else:
                 whole = path.stat().st_size == ref.size
-            if not whole or not getattr(ref, "tree", False):
+            if not whole or not isinstance(ref, Ref) or not ref.tree:
                 return whole
             return all(self.holds(member, rehash) for member in self.members(ref))
         except (OSError, StoreError):
@@ -550,7 +550,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._unreadable(path, error.strerror) from error
+            raise self._unreadable(path, str(error.strerror)) from error
         except ValueError as error:
             raise self._unreadable(path, _first(error)) from None
 

@@ -170,7 +170,7 @@ def read_turns(root: Path, path: str, dialogue: str, session: Session) -> list[L
         where = f"{path} line {number}"
         match = TURN_LINE.fullmatch(line.strip())
         reason = "junk_line" if match is None else turn_problem(match, dialogue, seen)
-        if reason:
+        if match is None or reason:
             session.rejects.append(
                 Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}")
             )

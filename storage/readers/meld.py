@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from storage.fetch.sources import Plain, RemoteFile, Source
@@ -27,7 +28,7 @@ from storage.readers.common import (
     whole_number,
 )
 from storage.readers.dataset import Dataset
-from storage.readers.known_bad import KnownBad
+from storage.readers.known_bad import Action, KnownBad
 from storage.readers.published import Published
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
@@ -115,9 +116,8 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
         if not copies:
             result.notes.append(f"meld: no {split}_sent_emo.csv, so no {split} split")
             continue
-        labels, others = choose_copy(
-            DATASET, copies, lambda p, s=split: read_labels(root, p, s, settings), normalised_rows
-        )
+        read_copy = partial(read_labels, root, split=split, settings=settings)
+        labels, others = choose_copy(DATASET, copies, read_copy, normalised_rows)
         ignored += others
         spans |= labels.spans
         result.utterances += [with_clip(u, clips) for u in labels.utterances]
@@ -345,7 +345,7 @@ TIMES_SAY = "the label file: StartTime and EndTime"
 
 
 def known_bad(
-    split: str | None, action: str, reason: str, reporter: str, *clips: tuple[int, int | None]
+    split: str | None, action: Action, reason: str, reporter: str, *clips: tuple[int, int | None]
 ) -> list[KnownBad]:
     """clips: dialogue and turn."""
     return [KnownBad(split, str(dialogue), turn, action, reason, reporter) for dialogue, turn in clips]

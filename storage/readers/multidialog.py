@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from storage.archives import SUFFIXES as ARCHIVE_SUFFIXES
@@ -145,12 +146,8 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
         if not folders:
             result.notes.append(f"{DATASET}: no metadata of {official}")
             continue
-        found[split], others = choose_copy(
-            DATASET,
-            folders,
-            lambda f, o=official, s=split: read_metadata(root, metadata_folders(raw.files, o)[f], s),
-            normalised_rows,
-        )
+        read_copy = partial(read_folder, root, folders=folders, split=split)
+        found[split], others = choose_copy(DATASET, folders, read_copy, normalised_rows)
         ignored += others
     part_splits(found)
     media = index_media(root, raw.files, settings)
@@ -186,6 +183,10 @@ def metadata_folders(paths: tuple[str, ...], official: str) -> dict[str, list[st
         if metadata_split(path) == official:
             folders.setdefault(path.rpartition("/")[0], []).append(path)
     return folders
+
+
+def read_folder(root: Path, folder: str, folders: dict[str, list[str]], split: str) -> Metadata:
+    return read_metadata(root, folders[folder], split)
 
 
 def read_metadata(root: Path, files: list[str], split: str) -> Metadata:
@@ -247,6 +248,7 @@ def parse_line(line: str, where: str) -> Turn:
     strings = (conversation, row["value"], row["emotion"], role)
     if not all(isinstance(value, str) and is_text(value) for value in strings):
         raise TurnError("bad_row", "a value that is no text")
+    assert conversation is not None and turn is not None, "what is missing was refused"
     if not conversation.isprintable() or "/" in conversation:
         raise TurnError("bad_row", "conv_id is no name of a conversation")
     if named and (named, number) != (conversation, turn):

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,16 +84,6 @@ class Span:
     end: float
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The media of one utterance, or of one whole IEMOCAP dialogue (`turn` None), to be made in a worker."""
-
-    script: Script
-    turn: int | None
-    seed: int
-    root: Path
-
-
 def write_sample(
     root: Path,
     seed: int = 0,
@@ -115,18 +106,18 @@ def write_sample(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise SampleError(f"{root}: exists and is not an empty folder; name a new one or remove it")
     scripts = load_scripts(dialogues, turns)
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    unfinished = root.with_name(f".{root.name}.partial-{os.getpid()}")
+    unfinished.mkdir(parents=True)
     try:
-        _write_meld(partial, [s for s in scripts if s.dataset == MELD], seed)
-        _write_multidialog(partial, [s for s in scripts if s.dataset == MULTIDIALOG])
-        _write_iemocap(partial, [s for s in scripts if s.dataset == IEMOCAP], seed)
+        _write_meld(unfinished, [s for s in scripts if s.dataset == MELD], seed)
+        _write_multidialog(unfinished, [s for s in scripts if s.dataset == MULTIDIALOG])
+        _write_iemocap(unfinished, [s for s in scripts if s.dataset == IEMOCAP], seed)
         if media:
-            _write_media(partial, [s for s in scripts if s.media], seed, workers)
-        (partial / MARKER).write_text("synthetic faces and voices, made by a procedural actor\n")
-        os.replace(partial, root)
+            _write_media(unfinished, [s for s in scripts if s.media], seed, workers)
+        (unfinished / MARKER).write_text("synthetic faces and voices, made by a procedural actor\n")
+        os.replace(unfinished, root)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return {dataset: _count([s for s in scripts if s.dataset == dataset], media) for dataset in DATASETS}
 
@@ -173,7 +164,7 @@ def _clock(seconds: float) -> str:
 
 
 def _write_multidialog(root: Path, scripts: list[Script]) -> None:
-    for split in dict.fromkeys(s.split for s in scripts):
+    for split in dict.fromkeys(s.official_split for s in scripts):
         rows = [row for s in scripts if s.split == split for row in _multidialog_rows(s)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         _write_text(root / "MultiDialog" / "metadata" / split / f"{split}_metadata_0000.jsonl", text)
@@ -286,18 +277,21 @@ def _overlapping(script: Script, seed: int) -> list[Span]:
 
 
 def _write_media(root: Path, scripts: list[Script], seed: int, workers: int) -> None:
-    jobs = []
     # Whole dialogues take longest: first, so that no worker ends alone.
-    for script in sorted(scripts, key=lambda s: s.dataset != IEMOCAP):
-        turns = (None,) if script.dataset == IEMOCAP else range(len(script.lines))
-        jobs += [Job(script, turn, seed, root) for turn in turns]
+    jobs: list[Callable[[], None]] = [
+        partial(_make_iemocap, root, script, seed) for script in scripts if script.dataset == IEMOCAP
+    ]
+    for script in scripts:
+        if script.dataset != IEMOCAP:
+            make = _make_meld if script.dataset == MELD else _make_multidialog
+            jobs += [partial(make, root, script, turn, seed) for turn in range(len(script.lines))]
     if workers == 1:
         for job in jobs:
-            _make(job)
+            job()
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        for _ in pool.map(_make, jobs):
+        for _ in pool.map(_do, jobs):
             pass
 
 
@@ -306,19 +300,16 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _make(job: Job) -> None:
-    makers: dict[str, Callable[[Job], None]] = {
-        MELD: _make_meld,
-        MULTIDIALOG: _make_multidialog,
-        IEMOCAP: _make_iemocap,
-    }
-    makers[job.script.dataset](job)
+def _do(job: Callable[[], None]) -> None:
+    job()
 
 
 def _perform(script: Script, turn: int, seed: int, speaker: str) -> tuple[np.ndarray, np.ndarray]:
@@ -330,33 +321,31 @@ def _perform(script: Script, turn: int, seed: int, speaker: str) -> tuple[np.nda
     return film, samples
 
 
-def _make_meld(job: Job) -> None:
-    script = job.script
-    film, samples = _perform(script, job.turn, job.seed, script.lines[job.turn].speaker)
-    folder = _folder(job.root / "MELD.Raw" / MELD_VIDEO[script.split])
-    path = folder / f"dia{script.dialogue_id}_utt{job.turn}.mp4"
+def _make_meld(root: Path, script: Script, turn: int, seed: int) -> None:
+    film, samples = _perform(script, turn, seed, script.lines[turn].speaker)
+    folder = _folder(root / "MELD.Raw" / MELD_VIDEO[script.official_split])
+    path = folder / f"dia{script.dialogue_id}_utt{turn}.mp4"
     write_mp4(path, film, FPS, samples, actor.RATE, channels=2)
 
 
-def _make_multidialog(job: Job) -> None:
-    script = job.script
-    film, samples = _perform(script, job.turn, job.seed, f"MultiDialog {script.lines[job.turn].speaker}")
-    base, stem = job.root / "MultiDialog", _multidialog_stem(script, job.turn)
-    place = Path(script.split) / script.dialogue_id
+def _make_multidialog(root: Path, script: Script, turn: int, seed: int) -> None:
+    film, samples = _perform(script, turn, seed, f"MultiDialog {script.lines[turn].speaker}")
+    base, stem = root / "MultiDialog", _multidialog_stem(script, turn)
+    place = Path(script.official_split) / script.dialogue_id
     write_wav(_folder(base / "data" / place) / f"{stem}.wav", samples, actor.RATE)
     write_mp4(_folder(base / "video" / place) / f"{stem}.mp4", film, FPS, samples, actor.RATE, channels=1)
 
 
-def _make_iemocap(job: Job) -> None:
+def _make_iemocap(root: Path, script: Script, seed: int) -> None:
     """Sentence wavs, the stereo dialog wav (F left, M right) and the avi of one dialogue."""
-    script, session = job.script, _iemocap_session(job.root, job.script)
-    spans = _overlapping(script, job.seed)
+    session = _iemocap_session(root, script)
+    spans = _overlapping(script, seed)
     length = max(span.end for span in spans) + 0.5
     stereo = np.zeros((round(length * actor.RATE), 2), np.float32)
     sentences = _folder(session / "sentences" / "wav" / script.dialogue_id)
     for turn, (line, name, span) in enumerate(zip(script.lines, _iemocap_names(script), spans, strict=True)):
         speaker = _iemocap_actor(script, line.speaker)
-        samples = actor.voice(line.text, line.acted, speaker, _seed(script, turn, job.seed))
+        samples = actor.voice(line.text, line.acted, speaker, _seed(script, turn, seed))
         write_wav(sentences / f"{name}.wav", samples, actor.RATE)
         first = round(span.start * actor.RATE)
         near = 0 if line.speaker == "F" else 1
@@ -365,7 +354,7 @@ def _make_iemocap(job: Job) -> None:
     dialog = session / "dialog"
     write_wav(_folder(dialog / "wav") / f"{script.dialogue_id}.wav", stereo, actor.RATE)
     avi = _folder(dialog / "avi" / "DivX") / f"{script.dialogue_id}.avi"
-    write_avi(avi, _two_shot(script, spans, stereo, job.seed), AVI_FPS, AVI_HEIGHT, AVI_WIDTH)
+    write_avi(avi, _two_shot(script, spans, stereo, seed), AVI_FPS, AVI_HEIGHT, AVI_WIDTH)
 
 
 def _iemocap_actor(script: Script, letter: str) -> str:
