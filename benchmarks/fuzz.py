@@ -30,7 +30,15 @@ from hypothesis import strategies as st
 
 from storage import archives, inflate
 from storage.errors import InputError
-from storage.readers import crema_d, iemocap, meld, multidialog, ravdess
+from storage.readers import (
+    crema_d,
+    iemocap,
+    meld,
+    multidialog,
+    multidialog_media,
+    multidialog_metadata,
+    ravdess,
+)
 from storage.readers.common import RawDataset
 from storage.settings import DataSettings
 from storage.shards import reject_to_row, utterance_to_row, write_table
@@ -108,8 +116,8 @@ def read_meld(folder: Path, data: bytes) -> Counted:
 
 def read_multidialog(folder: Path, data: bytes) -> Counted:
     name = put(folder, "metadata/train/train_metadata_0000.jsonl", data)
-    found = multidialog.read_metadata(folder, [name], "train")
-    said = multidialog.build_utterances(found, "train", multidialog.Media(), READ)
+    found = multidialog_metadata.read_metadata(folder, [name], "train")
+    said = multidialog.build_utterances(found, "train", multidialog_media.Media(), READ)
     return Counted(found.rows, len(lines(data)), said, found.rejects)
 
 

@@ -317,7 +317,7 @@ def smallest_hashes(dialogues: Collection[tuple[str, str]], count: int, seed: in
     return set(ranked[:count])
 
 
-def test_part(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
+def draw_test_split(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
     """Of a release without splits, what is tested on: the draw that all readers share."""
     return hold_out(parts, share, seed, dataset, "test")
 

@@ -178,7 +178,7 @@ def test_failure_leaves_nothing(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("no encoder")
 
-    monkeypatch.setattr("storage.sample.layout._make_iemocap", broken)
+    monkeypatch.setattr("storage.sample.clips._make_iemocap", broken)
     with pytest.raises(RuntimeError, match="no encoder"):
         write_sample(tmp_path / "raw", workers=1, dialogues=1)
     assert list(tmp_path.iterdir()) == []
