@@ -77,7 +77,7 @@ def _histories(work: Workspace, utterances: Ref | None, turns: int) -> dict[tupl
         return {}
     from tasks.stages.examples import read_dialogues, tagged  # torch, which the engine's process alone needs
 
-    found = {}
+    found: dict[tuple, tuple[str, ...]] = {}
     for dialogue in read_dialogues(work.store, [utterances]).values():
         lines = tagged(dialogue)
         found |= {u.key: lines[max(0, at - turns) : at] for at, u in enumerate(dialogue)}
@@ -259,7 +259,8 @@ def _rows_of(
     exchange: Exchange, requests: dict[str, GenerationRequest], answers: dict[str, dict], keep_garbled: bool
 ) -> list[dict]:
     """The exchange's rows, in the order of its emotions: the second of two alike is the duplicate."""
-    rows, earlier = [], []
+    rows: list[dict] = []
+    earlier: list[str] = []
     for emotion, request in requests.items():
         answer = answers[request.key]
         ending = answer["finish_reason"]
