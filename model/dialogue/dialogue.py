@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from model.adapter import load_adapter
+from model.adapter import for_inference, load_adapter
 from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
@@ -306,14 +306,14 @@ def load_dialogue(
 ) -> DialogueModel:
     """A dialogue model from local folders; without `adapter`, the LLM as it is.
 
-    The adapter is merged into the LLM, which makes replies quicker, unless it is to be trained on.
+    The adapter is merged into an LLM in fp32, which makes replies quicker, unless it is to be trained on.
     """
     llm, tokenizer = load_llm(llm_folder, dtype)
     parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
     if adapter is not None:
         # The adapter computes in the LLM's dtype; training keeps fp32 masters of its own.
         llm = load_adapter(llm, adapter, trainable)
-        llm = llm.eval() if trainable else llm.merge_and_unload().eval()
+        llm = llm.eval() if trainable else for_inference(llm)
     return DialogueModel(llm, tokenizer, history, *parts, settings)
 
 
