@@ -15,6 +15,7 @@ from storage.tables import KEY_COLUMNS
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import worked_seconds
+from tasks.nested import leaves
 from tasks.report.figures import MAIN
 from tasks.report.samples import candidate_examples
 from tasks.stages.verdicts import quality_line, training_line
@@ -243,20 +244,23 @@ def _figures(store: Store, plan: StagePlan, named: bool) -> list[dict]:
     prefix, found = plan.stage.name if named else "", []
     for refs in plan.outputs.values():
         for ref in (r for r in refs if r.name.endswith(".json")):
-            found += _flat(prefix, json.loads(store.read(ref)))
-        found += _flat(prefix, _training_report(store, refs) or {})
+            found += _named_figures(prefix, json.loads(store.read(ref)))
+        found += _named_figures(prefix, _training_report(store, refs) or {})
     return [{"figure": name, "value": value} for name, value in found]
 
 
-def _flat(name: str, value: object) -> list[tuple[str, object]]:
-    """(dotted name, value) of all that is in a JSON value; of a list how long it is where it holds figures."""
-    if isinstance(value, dict):
-        return [row for key, part in value.items() for row in _flat(f"{name}.{key}" if name else key, part)]
-    if isinstance(value, list) and any(not isinstance(part, str) for part in value):
-        return [(name, f"{len(value)} values")]
-    if isinstance(value, float):
-        return [(name, round(value, 6))]
-    return [(name, ", ".join(value) if isinstance(value, list) else value)]
+def _named_figures(prefix: str, value: object) -> list[tuple[str, object]]:
+    """(dotted name, value) of all that is in a JSON value."""
+    named = [prefix] if prefix else []
+    return [(".".join([*named, *names]), _shown(part)) for names, part in leaves(value, dict)]
+
+
+def _shown(value: object) -> object:
+    """Of a list how long it is where it holds figures."""
+    if isinstance(value, list):
+        texts = all(isinstance(part, str) for part in value)
+        return ", ".join(value) if texts else f"{len(value)} values"
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:

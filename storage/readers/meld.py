@@ -30,6 +30,7 @@ from storage.readers.common import (
 from storage.readers.dataset import Dataset
 from storage.readers.meld_known_bad import KNOWN_BAD
 from storage.readers.published import Published
+from storage.readers.shared_clips import part_shared_clips
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
 
@@ -283,32 +284,16 @@ def clips_without_row(clips: dict[Key, str], read: Dialogues) -> list[Reject]:
 def without_shared_clips(
     utterances: list[Utterance], spans: dict[Key, Span]
 ) -> tuple[list[Utterance], list[Reject]]:
-    """Rows that name the same seconds of the same episode have one clip between them.
-
-    Of two splits the one less used for testing loses it, so that no clip is both learned from and tested on;
-    within a split both keep it and are flagged.
-    """
-    if not any(u.video_path for u in utterances):
-        return utterances, []
+    """`part_shared_clips` by the seconds of the episode: rows that name the same have one clip between them."""
     counts = Counter(spans.values())
-    owners: dict[Span, Key] = {}
-    kept, told = {}, []
-    rank = {"test": 0, "dev": 1, "train": 2}
-    for u in sorted(utterances, key=lambda u: (rank[u.split], u.key)):
-        span = spans[u.key[1:]]
-        if u.video_path and 1 < counts[span] <= MOST_SHARING and all(span):
-            owner = owners.setdefault(span, u.key[1:])
-            if owner != u.key[1:]:
-                shared = owner[0] != u.split
-                what = "withdrawn" if shared else "flagged"
-                detail = f"{what}: the same seconds of the episode as {clip_name(owner)}"
-                told.append(
-                    Reject(*u.key, reason="clip_in_two_splits" if shared else "repeated_clip", detail=detail)
-                )
-                if shared:
-                    u = replace(u, video_path=None, audio_path=None)
-        kept[u.key] = u
-    return [kept[u.key] for u in utterances], told
+
+    def seconds(u: Utterance) -> list[Span]:
+        span = spans[u.key[1:]] if u.video_path else ()
+        return [span] if span and counts[span] <= MOST_SHARING and all(span) else []
+
+    return part_shared_clips(
+        utterances, seconds, lambda owner: f"the same seconds of the episode as {clip_name(owner.key[1:])}"
+    )
 
 
 def clip_notes(utterances: list[Utterance], clips: dict[Key, str], spare: int) -> list[str]:
