@@ -28,6 +28,7 @@ from storage.errors import InputError
 from storage.media.settings import MediaSettings
 from storage.settings import DataSettings, FetchLimits
 from tasks.engine.retrain import RetrainSettings
+from tasks.nested import leaves
 
 Kind = TypeVar("Kind", bound=BaseModel)
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
@@ -253,13 +254,10 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[s
 
 def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
     """Dotted name -> value of every setting, groups opened."""
-    found: dict[str, object] = {}
-    for name, value in settings:
-        if isinstance(value, BaseModel):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = [_plain(part) for part in value] if isinstance(value, tuple) else value
-    return found
+    return {
+        prefix + ".".join(names): [_plain(part) for part in value] if isinstance(value, tuple) else value
+        for names, value in leaves(settings, BaseModel)
+    }
 
 
 def _plain(value: object) -> object:
