@@ -209,9 +209,19 @@ class MambaCompressor(nn.Module):
         places = torch.tensor(told, device=memories.device)
         return memories.index_add(0, places, F.embedding(numbers, self.roles))
 
-    @torch.no_grad()
+    def counts(self, dialogue: Sequence[Spoken]) -> list[int]:
+        """How many memories each utterance has."""
+        return [1] * len(dialogue)
+
+    def reads_whole(self, text: str) -> bool:
+        """Whether an utterance is read to its end."""
+        return len(self.ids(text)) <= self.shape.max_utterance_tokens
+
     def compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
-        """Memories [n_utterances, llm_width] of dialogues, a bounded number of tokens at once."""
+        """Memories [n_utterances, llm_width] of dialogues, a bounded number of tokens at once.
+
+        With their gradient where the weights learn: measure under `torch.no_grad`.
+        """
         rows = [[self.ids(utterance.text) for utterance in dialogue] for dialogue in dialogues]
         roles = [[utterance.role for utterance in dialogue] for dialogue in dialogues]
         sizes = [sum(len(ids) + 1 for ids in row) for row in rows]

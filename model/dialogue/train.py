@@ -1,12 +1,14 @@
 """Finetune the LLM on dialogue with LoRA, alongside memory reconstruction (paper, section 4.2).
 
-Compressor and extractor stay frozen. Knows nothing of datasets, splits or storage.
+The extractor stays frozen, and the compressor unless the settings have it learn. Knows nothing of datasets, splits or
+storage.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,16 +20,27 @@ from model.branches import reply_log_probs
 from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.compressor.reconstruction import Reconstruction
-from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
+from model.dialogue.dialogue import (
+    COMPRESSOR,
+    DialogueModel,
+    HistoryForm,
+    Memories,
+    load_parts,
+    own_compressor,
+)
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
+from model.draws import draw_number
 from model.json_files import write_json
-from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids
+from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids, token_ids
 from model.metrics.compared import compared_rows
 from model.metrics.donors import with_others
 from model.sharding import is_sharded
 from model.spoken import Spoken
 from model.training import Progress, fit, looked_at
+
+HISTORY_DROPOUT = "dialogue.history_dropout"
+"""The draw of the train rows whose history is withheld."""
 
 
 def train_dialogue(
@@ -42,6 +55,7 @@ def train_dialogue(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     start: Path | None = None,
+    shared_schedule: bool = False,
 ) -> dict:
     """Train a LoRA adapter, save it in peft's layout and report.json in `out`, and return the report.
 
@@ -49,7 +63,9 @@ def train_dialogue(
     their reconstruction (table 5): so the LLM keeps understanding them. "compared" in the report holds each held-out
     reply's nats a token before and after, and after it with another dialogue's history, or clip, in place of its own:
     the controls. start: the folder of an adapter of the
-    same settings to go on from, instead of a new one. An exchange that does not fit the LLM's window without any
+    same settings to go on from, instead of a new one. shared_schedule: batches are planned, and `max_tokens` is spent,
+    by sentences and true replies alone, so that trainings with other forms of the history take the same rows at the
+    same step. A compressor that learns is saved in `out` too, in the folder "compressor". An exchange that does not fit the LLM's window without any
     history is left out and counted. ValueError names an empty reply or clip, and where nothing is left.
     """
     if not train or not heldout:
@@ -57,10 +73,14 @@ def train_dialogue(
     if settings.training.threads is not None:
         torch.set_num_threads(settings.training.threads)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
-    parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
+    compressor = own_compressor(start) or compressor
+    needed = history == "memory" and settings.memory == "mamba"
+    parts = load_parts(llm, tokenizer, compressor if needed else None, extractor)
+    learns = parts[0].requires_grad_(True) if needed and settings.train_compressor else None
     adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
     model = DialogueModel(adapted, tokenizer, history, *parts, settings)
     kept = looked_at(len(heldout), settings.training, "dialogue")
+    train, withheld = with_history_dropout(train, settings)
     train_set = Exchanges(model, train)
     dropped = dict(model.counts)
     heldout_set = Exchanges(model, [heldout[i] for i in kept])
@@ -83,8 +103,11 @@ def train_dialogue(
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}
         return reply + weight * reconstruction, logs
 
+    learnt = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
+    if learns is not None:
+        learnt |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
     record = fit(
-        {name: p for name, p in model.llm.named_parameters() if p.requires_grad},
+        learnt,
         train_set.lengths,
         loss,
         lambda: heldout_set.figures(batch, weight, looked),
@@ -92,13 +115,21 @@ def train_dialogue(
         progress,
         checkpoints,
         [example.key for example in train_set.examples],
-        [part for part in (model.llm, model.compressor, model.extractor) if part is not None],
+        [part for part in (model.llm, *parts) if isinstance(part, nn.Module)],
+        planned=train_set.shared_lengths if shared_schedule else None,
     )
     before = record.heldout[0]
     best = next(i for i, check in enumerate(record.heldout) if check["step"] == record.best_step)
     after = record.heldout[best]
     report = {
         "history_form": history,
+        **(
+            {"memory": settings.memory, "recent_utterances": settings.recent_utterances}
+            if history == "memory"
+            else {}
+        ),
+        "compressor_learnt": learns is not None,
+        "train_histories_withheld": withheld,
         "audio_visual": model.use_audio_visual,
         "train_exchanges": len(train_set.examples),
         "train_left_out": train_set.left_out,
@@ -118,11 +149,22 @@ def train_dialogue(
         "history": record.as_dict(),
     }
     save_adapter(model.llm, out)
+    if learns is not None:
+        learns.save(Path(out) / COMPRESSOR)
     write_json(report, Path(out) / "report.json")
     parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
     weights = {role: folder for role, folder in parts_of.items() if folder is not None}
     write_card(out, weights, {"train": train_set.examples, "heldout": heldout_set.examples}, settings, record)
     return report
+
+
+def with_history_dropout(
+    examples: Sequence[DialogueExample], settings: DialogueSettings
+) -> tuple[list[DialogueExample], int]:
+    """The examples, the history of some withheld, and of how many; by key, so that they are the same in every epoch."""
+    bound, seed = settings.history_dropout * 2**64, settings.training.seed
+    withheld = {e.key for e in examples if e.history and draw_number(seed, HISTORY_DROPOUT, e.key) < bound}
+    return [replace(e, history=()) if e.key in withheld else e for e in examples], len(withheld)
 
 
 def add_adapter(llm: nn.Module, settings: DialogueSettings) -> nn.Module:
@@ -143,7 +185,8 @@ class Exchanges:
     """Exchanges made ready for training: prompts as pieces, and what of each history is reconstructed.
 
     Tokens, memories and emotion embeddings do not change in training and are computed once, held on the CPU;
-    ids become embeddings when a batch is run. `left_out` says how many exchanges fit the LLM's window in no way;
+    ids become embeddings when a batch is run. Where the compressor learns, memories do change, and a batch's prompts are
+    made anew. `left_out` says how many exchanges fit the LLM's window in no way;
     the model's counts, how many utterances of the others' histories are not reconstructed.
     """
 
@@ -152,7 +195,8 @@ class Exchanges:
             if not example.reply.strip():
                 raise ValueError(f"dialogue: exchange {example.key} has an empty reply; leave it out")
         self.model = model
-        self.memories = model.memories([e.history for e in examples])
+        with torch.no_grad():
+            self.memories = model.memories([e.history for e in examples])
         found = model.prompt_pieces(examples, self.memories, model.settings.training.batch_size)
         self.examples = [e for e, pieces in zip(examples, found, strict=True) if pieces is not None]
         self.left_out = {"too_long": len(examples) - len(self.examples)}
@@ -164,13 +208,30 @@ class Exchanges:
             self._choose_targets()
         self.lengths = [self._tokens(i) for i in range(len(self.examples))]
         """Tokens the LLM reads for each exchange."""
+        self.shared_lengths = [
+            len(token_ids(model.tokenizer, e.sentence)) + len(reply)
+            for e, reply in zip(self.examples, self.replies, strict=True)
+        ]
+        """Tokens of each sentence and its true reply: what all forms of the history have in common."""
 
     def reply_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor:
         """Token mean of the replies' negative log-likelihood; of the rows of `whole`, the share that `rows` have."""
-        with torch.no_grad():
-            prompts = [embed(self.model.llm, self.pieces[i]) for i in rows]
-        log_probs, _ = reply_log_probs(self.model.llm, prompts, [self.replies[i] for i in rows])
+        log_probs, _ = reply_log_probs(self.model.llm, self.prompts(rows), [self.replies[i] for i in rows])
         return -log_probs.sum() / self.reply_tokens(rows if whole is None else whole)
+
+    def prompts(self, rows: Sequence[int]) -> list[Tensor]:
+        """Input embeddings [T_i, d] of the rows' prompts; with a gradient where the compressor learns."""
+        llm = self.model.llm
+        if not self.model.compressor_learns:
+            with torch.no_grad():
+                return [embed(llm, self.pieces[i]) for i in rows]
+        examples = [self.examples[i] for i in rows]
+        made = self._memories([e.history for e in examples])
+        return [embed(llm, pieces) for pieces in self.model.pieces(examples, made)]
+
+    def _memories(self, histories: Sequence[tuple[Spoken, ...]]) -> Memories:
+        """The histories' memories as the compressor is now."""
+        return self.model.memories(histories) if self.model.compressor_learns else self.memories
 
     def reconstruction_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor | None:
         """As `reply_loss`, over what is reconstructed of the rows' histories; None where no row has a history.
@@ -184,7 +245,11 @@ class Exchanges:
         if not histories:
             return None
         targets = [self.targets[h] for h in histories]
-        memories = [self.memories[h][places] for h, (places, _) in zip(histories, targets, strict=True)]
+        made = self._memories(histories)
+        memories = [
+            torch.cat([made[h][place] for place in places])
+            for h, (places, _) in zip(histories, targets, strict=True)
+        ]
         log_probs, _ = self.task.log_probs(memories, [ids for _, ids in targets])
         return -weight * log_probs.sum() / self.reconstructed_tokens(whole)
 
@@ -230,8 +295,8 @@ class Exchanges:
         found: dict[int, float] = {}
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            prompts = [embed(self.model.llm, self.pieces[i]) for i in rows]
-            log_probs, owner = reply_log_probs(self.model.llm, prompts, [self.replies[i] for i in rows])
+            replies = [self.replies[i] for i in rows]
+            log_probs, owner = reply_log_probs(self.model.llm, self.prompts(rows), replies)
             found.update(zip(rows, mean_by_row(-log_probs, owner, len(rows)).tolist(), strict=True))
         return [found[i] for i in range(len(order))]
 
@@ -273,7 +338,8 @@ class Exchanges:
             if places:
                 self.targets[history] = places, self.task.target([history[i].text for i in places])
         kept = sum(len(self.targets[e.history][0]) for e in self.examples if e.history in self.targets)
-        total = sum(len(e.history) for e in self.examples)
+        recent = self.model.settings.recent_utterances
+        total = sum(max(0, len(e.history) - recent) for e in self.examples)
         self.model.counts["unreconstructed_utterances"] += total - kept
 
     def _reconstructed(self, history: tuple[Spoken, ...]) -> list[int]:
@@ -282,14 +348,15 @@ class Exchanges:
         One that the compressor does not read to its end, or that the LLM's window cannot hold, is passed over:
         its memory cannot tell it, and the compressor was not trained on such either.
         """
-        compressor, window, places, tokens = self.model.compressor, self.model.window, [], 0
-        # The other half is ample for the memories: an utterance has at least two tokens, one its new line.
+        window, places, tokens = self.model.window, [], 0
+        older = len(history) - self.model.settings.recent_utterances  # the last ones stand as text
+        # The other half is ample for the memories: an utterance has no more of them than it has tokens and a new line.
         most = math.inf if window is None else (window - self.task.overhead) // 2
         limit = min(self.model.settings.max_reconstruction_tokens, most)
-        for place in reversed(range(len(history))):
+        for place in reversed(range(older)):
             text = history[place].text
             size = self.task.text_tokens(text) + 1
-            if size > most or len(compressor.ids(text)) > compressor.shape.max_utterance_tokens:
+            if size > most or not self.model.compressor.reads_whole(text):
                 continue
             tokens += size
             if places and tokens > limit:
@@ -300,4 +367,7 @@ class Exchanges:
     def _tokens(self, row: int) -> int:
         tokens = sum(len(piece) for piece in self.pieces[row]) + len(self.replies[row])
         target = self.targets.get(self.examples[row].history)
-        return tokens + (self.task.overhead + len(target[0]) + len(target[1]) if target else 0)
+        if not target:
+            return tokens
+        memories = self.memories[self.examples[row].history]
+        return tokens + self.task.overhead + sum(len(memories[p]) for p in target[0]) + len(target[1])

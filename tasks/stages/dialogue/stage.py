@@ -11,6 +11,7 @@ from tasks.stages.inputs import (
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
     stand_ins,
@@ -24,7 +25,7 @@ def text(made: Made) -> Calls | NotRun:
 
 @of_dialogues
 def memory(made: Made) -> Calls | NotRun:
-    return _call(made, history="memory", compressor=made.only("compressor.finetune"))
+    return _call(made, history="memory", compressor=memory_compressor(made))
 
 
 @of_dialogues
@@ -34,7 +35,7 @@ def audiovisual(made: Made) -> Calls | NotRun:
     return _call(
         made,
         history="memory",
-        compressor=made.only("compressor.finetune"),
+        compressor=memory_compressor(made),
         extractor=made.only("extractor"),
         features=dialogue_features(made, "train", "dev"),
     )

@@ -10,6 +10,7 @@ from tasks.stages.inputs import (
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
 )
@@ -28,7 +29,7 @@ def test_exchanges(rung: Rung, made: Made) -> Calls | NotRun:
             "exchanges": exchange_shards(made, "test", "dev"),
             "features": dialogue_features(made, "test", "dev") if media else [],
             "adapter": made.only(rung.adapter) if rung.adapter else None,
-            "compressor": made.only("compressor.finetune") if rung.mc else None,
+            "compressor": memory_compressor(made) if rung.mc else None,
             "extractor": made.only("extractor") if media else None,
         }
     }
