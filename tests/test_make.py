@@ -27,6 +27,24 @@ def test_weights_are_fetched_before_they_are_needed(target, then):
     assert fetched < needed
 
 
+@pytest.mark.parametrize("version", [(3, 10), (3, 12), (3, 13)])
+def test_a_python_that_the_lock_is_not_for_is_refused_before_anything_is_installed(tmp_path, version):
+    """The Makefile with an interpreter that gives itself out for another."""
+    for name in ("Makefile", "requirements.lock", "requirements-torch.txt", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.version_info = {(*version, 0)}\n")
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={sys.executable}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and not (tmp_path / ".venv").exists()
+    told = f"This is Python {version[0]}.{version[1]}; the lock is for 3.11: make setup PYTHON=python3.11"
+    assert done.stderr.splitlines()[0] == told
+
+
 def test_ci_starts_with_an_empty_cache_and_home_and_leaves_none(tmp_path):
     """The script on a tree whose `make test` notes what it was given and puts something there."""
     (tmp_path / ".ci").mkdir()

@@ -324,6 +324,10 @@ def new_compressor(
         return compressor.to(llm_table.device)
 
 
+OLDER_NAMES = {r"^(backbone\.)?embedding\.": "embeddings."}
+"""Of a checkpoint's tensors: mamba-ssm and some conversions name the embeddings in the singular."""
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
     """Weights in fp32 of any Mamba (version 1) checkpoint of transformers, and the sizes that rebuild it.
 
@@ -336,7 +340,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
             f"{folder}: a {config.model_type} model with {getattr(config, 'hidden_act', 'no')} activation; "
             f"wanted mamba with silu"
         )
-    model, told = from_folder(MambaModel, folder, dtype=torch.float32, output_loading_info=True)
+    model, told = from_folder(
+        MambaModel, folder, dtype=torch.float32, output_loading_info=True, key_mapping=OLDER_NAMES
+    )
     wrong = {
         "missing": sorted(told["missing_keys"]),
         "unknown": sorted(key for key in told["unexpected_keys"] if not key.startswith("lm_head.")),

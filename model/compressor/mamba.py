@@ -10,7 +10,7 @@ is needed. Left padding would enter the state: never pad on the left.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.compressor.scan import selective_scan
+from model.compressor.scans import scan_of
 
 
 class RMSNorm(nn.Module):
@@ -98,10 +98,8 @@ class Mixer(nn.Module):
         padded = torch.cat([window, x], 1)
         x = F.silu(causal_convolution(padded, self.conv1d.weight, self.conv1d.bias))
         dt, B, C = self.x_proj(x).split([self.rank, self.state, self.state], dim=-1)
-        y, state = scan(
-            x, F.softplus(self.dt_proj(dt)), -torch.exp(self.A_log), B, C, self.D,
-            None if past is None else past.state,
-        )  # fmt: skip
+        scan, before = scan_of(x.device.type).function, None if past is None else past.state
+        y, state = scan(x, F.softplus(self.dt_proj(dt)), -torch.exp(self.A_log), B, C, self.D, before)
         return self.out_proj(y * F.silu(gate)), LayerState(padded[:, padded.shape[1] - width :], state)
 
 
@@ -117,39 +115,6 @@ def causal_convolution(padded: Tensor, weight: Tensor, bias: Tensor | None) -> T
     for shift, tap in enumerate(taps[1:], 1):
         out = torch.addcmul(out, padded[:, shift : shift + length], tap)
     return out if bias is None else out + bias
-
-
-def scan(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """`selective_scan`, by mamba-ssm's kernel on a GPU where it is installed and nothing came before."""
-    kernel = gpu_scan() if x.is_cuda and state is None else None
-    if kernel is None:
-        return selective_scan(x, dt, A, B, C, D, state)
-    return kernel_scan(kernel, x, dt, A, B, C, D)
-
-
-def kernel_scan(
-    kernel: Callable, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`selective_scan` from nothing by a function of mamba-ssm's layout, which has channels before time.
-
-    kernel(u [b, d, l], delta [b, d, l], A [d, n], B [b, n, l], C [b, n, l], D [d], return_last_state=True) ->
-    y [b, d, l] and the last state [b, d, n]. It takes numbers of one type, so all go in as fp32, and makes no
-    gradient for the last state.
-    """
-    u, delta, rows, columns = (t.transpose(1, 2).float().contiguous() for t in (x, dt, B, C))
-    y, last = kernel(u, delta, A.contiguous(), rows, columns, D, return_last_state=True)
-    return y.transpose(1, 2), last.detach().transpose(1, 2)
-
-
-def gpu_scan():
-    """mamba-ssm's selective_scan_fn, or None where it is not installed."""
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError:
-        return None
-    return selective_scan_fn
 
 
 class Block(nn.Module):

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from model.adapter import load_adapter
+from model.adapter import for_inference, load_adapter
 from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.mean_memory import MeanMemory
@@ -359,16 +359,18 @@ def load_dialogue(
 ) -> DialogueModel:
     """A dialogue model from local folders; without `adapter`, the LLM as it is.
 
-    The adapter is merged into the LLM, which makes replies quicker, unless it is to be trained on. A compressor that
-    learnt with the adapter takes the place of the one given.
+    The adapter is merged into an LLM in fp32, which makes replies quicker, unless it is to be trained on. A compressor
+    that learnt with the adapter takes the place of the one given.
     """
     llm, tokenizer = load_llm(llm_folder, dtype)
+    settings = settings or DialogueSettings()
     compressor = own_compressor(adapter) or compressor
-    parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
+    needed = history == "memory" and settings.memory == "mamba"
+    parts = load_parts(llm, tokenizer, compressor if needed else None, extractor)
     if adapter is not None:
         # The adapter computes in the LLM's dtype; training keeps fp32 masters of its own.
         llm = load_adapter(llm, adapter, trainable)
-        llm = llm.eval() if trainable else llm.merge_and_unload().eval()
+        llm = llm.eval() if trainable else for_inference(llm)
     return DialogueModel(llm, tokenizer, history, *parts, settings)
 
 

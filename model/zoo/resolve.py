@@ -222,11 +222,17 @@ def _snapshot(source: WeightSource, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(source.hub_id, revision=source.revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises many unrelated types; all mean the same here
         reason = (str(error).strip().splitlines() or ["no message"])[0][:160]
+        connect = "unset HF_HUB_OFFLINE (setting run.offline)" if offline() else "connect"
         way_on = f", or use {source.instead!r} (profile cpu), which needs no hub" if source.instead else ""
         raise ZooError(
             f"weights {source.name!r}: {source.hub_id} cannot be fetched from the Hugging Face hub "
-            f"({type(error).__name__}: {reason}); connect, or give the path of a local copy instead of the name{way_on}"
+            f"({type(error).__name__}: {reason}); {connect}, or give the path of a local copy instead of the name{way_on}"
         ) from error
+
+
+def offline() -> bool:
+    """Whether this process is told not to ask the hub, by the hub client's own variable."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _link_or_copy(path: Path, copy: Path) -> None:

@@ -56,7 +56,7 @@ class Session:
         self.raw = None if raw is None else Path(raw).resolve()
         self.force, self._reading = force, reading
         self._raw = self._raw_files()
-        offline = {"HF_HUB_OFFLINE": "1"} if profile != "paper" else {}
+        offline = {"HF_HUB_OFFLINE": "1"} if settings.run.offline else {}
         self._handed = workers is not None
         self.workers = workers or WorkerPool(settings.run, self.store.root, self.raw_root, offline)
         graph = self._graph()

@@ -11,7 +11,7 @@ import re
 import pytest
 
 EXPECTED = {
-    "mamba-ssm's kernel needs a GPU and the package": "CI has no GPU",
+    "the scan's kernels need a GPU": "CI has no GPU",
     "a GPU adds up in any order; bytes are a CPU's promise": "CI may have a GPU",
     "mounting a file system is not allowed here": "a container may lack the right",
     "root cannot be held to file permissions here": "a container may lack the right",

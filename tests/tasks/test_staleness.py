@@ -13,7 +13,7 @@ from storage.sample.layout import write_sample
 from storage.shards import read_table
 from tasks.engine import fingerprint
 from tasks.engine.session import Session
-from tasks.settings import load_settings
+from tasks.settings import PROFILES, load_settings
 from tasks.stages.shard_names import of_table
 from tests.support import rerun
 from tests.support.rerun import session
@@ -53,6 +53,21 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_bytes().decode()
     assert old in text
     path.write_bytes(text.replace(old, new, 1).encode())
+
+
+@pytest.mark.parametrize(
+    "changes, offline", [([], False), (["run.offline=true"], True)], ids=["by default", "by setting"]
+)
+def test_the_hub_is_asked_unless_a_setting_says_not_to_whatever_the_profile_is_called(
+    corpus, store, tmp_path, changes, offline
+):
+    copy = tmp_path / "mine.toml"
+    shutil.copy(PROFILES / "paper.toml", copy)
+    for profile in ("paper", str(copy)):
+        with Session(load_settings(profile, changes), profile, store, corpus) as opened:
+            assert ("HF_HUB_OFFLINE" in opened.workers.environment) is offline
+    for profile in ("cpu", "tiny"):
+        assert load_settings(profile).run.offline
 
 
 @pytest.fixture

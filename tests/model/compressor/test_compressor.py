@@ -96,6 +96,20 @@ def test_a_checkpoint_keeps_its_weights(llm, tiny_mamba_folder):
     assert all(torch.equal(v.cpu(), theirs[name]) for name, v in compressor.mamba.state_dict().items())
 
 
+@pytest.mark.parametrize("spelling", ["backbone.embedding", "embedding", "backbone.embeddings", "embeddings"])
+def test_both_spellings_of_a_checkpoints_embeddings_load(llm, tiny_mamba_folder, tmp_path, spelling):
+    table = llm[0].get_input_embeddings().weight
+    expected = new_compressor(SMALL, llm[1], table, tiny_mamba_folder).mamba.state_dict()
+    shutil.copytree(tiny_mamba_folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    (name,) = (name for name in weights if "embedding" in name)
+    weights[f"{spelling}.weight"] = weights.pop(name)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    found = new_compressor(SMALL, llm[1], table, tmp_path).mamba.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
 def test_saved_and_loaded_is_equal_and_holds_no_llm_table(compressor, llm, tmp_path):
     compressor.save(tmp_path)
     assert "table" not in load_file(tmp_path / "model.safetensors")

@@ -8,8 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MambaConfig, MambaModel
 
-from model.compressor.mamba import Mamba, MambaShape, kernel_scan
+from model.compressor.mamba import Mamba, MambaShape
 from model.compressor.scan import CHUNK, selective_scan
+from model.compressor.scans import as_scan
 
 
 def test_scan_by_hand():
@@ -122,7 +123,7 @@ def scan_as_mamba_ssm(
 
 def test_the_gpu_kernel_is_given_its_own_layout():
     inputs = [t.detach().float().requires_grad_() for t in scan_inputs(length=CHUNK + 3)[:-1]]
-    found, expected = kernel_scan(scan_as_mamba_ssm, *inputs), selective_scan(*inputs)
+    found, expected = as_scan(scan_as_mamba_ssm)(*inputs), selective_scan(*inputs)
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
     assert not found[1].requires_grad
@@ -136,14 +137,14 @@ def test_the_gpu_kernel_is_given_its_own_layout():
 def test_reading_goes_on_from_the_gpu_kernels_state():
     x, dt, A, B, C, D = (t.detach().float() for t in scan_inputs(length=9)[:-1])
     first, rest = zip(*(t.split([4, 5], 1) for t in (x, dt, B, C)), strict=True)
-    _, state = kernel_scan(scan_as_mamba_ssm, *first[:2], A, *first[2:], D)
+    _, state = as_scan(scan_as_mamba_ssm)(*first[:2], A, *first[2:], D)
     y, _ = selective_scan(*rest[:2], A, *rest[2:], D, state)
     assert torch.allclose(y, selective_scan(x, dt, A, B, C, D)[0][:, 4:], rtol=1e-4, atol=1e-5)
 
 
 def test_the_gpu_kernel_is_given_one_type_under_mixed_precision():
     x, dt, A, B, C, D = (t.detach().float() for t in scan_inputs(length=5)[:-1])
-    y, _ = kernel_scan(scan_as_mamba_ssm, x.bfloat16(), dt, A, B.bfloat16(), C.bfloat16(), D)
+    y, _ = as_scan(scan_as_mamba_ssm)(x.bfloat16(), dt, A, B.bfloat16(), C.bfloat16(), D)
     assert torch.allclose(y, selective_scan(x, dt, A, B, C, D)[0], rtol=0.05, atol=0.1)
 
 

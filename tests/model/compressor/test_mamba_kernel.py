@@ -1,37 +1,36 @@
-"""mamba-ssm's own kernel, where there is a GPU and the package: the same numbers as the scan on a CPU, both ways.
+"""The scans of a GPU, where there is one: mamba-ssm's kernel and the Triton one, the same numbers as on a CPU, both ways.
 
-Elsewhere test_mamba.py holds how the kernel is called to its documented layout.
+Elsewhere test_scans.py runs the Triton kernel by its interpreter, and test_mamba.py holds how mamba-ssm's is called.
 """
-
-import importlib.util
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import MambaConfig, MambaModel
 
-from model.compressor.mamba import Mamba, MambaShape, gpu_scan, scan
+from model.compressor import mamba
+from model.compressor.mamba import Mamba, MambaShape
 from model.compressor.scan import CHUNK, selective_scan
+from model.compressor.scans import KERNELS, ChosenScan, choose, scan_of
 
 DEVICE = "cuda"
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or importlib.util.find_spec("mamba_ssm") is None,
-    reason="mamba-ssm's kernel needs a GPU and the package",
-)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="the scan's kernels need a GPU")
 
 
-@pytest.fixture
-def runs(monkeypatch) -> list[int]:
-    """The length of every row that the kernel scans: what is compared below is it, and no fallback."""
-    kernel, lengths = gpu_scan(), []
-    assert kernel is not None, "mamba-ssm is there and cannot be imported"
+@pytest.fixture(params=KERNELS)
+def runs(request, monkeypatch) -> list[int]:
+    """The length of every row that a kernel scans: what is compared below is it, and no fallback."""
+    chosen, lengths = choose({request.param: KERNELS[request.param]}, DEVICE), []
+    if chosen.passed_over:
+        pytest.skip(chosen.line)
 
-    def watched(u, *others, **named):
-        lengths.append(u.shape[-1])
-        return kernel(u, *others, **named)
+    def watched(x, *others):
+        lengths.append(x.shape[1])
+        return chosen.function(x, *others)
 
-    monkeypatch.setattr("model.compressor.mamba.gpu_scan", lambda: watched)
+    found = {"cpu": scan_of("cpu"), DEVICE: ChosenScan(chosen.name, watched, {})}
+    monkeypatch.setattr("model.compressor.mamba.scan_of", found.get)
     return lengths
 
 
@@ -62,7 +61,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str, share: 
 def test_the_kernel_equals_our_scan_forward_and_backward(runs, length):
     ours = [t.requires_grad_() for t in scan_inputs(length)]
     theirs = [t.detach().to(DEVICE).requires_grad_() for t in ours]
-    (y, last), (kernel_y, kernel_last) = selective_scan(*ours), scan(*theirs, None)
+    (y, last), (kernel_y, kernel_last) = selective_scan(*ours), mamba.scan_of(DEVICE).function(*theirs)
     assert runs == [length]
     assert_close(kernel_y, y, "y")
     assert_close(kernel_last, last, "the last state")
@@ -90,8 +89,8 @@ def test_transformers_our_scan_and_the_kernel_agree_on_the_same_weights(runs):
     theirs = MambaModel(config).eval()
     shape = MambaShape(**{name: getattr(config, name) for name in MambaShape.model_fields})
     ours, on_gpu = Mamba(shape, 11), Mamba(shape, 11)
-    for mamba in (ours, on_gpu):
-        mamba.load_state_dict(theirs.state_dict(), strict=True)
+    for reader in (ours, on_gpu):
+        reader.load_state_dict(theirs.state_dict(), strict=True)
     inputs, weight = torch.randn(3, 37, 64), torch.randn(3, 37, 64)
 
     expected = outputs_and_gradients(ours, ours, inputs, weight)
@@ -109,14 +108,14 @@ def test_transformers_our_scan_and_the_kernel_agree_on_the_same_weights(runs):
 
 @torch.no_grad()
 def test_reading_goes_on_from_the_kernels_states(runs):
-    """A history read at once on the GPU, and the turn after it, which our scan reads from the states it left."""
+    """A history read at once on the GPU, and the turn after it, read from the states that it left."""
     torch.manual_seed(0)
-    mamba = Mamba(MambaShape(hidden_size=64, num_hidden_layers=2))
+    reader = Mamba(MambaShape(hidden_size=64, num_hidden_layers=2))
     inputs = torch.randn(1, 20, 64)
-    whole = mamba(inputs)
-    mamba.to(DEVICE)
+    whole = reader(inputs)
+    reader.to(DEVICE)
     first, rest = inputs.to(DEVICE).split([13, 7], 1)
-    hidden, past = mamba.advance(first)
+    hidden, past = reader.advance(first)
     assert runs == [13] * 2
-    assert_close(torch.cat([hidden, mamba.advance(rest, past)[0]], 1), whole, "hidden", 1e-3)
-    assert runs == [13] * 2
+    assert_close(torch.cat([hidden, reader.advance(rest, past)[0]], 1), whole, "hidden", 1e-3)
+    assert runs == [13, 13, 7, 7]

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,8 @@ from model.zoo import resolve as zoo
 from model.zoo.catalogue import CATALOGUE, FILE, read_catalogue
 from model.zoo.errors import ZooError
 from model.zoo.settings import WeightSource
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def tree(folder):
@@ -160,6 +164,25 @@ def test_unreachable_hub_names_the_weights_to_use_instead(tmp_path, monkeypatch)
     with pytest.raises(ZooError, match="'smollm2-135m-instruct'") as caught:
         zoo.resolve("qwen2.5-7b-instruct", cache=tmp_path)
     assert "\n" not in str(caught.value) and "Qwen/Qwen2.5-7B-Instruct" in str(caught.value)
+
+
+def test_offline_by_setting_is_said_where_the_hub_would_be_asked(tmp_path):
+    """A process of its own: the hub client reads the variable when it is imported."""
+    code = (
+        "import sys; from pathlib import Path; from model.zoo.resolve import resolve;"
+        "resolve('clip-vit-b-32', cache=Path(sys.argv[1]))"
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hub"),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cache")], env=environment, capture_output=True, text=True
+    )
+    said = done.stderr.strip().splitlines()[-1]
+    assert "ZooError" in said and "setting run.offline" in said and "efficientnet-lite0" in said
 
 
 def test_hub_snapshot_with_pickled_weights_becomes_safetensors(tmp_path, monkeypatch):
