@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -164,7 +163,7 @@ def with_history_dropout(
     """The examples, the history of some withheld, and of how many; by key, so that they are the same in every epoch."""
     bound, seed = settings.history_dropout * 2**64, settings.training.seed
     withheld = {e.key for e in examples if e.history and draw_number(seed, HISTORY_DROPOUT, e.key) < bound}
-    return [replace(e, history=()) if e.key in withheld else e for e in examples], len(withheld)
+    return [e.without_history() if e.key in withheld else e for e in examples], len(withheld)
 
 
 def add_adapter(llm: nn.Module, settings: DialogueSettings) -> nn.Module:
@@ -326,10 +325,7 @@ class Exchanges:
 
     def without_history(self) -> Exchanges:
         """The same exchanges as if nothing had been said before."""
-        return Exchanges(
-            self.model,
-            [DialogueExample(e.key, (), e.sentence, e.reply, e.audio, e.video) for e in self.examples],
-        )
+        return Exchanges(self.model, [e.without_history() for e in self.examples])
 
     def _choose_targets(self) -> None:
         """Of each history, the places of the utterances that are reconstructed and the ids they become."""

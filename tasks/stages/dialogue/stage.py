@@ -41,6 +41,18 @@ def audiovisual(made: Made) -> Calls | NotRun:
     )
 
 
+@of_dialogues
+def text_audiovisual(made: Made) -> Calls | NotRun:
+    if not made.ran("extractor"):
+        return NotRun(NO_MEDIA)
+    return _call(
+        made,
+        history="text",
+        extractor=made.only("extractor"),
+        features=dialogue_features(made, "train", "dev"),
+    )
+
+
 def _call(made: Made, **parts) -> Calls:
     return {
         "all": {
@@ -81,4 +93,12 @@ AUDIOVISUAL = replace(
     title="Dialogue LoRA, memories and audio-visual",
     needs=(*MEMORY.needs, "features", "extractor"),
     items=audiovisual,
+)
+TEXT_AUDIOVISUAL = replace(
+    TEXT,
+    name="dialogue.text_audiovisual",
+    title="Dialogue LoRA, history as text and audio-visual",
+    needs=(*TEXT.needs, "features", "extractor"),
+    items=text_audiovisual,
+    asked=lambda settings: settings.ladder.full_text_audiovisual,
 )

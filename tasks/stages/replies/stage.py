@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
 from tasks.stages.inputs import (
@@ -14,7 +15,7 @@ from tasks.stages.inputs import (
     of_dialogues,
     seen_as,
 )
-from tasks.stages.replies.rungs import CONTROL, RUNGS, Rung
+from tasks.stages.replies.rungs import CONTROL, FULL_TEXT, RUNGS, Rung
 
 
 def test_exchanges(rung: Rung, made: Made) -> Calls | NotRun:
@@ -46,6 +47,12 @@ def _needs(rung: Rung) -> tuple[str, ...]:
     )
 
 
+def _asked(rung: Rung, settings: Any) -> bool:
+    if rung is FULL_TEXT:
+        return settings.ladder.full_text_audiovisual
+    return rung is not CONTROL or settings.pairs.control
+
+
 def _declared(rung: Rung) -> Stage:
     return Stage(
         name=f"replies.{rung.name}",
@@ -57,7 +64,7 @@ def _declared(rung: Rung) -> Stage:
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},
         libraries=(*TORCH, "peft", "pyarrow"),
-        asked=lambda settings: rung is not CONTROL or settings.pairs.control,
+        asked=partial(_asked, rung),
     )
 
 
