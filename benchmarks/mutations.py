@@ -114,8 +114,9 @@ SAME: dict[str, str] = {
         )
     },
     "model/training.py: 1 → 2  in  share = (step - warmup) / max(1, steps - warmup)": "with one step left the share is 0",
-    "model/training.py: 0 → 1  in  longest = max((sum((lengths[i] for i in part)) for step in parts for part in step), "
-    "defau…": "without a batch nothing is measured",
+    "model/training.py: 0 → 1  in  longest = max((rows.tokens(part) for step in parts for part in step), default=0)": (
+        "without a batch nothing is measured"
+    ),
     "model/training.py: 0.0 → 1.0  in  optimizer = torch.optim.AdamW(list(masters.values()), lr=0.0, "
     "weight_decay=settings.weigh…": "every step sets its own rate",
     "storage/shards.py: False → True  in  return file.read(columns=wanted, use_threads=False).to_pylist()": (

@@ -35,13 +35,12 @@ def write_card(
     looked at (dataclasses, tuples, texts, tensors).
     """
     folder = Path(folder)
-    after = next(check for check in history.heldout if check["step"] == history.best_step)
     content = {
         "weights": {role: weights_identity(path) for role, path in weights.items()},
         "data": {split: {"rows": len(rows), "sha256": rows_digest(rows)} for split, rows in data.items()},
         "settings": settings.model_dump(mode="json"),
-        "heldout_before": history.heldout[0],
-        "heldout_after": after,
+        "heldout_before": history.first_check,
+        "heldout_after": history.best_check,
         "steps": len(history.train),
         "tokens": history.tokens,
         "files": {path.name: _file_digest(path) for path in sorted(folder.glob("*.safetensors"))},

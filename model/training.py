@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ FAILED_BATCH = "failed-batch.json"
 COUNT, MOMENTS = "step", ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for each tensor: how many steps it took, and two tensors of its shape."""
 
+Row = TypeVar("Row")
+
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as progress(step, steps, logs)."""
 
@@ -41,6 +44,56 @@ Loss = Callable[[list[int], list[int]], tuple[Tensor, dict[str, float]]]
 """loss(part, batch) -> the share that the rows `part` have in the loss of the rows `batch`, and in every figure of
 the log. Shares add up: where the loss of a batch is the mean over its tokens, a part's share is the sum over its own
 tokens, divided by how many the batch has. Of the whole, loss(batch, batch), it is the mean itself."""
+
+
+Evaluate = Callable[[], dict[str, float]]
+"""evaluate() -> held-out figures, of which "loss" chooses the checkpoint: lower is better."""
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What a run trains, and what its memory is estimated from.
+
+    parameters: by name. models: all modules in memory meanwhile. memory_limit: bytes that training may take beside
+    their weights; None: what is free.
+    """
+
+    parameters: dict[str, Tensor]
+    models: Sequence[nn.Module] = ()
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """The rows that a run is planned over, by number; what they hold is known to the loss alone.
+
+    lengths: tokens that are computed for each. names: what each is called in messages; None: its number. planned: the
+    lengths by which batches are planned and `max_tokens` is spent, where those are not `lengths`.
+    """
+
+    lengths: Sequence[int]
+    names: Sequence[str] | None = None
+    planned: Sequence[int] | None = None
+
+    def batches(self, settings: TrainingSettings) -> list[list[int]]:
+        """The rows of every step."""
+        return plan_batches(self.lengths if self.planned is None else self.planned, settings)
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """What is computed for some rows together."""
+        return sum(self.lengths[i] for i in rows)
+
+    def called(self, rows: Sequence[int]) -> list:
+        """The names of some rows."""
+        return list(rows) if self.names is None else [self.names[i] for i in rows]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The two callbacks that say what training is for: see `Loss` and `Evaluate`."""
+
+    loss: Loss
+    evaluate: Evaluate
 
 
 @dataclass
@@ -62,6 +115,21 @@ class History:
         """Held-out checks since the best one."""
         return sum(entry["step"] > self.best_step for entry in self.heldout)
 
+    @property
+    def first_check(self) -> dict[str, float]:
+        """Held-out figures before the first step."""
+        return self.heldout[0]
+
+    @property
+    def best_check(self) -> dict[str, float]:
+        """Held-out figures of the step that was kept."""
+        return self.heldout[self.best_index]
+
+    @property
+    def best_index(self) -> int:
+        """Which of the held-out checks was the best."""
+        return next(i for i, check in enumerate(self.heldout) if check["step"] == self.best_step)
+
     def as_dict(self) -> dict:
         return asdict(self)
 
@@ -77,9 +145,10 @@ def seeded_order(count: int, seed: int, *parts: object) -> list[int]:
     return order
 
 
-def looked_at(count: int, settings: TrainingSettings, stage: str) -> list[int]:
-    """The held-out rows of `count` that a stage looks at, in order; stages draw theirs independently."""
-    return sorted(seeded_order(count, settings.seed, f"{stage}.heldout")[: settings.heldout_rows])
+def looked_at(rows: Sequence[Row], settings: TrainingSettings, stage: str) -> list[Row]:
+    """The held-out rows that a stage looks at, in their order; stages draw theirs independently."""
+    drawn = seeded_order(len(rows), settings.seed, f"{stage}.heldout")[: settings.heldout_rows]
+    return [rows[i] for i in sorted(drawn)]
 
 
 def plan_batches(lengths: Sequence[int], settings: TrainingSettings) -> list[list[int]]:
@@ -114,45 +183,44 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
 
 
 def fit(
-    parameters: dict[str, Tensor],
-    lengths: Sequence[int],
-    loss: Loss,
-    evaluate: Callable[[], dict[str, float]],
+    trainable: Trainable,
+    rows: TrainRows,
+    objective: Objective,
     settings: TrainingSettings,
+    *,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
-    names: Sequence[str] | None = None,
-    models: Sequence[nn.Module] = (),
-    memory_limit: int | None = None,
-    planned: Sequence[int] | None = None,
 ) -> History:
-    """Train `parameters` in place and leave them at the best held-out loss.
+    """Train `trainable.parameters` in place and leave them at the best held-out loss.
 
-    loss: see `Loss`; a function of the rows and the parameters alone. evaluate() -> figures, of which "loss"
-    chooses the checkpoint (lower is better); it is called before the first step and `settings.evaluations` times,
-    or until `settings.patience` checks in a row were no better.
-    The optimizer works on fp32 copies, so low-precision weights still learn from small steps. checkpoints: where
-    a run that is cut off leaves its state and goes on from, and its curves; the caller removes it in the end.
-    names: what each row is called in messages. models: all modules in memory, for the estimate of what training
-    needs, which is checked before anything is computed, and once the first batch has shown the activations, when it is
-    logged; memory_limit: bytes that it may take beside their weights, None: what is free. planned: the lengths
-    by which batches are planned and `max_tokens` is spent, where those are not `lengths`, what is computed.
+    The loss must be a function of the rows and the parameters alone. Held-out figures are taken before the first step
+    and `settings.evaluations` times, or until `settings.patience` checks in a row were no better. The optimizer works
+    on fp32 copies, so low-precision weights still learn from small steps. checkpoints: where a run that is cut off
+    leaves its state and goes on from, and its curves; the caller removes it in the end. The memory that training needs
+    is checked before anything is computed, and again, and logged, once the first batch has shown the activations.
 
     Several processes (model/processes.py) call this alike and end with the same weights; the main one alone shows
     and saves anything. Raises TrainingError where memory does not suffice, on a held-out loss that is not
     finite, and on such a loss or gradient; with checkpoints, the state before that step and the batch are left there.
     """
     torch.manual_seed(settings.seed)
-    processes = Processes()
-    batches = plan_batches(lengths if planned is None else planned, settings)
-    parts = [processes.parts(rows, settings.accumulation) for rows in batches]
-    longest = max((sum(lengths[i] for i in part) for step in parts for part in step), default=0)
-    memory = TrainingMemory(parameters, models, settings.accumulation, longest, processes.count, memory_limit)
+    processes, parameters = Processes(), trainable.parameters
+    batches = rows.batches(settings)
+    parts = [processes.parts(batch, settings.accumulation) for batch in batches]
+    longest = max((rows.tokens(part) for step in parts for part in step), default=0)
+    memory = TrainingMemory(
+        parameters,
+        trainable.models,
+        settings.accumulation,
+        longest,
+        processes.count,
+        trainable.memory_limit,
+    )
     _check_memory(memory, processes)
     state = _State.start(parameters, settings, processes)
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
-        state.check(parameters, processes.from_main(evaluate()))
+        state.check(parameters, processes.from_main(objective.evaluate()))
     else:
         _check_saved(state, *saved, checkpoints)
         state.restore(parameters, *saved)
@@ -166,25 +234,25 @@ def fit(
             # Of the history alone: a run that was cut off and goes on ends where it would have.
             if _has_converged(history, settings):
                 break
-            rows = batches[step]
-            of_this_process = _gradients(parameters, state, loss, rows, parts[step], lengths, memory)
+            batch = batches[step]
+            of_this_process = _gradients(parameters, state, objective.loss, batch, parts[step], rows, memory)
             figures = summed(processes.gathered(of_this_process))
             if step == first:
                 _check_memory(memory, processes)
                 LOG.info(memory.line())
             if not math.isfinite(figures["loss"]):
-                raise _failure(f"loss is {figures['loss']}", state, rows, names, figures, saving)
+                raise _failure(f"loss is {figures['loss']}", state, batch, rows, figures, saving)
             norm = state.update(
                 parameters, learning_rate(step, steps, settings), settings.gradient_clip, processes
             )
             if norm is not None:
-                raise _failure(f"the gradient's norm is {norm}", state, rows, names, figures, saving)
-            history.tokens += sum(lengths[i] for i in rows)
-            history.rows += len(rows)
+                raise _failure(f"the gradient's norm is {norm}", state, batch, rows, figures, saving)
+            history.tokens += rows.tokens(batch)
+            history.rows += len(batch)
             history.train.append({"step": step + 1, **figures})
             events.write("train", [_with_rate(history.train[-1], steps, settings)])
             if step + 1 in checks:
-                state.check(parameters, processes.from_main(evaluate()))
+                state.check(parameters, processes.from_main(objective.evaluate()))
                 events.write("heldout", history.heldout[-1:])
             if progress is not None and processes.is_main:
                 progress(step + 1, steps, history.train[-1])
@@ -207,9 +275,9 @@ def _gradients(
     parameters: dict[str, Tensor],
     state: _State,
     loss: Loss,
-    rows: list[int],
+    batch: list[int],
     parts: Sequence[list[int]],
-    lengths: Sequence[int],
+    rows: TrainRows,
     memory: TrainingMemory,
 ) -> dict[str, float]:
     """Leave the parts' gradients in the masters; returns the parts' shares of the loss and the log, added up.
@@ -219,9 +287,9 @@ def _gradients(
     """
     shares = []
     for part in parts:
-        run = part or rows[:1]
-        with memory.watching(sum(lengths[i] for i in run)):
-            value, logs = loss(run, rows)
+        run = part or batch[:1]
+        with memory.watching(rows.tokens(run)):
+            value, logs = loss(run, batch)
         (value if part else 0.0 * value).backward()
         state.add_gradients(parameters)
         if part:
@@ -257,13 +325,13 @@ def _with_rate(entry: dict[str, float], steps: int, settings: TrainingSettings) 
 def _failure(
     what: str,
     state: _State,
-    rows: list[int],
-    names: Sequence[str] | None,
+    batch: list[int],
+    rows: TrainRows,
     logs: dict[str, float],
     checkpoints: Checkpoints | None,
 ) -> TrainingError:
     """The error of a step that cannot be taken; its batch and the state before it are saved where there is room."""
-    called = [names[i] for i in rows] if names is not None else rows
+    called = rows.called(batch)
     told = f"step {state.step + 1}: {what} on rows {', '.join(map(str, called))}"
     if checkpoints is None:
         return TrainingError(f"{told}; look at these rows, or lower the learning rate")
@@ -271,7 +339,7 @@ def _failure(
         checkpoints.save(*state.saved())
     file = checkpoints.folder / FAILED_BATCH
     figures = {name: str(value) for name, value in logs.items() if name != "loss"}
-    write_json({"step": state.step + 1, "what": what, "rows": rows, "names": called, "logs": figures}, file)
+    write_json({"step": state.step + 1, "what": what, "rows": batch, "names": called, "logs": figures}, file)
     return TrainingError(f"{told}; saved in {file}; look at these rows, or lower the learning rate")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.card import CARD, weights_identity, write_card
+from model.card import CARD, weights_identity
 from model.checkpoints import Checkpoints
 from model.compressor.compressor import CONFIG, TOKENIZER, WEIGHTS, MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
@@ -25,8 +25,12 @@ from model.metrics.compared import compared_rows
 from model.metrics.donors import donors
 from model.settings import TrainingSettings
 from model.spoken import Spoken, alone
-from model.training import History, Progress, fit, looked_at
+from model.training import History, Progress, Trainable, TrainRows, looked_at
+from model.training_run import Check, run_training, use_threads, write_results
 from model.zoo.resolve import resolve
+
+RowSums = tuple[float, int, int]
+"""Nats, tokens that are likeliest, tokens: of one row."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def pretrain(
     dialogues: which one each held-out utterance is of; by default each stands alone. start: the folder of a compressor to go on from, instead of settings.weights or a small one from scratch.
     `max_tokens` counts reconstructed tokens. ValueError where no utterance can be used.
     """
-    _use_threads(settings.pretrain)
+    use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     table = llm.get_input_embeddings().weight
     built_upon = {"llm": llm_folder}
@@ -96,7 +100,7 @@ def adopt(
     start: its folder, whose card stays its card; one without a card is taken without, for the report names its
     weights by their digest either way. dialogues: as for `pretrain`. ValueError where no held-out utterance can be used.
     """
-    _use_threads(settings.pretrain)
+    use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
@@ -138,7 +142,7 @@ def finetune(
     A dialogue beyond the limits is trained on in consecutive windows, each a sequence of its own. What is given back
     is the bare text, as in pretraining; figure 11's role tags are left to what tells the roles.
     """
-    _use_threads(settings.finetune)
+    use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
     compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
@@ -212,7 +216,6 @@ def _train(
             f"(left out: {train[1]}, {heldout[1]}); both need at least one"
         )
     heldout_set = _looked_at(heldout_set, settings)
-    first = row_losses(compressor, task, heldout_set, settings.batch_size)
     compressor.requires_grad_(True).train()
 
     def loss(part: list[int], batch: list[int]) -> tuple[Tensor, dict[str, float]]:
@@ -220,38 +223,34 @@ def _train(
         log_probs, hits = task.log_probs(_memories(compressor, chosen), [row.target for row in chosen])
         return -log_probs.sum() / tokens, {"accuracy": hits.sum().item() / tokens}
 
-    history = fit(
-        dict(compressor.named_parameters()),
-        [len(row.target) for row in rows],
+    outcome = run_training(
+        Trainable(dict(compressor.named_parameters()), [task.llm, compressor]),
+        TrainRows([len(row.target) for row in rows], [repr(row.text) for row in rows]),
         loss,
-        lambda: figures(compressor, task, heldout_set, settings.batch_size),
+        lambda: checked(compressor, task, heldout_set, settings.batch_size),
         settings,
-        progress,
-        checkpoints,
-        [repr(row.text) for row in rows],
-        [task.llm, compressor],
+        progress=progress,
+        checkpoints=checkpoints,
     )
+    history = outcome.history
     compressor.requires_grad_(False).eval()
     if limits.saved_as == "float16":
         compressor.round_to_half()
-    after = next(check for check in history.heldout if check["step"] == history.best_step)
+    before, after, first = history.first_check, history.best_check, outcome.rows_before
     report = {
         "train_rows": len(rows),
         "train_left_out": train[1],
-        **_measured(
-            compressor, task, heldout_set, history.heldout[0], after, first, limits, settings.batch_size
-        ),
+        **_measured(compressor, task, heldout_set, before, after, first, limits, settings.batch_size),
         "heldout_left_out": heldout[1],
         "history": history.as_dict(),
     }
     compressor.save(out, limits.saved_as)
-    write_json(report, Path(out) / "report.json")
     seen = {
         split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
     }
     # A checkpoint of the user's is told by its digest, not by where it lay.
     said = limits.model_copy(update={"weights": Path(limits.weights).name})
-    write_card(out, built_upon, seen, said, history)
+    write_results(out, report, built_upon, seen, said, history)
     return report
 
 
@@ -294,7 +293,7 @@ def _measured(
 
 def _looked_at(rows: list[Row], settings: TrainingSettings) -> list[Row]:
     """The seeded held-out rows that are measured."""
-    return [rows[i] for i in looked_at(len(rows), settings, "compressor")]
+    return looked_at(rows, settings, "compressor")
 
 
 def figures(
@@ -310,9 +309,7 @@ def figures(
     dialogue, which tells what a memory says of its utterance from what any memory says of the task. Rows without
     such another are left out.
     """
-    found = [row for row in _row_sums(compressor, task, rows, batch_size, memories) if row is not None]
-    nats, hits, tokens = (sum(part) for part in zip(*found, strict=True))
-    return {"loss": nats / tokens, "accuracy": hits / tokens}
+    return _together(_row_sums(compressor, task, rows, batch_size, memories))
 
 
 def row_losses(
@@ -323,15 +320,31 @@ def row_losses(
     memories: str = "own",
 ) -> list[float | None]:
     """Nats per token of each row, as `figures`; None where there is no other dialogue."""
-    found = _row_sums(compressor, task, rows, batch_size, memories)
-    return [None if sums is None else sums[0] / sums[2] for sums in found]
+    return _each(_row_sums(compressor, task, rows, batch_size, memories))
+
+
+def checked(compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row], batch_size: int) -> Check:
+    """`figures` and `row_losses` of one pass over `rows`."""
+    sums = _row_sums(compressor, task, rows, batch_size, "own")
+    return Check(_together(sums), _each(sums))
+
+
+def _together(sums: Sequence[RowSums | None]) -> dict[str, float]:
+    """Nats per token and accuracy of all rows."""
+    nats, hits, tokens = (sum(part) for part in zip(*(row for row in sums if row is not None), strict=True))
+    return {"loss": nats / tokens, "accuracy": hits / tokens}
+
+
+def _each(sums: Sequence[RowSums | None]) -> list[float | None]:
+    """Nats per token of each row."""
+    return [None if row is None else row[0] / row[2] for row in sums]
 
 
 @torch.no_grad()
 def _row_sums(
     compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row], batch_size: int, memories: str
-) -> list[tuple[float, int, int] | None]:
-    """(nats, tokens that are likeliest, tokens) of each row."""
+) -> list[RowSums | None]:
+    """Of each row; None where there is no other dialogue."""
     sources: list[Row | None] = list(rows)
     if memories == "other":
         given = donors([row.dialogue for row in rows], [len(row.sources) for row in rows])
@@ -339,7 +352,7 @@ def _row_sums(
     order = sorted(
         (i for i, source in enumerate(sources) if source is not None), key=lambda i: (len(rows[i].target), i)
     )
-    found: list[tuple[float, int, int] | None] = [None] * len(rows)
+    found: list[RowSums | None] = [None] * len(rows)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         targets = [rows[i].target for i in batch]
@@ -379,8 +392,3 @@ def _short(rows: Sequence[Row], limits: CompressorSettings) -> list[Row]:
 def _memories(compressor: MambaCompressor, rows: Sequence[Row]) -> list[Tensor]:
     roles = [[utterance.role for utterance in row.utterances] for row in rows]
     return compressor.memories([row.sources for row in rows], roles)
-
-
-def _use_threads(settings: TrainingSettings) -> None:
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from model.adapter import load_adapter, save_adapter
 from model.branches import reply_log_probs
-from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import (
@@ -30,13 +29,12 @@ from model.dialogue.dialogue import (
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.draws import draw_number
-from model.json_files import write_json
 from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids, token_ids
-from model.metrics.compared import compared_rows
 from model.metrics.donors import with_others
 from model.sharding import is_sharded
 from model.spoken import Spoken
-from model.training import Progress, fit, looked_at
+from model.training import Progress, Trainable, TrainRows, looked_at
+from model.training_run import Check, run_training, use_threads, write_results
 
 HISTORY_DROPOUT = "dialogue.history_dropout"
 """The draw of the train rows whose history is withheld."""
@@ -69,8 +67,7 @@ def train_dialogue(
     """
     if not train or not heldout:
         raise ValueError(f"dialogue: {len(train)} train and {len(heldout)} held-out exchanges; both need one")
-    if settings.training.threads is not None:
-        torch.set_num_threads(settings.training.threads)
+    use_threads(settings.training)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
     compressor = own_compressor(start) or compressor
     needed = history == "memory" and settings.memory == "mamba"
@@ -78,21 +75,16 @@ def train_dialogue(
     learns = parts[0].requires_grad_(True) if needed and settings.train_compressor else None
     adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
     model = DialogueModel(adapted, tokenizer, history, *parts, settings)
-    kept = looked_at(len(heldout), settings.training, "dialogue")
     train, withheld = with_history_dropout(train, settings)
     train_set = Exchanges(model, train)
     dropped = dict(model.counts)
-    heldout_set = Exchanges(model, [heldout[i] for i in kept])
+    heldout_set = Exchanges(model, looked_at(heldout, settings.training, "dialogue"))
     if not train_set.examples or not heldout_set.examples:
         raise ValueError(
             f"dialogue: {len(train_set.examples)} train and {len(heldout_set.examples)} held-out exchanges are usable "
             f"(left out: {train_set.left_out}, {heldout_set.left_out}); both need one"
         )
     batch, weight = settings.training.batch_size, settings.reconstruction_weight
-    # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
-    goes_on = checkpoints is not None and checkpoints.facts() is not None
-    first = heldout_set.row_losses(batch) if goes_on else None
-    looked: list[list[float]] = []
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         reply = train_set.reply_loss(rows, whole)
@@ -105,21 +97,16 @@ def train_dialogue(
     learnt = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
     if learns is not None:
         learnt |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
-    record = fit(
-        learnt,
-        train_set.lengths,
+    names = [example.key for example in train_set.examples]
+    outcome = run_training(
+        Trainable(learnt, [part for part in (model.llm, *parts) if part is not None]),
+        TrainRows(train_set.lengths, names, train_set.shared_lengths if shared_schedule else None),
         loss,
-        lambda: heldout_set.figures(batch, weight, looked),
+        lambda: heldout_set.check(batch, weight),
         settings.training,
-        progress,
-        checkpoints,
-        [example.key for example in train_set.examples],
-        [part for part in (model.llm, *parts) if isinstance(part, nn.Module)],
-        planned=train_set.shared_lengths if shared_schedule else None,
+        progress=progress,
+        checkpoints=checkpoints,
     )
-    before = record.heldout[0]
-    best = next(i for i, check in enumerate(record.heldout) if check["step"] == record.best_step)
-    after = record.heldout[best]
     report = {
         "history_form": history,
         **(
@@ -135,25 +122,22 @@ def train_dialogue(
         "train_counts": dropped,
         "heldout_exchanges": len(heldout_set.examples),
         "heldout_left_out": heldout_set.left_out,
-        "heldout_before": before,
-        "heldout_after": after,
-        "heldout_no_history": heldout_set.without_history().figures(batch, 0.0)["reply"],
-        "compared": compared_rows(
+        "heldout_no_history": heldout_set.without_history().check(batch, 0.0).figures["reply"],
+        **outcome.report(
             [example.group for example in heldout_set.examples],
-            before=first or looked[0],
-            after=heldout_set.row_losses(batch) if goes_on else looked[best],
+            before=outcome.rows_before,
+            after=outcome.rows_after,
             other_history=heldout_set.losses_with_another_history(batch),
             **({"other_clip": heldout_set.losses_with_another_clip(batch)} if model.use_audio_visual else {}),
         ),
-        "history": record.as_dict(),
     }
     save_adapter(model.llm, out)
     if learns is not None:
         learns.save(Path(out) / COMPRESSOR)
-    write_json(report, Path(out) / "report.json")
     parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
     weights = {role: folder for role, folder in parts_of.items() if folder is not None}
-    write_card(out, weights, {"train": train_set.examples, "heldout": heldout_set.examples}, settings, record)
+    data = {"train": train_set.examples, "heldout": heldout_set.examples}
+    write_results(out, report, weights, data, settings, outcome.history)
     return report
 
 
@@ -265,14 +249,9 @@ class Exchanges:
         return sum(len(self.targets[history][1]) for history in self._histories(rows))
 
     @torch.no_grad()
-    def figures(self, batch: int, weight: float, looked: list[list[float]] | None = None) -> dict[str, float]:
-        """Nats per token of all replies, of all reconstructions, and "loss", their weighted sum.
-
-        looked: where to leave the `row_losses` that they come from.
-        """
+    def check(self, batch: int, weight: float) -> Check:
+        """Nats per token of all replies, of all reconstructions, and "loss", their weighted sum; and `row_losses`."""
         losses = self.row_losses(batch)
-        if looked is not None:
-            looked.append(losses)
         total = sum(loss * len(reply) for loss, reply in zip(losses, self.replies, strict=True))
         means = {"reply": total / self.reply_tokens(range(len(losses)))}
         order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
@@ -285,7 +264,8 @@ class Exchanges:
                 total, tokens = total + reconstruction.item() * count, tokens + count
         if tokens:
             means["reconstruction"] = total / tokens
-        return {"loss": means["reply"] + weight * means.get("reconstruction", 0.0), **means}
+        loss = means["reply"] + weight * means.get("reconstruction", 0.0)
+        return Check({"loss": loss, **means}, losses)
 
     @torch.no_grad()
     def row_losses(self, batch: int) -> list[float]:

@@ -17,18 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.adapter import save_adapter
-from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
 from model.epo.loss import BatchFraction, PairLogProbs, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
-from model.json_files import write_json
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
-from model.metrics.compared import compared_rows
 from model.metrics.donors import donors
 from model.spoken import Spoken
-from model.training import Progress, fit, looked_at, plan_batches
+from model.training import Progress, Trainable, TrainRows, looked_at
+from model.training_run import Check, run_training, use_threads, write_results
 
 ADAPTER_MARK = "lora_"
 """In the name of every adapter weight peft makes."""
@@ -81,8 +79,7 @@ def train_epo(
         raise ValueError(
             f"EPO: {len(pairs)} train and {len(heldout)} held-out pairs; both must have at least one"
         )
-    if settings.training.threads is not None:
-        torch.set_num_threads(settings.training.threads)
+    use_threads(settings.training)
     adapter = {name: p for name, p in model.llm.named_parameters() if ADAPTER_MARK in name}
     if not adapter:
         raise ValueError("EPO: the dialogue model has no LoRA adapter; run the dialogue stage first")
@@ -90,9 +87,11 @@ def train_epo(
     model.llm.eval().requires_grad_(False)
     for parameter in adapter.values():
         parameter.requires_grad_(True)
-    kept = looked_at(len(heldout), settings.training, "epo")
     train_set = Pairs(model, pairs, settings.training.batch_size)
-    heldout_set = Pairs(model, [heldout[i] for i in kept], settings.training.batch_size)
+    heldout_set = Pairs(model, looked_at(heldout, settings.training, "epo"), settings.training.batch_size)
+    train_rows = TrainRows(
+        train_set.lengths, [pair.example.key for pair in train_set.pairs], train_set.shared_lengths
+    )
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         fraction = train_set.fraction(rows, whole)
@@ -104,12 +103,9 @@ def train_epo(
 
     said_before = sampled_replies(heldout_set, settings)
     others = Shuffled(model, heldout_set, settings.training.batch_size)
-    # A run that goes on from a checkpoint measures the start itself: its first check was in the run before.
-    goes_on = checkpoints is not None and checkpoints.facts() is not None
-    first = row_margins(heldout_set, settings) if goes_on else None
-    shuffled, looked = others.margins(settings), []
+    shuffled_before = others.margins(settings)
     # A run of fewer steps than that is judged as a whole.
-    count = min(settings.collapse_steps, len(plan_batches(train_set.shared_lengths, settings.training)))
+    count = min(settings.collapse_steps, len(train_rows.batches(settings.training)))
     watch = CollapseWatch(count, earlier_steps(checkpoints))
 
     def show(step: int, steps: int, logs: dict[str, float]) -> None:
@@ -117,39 +113,31 @@ def train_epo(
         if progress is not None:
             progress(step, steps, logs)
 
-    history = fit(
-        adapter,
-        train_set.lengths,
+    outcome = run_training(
+        Trainable(adapter, [model.llm]),
+        train_rows,
         loss,
-        lambda: figures(heldout_set, settings, looked),
+        lambda: check(heldout_set, settings),
         settings.training,
-        show,
-        checkpoints,
-        [pair.example.key for pair in train_set.pairs],
-        [model.llm],
-        planned=train_set.shared_lengths,
+        progress=show,
+        checkpoints=checkpoints,
     )
-    fell = collapse_step(history.train, count)
-    before = history.heldout[0]
-    best = next(i for i, check in enumerate(history.heldout) if check["step"] == history.best_step)
-    after = history.heldout[best]
+    fell = collapse_step(outcome.history.train, count)
     margins = {
-        "before": (first or looked[0], shuffled),
-        "after": (row_margins(heldout_set, settings) if goes_on else looked[best], others.margins(settings)),
+        "before": (outcome.rows_before, shuffled_before),
+        "after": (outcome.rows_after, others.margins(settings)),
     }
     report = {
         "train_pairs": len(train_set.pairs),
         "train_left_out": {**train_set.left_out, **(left_out or {}).get("train", {})},
         "heldout_pairs": len(heldout_set.pairs),
         "heldout_left_out": {**heldout_set.left_out, **(left_out or {}).get("heldout", {})},
-        "heldout_before": before,
-        "heldout_after": after,
         "gamma_over_beta": settings.gamma / settings.beta,
         "length_accuracy": length_accuracy(heldout_set),
         "traits": heldout_set.traits(range(len(heldout_set.lengths))),
         "repetition_before": mean_repetition(said_before),
         "repetition_after": mean_repetition(sampled_replies(heldout_set, settings)),
-        "compared": compared_rows(
+        **outcome.report(
             [pair.example.group for pair in heldout_set.pairs],
             **{
                 f"{name}_{when}": values
@@ -159,12 +147,10 @@ def train_epo(
         ),
         "collapsed": fell is not None if count >= LEAST_STEPS else None,
         "collapsed_at_step": fell,
-        "history": history.as_dict(),
     }
     save_adapter(model.llm, out)
-    write_json(report, Path(out) / "report.json")
     data = {"train": train_set.pairs, "heldout": heldout_set.pairs}
-    write_card(out, {"llm": llm_folder(model.llm)}, data, settings, history)
+    write_results(out, report, {"llm": llm_folder(model.llm)}, data, settings, outcome.history)
     return report
 
 
@@ -240,13 +226,11 @@ class Pairs:
 
 
 @torch.no_grad()
-def figures(pairs: Pairs, settings: EpoSettings, looked: list[list[float]] | None = None) -> dict[str, float]:
-    """Loss and its parts over all pairs, as if they were one batch. looked: where to leave the `row_margins`."""
+def check(pairs: Pairs, settings: EpoSettings) -> Check:
+    """Loss and its parts over all pairs, as if they were one batch; and `row_margins`."""
     whole, order = _all_log_probs(pairs, settings.training.batch_size)
-    if looked is not None:
-        looked.append(_margins(whole, order, settings.beta))
     loss, logs = total_loss(whole, settings.beta, settings.gamma, settings.autoregressive_weight)
-    return {"loss": loss.item(), **logs}
+    return Check({"loss": loss.item(), **logs}, _margins(whole, order, settings.beta))
 
 
 @torch.no_grad()

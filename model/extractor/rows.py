@@ -94,20 +94,18 @@ class Recogniser:
             [emotion_scores(self.llm, self.tokenizer, self.prompts(p), self.prefix).cpu() for p in parts]
         )
 
-    def figures(self, rows: Sequence[Row], batch: int) -> dict[str, float]:
-        """Loss as in training, and the accuracy of the read-off."""
-        scores = self.scores(rows, batch)
-        truth = truth_of(rows)
-        total = scores.gather(1, truth[:, None]).sum().item()
-        count = sum(len(self._answer(row)) for row in rows)
-        return {"loss": -total / count, "accuracy": (scores.argmax(1) == truth).float().mean().item()}
+    def measured(self, rows: Sequence[Row], batch: int) -> tuple[dict[str, float], list[float]]:
+        """Loss as in training and the accuracy of the read-off; and nats per token of each row's answer."""
+        scores, truth = self.scores(rows, batch), truth_of(rows)
+        own = scores.gather(1, truth[:, None])[:, 0]
+        sizes = [len(self._answer(row)) for row in rows]
+        accuracy = (scores.argmax(1) == truth).float().mean().item()
+        losses = [-score / size for score, size in zip(own.tolist(), sizes, strict=True)]
+        return {"loss": -own.sum().item() / sum(sizes), "accuracy": accuracy}, losses
 
     def row_losses(self, rows: Sequence[Row], batch: int) -> list[float]:
         """Nats per token of each row's answer."""
-        if not rows:
-            return []
-        found = self.scores(rows, batch).gather(1, truth_of(rows)[:, None])[:, 0].tolist()
-        return [-score / len(self._answer(row)) for score, row in zip(found, rows, strict=True)]
+        return self.measured(rows, batch)[1] if rows else []
 
     def _embedded(self, rows: Sequence[Row], part: str) -> dict[int, Tensor]:
         """Embeddings [queries, d] of one modality, by the number of the row that shows it."""

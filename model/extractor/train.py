@@ -13,17 +13,15 @@ from pathlib import Path
 
 import torch
 
-from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.extractor.extractor import Extractor, load_extractor, new_extractor
 from model.extractor.recognise import EMOTIONS
 from model.extractor.rows import EmotionExample, Recogniser, Row, drawn_rows, rows_with_other_clips
 from model.extractor.settings import ExtractorSettings
-from model.json_files import write_json
 from model.llm import load_llm
-from model.metrics.compared import compared_rows
 from model.prompts import EMOTION_WORDS
-from model.training import Progress, fit, looked_at, plan_batches
+from model.training import Progress, Trainable, TrainRows, looked_at
+from model.training_run import Check, run_training, use_threads, write_results
 
 
 def train_extractor(
@@ -47,8 +45,7 @@ def train_extractor(
     """
     _check(train, "train")
     _check(heldout, "heldout")
-    if settings.training.threads is not None:
-        torch.set_num_threads(settings.training.threads)
+    use_threads(settings.training)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
     if start is not None:
         extractor = load_extractor(start).requires_grad_(True).train()
@@ -58,44 +55,39 @@ def train_extractor(
         standardise(extractor, train)
     recogniser = Recogniser(llm, tokenizer, extractor.to(llm.device))
     rows = drawn_rows(train, settings)
-    heldout = [heldout[i] for i in looked_at(len(heldout), settings.training, "extractor")]
+    train_set = TrainRows([recogniser.tokens(row) for row in rows], [row.example.key for row in rows])
+    heldout = looked_at(heldout, settings.training, "extractor")
     heldout_set = drawn_rows(heldout, settings, epochs=1)
-    batch = settings.training.batch_size
-    first, lengths = recogniser.row_losses(heldout_set, batch), [recogniser.tokens(row) for row in rows]
+    batch_size = settings.training.batch_size
     once = settings.training.model_copy(update={"epochs": 1})  # the epochs are in the rows already
-
-    history = fit(
-        # A modality that no row shows gets no gradient; weight decay must not move it either.
-        {n: p for n, p in extractor.named_parameters() if _is_shown(n, rows)},
-        lengths,
+    # A modality that no row shows gets no gradient; weight decay must not move it either.
+    shown = {n: p for n, p in extractor.named_parameters() if _is_shown(n, rows)}
+    outcome = run_training(
+        Trainable(shown, [llm, recogniser.extractor]),
+        train_set,
         lambda part, batch: recogniser.loss([rows[i] for i in part], [rows[i] for i in batch]),
-        lambda: recogniser.figures(heldout_set, batch),
+        lambda: Check(*recogniser.measured(heldout_set, batch_size)),
         once,
-        progress,
-        checkpoints,
-        [row.example.key for row in rows],
-        [llm, recogniser.extractor],
+        progress=progress,
+        checkpoints=checkpoints,
     )
     others = rows_with_other_clips(heldout_set)
-    given = iter(recogniser.row_losses([row for row in others if row is not None], batch))
-    taken = [i for step in plan_batches(lengths, once)[: len(history.train)] for i in step]
+    given = iter(recogniser.row_losses([row for row in others if row is not None], batch_size))
+    taken = [i for batch in train_set.batches(once)[: len(outcome.history.train)] for i in batch]
     report = {
         "train_clips": len(train),
         "heldout_clips": len(heldout),
-        "heldout_before": history.heldout[0],
-        "heldout_after": next(h for h in history.heldout if h["step"] == history.best_step),
         "train_rows_of": dict(sorted(Counter(rows[i].setting for i in taken).items())),
-        "compared": compared_rows(
+        **outcome.report(
             [row.example.group for row in heldout_set],
-            before=first,
-            after=recogniser.row_losses(heldout_set, batch),
+            before=outcome.rows_before,
+            after=outcome.rows_after,
             other_clip=[None if row is None else next(given) for row in others],
         ),
-        "history": history.as_dict(),
     }
     extractor.save(out)
-    write_json(report, Path(out) / "report.json")
-    write_card(out, {"llm": llm_folder}, {"train": train, "heldout": heldout}, settings, history)
+    data = {"train": train, "heldout": heldout}
+    write_results(out, report, {"llm": llm_folder}, data, settings, outcome.history)
     return report
 
 

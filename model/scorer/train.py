@@ -10,14 +10,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from model.pretrained import from_folder
@@ -32,7 +32,7 @@ from model.scorer.network import (
     token_rows,
 )
 from model.scorer.scorer import EmotionScorer
-from model.scorer.settings import HeadTrainingSettings
+from model.scorer.settings import AdapterTrainingSettings, HeadTrainingSettings
 from model.zoo.errors import ZooError
 from model.zoo.resolve import identity, resolve
 
@@ -203,33 +203,17 @@ def fit_head(
 ) -> EmotionHead:
     """Train `head` on (pooled float16 [n, inputs], labels bool [n, 28]); keep the epoch that is best on `dev`.
 
-    Binary cross-entropy, AdamW, one-cycle rate; the measure is mean average precision. Uses torch's random state.
+    The measure is mean average precision. Uses torch's random state.
     """
     pooled, labels = train[0], torch.from_numpy(train[1]).float()
     head.standardise_by(pooled.float())
-    batches = -(-len(pooled) // settings.batch_size)
-    optimiser = torch.optim.AdamW(
-        head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    task = _Task(
+        labels,
+        batches=lambda: torch.randperm(len(pooled)).split(settings.batch_size),
+        logits=lambda indices: head(pooled[indices].float()),
+        precision=lambda: mean_average_precision(probabilities(head, dev[0]), dev[1]),
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, total_steps=settings.epochs * batches, pct_start=WARM_UP
-    )
-    weight = torch.full((labels.shape[1],), settings.positive_weight)
-    best, kept = -1.0, {}
-    for epoch in range(settings.epochs):
-        head.train()
-        for indices in torch.randperm(len(pooled)).split(settings.batch_size):
-            logits = head(pooled[indices].float())
-            loss = functional.binary_cross_entropy_with_logits(logits, labels[indices], pos_weight=weight)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        precision = mean_average_precision(probabilities(head, dev[0]), dev[1])
-        print(f"epoch {epoch + 1}: dev mean average precision {precision:.4f}", flush=True)
-        if precision > best:
-            best, kept = precision, {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    head.load_state_dict(kept)
+    _fit_epochs(head, task, settings, settings, "epoch")
     return head
 
 
@@ -240,37 +224,82 @@ def fit_adapter(
 
     The loss and the measure are `fit_head`'s. Uses torch's random state.
     """
-    asked = settings.adapter
     rows, pad_id = _tokens(network, train.texts, settings.max_tokens)
-    labels = torch.from_numpy(train.labels).float()
-    weight = torch.full((labels.shape[1],), settings.positive_weight)
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=asked.learning_rate, weight_decay=settings.weight_decay)
-    steps = asked.epochs * -(-len(rows) // asked.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, asked.learning_rate, total_steps=steps, pct_start=WARM_UP
+
+    def logits(indices: list[int]) -> Tensor:
+        with _precision(settings):
+            pooled = network.pooled(*pad_rows([rows[index] for index in indices], pad_id))
+        return network.head(pooled.float())
+
+    def precision() -> float:
+        with _precision(settings):
+            held = pooled_layers(network, dev.texts, settings.max_tokens)
+        return mean_average_precision(probabilities(network.head, held), dev.labels)
+
+    task = _Task(
+        torch.from_numpy(train.labels).float(),
+        batches=lambda: shuffled_batches([len(row) for row in rows], settings.adapter.batch_size),
+        logits=logits,
+        precision=precision,
     )
+    _fit_epochs(network, task, settings.adapter, settings, "adapter, epoch")
+    network.eval()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the head and the adapter differ in.
+
+    labels: fp32 [n, 28]. batches() -> the indices of each step of an epoch, drawn anew. logits(indices) -> fp32
+    [len(indices), 28]. precision() -> mean average precision on dev.
+    """
+
+    labels: Tensor
+    batches: Callable[[], Iterable[Sequence[int] | Tensor]]
+    logits: Callable[[Sequence[int] | Tensor], Tensor]
+    precision: Callable[[], float]
+
+
+def _fit_epochs(
+    module: nn.Module,
+    task: _Task,
+    steps_of: HeadTrainingSettings | AdapterTrainingSettings,
+    settings: HeadTrainingSettings,
+    line: str,
+) -> None:
+    """Train what requires gradients in `module`, and leave it as it was after the epoch that is best on dev.
+
+    steps_of: whose epochs, batch size and learning rate hold; line: how a line of progress begins.
+
+    Binary cross-entropy, AdamW, one-cycle rate. `model.training.fit` is not used: its batches, warm-up and cosine,
+    gradient clip and choice by loss would give the shipped scorers other weights, and their published figures,
+    thresholds and calibration would have to be made again.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(
+        trained.values(), lr=steps_of.learning_rate, weight_decay=settings.weight_decay
+    )
+    steps = steps_of.epochs * -(-len(task.labels) // steps_of.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, steps_of.learning_rate, total_steps=steps, pct_start=WARM_UP
+    )
+    weight = torch.full((task.labels.shape[1],), settings.positive_weight)
     best, kept = -1.0, {}
-    for epoch in range(asked.epochs):
-        network.train()
-        for indices in shuffled_batches([len(row) for row in rows], asked.batch_size):
-            with _precision(settings):
-                pooled = network.pooled(*pad_rows([rows[index] for index in indices], pad_id))
-            logits = network.head(pooled.float())
-            loss = functional.binary_cross_entropy_with_logits(logits, labels[indices], pos_weight=weight)
+    for epoch in range(steps_of.epochs):
+        module.train()
+        for indices in task.batches():
+            loss = functional.binary_cross_entropy_with_logits(
+                task.logits(indices), task.labels[indices], pos_weight=weight
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-        with _precision(settings):
-            held = pooled_layers(network, dev.texts, settings.max_tokens)
-        precision = mean_average_precision(probabilities(network.head, held), dev.labels)
-        print(f"adapter, epoch {epoch + 1}: dev mean average precision {precision:.4f}", flush=True)
+        precision = task.precision()
+        print(f"{line} {epoch + 1}: dev mean average precision {precision:.4f}", flush=True)
         if precision > best:
-            best = precision
-            kept = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
-    network.load_state_dict(kept, strict=False)
-    network.eval()
+            best, kept = precision, {name: p.detach().clone() for name, p in trained.items()}
+    module.load_state_dict(kept, strict=False)
 
 
 def center_hidden(head: EmotionHead, pooled: Tensor) -> None:

@@ -1,7 +1,6 @@
 """The curves that TensorBoard shows are the history of the run, also of one that was killed and went on."""
 
 import pytest
-import torch
 
 from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
@@ -22,8 +21,8 @@ def test_the_event_file_holds_the_history(tmp_path, killed_at):
                 raise Killed
 
         with pytest.raises(Killed):
-            fit(*run(), SETTINGS, kill, checkpoints)
-    history = fit(*run(), SETTINGS, checkpoints=checkpoints)
+            fit(*regression(), SETTINGS, progress=kill, checkpoints=checkpoints)
+    history = fit(*regression(), SETTINGS, checkpoints=checkpoints)
     found = scalars(tmp_path / "curves")
     for group in ("train", "heldout"):
         for entry in getattr(history, group):
@@ -39,10 +38,5 @@ def test_the_event_file_holds_the_history(tmp_path, killed_at):
 
 
 def test_no_folder_no_file(tmp_path):
-    fit(*run(), SETTINGS, checkpoints=Checkpoints(tmp_path))
+    fit(*regression(), SETTINGS, checkpoints=Checkpoints(tmp_path))
     assert not list(tmp_path.rglob("events*"))
-
-
-def run():
-    parameters, loss, evaluate = regression(torch.float32)
-    return parameters, [1] * 16, loss, evaluate

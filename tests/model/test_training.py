@@ -8,7 +8,16 @@ from safetensors.torch import save_file
 
 from model.checkpoints import Checkpoints
 from model.settings import TrainingSettings
-from model.training import TrainingError, fit, learning_rate, plan_batches, seeded_order
+from model.training import (
+    Objective,
+    Trainable,
+    TrainingError,
+    TrainRows,
+    fit,
+    learning_rate,
+    plan_batches,
+    seeded_order,
+)
 
 
 def test_every_row_once_an_epoch():
@@ -45,10 +54,9 @@ def test_fit_equals_plain_adamw_and_keeps_the_best():
     )
     ours = torch.tensor([3.0], requires_grad=True)
     history = fit(
-        {"x": ours},
-        [1, 1],
-        lambda rows, _: (ours.square().sum(), {}),
-        lambda: {"loss": ours.item() ** 2},
+        Trainable({"x": ours}),
+        TrainRows([1, 1]),
+        Objective(lambda rows, _: (ours.square().sum(), {}), lambda: {"loss": ours.item() ** 2}),
         settings,
     )
     theirs = torch.tensor([3.0], requires_grad=True)
@@ -66,7 +74,8 @@ def test_fit_returns_to_the_best_step():
     # Training makes the held-out loss worse: the start is kept.
     x = torch.tensor([3.0], requires_grad=True)
     settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=3)
-    history = fit({"x": x}, [1], lambda rows, _: (x.sum(), {}), lambda: {"loss": -x.item()}, settings)
+    objective = Objective(lambda rows, _: (x.sum(), {}), lambda: {"loss": -x.item()})
+    history = fit(Trainable({"x": x}), TrainRows([1]), objective, settings)
     assert x.item() == 3.0 and history.best_step == 0
 
 
@@ -83,13 +92,12 @@ def converging(patience: int | None, tmp_path=None, stop_at: int | None = None):
             raise Killed
 
     history = fit(
-        {"x": x},
-        [1],
-        lambda rows, _: (x.sum(), {}),
-        lambda: {"loss": max(x.item(), 2.7)},
+        Trainable({"x": x}),
+        TrainRows([1]),
+        Objective(lambda rows, _: (x.sum(), {}), lambda: {"loss": max(x.item(), 2.7)}),
         settings,
-        note,
-        None if tmp_path is None else Checkpoints(tmp_path, 0.0),
+        progress=note,
+        checkpoints=None if tmp_path is None else Checkpoints(tmp_path, 0.0),
     )
     return history, x.item(), taken
 
@@ -117,20 +125,16 @@ def test_a_run_killed_near_convergence_ends_at_the_same_step(tmp_path, before_th
 def test_low_precision_weights_learn_from_steps_below_their_resolution():
     x = torch.tensor([1.0], dtype=torch.bfloat16, requires_grad=True)
     settings = TrainingSettings(learning_rate=1e-3, batch_size=1, epochs=50, warmup_share=0.0)
-    fit({"x": x}, [1], lambda rows, _: (x.float().sum(), {}), lambda: {"loss": x.item()}, settings)
+    objective = Objective(lambda rows, _: (x.float().sum(), {}), lambda: {"loss": x.item()})
+    fit(Trainable({"x": x}), TrainRows([1]), objective, settings)
     assert x.item() < 0.98
 
 
 def test_a_loss_that_is_not_finite_stops_training():
     x = torch.tensor([1.0], requires_grad=True)
+    objective = Objective(lambda rows, _: (x.sum() * float("nan"), {}), lambda: {"loss": 1.0})
     with pytest.raises(TrainingError, match="step 1: loss is nan on rows"):
-        fit(
-            {"x": x},
-            [1],
-            lambda rows, _: (x.sum() * float("nan"), {}),
-            lambda: {"loss": 1.0},
-            TrainingSettings(),
-        )
+        fit(Trainable({"x": x}), TrainRows([1]), objective, TrainingSettings())
 
 
 @pytest.mark.parametrize("broken", ["nan", "inf"])
@@ -149,7 +153,13 @@ def test_a_heldout_loss_that_is_not_finite_stops_training(tmp_path, broken, at):
     settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=6)
     for _ in range(2):
         with pytest.raises(TrainingError, match=f"step {at}: held-out loss is {broken}; look at"):
-            fit({"x": x}, [1], loss, evaluate, settings, checkpoints=Checkpoints(tmp_path, 0.0))
+            fit(
+                Trainable({"x": x}),
+                TrainRows([1]),
+                Objective(loss, evaluate),
+                settings,
+                checkpoints=Checkpoints(tmp_path, 0.0),
+            )
         del taken[at - 1 :]
 
 
@@ -157,11 +167,11 @@ def test_a_heldout_loss_that_is_not_finite_stops_training(tmp_path, broken, at):
 def test_the_batch_that_broke_training_is_named_and_saved(tmp_path, fault):
     """The state before it is kept, and the run that goes on from there meets the same batch at once."""
     settings = TrainingSettings(learning_rate=0.2, batch_size=3)
-    parameters, loss, evaluate = regression(torch.float32)
+    trainable, rows, objective = regression()
     bad = plan_batches([1] * 16, settings)[3]
 
     def breaks(rows, whole):
-        value, logs = loss(rows, whole)
+        value, logs = objective.loss(rows, whole)
         if rows == bad and fault == "loss":
             value = value * float("inf")
         if rows == bad and fault == "gradient":
@@ -179,17 +189,24 @@ def test_the_batch_that_broke_training_is_named_and_saved(tmp_path, fault):
     for steps in ([1, 2, 3], []):
         ran.clear()
         with pytest.raises(TrainingError, match=told):
-            fit(parameters, [1] * 16, breaks, evaluate, settings, note, Checkpoints(tmp_path), names)
+            fit(
+                trainable,
+                TrainRows(rows.lengths, names),
+                Objective(breaks, objective.evaluate),
+                settings,
+                progress=note,
+                checkpoints=Checkpoints(tmp_path),
+            )
         assert ran == steps
     assert json.loads((tmp_path / "failed-batch.json").read_text())["rows"] == bad
-    assert all(torch.isfinite(p).all() for p in parameters.values())
+    assert all(torch.isfinite(p).all() for p in trainable.parameters.values())
 
 
 class Killed(BaseException):
     """Stands for a kill: nothing of `fit` runs after it."""
 
 
-def regression(dtype: torch.dtype):
+def regression(dtype: torch.dtype = torch.float32) -> tuple[Trainable, TrainRows, Objective]:
     """A small problem with adapters' traits: several tensors, low precision, a held-out loss that turns."""
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(24, 6, generator=generator)
@@ -204,13 +221,8 @@ def regression(dtype: torch.dtype):
         return (guess.float() - targets[rows]).square().sum() / len(whole), {"rows": float(len(rows))}
 
     held_out = list(range(16, 24))
-    return parameters, loss, lambda: {"loss": loss(held_out, held_out)[0].item()}
-
-
-def problem() -> tuple:
-    """The first four arguments of `fit`."""
-    parameters, loss, evaluate = regression(torch.float32)
-    return parameters, [1] * 16, loss, evaluate
+    objective = Objective(loss, lambda: {"loss": loss(held_out, held_out)[0].item()})
+    return Trainable(parameters), TrainRows([1] * 16), objective
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -220,43 +232,36 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, dtype, accumulation, k
     settings = TrainingSettings(
         learning_rate=0.2, batch_size=3, epochs=4, weight_decay=0.1, accumulation=accumulation
     )
-    whole, loss, evaluate = regression(dtype)
-    expected = fit(whole, [1] * 16, loss, evaluate, settings)
+    whole = regression(dtype)
+    expected = fit(*whole, settings)
 
     def kill(step, steps, logs):
         if step == killed_at:
             raise Killed
 
-    parameters, loss, evaluate = regression(dtype)
     with pytest.raises(Killed):
-        fit(parameters, [1] * 16, loss, evaluate, settings, kill, Checkpoints(tmp_path, 0.0))
-    ran = []
-    parameters, loss, evaluate = regression(dtype)
+        fit(*regression(dtype), settings, progress=kill, checkpoints=Checkpoints(tmp_path, 0.0))
+    ran, again = [], regression(dtype)
     history = fit(
-        parameters,
-        [1] * 16,
-        loss,
-        evaluate,
-        settings,
-        lambda step, *_: ran.append(step),
-        Checkpoints(tmp_path),
+        *again, settings, progress=lambda step, *_: ran.append(step), checkpoints=Checkpoints(tmp_path)
     )
     # The step that was told last had not been saved yet.
     assert ran == list(range(killed_at, 25))
     assert history == expected
-    for name, value in whole.items():
-        assert torch.equal(parameters[name], value)
+    for name, value in whole[0].parameters.items():
+        assert torch.equal(again[0].parameters[name], value)
 
 
 def test_a_damaged_checkpoint_starts_training_again(tmp_path, capsys):
     settings = TrainingSettings(learning_rate=0.2, batch_size=3)
-    parameters, loss, evaluate = regression(torch.float32)
-    fit(parameters, [1] * 16, loss, evaluate, settings, checkpoints=Checkpoints(tmp_path, 0.0))
+    whole = regression()
+    fit(*whole, settings, checkpoints=Checkpoints(tmp_path, 0.0))
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:200])
-    again, loss, evaluate = regression(torch.float32)
-    history = fit(again, [1] * 16, loss, evaluate, settings, checkpoints=Checkpoints(tmp_path))
-    assert len(history.train) == 6 and torch.equal(again["weight"], parameters["weight"])
+    again = regression()
+    history = fit(*again, settings, checkpoints=Checkpoints(tmp_path))
+    assert len(history.train) == 6
+    assert torch.equal(again[0].parameters["weight"], whole[0].parameters["weight"])
     assert "damaged" in capsys.readouterr().err
 
 
@@ -295,7 +300,7 @@ def test_a_checkpoint_from_before_checks_is_gone_on_from(tmp_path):
 )
 def test_a_partial_or_foreign_checkpoint_names_what_differs(tmp_path, change, told):
     settings = TrainingSettings(learning_rate=0.2, batch_size=3)
-    fit(*problem(), settings, checkpoints=Checkpoints(tmp_path, 0.0))
+    fit(*regression(), settings, checkpoints=Checkpoints(tmp_path, 0.0))
     tensors, facts = Checkpoints(tmp_path).load()
     tensors, facts = (
         {name: value for name, value in {**part, **change}.items() if value is not None and name in known}
@@ -303,7 +308,7 @@ def test_a_partial_or_foreign_checkpoint_names_what_differs(tmp_path, change, to
     )
     Checkpoints(tmp_path).save(tensors, facts)
     with pytest.raises(TrainingError, match=f"step.safetensors: partial, or of another training: {told}"):
-        fit(*problem(), settings, checkpoints=Checkpoints(tmp_path))
+        fit(*regression(), settings, checkpoints=Checkpoints(tmp_path))
 
 
 @pytest.mark.parametrize("accumulation", [2, 3, 5, 9])
@@ -312,14 +317,15 @@ def test_a_step_in_parts_is_the_same_step(accumulation):
     runs = []
     for parts in (1, accumulation):
         settings = TrainingSettings(learning_rate=0.2, batch_size=5, epochs=3, accumulation=parts)
-        parameters, loss, evaluate = regression(torch.float32)
+        trainable, all_rows, objective = regression()
         calls: list[int] = []
 
-        def counted(rows, whole, loss=loss, calls=calls):
+        def counted(rows, whole, loss=objective.loss, calls=calls):
             calls.append(len(rows))
             return loss(rows, whole)
 
-        runs.append((fit(parameters, [1] * 16, counted, evaluate, settings), parameters, calls))
+        history = fit(trainable, all_rows, Objective(counted, objective.evaluate), settings)
+        runs.append((history, trainable.parameters, calls))
     (whole, expected, once), (history, parameters, often) = runs
     assert len(often) > len(once) and max(often) == -(-5 // accumulation) and sum(often) == sum(once) == 48
     for name in ("train", "heldout"):

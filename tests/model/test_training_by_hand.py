@@ -11,7 +11,10 @@ from model.settings import TrainingSettings
 from model.training import (
     FAILED_BATCH,
     History,
+    Objective,
+    Trainable,
     TrainingError,
+    TrainRows,
     fit,
     learning_rate,
     plan_batches,
@@ -59,7 +62,12 @@ def test_steps_are_adamws_with_the_gradient_clipped_and_the_weights_decayed(clip
         ran.extend(rows)
         return share * sum(GRADIENTS[name][step] * p for name, p in parameters.items()), {}
 
-    history = fit(parameters, [1, 1], loss, lambda: {"loss": -float(len(ran))}, settings)
+    history = fit(
+        Trainable(parameters),
+        TrainRows([1, 1]),
+        Objective(loss, lambda: {"loss": -float(len(ran))}),
+        settings,
+    )
     assert history.best_step == 4 and len(ran) == 8
     expected = adamw(clip, decay, settings)
     assert {name: p.item() for name, p in parameters.items()} == pytest.approx(expected, abs=1e-5)
@@ -119,7 +127,12 @@ def test_the_rate_of_every_step_by_hand():
 def test_held_out_rows_are_looked_at_as_often_as_asked_and_at_the_end():
     x = torch.tensor([3.0], requires_grad=True)
     settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=10, evaluations=4)
-    history = fit({"x": x}, [7], lambda *_: (x.sum(), {}), lambda: {"loss": x.item()}, settings)
+    history = fit(
+        Trainable({"x": x}),
+        TrainRows([7]),
+        Objective(lambda *_: (x.sum(), {}), lambda: {"loss": x.item()}),
+        settings,
+    )
     assert [entry["step"] for entry in history.heldout] == [0, 2, 5, 8, 10]
     assert [entry["step"] for entry in history.train] == list(range(1, 11))
     assert (history.tokens, history.rows) == (70, 10)
@@ -135,7 +148,9 @@ def test_of_equal_held_out_losses_the_earliest_is_kept():
         kept.append(x.item())
         return {"loss": next(losses)}
 
-    history = fit({"x": x}, [1], lambda *_: (x.sum(), {}), evaluate, settings)
+    history = fit(
+        Trainable({"x": x}), TrainRows([1]), Objective(lambda *_: (x.sum(), {}), evaluate), settings
+    )
     assert history.best_step == 1 and x.item() == kept[1]
     assert history.stale_checks == 3
 
@@ -148,7 +163,10 @@ def test_what_a_loss_draws_follows_from_the_seed():
         x = torch.tensor([3.0], requires_grad=True)
         settings = TrainingSettings(learning_rate=0.1, batch_size=1, epochs=3, seed=seed)
         history = fit(
-            {"x": x}, [1], lambda *_: ((x * torch.rand(1)).sum(), {}), lambda: {"loss": 0.0}, settings
+            Trainable({"x": x}),
+            TrainRows([1]),
+            Objective(lambda *_: ((x * torch.rand(1)).sum(), {}), lambda: {"loss": 0.0}),
+            settings,
         )
         return [entry["loss"] for entry in history.train]
 
@@ -167,10 +185,9 @@ def test_the_file_of_a_failed_batch_holds_the_other_figures(tmp_path):
     logs = {"reply": 2.5, "reconstruction": float("inf")}
     with pytest.raises(TrainingError, match="step 1: loss is inf"):
         fit(
-            {"x": x},
-            [1],
-            lambda *_: (x.sum() * float("inf"), logs),
-            lambda: {"loss": 0.0},
+            Trainable({"x": x}),
+            TrainRows([1]),
+            Objective(lambda *_: (x.sum() * float("inf"), logs), lambda: {"loss": 0.0}),
             TrainingSettings(),
             checkpoints=Checkpoints(tmp_path),
         )

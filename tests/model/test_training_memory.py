@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from model.settings import TrainingSettings
-from model.training import TrainingError, fit
+from model.training import Objective, Trainable, TrainingError, TrainRows, fit
 from model.training_memory import estimate, free_memory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,9 +40,11 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module, d
 def train(settings: TrainingSettings, limit: int | None = None, rows: int = 4) -> None:
     frozen, trained, parameters, loss = problem()
     fit(
-        parameters, [TOKENS] * rows, loss, lambda: {"loss": 0.0}, settings,
-        models=[frozen, trained], memory_limit=limit,
-    )  # fmt: skip
+        Trainable(parameters, [frozen, trained], limit),
+        TrainRows([TOKENS] * rows),
+        Objective(loss, lambda: {"loss": 0.0}),
+        settings,
+    )
 
 
 def test_what_follows_from_the_weights_is_counted_by_hand():

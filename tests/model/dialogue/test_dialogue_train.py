@@ -191,7 +191,7 @@ def test_only_the_adapter_learns_and_the_loss_is_hand_made(responsive_llm_folder
     assert model.counts["unreconstructed_utterances"] == 3 - len(places) + 1
     expected, _ = reply_log_probs(model.llm, [model.prompt(wanted)], [data.replies[3]])
     assert data.reply_loss([3]).item() == pytest.approx(-expected.mean().item(), abs=1e-6)
-    together = data.figures(batch=3, weight=1.0)
+    together = data.check(batch=3, weight=1.0).figures
     apart = [
         reply_log_probs(model.llm, [model.prompt(e)], [r])[0]
         for e, r in zip(data.examples, data.replies, strict=True)

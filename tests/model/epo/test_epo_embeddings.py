@@ -11,7 +11,7 @@ from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.loss import total_loss
 from model.epo.settings import EpoSettings
-from model.epo.train import Pairs, figures, train_epo
+from model.epo.train import Pairs, check, train_epo
 from model.extractor.extractor import new_extractor
 from model.extractor.settings import ExtractorSettings
 from model.llm import load_llm, reply_ids
@@ -140,10 +140,10 @@ def test_training_ranks_pairs_that_embeddings_alone_tell_apart(model, kind, tmp_
     pairs = told_by(kind)
     parts = {"compressor": model.compressor, "extractor": model.extractor, "llm": model.llm}
     before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in parts.items()}
-    first = figures(Pairs(model, pairs, 4), SETTINGS)
+    first = check(Pairs(model, pairs, 4), SETTINGS).figures
     assert first["accuracy"] == 0.5
     train_epo(model, pairs, pairs, SETTINGS, tmp_path)
-    last = figures(Pairs(model, pairs, 4), SETTINGS)
+    last = check(Pairs(model, pairs, 4), SETTINGS).figures
     assert last["margin"] > SETTINGS.gamma > first["margin"] and last["accuracy"] == 1.0
     for name, part in parts.items():
         for key, value in part.state_dict().items():
@@ -158,5 +158,5 @@ def test_without_the_embeddings_these_pairs_cannot_be_told_apart(model, tmp_path
     bare = DialogueModel(model.llm, model.tokenizer, "text")
     pairs = told_by("audio")
     train_epo(bare, pairs, pairs, SETTINGS, tmp_path)
-    last = figures(Pairs(bare, pairs, 4), SETTINGS)
+    last = check(Pairs(bare, pairs, 4), SETTINGS).figures
     assert last["accuracy"] <= 0.5 and abs(last["margin"]) < 1e-4

@@ -1,0 +1,90 @@
+"""The entry point `main`: runs the command, and makes one line and an exit code of whatever it ended with.
+
+Every mistake of the user is one line and exit code 2; a failed stage is exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from functools import cache
+
+import typer
+from rich.text import Text
+
+from flows.cli.commands import command_line
+from flows.cli.output import err
+from model.zoo.errors import ZooError
+from storage.errors import InputError
+from storage.files import shell_word
+from storage.store import StoreError
+from tasks.display import Waiting
+from tasks.engine.own_server import ServerFailed
+from tasks.engine.stopping import Stopped, heeding
+from tasks.engine.worker import StageFailed
+from tasks.terminal import clean
+
+
+def main() -> None:
+    """Entry point: one line and an exit code for every known mistake, a traceback only for a defect.
+
+    0 done, 1 failed or damaged, 2 a mistake of the user's; 128 and a signal's number where one ended it, and as for
+    SIGTERM where Prefect cancelled the run.
+    """
+    with heeding(_last_words) as heed:
+        try:
+            code = _run_command()
+        except Stopped as stopped:
+            code = 128 + signal.SIGTERM
+            if heed.code is None:
+                _last_words(str(stopped))
+        except BaseException:
+            if heed.code is None:
+                raise
+        if heed.code is not None:  # whatever came of the command: why it ended, and how to go on
+            _last_words(heed.why)
+            code = heed.code
+        sys.exit(code)
+
+
+def _run_command() -> int:
+    """Run the command of this process's arguments; returns its exit code."""
+    try:
+        code = command_line()(standalone_mode=False)
+        return code if isinstance(code, int) else 0  # the code of typer.Exit, which typer turns into a result
+    except typer.Abort:
+        err.print("stopped: the question was not answered")
+        return 130
+    except InputError as error:
+        return _failed(error, 2)
+    except StageFailed as error:
+        return _failed(error, 2 if error.usage else 1)
+    except (StoreError, ServerFailed) as error:
+        return _failed(error, 1)
+    except Stopped:
+        raise
+    except ZooError as error:  # a name that is none, or weights that cannot be fetched: as with `fetch`
+        return _failed(error, 2)
+    except Exception as error:
+        if hasattr(
+            error, "format_message"
+        ):  # click's usage errors; one without a message has printed the help
+            return _failed(error.format_message(), 2) if error.format_message().strip() else 2
+        Waiting.end()
+        err.say_traceback(error)
+        return 1
+
+
+def _failed(message, code: int) -> int:
+    Waiting.end()
+    err.print(Text.assemble(("error:", "red"), f" {clean(str(message))}"), soft_wrap=True)
+    return code
+
+
+@cache  # said once, whoever comes first: the command's own end or the end of its time
+def _last_words(why: str) -> None:
+    Waiting.end()
+    command = " ".join(map(shell_word, ["empamba", *sys.argv[1:]]))
+    with contextlib.suppress(OSError):  # a terminal that has hung up
+        err.say(f"{why}; `{command}` goes on from here")

@@ -1,0 +1,102 @@
+"""Options that commands share, and the one place that makes of them which run is meant: raw data, settings, profile, store."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.output import err
+from storage.errors import InputError
+from storage.files import DEFAULT_STORE
+from tasks.engine.run import RunRequest
+from tasks.engine.runs import RunRecord, run_of
+
+Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting: data.dialogues=40. Repeatable.")
+]
+Until = Annotated[str | None, typer.Option(help="Last stage to run, with all it needs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+Force = Annotated[list[str] | None, typer.Option(help="Run this stage whether stale or not. Repeatable.")]
+Rehash = Annotated[bool, typer.Option(help="Read every raw file again instead of trusting its time stamp.")]
+StoreFolder = Annotated[
+    Path, typer.Option("--store", file_okay=False, help="Folder of artefacts and records.")
+]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options that say which data, with which settings, into which store."""
+
+    raw: Annotated[
+        Path | None, typer.Option(help="Folder of raw datasets; none: the bundled sample corpus.")
+    ] = None
+    profile: Annotated[str | None, typer.Option(help="cpu (unless told), paper, tiny, or a TOML file.")] = (
+        None
+    )
+    changes: Changes = None
+    store: StoreFolder = Path(DEFAULT_STORE)
+
+    def request(self, **more) -> RunRequest:
+        """The run that these options alone ask for."""
+        return RunRequest(
+            profile=self.profile or RunRequest().profile,
+            raw=None if self.raw is None else str(self.raw),
+            changes=tuple(self.changes or ()),
+            store=str(self.store),
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class WhichRun(RunOptions):
+    """The options that choose a run: the store's last, one of its runs, or that of --raw, --profile and --set."""
+
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="A run of the store, by its id; unless told, or --raw, --profile or --set, the last."
+        ),
+    ] = None
+
+    def chosen(self) -> tuple[RunRequest, RunRecord | None]:
+        """The run's data and settings, and its record where it was chosen as a run of the store.
+
+        InputError where the store has no such run.
+        """
+        has_settings = self.raw is not None or self.profile is not None or bool(self.changes)
+        if has_settings and self.run is not None:
+            raise InputError(
+                "--run means a run's own data and settings: leave out --raw, --profile and --set"
+            )
+        if has_settings:
+            return self.request(), None
+        record = run_of(self.store, self.run)
+        request = RunRequest.of_run(record, str(self.store))
+        err.say(f"run {record.id}: {request.command('run')}", style="dim")
+        return request, record
+
+
+def grouped(command: Callable) -> Callable:
+    """Lets a command take options in groups: of a parameter that is a dataclass the fields are options."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    groups = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
+    options = [p for p in parameters if p.name not in groups]
+    for group in groups.values():
+        options += inspect.signature(group, eval_str=True).parameters.values()
+
+    @wraps(command)
+    def called(**given):
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        return command(**given)
+
+    called.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in options])
+    called.__annotations__ = {p.name: p.annotation for p in options}
+    return called

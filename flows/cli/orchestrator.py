@@ -1,0 +1,21 @@
+"""Prefect's defaults for commands that start it, to be set before it is imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+}
+
+
+def quiet_prefect() -> None:
+    """Defaults for a run without a server; what the user has set stays."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # Says on a busy machine that the last events are still being sent; its name stands outside "prefect".
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)

@@ -1,0 +1,116 @@
+"""What a run made: `show` a stage's rows, the `report`, `export` of preference pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from flows.cli.options import AsJson, WhichRun, grouped
+from flows.cli.output import out
+from storage.errors import InputError
+from storage.store import Store, StoreError
+from tasks.engine.run import RunRequest, read_report, stale_plan
+from tasks.engine.runs import runs
+from tasks.listing import candidate_card, listing, story
+from tasks.terminal import clean, json_line
+
+WIDE = 120
+"""Characters of a terminal that has room for intervals beside figures."""
+
+
+@grouped
+def show(
+    which: WhichRun,
+    stage: Annotated[str, typer.Argument(help="A stage, or a part of one: pairs, pairs.quality.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 5,
+    rejects: Annotated[
+        bool, typer.Option("--rejects", help="Rejected rows instead, with their reasons.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A stage's rows, counts and rejects; of a trained stage what it learned; candidates as in figure 8."""
+    from tasks.show import candidate_cards, describe
+
+    request, _ = which.chosen()
+    cards = candidate_cards(request, rows) if stage == "candidates" and not rejects else None
+    if cards is not None and not as_json:
+        for card in cards:
+            out.print(candidate_card(card, out.width))
+        return
+    found = describe(request, stage, rows, rejects)
+    if as_json:
+        shown = next(rows for rows in (cards, found.systems, found.rows) if rows is not None)
+        json_line({**found.counts, "shown": shown})
+        return
+    for told in found.stories:
+        out.print(story(told, out.width))
+    if found.systems is not None:
+        out.print(_systems(stage, found.systems))
+    elif not found.stories:
+        counted = f"{found.counts['rows']} rows, {found.counts['rejects']} rejects"
+        title = f"{stage}: {'figures' if 'figure' in found.columns else counted}"
+        out.print(listing(title, found.columns, found.rows, out.width))
+    for line in (*found.lines, ", ".join(f"{place} {n}" for place, n in found.counts["by"].items())):
+        if line:
+            out.print(Text(clean(line)))
+
+
+@grouped
+def report(which: WhichRun, as_json: AsJson = False) -> None:
+    """A run's report: its tables, or its JSON."""
+    from tasks.engine.run import published
+
+    request, record = which.chosen()
+    digest = record.report if record is not None else _report_of(request)
+    if digest is None:
+        why = "no report with these settings" if record is None else f"run {record.id} came to no report"
+        other = next((r.id for r in runs(which.store)[0] if r.report), None)
+        hint = "" if other is None else f"; --run {other} has one"
+        raise InputError(f"{why}: `{request.command('run')}` writes one{hint}")
+    facts = read_report(request, digest)
+    if as_json:
+        json_line(facts)
+        return
+    damaged = StoreError(
+        f"{which.store / 'report.json'}: damaged; `{request.command('run')}` writes it again"
+    )
+    try:
+        table = _systems(facts.get("title", "report"), facts["systems"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged from error
+    out.print(table)
+    if published(Store(which.store)) == digest:
+        out.say(str(which.store / "report.html"))
+    else:
+        out.say(
+            f"{which.store / 'report.html'} is another run's; `{request.command('run')}` publishes this one"
+        )
+
+
+def _systems(title: str, systems: list[dict]) -> RenderableType:
+    """Measured systems, with intervals where the terminal has room for them."""
+    from tasks.show import system_rows
+
+    return listing(title, *system_rows(systems, out.width >= WIDE), out.width, share=False)
+
+
+def _report_of(request: RunRequest) -> str | None:
+    """The digest of the report that lies there with these settings and data, if it is fresh."""
+    plan = next(plan for plan in stale_plan(request) if plan.stage.name == "report")
+    return next((ref.digest for ref in plan.outputs.get("all", ()) if ref.name == "report.json"), None)
+
+
+@grouped
+def export_pairs(
+    which: WhichRun,
+    folder: Annotated[Path, typer.Argument(help="A new folder for Parquet files and data card.")],
+) -> None:
+    """Preference pairs as trainers read them (prompt, chosen, rejected), with where each comes from."""
+    from tasks.export import export_pairs as export
+
+    counts = export(which.chosen()[0], folder)
+    out.say(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
