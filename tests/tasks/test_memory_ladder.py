@@ -42,7 +42,7 @@ NEEDED = {
         name: {"all": (ref(name),)}
         for name in (
             "compressor.finetune", "extractor", "dialogue.text", "dialogue.memory", "dialogue.audiovisual",
-            "dialogue.text_audiovisual", "ladder.fit.mean", "epo",
+            "dialogue.text-audiovisual", "ladder.fit.mean", "epo",
         )
     },
 }  # fmt: skip
@@ -130,14 +130,14 @@ def test_means_need_no_compressor_at_any_rung(tmp_path):
 
 
 def test_rung_4f_is_a_training_and_replies_of_its_own_where_asked_for(tmp_path):
-    assert not {"dialogue.text_audiovisual", "replies.4f-text"} & nodes(tmp_path).keys()
+    assert not {"dialogue.text-audiovisual", "replies.4f-text"} & nodes(tmp_path).keys()
     found = nodes(tmp_path, "ladder.full_text_audiovisual=true")
-    training, replies = call(found, "dialogue.text_audiovisual"), call(found, "replies.4f-text")
+    training, replies = call(found, "dialogue.text-audiovisual"), call(found, "replies.4f-text")
     for part in (training, replies):
         assert part["history"] == "text" and part["compressor"] is None
         assert part["extractor"].name == "extractor" and part["features"]
-    assert replies["adapter"].name == "dialogue.text_audiovisual"
-    node = found["dialogue.text_audiovisual"]
+    assert replies["adapter"].name == "dialogue.text-audiovisual"
+    node = found["dialogue.text-audiovisual"]
     silent = {need: None if need in ("features", "extractor") else NEEDED[need] for need in node.needs}
     assert isinstance(node.items(silent), NotRun) and "no media" in node.items(silent).reason
 

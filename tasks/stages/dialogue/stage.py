@@ -96,7 +96,7 @@ AUDIOVISUAL = replace(
 )
 TEXT_AUDIOVISUAL = replace(
     TEXT,
-    name="dialogue.text_audiovisual",
+    name="dialogue.text-audiovisual",
     title="Dialogue LoRA, history as text and audio-visual",
     needs=(*TEXT.needs, "features", "extractor"),
     items=text_audiovisual,

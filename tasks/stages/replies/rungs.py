@@ -34,7 +34,7 @@ LADDER = (
 """The five rungs; without media the fourth is not run and the fifth continues the third (readings)."""
 
 FULL_TEXT = Rung(
-    "4f-text", "4 with the full history as text", "text", "dialogue.text_audiovisual", ft=True, av=True,
+    "4f-text", "4 with the full history as text", "text", "dialogue.text-audiovisual", ft=True, av=True,
     against="4-av",
 )  # fmt: skip
 """Not in the paper: what the memories cost beside audio and video. Only where asked for."""
