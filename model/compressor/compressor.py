@@ -168,9 +168,11 @@ class MambaCompressor(nn.Module):
         places = torch.tensor(told, device=memories.device)
         return memories.index_add(0, places, F.embedding(numbers, self.roles))
 
-    @torch.no_grad()
     def compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
-        """Memories [n_memories, llm_width] of dialogues, a bounded number of tokens at once."""
+        """Memories [n_memories, llm_width] of dialogues, a bounded number of tokens at once.
+
+        With their gradient where the weights learn: measure under `torch.no_grad`.
+        """
         rows = [[self.ids(utterance.text) for utterance in dialogue] for dialogue in dialogues]
         roles = [[utterance.role for utterance in dialogue] for dialogue in dialogues]
         sizes = [sum(map(len, row)) + sum(self.counts_of(row)) for row in rows]
