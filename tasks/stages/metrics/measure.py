@@ -188,8 +188,9 @@ def steps(
     it was asked for, is beside 4 and comes after it."""
     ran = [rung.name for rung in LADDER if rung.name in keys]
     pairs = list(zip(ran, ran[1:], strict=False))
-    if {FULL_TEXT.name, FULL_TEXT.against} <= keys.keys():
-        pairs.insert(ran.index(FULL_TEXT.against), (FULL_TEXT.against, FULL_TEXT.name))
+    beside = FULL_TEXT.against
+    if beside is not None and {FULL_TEXT.name, beside} <= keys.keys():
+        pairs.insert(ran.index(beside), (beside, FULL_TEXT.name))
     return [
         {
             "rung": after,
