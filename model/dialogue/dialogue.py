@@ -55,7 +55,7 @@ class EmotionEmbeddings(Protocol):
 
 
 class DialogueModel:
-    """LLM (strip_placeholders or peft), tokenizer, and the frozen parts whose output stands in its prompt.
+    """LLM (plain or peft), tokenizer, and the frozen parts whose output stands in its prompt.
 
     `counts` says how many prompts were made, and how many utterances of history were too old to be in them.
     """
