@@ -83,7 +83,7 @@ class EmotionEmbeddings(Protocol):
 
 
 class DialogueModel:
-    """LLM (strip_placeholders or peft), tokenizer, and the frozen parts whose output stands in its prompt.
+    """LLM (plain or peft), tokenizer, and the frozen parts whose output stands in its prompt.
 
     `counts` says how many prompts were made, how many utterances of history were too old to be in them, and how many
     of the last ones had no room as text and stand as memories.

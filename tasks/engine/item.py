@@ -31,7 +31,7 @@ class Workspace:
     """What a running stage is given besides its arguments.
 
     raw: the raw root. basis: a digest of the code, libraries and weights the item is made with, for the keys
-    of its rows. progress: whom to tell, as progress(step, steps, figures). scratch: a folder of the item's own
+    of its rows. progress: called as progress(step, steps, figures). scratch: a folder of the item's own
     that outlives a kill and is removed once the item is done. events: a folder for a training's curves.
     """
 
@@ -44,7 +44,7 @@ class Workspace:
     events: Path | None = None
 
     def checkpoints(self) -> Checkpoints | None:
-        """Where a training run leaves its state, every `checkpoint_s` seconds, and goes on from after a kill."""
+        """Where a training saves its state every `checkpoint_s` seconds, to resume from after a kill."""
         from model.checkpoints import Checkpoints
 
         return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s, self.events)
@@ -56,7 +56,7 @@ class Workspace:
     def folder(self, tree: None) -> None: ...
 
     def folder(self, tree: Ref | None) -> Path | None:
-        """A tree laid out as files; None of None."""
+        """A tree laid out as files; None for None."""
         return None if tree is None else self.store.folder(tree)
 
     def row_key(self, *inputs) -> str:
