@@ -56,7 +56,7 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
 def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[dict]:
     from tasks.stages.examples import read_dialogues, tagged  # torch, which no refusal needs
 
-    histories = {}
+    histories: dict[tuple, list[str]] = {}
     for dialogue in read_dialogues(store, artefacts["utterances"], *SPLITS).values():
         lines = tagged(dialogue)
         histories |= {u.key: list(lines[:at]) for at, u in enumerate(dialogue)}

@@ -255,9 +255,14 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[s
 def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
     """Dotted name -> value of every setting, groups opened."""
     return {
-        prefix + ".".join(names): list(value) if isinstance(value, tuple) else value
+        prefix + ".".join(names): [_plain(part) for part in value] if isinstance(value, tuple) else value
         for names, value in leaves(settings, BaseModel)
     }
+
+
+def _plain(value: object) -> object:
+    """A part of a list of settings, groups as dicts."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _explain(error: ValidationError, profile: str) -> str:

@@ -56,8 +56,8 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
             raise InputError(_nothing(request, stage, parts))
         main, store = _main_table(refs), session.store
         counts = _counts(stage, main, refs)
-        if main is not None or rejects:
-            table = "rejects" if rejects else main
+        table = "rejects" if rejects else main
+        if table is not None:
             shards = [r for r in refs if r.name.startswith(f"{table}/")]
             return Description(counts, *_rows(store, table, shards, limit), _said(store, parts))
         measured = _measured(store, refs)
@@ -97,13 +97,17 @@ def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str,
     for system in systems:
         row = {name: system.get(name) for name in ("rung", "dataset", "split", "n", "dialogues")}
         for figure in MAIN:
-            low, high = system.get(f"{figure.key}_ci") or (None, None)
-            value, *ends = (
-                None if v is None else f"{v:.{figure.digits}f}" for v in (system[figure.key], low, high)
-            )
-            row[figure.short] = value if low is None or not intervals else f"{value} [{', '.join(ends)}]"
+            shown = _figure(system[figure.key], figure.digits)
+            ends = system.get(f"{figure.key}_ci")
+            if shown is not None and ends and intervals:
+                shown += f" [{', '.join(f'{end:.{figure.digits}f}' for end in ends)}]"
+            row[figure.short] = shown
         rows.append(row)
     return columns, rows
+
+
+def _figure(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def _measured(store: Store, refs: list[Ref]) -> dict | None:

@@ -111,7 +111,7 @@ def suffix_of(path: str) -> str:
 def told_of(dataset: Dataset, beside: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(notes, lines on what is not read) of the files beside a dataset's own."""
     needless = [p for p in beside if dataset.not_needed and dataset.not_needed.fullmatch(p)]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if needless:
         notes = (
             f"{dataset.name}: {len(needless)} files and folders of the release that nothing here needs "

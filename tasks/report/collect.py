@@ -154,9 +154,9 @@ def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dic
     """The rungs of table 2, then any the paper lacks: the paper's figures, this run's over all data, notes."""
     whole = {row["rung"]: row for row in systems if row["dataset"] == "all"}
     known = [rung.name for rung in LADDER]
-    rows = []
+    rows: list[dict] = []
     for rung in LADDER:
-        row = {
+        row: dict = {
             "rung": rung.name,
             "title": rung.title,
             "parts": [rung.ft, rung.mc, rung.av, rung.epo],

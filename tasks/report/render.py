@@ -165,7 +165,7 @@ def _before_and_after(report: dict, history: dict) -> list[dict]:
     checks = history.get("heldout") or []
     kept = (check for check in checks if check["step"] == history.get("best_step"))
     before = report.get("heldout_before") or (checks[0] if checks else {})
-    after = report.get("heldout_after") or next(kept, {})
+    after: dict = report.get("heldout_after") or next(kept, {})
     return [
         {"name": name, "before": before[name], "after": after[name], "change": after[name] - before[name]}
         for name in before

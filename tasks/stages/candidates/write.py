@@ -80,7 +80,7 @@ def _histories(work: Workspace, utterances: Ref | None, turns: int) -> dict[tupl
         return {}
     from tasks.stages.examples import read_dialogues, tagged  # torch, which the engine's process alone needs
 
-    found = {}
+    found: dict[tuple, tuple[str, ...]] = {}
     for dialogue in read_dialogues(work.store, [utterances]).values():
         lines = tagged(dialogue)
         found |= {u.key: lines[max(0, at - turns) : at] for at, u in enumerate(dialogue)}
@@ -101,10 +101,7 @@ def _candidates(
     }
     answers = writer.answers({r.key: r for r in requests.values()})
     shown = {"examples": settings.examples, "history": settings.history}
-    made = {
-        "weights": writer.weights,
-        "settings": canonical(writer.made_with | shown).decode(),
-    }
+    made_with = canonical(writer.made_with | shown).decode()
     return [
         candidate
         for exchange in exchanges
@@ -113,7 +110,8 @@ def _candidates(
             {emotion: requests[exchange.key, emotion] for emotion in settings.emotions},
             answers,
             settings.keep_garbled,
-            made,
+            writer.weights,
+            made_with,
         )
     ]
 
@@ -264,13 +262,15 @@ def _candidates_of(
     requests: dict[str, GenerationRequest],
     answers: dict[str, dict],
     keep_garbled: bool,
-    made: dict[str, str],
+    weights: str,
+    made_with: str,
 ) -> list[Candidate]:
     """The exchange's candidates, in the order of its emotions: the second of two alike is the duplicate.
 
-    made: the weights and settings that all were made with.
+    weights, made_with: what wrote them all, and the settings it wrote with.
     """
-    candidates, earlier = [], []
+    candidates: list[Candidate] = []
+    earlier: list[str] = []
     for emotion, request in requests.items():
         answer = answers[request.key]
         ending = answer["finish_reason"]
@@ -290,7 +290,8 @@ def _candidates_of(
                 reason=reason,
                 seed=request.seed,
                 engine=answer["engine"],
-                **made,
+                weights=weights,
+                settings=made_with,
             )
         )
     return candidates

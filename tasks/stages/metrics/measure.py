@@ -96,7 +96,8 @@ class Remembered:
     """A scorer's features, each distinct text computed once for all systems."""
 
     def __init__(self, features: Callable[[Sequence[str]], np.ndarray]):
-        self._compute, self._known = features, {}
+        self._compute = features
+        self._known: dict[str, np.ndarray] = {}
 
     def features(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [n, width]."""
