@@ -85,12 +85,12 @@ def measure(kind: str, count: int) -> dict:
         past, found, memories = None, [], None
         if kind.startswith("streamed"):  # all but the newest turn was read before
             for line in example.history[:-1]:
-                memory, past = compressor.step(line, past)
-                found.append(memory)
+                memories_of_line, past = compressor.step(line, past)
+                found.append(memories_of_line)
         begin = time.process_time()
         if kind.startswith("streamed"):
             found.append(compressor.step(example.history[-1], past)[0])
-            memories = {example.history: tuple(memory[None] for memory in found)}
+            memories = {example.history: tuple(found)}
         if kind.endswith("kept"):
             model.reply([example], 1, memories)
         else:
@@ -115,7 +115,7 @@ def sizes() -> dict:
     """Mean tokens of the prompt, and of the history in it, over every dialogue, as text and as memories."""
     from model.dialogue.examples import DialogueExample
 
-    model, _ = models("text")
+    model, compressor = models("text")
     width = model.llm.get_input_embeddings().weight.shape[1]
     found = {"text": [], "memory": []}
     for lines in dialogues(1_000_000):
@@ -123,7 +123,8 @@ def sizes() -> dict:
         bare = sum(map(len, model.pieces([DialogueExample("", (), sentence, "")], {})[0]))
         for form, rows in found.items():
             model.history = form
-            memories = {history: tuple(torch.zeros(len(history), 1, width))}
+            counts = compressor.counts(history)
+            memories = {history: torch.zeros(sum(counts), width).split(counts)}
             whole = sum(map(len, model.pieces([DialogueExample("", history, sentence, "")], memories)[0]))
             rows.append((whole, whole - bare))
     means = {

@@ -29,6 +29,7 @@ from storage.errors import InputError
 from storage.media.settings import MediaSettings
 from storage.settings import DataSettings, FetchLimits
 from tasks.engine.retrain import RetrainSettings
+from tasks.nested import leaves
 from tasks.stages.ladder.arms import ArmName
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -292,13 +293,15 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[s
 
 def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
     """Dotted name -> value of every setting, groups opened."""
-    found: dict[str, object] = {}
-    for name, value in settings:
-        if isinstance(value, BaseModel):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return found
+    return {
+        prefix + ".".join(names): [_plain(part) for part in value] if isinstance(value, tuple) else value
+        for names, value in leaves(settings, BaseModel)
+    }
+
+
+def _plain(value: object) -> object:
+    """A part of a list of settings, groups as dicts."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _explain(error: ValidationError, profile: str) -> str:

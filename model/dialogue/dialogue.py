@@ -195,8 +195,8 @@ class DialogueModel:
             return {}
         ordered = sorted(set(histories) - {()}, key=_in_order)
         longest = [h for h, after in zip(ordered, [*ordered[1:], ()], strict=False) if after[: len(h)] != h]
-        with torch.set_grad_enabled(self.compressor_learns and torch.is_grad_enabled()):
-            made = self.compressor.compress(longest)
+        learning = {"learning": True} if self.compressor_learns else {}
+        made = self.compressor.compress(longest, **learning)
         whole = {h: self._by_utterance(h, m) for h, m in zip(longest, made, strict=True)}
         found, source = {}, ()
         for history in reversed(ordered):

@@ -20,6 +20,11 @@ class DialogueSettings(BaseModel, frozen=True, extra="forbid"):
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj"), description="What LoRA adapts. Not in the paper."
     )
+    start_from_reader: bool = Field(
+        False,
+        description="Where the history is memories, the adapter goes on from the reader that the compressor was trained "
+        "with, of the same rank, alpha and targets, instead of starting anew. Not in the paper.",
+    )
     reconstruction_weight: float = Field(
         1.0, ge=0, description="Weight of memory reconstruction beside the reply. Not in the paper."
     )

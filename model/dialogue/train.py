@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from model.adapter import load_adapter, save_adapter
+from model.adapter import load_adapter, new_adapter, save_adapter
 from model.branches import reply_log_probs
 from model.checkpoints import Checkpoints
+from model.compressor.reader import checked_reader
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import (
     COMPRESSOR,
@@ -73,6 +73,8 @@ def train_dialogue(
     needed = history == "memory" and settings.memory == "mamba"
     parts = load_parts(llm, tokenizer, compressor if needed else None, extractor)
     learns = parts[0].requires_grad_(True) if needed and settings.train_compressor else None
+    if start is None and settings.start_from_reader and needed:
+        start = checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
     adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
     model = DialogueModel(adapted, tokenizer, history, *parts, settings)
     train, withheld = with_history_dropout(train, settings)
@@ -152,16 +154,7 @@ def with_history_dropout(
 
 def add_adapter(llm: nn.Module, settings: DialogueSettings) -> nn.Module:
     """The LLM with a new LoRA adapter in its own dtype, drawn from the seed; all else frozen."""
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=0.0,
-        target_modules=list(settings.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.training.seed)
-        return get_peft_model(llm, config, autocast_adapter_dtype=False).eval()
+    return new_adapter(llm, settings.rank, settings.alpha, settings.target_modules, settings.training.seed)
 
 
 class Exchanges:
@@ -187,7 +180,8 @@ class Exchanges:
         self.replies = [reply_ids(model.tokenizer, e.reply) for e in self.examples]
         self.task, self.targets = None, {}
         if model.history == "memory":
-            self.task = Reconstruction(model.llm, model.tokenizer, dialogue=True, cached=False)
+            bare = getattr(model.compressor, "bare", False)
+            self.task = Reconstruction(model.llm, model.tokenizer, dialogue=True, cached=False, bare=bare)
             self._choose_targets()
         self.lengths = [self._tokens(i) for i in range(len(self.examples))]
         """Tokens the LLM reads for each exchange."""

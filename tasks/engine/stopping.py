@@ -98,14 +98,16 @@ class Heed:
         if self.code is not None:
             return False
         self.code, self.why = code, why
-        threading.Thread(target=self._end_at_last, args=(patience_s,), name="at last", daemon=True).start()
+        threading.Thread(
+            target=self._end_at_last, args=(code, patience_s), name="at last", daemon=True
+        ).start()
         stop_all(why)
         return True
 
-    def _end_at_last(self, patience_s: float) -> None:
+    def _end_at_last(self, code: int, patience_s: float) -> None:
         threading.Event().wait(patience_s)
         self._last_words(self.why)
-        os._exit(self.code)
+        os._exit(code)
 
 
 def stop_all(why: str) -> None:

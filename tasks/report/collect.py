@@ -170,9 +170,9 @@ def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dic
     rungs = [r for r in (*LADDER, FULL_TEXT) if r in LADDER or r.adapter in why or r.name in whole]
     rungs.sort(key=lambda rung: rung.name)  # 4f comes after 4
     known = [rung.name for rung in rungs]
-    rows = []
+    rows: list[dict] = []
     for rung in rungs:
-        row = {
+        row: dict = {
             "rung": rung.name,
             "title": rung.title,
             "parts": [rung.ft, rung.mc, rung.av, rung.epo],

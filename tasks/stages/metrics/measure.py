@@ -96,7 +96,8 @@ class Remembered:
     """A scorer's features, each distinct text computed once for all systems."""
 
     def __init__(self, features: Callable[[Sequence[str]], np.ndarray]):
-        self._compute, self._known = features, {}
+        self._compute = features
+        self._known: dict[str, np.ndarray] = {}
 
     def features(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [n, width]."""
@@ -187,8 +188,9 @@ def steps(
     it was asked for, is beside 4 and comes after it."""
     ran = [rung.name for rung in LADDER if rung.name in keys]
     pairs = list(zip(ran, ran[1:], strict=False))
-    if {FULL_TEXT.name, FULL_TEXT.against} <= keys.keys():
-        pairs.insert(ran.index(FULL_TEXT.against), (FULL_TEXT.against, FULL_TEXT.name))
+    beside = FULL_TEXT.against
+    if beside in ran and FULL_TEXT.name in keys:
+        pairs.insert(ran.index(beside), (beside, FULL_TEXT.name))
     return [
         {
             "rung": after,

@@ -18,7 +18,7 @@ from tasks.stages.inputs import (
 from tasks.stages.replies.rungs import CONTROL, FULL_TEXT, RUNGS, Rung
 
 
-def test_exchanges(rung: Rung, made: Made) -> Calls | NotRun:
+def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
     if rung.adapter and not made.ran(rung.adapter):
         return NotRun(f"{rung.adapter} was not run")
     media = rung.av and made.ran("extractor")
@@ -59,7 +59,7 @@ def _declared(rung: Rung) -> Stage:
         title=f"Replies: {rung.title}",
         flow="write_report",
         needs=_needs(rung),
-        items=of_dialogues(partial(test_exchanges, rung)),
+        items=of_dialogues(partial(exchanges_to_answer, rung)),
         function="tasks.stages.replies.write:write_replies",
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},

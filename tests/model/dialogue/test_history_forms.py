@@ -143,7 +143,7 @@ def test_memories_made_turn_by_turn_give_the_hybrids_prompt(llm, compressor):
     past, made = None, []
     for utterance in HISTORY:
         memory, past = compressor.step(utterance, past)
-        made.append(memory[None])
+        made.append(memory)
     streamed = model.prompts([example()], {HISTORY: tuple(made)})[0]
     assert torch.allclose(streamed, model.prompt(example()), atol=1e-5)
 
