@@ -196,8 +196,8 @@ class DialogueModel:
             return {}
         whole_of = _whole_histories(histories)
         whole = sorted(set(whole_of.values()), key=_in_order)
-        with torch.set_grad_enabled(self.compressor_learns and torch.is_grad_enabled()):
-            made = self.compressor.compress(whole)
+        learning = {"learning": True} if self.compressor_learns else {}
+        made = self.compressor.compress(whole, **learning)
         memories = {h: self._by_utterance(h, m) for h, m in zip(whole, made, strict=True)}
         return {history: memories[whole_of[history]][: len(history)] for history in whole_of}
 

@@ -5,7 +5,7 @@ Knows nothing of the other ways, of datasets or of how rows are chosen.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample
@@ -16,28 +16,30 @@ from model.metrics.donors import with_others
 
 def with_other_histories(
     examples: Sequence[DialogueExample], kinds: Sequence[Hashable]
-) -> list[DialogueExample | None]:
-    """Each example with a history of another dialogue, of its kind, and as like its own in turns as there is one.
+) -> dict[str, DialogueExample]:
+    """By key, each example with a history of another dialogue, of its kind, and as like its own in turns as there is one.
 
-    kinds: what two must have in common, such as their dataset. None where there is no such other, or no history.
+    kinds: what two must have in common, such as their dataset. Without such another, or a history, an example has none.
     """
     told = [kind if e.history else None for e, kind in zip(examples, kinds, strict=True)]
-    return with_others(examples, ("history",), told, [len(e.history) for e in examples])
+    found = with_others(examples, ("history",), told, [len(e.history) for e in examples])
+    return {example.key: example for example in found if example is not None}
 
 
 def arm_rows(
-    model: DialogueModel, examples: Sequence[DialogueExample], kinds: Sequence[Hashable], batch: int
+    model: DialogueModel,
+    examples: Sequence[DialogueExample],
+    others: Mapping[str, DialogueExample],
+    batch: int,
 ) -> list[dict]:
     """Of each exchange that has another history: {"key", "dialogue", "turn", "own", "other", "tokens"}.
 
-    own, other: nats a token of the true reply after its own history, and after another dialogue's. turn: of the
-    sentence, from 1. tokens: that the history takes in the prompt, its line's name with it. An exchange that does not
-    fit the LLM's window is left out.
+    others: as `with_other_histories` gives them. own, other: nats a token of the true reply after its own history, and
+    after another dialogue's. turn: of the sentence, from 1. tokens: that the history takes in the prompt, its line's
+    name with it. An exchange that does not fit the LLM's window is left out.
     """
-    given = {e.key: e for e in with_other_histories(examples, kinds) if e is not None}
-    own = Exchanges(model, [e for e in examples if e.key in given])
-    kept = [given[e.key] for e in own.examples]
-    other = Exchanges(model, kept)
+    own = Exchanges(model, [e for e in examples if e.key in others])
+    other = Exchanges(model, [others[e.key] for e in own.examples])
     bare = Exchanges(model, [example.without_history() for example in own.examples])
     losses = dict(zip((e.key for e in other.examples), other.row_losses(batch), strict=True))
     sizes = {e.key: _tokens(pieces) for e, pieces in zip(bare.examples, bare.pieces, strict=True)}

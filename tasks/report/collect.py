@@ -16,6 +16,7 @@ from tasks.report.figures import MAIN, as_dicts
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.settings import Settings, flat, weight_names
+from tasks.stages.ladder.arms import ARMS
 from tasks.stages.ladder.said import ladder_sentences
 from tasks.stages.replies.rungs import FULL_TEXT, LADDER
 from tasks.stages.verdicts import judged, scorers_line
@@ -205,8 +206,11 @@ def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dic
 
 
 def _memory_ladder(facts: dict | None) -> dict | None:
-    """ladder.json with its sentences."""
-    return None if facts is None else {**facts, "sentences": ladder_sentences(facts)}
+    """ladder.json, the arms in their own order, with its sentences."""
+    if facts is None:
+        return None
+    ordered = {**facts, "arms": {name: facts["arms"][name] for name in ARMS if name in facts["arms"]}}
+    return {**ordered, "sentences": ladder_sentences(ordered)}
 
 
 def _named(figures: tuple | None) -> dict | None:

@@ -41,7 +41,7 @@ def fit_arm(
             resolve(llm.name),
             train,
             heldout,
-            chosen.settings(dialogue).model_copy(update={"training": training}),
+            chosen.settings(dialogue).model_copy(update={"training": training, "start_from_reader": False}),
             Path(folder),
             history=chosen.history,
             compressor=work.folder(compressor),

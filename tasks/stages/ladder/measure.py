@@ -10,7 +10,7 @@ import gc
 
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.examples import DialogueExample
-from model.dialogue.ladder import arm_rows, cache_bytes
+from model.dialogue.ladder import arm_rows, cache_bytes, with_other_histories
 from model.dialogue.settings import DialogueSettings
 from model.metrics.memory_ladder import FULL, TURNS, arm_figures, comparisons
 from model.metrics.settings import BootstrapSettings
@@ -42,9 +42,11 @@ def measure_ladder(
     llm: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Output: ladder.json: "arms" by name, "comparisons", "turns", how many exchanges, and a cached token's bytes."""
-    examples = evaluated_examples(utterances, exchanges, settings, work)
-    kinds = [example.key.split("/")[0] for example in examples]  # another history is of the same dataset
+    """Output: ladder.json: "arms" by name, "comparisons", "turns", how many exchanges, how many of them are "alone" (no
+    other dialogue of their dataset is there), and a cached token's bytes."""
+    examples, pool = evaluated_examples(utterances, exchanges, settings, work)
+    # Another history is of the same dataset, for another one's style would tell it.
+    others = with_other_histories(pool, [example.key.split("/")[0] for example in pool])
     found: dict[str, list[dict]] = {}
     facts: dict[str, dict] = {}
     size = None
@@ -60,7 +62,7 @@ def measure_ladder(
             settings=arm.settings(dialogue),
             dtype=dialogue.training.dtype,
         )
-        found[name] = arm_rows(model, examples, kinds, dialogue.reply_batch_size)
+        found[name] = arm_rows(model, examples, others, dialogue.reply_batch_size)
         facts[name], size = _about(arm, name in own_adapters, dialogue), cache_bytes(model)
         del model
         gc.collect()
@@ -77,6 +79,7 @@ def measure_ladder(
                     "comparisons": comparisons(found, intervals),
                     "turns": list(TURNS),
                     "exchanges": len(examples),
+                    "alone": sum(e.key not in others for e in examples),
                     "cache_bytes": size,
                 }
             ),
@@ -87,14 +90,14 @@ def measure_ladder(
 
 def evaluated_examples(
     utterances: list[Ref], exchanges: list[Ref], settings: LadderSettings, work: Workspace
-) -> list[DialogueExample]:
-    """The exchanges of all arms, by key: of those that give numbers, a seeded few with as much history as is asked for."""
+) -> tuple[list[DialogueExample], list[DialogueExample]]:
+    """The exchanges of all arms, by key, and those they are drawn from: all that give numbers with enough history."""
     unseen = {key_text(e.key): e for e in evaluation_exchanges(work.store, utterances, exchanges)}
     whole = dialogue_examples(work.store, utterances, exchanges, [], "test", "dev")
     long = [e for e in whole if e.key in unseen and len(e.history) >= settings.least_history]
     chosen = spread([unseen[e.key] for e in long], settings.exchanges, settings.seed, "ladder.exchanges")
     wanted = {key_text(exchange.key) for exchange in chosen}
-    return [e for e in long if e.key in wanted]
+    return [e for e in long if e.key in wanted], long
 
 
 def _about(arm: Arm, own: bool, dialogue: DialogueSettings) -> dict:

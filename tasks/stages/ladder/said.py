@@ -31,9 +31,14 @@ def _beside_mean(facts: dict) -> str | None:
     if found is None:
         return None
     verb = {LEARNED: "beats", WORSE: "does not beat"}.get(found["grade"], "is not seen to beat")
-    both_own = all(facts["arms"][arm]["adapter"] == OWN for arm in (LEARNT, MEAN))
-    unlike = "" if both_own else ", each read by an adapter that was not trained for this comparison"
-    return f"The learnt memory {verb} mean embeddings in use: {told('nats a token spared', found)}{unlike}."
+    spared = told("nats a token spared", found)
+    return f"The learnt memory {verb} mean embeddings in use: {spared}{_unlike(facts, LEARNT, MEAN)}."
+
+
+def _unlike(facts: dict, *arms: str) -> str:
+    """What to add where two arms' adapters do not come from one training schedule."""
+    alike = all(facts["arms"][arm]["adapter"] == OWN for arm in arms)
+    return "" if alike else "; their adapters were not trained for this comparison"
 
 
 def _content(facts: dict) -> str | None:
@@ -70,7 +75,7 @@ def _beside_last_turn(facts: dict) -> str | None:
     if found is None:
         return None
     verb = {LEARNED: "add to", WORSE: "take from"}.get(found["grade"], "are not seen to add to")
-    return f"Memories of the older turns {verb} the last turn as text: {told('nats a token spared', found)}."
+    return f"Memories of the older turns {verb} the last turn as text: {told('nats a token spared', found)}{_unlike(facts, HYBRID, LAST)}."
 
 
 def _unprepared(facts: dict) -> str | None:

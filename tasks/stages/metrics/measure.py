@@ -189,7 +189,7 @@ def steps(
     ran = [rung.name for rung in LADDER if rung.name in keys]
     pairs = list(zip(ran, ran[1:], strict=False))
     beside = FULL_TEXT.against
-    if beside is not None and {FULL_TEXT.name, beside} <= keys.keys():
+    if beside in ran and FULL_TEXT.name in keys:
         pairs.insert(ran.index(beside), (beside, FULL_TEXT.name))
     return [
         {

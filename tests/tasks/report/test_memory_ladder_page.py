@@ -32,7 +32,8 @@ def ladder() -> dict:
         },
         "comparisons": comparisons(arms, BootstrapSettings()),
         "turns": [2, 3],
-        "exchanges": 12,
+        "exchanges": 13,
+        "alone": 1,
         "cache_bytes": 1024,
     }
 
@@ -43,13 +44,14 @@ def test_the_page_shows_each_arm_and_says_what_it_means(tmp_path):
     html, facts = _report(tmp_path, artefacts, store)
     page = Page(html)
     text = page.text["memory"]
+    assert text.index("mean embeddings 25 %") < text.index("MambaCompressor memories 50 %")
     # The learnt memory leaves 0.125 nats more of every reply.
     assert "The learnt memory does not beat mean embeddings in use: nats a token spared −0.125" in text
     assert facts["memory_ladder"]["sentences"][0] in text
     assert "50 %" in text and "25 %" in text  # 0.2 and 0.1 of 0.4
     assert "96 %" in text and "200.0" in text and "8 KiB" in text  # 8 tokens of 200; of 1024 bytes each
     assert text.count("zero-shot") == 2 and "an adapter of its own" in text  # the row, and the sentence
-    assert "10 to 14" in text and page.bare_tables == 0
+    assert "1 of 13 exchanges are left out" in text and "10 to 14" in text and page.bare_tables == 0
     assert any("Other minus own" in image["alt"] for image in page.images)
     assert facts["other_stages"].keys().isdisjoint({"ladder"})
     assert "test exchanges of each arm of the memory ladder" in html
