@@ -123,8 +123,7 @@ def sizes() -> dict:
         bare = sum(map(len, model.pieces([DialogueExample("", (), sentence, "")], {})[0]))
         for form, rows in found.items():
             model.history = form
-            counts = compressor.counts(history)
-            memories = {history: torch.zeros(sum(counts), width).split(counts)}
+            memories = {history: tuple(torch.zeros(count, width) for count in compressor.counts(history))}
             whole = sum(map(len, model.pieces([DialogueExample("", history, sentence, "")], memories)[0]))
             rows.append((whole, whole - bare))
     means = {

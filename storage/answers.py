@@ -33,7 +33,7 @@ class Candidate:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Of its exchange."""
+        """The key of its exchange."""
         return (self.dataset, self.split, self.dialogue_id, self.turn)
 
 
@@ -50,7 +50,7 @@ class Pair:
     rejected: str
     rejected_emotion: str
     cosine: float
-    """Of the two replies' emotions."""
+    """Cosine similarity of the two replies' emotions."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -77,5 +77,5 @@ class Reply:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Of its exchange."""
+        """The key of its exchange."""
         return (self.dataset, self.split, self.dialogue_id, self.turn)

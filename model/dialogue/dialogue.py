@@ -7,7 +7,7 @@ last ones, then audio and video embeddings, then the sentence. Knows nothing of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.adapter import for_inference, load_adapter
+from model.batches import length_sorted_batches
 from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.mean_memory import MeanMemory
@@ -82,7 +83,7 @@ class EmotionEmbeddings(Protocol):
 
 
 class DialogueModel:
-    """LLM (strip_placeholders or peft), tokenizer, and the frozen parts whose output stands in its prompt.
+    """LLM (plain or peft), tokenizer, and the frozen parts whose output stands in its prompt.
 
     `counts` says how many prompts were made, how many utterances of history were too old to be in them, and how many
     of the last ones had no room as text and stand as memories.
@@ -193,17 +194,12 @@ class DialogueModel:
         """
         if self.history == "text" or self.compressor is None:
             return {}
-        ordered = sorted(set(histories) - {()}, key=_in_order)
-        longest = [h for h, after in zip(ordered, [*ordered[1:], ()], strict=False) if after[: len(h)] != h]
+        whole_of = _whole_histories(histories)
+        whole = sorted(set(whole_of.values()), key=_in_order)
         learning = {"learning": True} if self.compressor_learns else {}
-        made = self.compressor.compress(longest, **learning)
-        whole = {h: self._by_utterance(h, m) for h, m in zip(longest, made, strict=True)}
-        found, source = {}, ()
-        for history in reversed(ordered):
-            # In sorted order what a history begins comes right after it.
-            source = source if source[: len(history)] == history else history
-            found[history] = whole[source][: len(history)]
-        return found
+        made = self.compressor.compress(whole, **learning)
+        memories = {h: self._by_utterance(h, m) for h, m in zip(whole, made, strict=True)}
+        return {history: memories[whole_of[history]][: len(history)] for history in whole_of}
 
     def _by_utterance(self, history: Sequence[Spoken], memories: Tensor) -> tuple[Tensor, ...]:
         """A dialogue's memories in the LLM's dtype, utterance by utterance."""
@@ -215,19 +211,32 @@ class DialogueModel:
         max_new_tokens: int | None = None,
         memories: Memories | None = None,
     ) -> list[str]:
-        """Greedy replies, in the order of the examples; `memories` as for `pieces`.
+        """Greedy replies, in the order of the examples; `memories` as for `pieces`."""
+        limit = max_new_tokens or self.settings.max_new_tokens
+        return self.reply_to(self.pieces(examples, memories, limit), limit)
+
+    @torch.no_grad()
+    def reply_to(
+        self,
+        prompts: Sequence[list[Piece]],
+        max_new_tokens: int | None = None,
+        progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    ) -> list[str]:
+        """Greedy replies to prompts as `pieces` makes them, in their order. progress(replies, prompts, {}): called
+        after each batch; those of a batch are of like length, so that little is padded.
 
         What the prompts begin with is encoded at the first call and kept for all later ones.
         """
-        limit = max_new_tokens or self.settings.max_new_tokens
-        prompts, start = self.prompts(examples, memories, limit), self.cached_prefix()
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        limit, start = max_new_tokens or self.settings.max_new_tokens, self.cached_prefix()
         replies: dict[int, str] = {}
-        for first in range(0, len(order), self.settings.reply_batch_size):
-            rows = order[first : first + self.settings.reply_batch_size]
-            texts = greedy_replies(self.llm, self.tokenizer, [prompts[i] for i in rows], limit, start)
+        lengths = [prompt_tokens(pieces) for pieces in prompts]
+        for rows in length_sorted_batches(lengths, self.settings.reply_batch_size):
+            embedded = [embed(self.llm, prompts[i]) for i in rows]
+            texts = greedy_replies(self.llm, self.tokenizer, embedded, limit, start)
             replies.update(zip(rows, texts, strict=True))
-        return [replies[i] for i in range(len(examples))]
+            if progress is not None:
+                progress(len(replies), len(prompts), {})
+        return [replies[i] for i in range(len(prompts))]
 
     def cached_prefix(self) -> CachedPrefix | None:
         """Template and instruction of table 6, encoded once; None where the LLM may still be trained.
@@ -340,6 +349,25 @@ def _fitting(costs: Sequence[int], room: float) -> int:
         if spent > room:
             return count
     return len(costs)
+
+
+def prompt_tokens(pieces: Sequence[Piece]) -> int:
+    """Positions that a prompt takes in the LLM."""
+    return sum(len(piece) for piece in pieces)
+
+
+def _whole_histories(
+    histories: Iterable[tuple[Spoken, ...]],
+) -> dict[tuple[Spoken, ...], tuple[Spoken, ...]]:
+    """Each distinct history -> one of them that begins with it and begins no other; itself where there is none."""
+    found: dict[tuple[Spoken, ...], tuple[Spoken, ...]] = {}
+    whole: tuple[Spoken, ...] = ()
+    for history in sorted(set(histories) - {()}, key=_in_order, reverse=True):
+        # In this order a history comes right after those that it begins.
+        if whole[: len(history)] != history:
+            whole = history
+        found[history] = whole
+    return found
 
 
 def _in_order(history: tuple[Spoken, ...]) -> list[tuple[str, int]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.adapter import load_adapter, new_adapter, save_adapter
+from model.batches import length_sorted_batches
 from model.branches import reply_log_probs
 from model.checkpoints import Checkpoints
 from model.compressor.reader import checked_reader
@@ -248,10 +249,8 @@ class Exchanges:
         losses = self.row_losses(batch)
         total = sum(loss * len(reply) for loss, reply in zip(losses, self.replies, strict=True))
         means = {"reply": total / self.reply_tokens(range(len(losses)))}
-        order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
         total, tokens = 0.0, 0
-        for start in range(0, len(order) if weight else 0, batch):
-            rows = order[start : start + batch]
+        for rows in length_sorted_batches(self.lengths, batch) if weight else ():
             reconstruction = self.reconstruction_loss(rows)
             if reconstruction is not None:
                 count = self.reconstructed_tokens(rows)
@@ -264,14 +263,12 @@ class Exchanges:
     @torch.no_grad()
     def row_losses(self, batch: int) -> list[float]:
         """Nats per token of each exchange's reply."""
-        order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
         found: dict[int, float] = {}
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
+        for rows in length_sorted_batches(self.lengths, batch):
             replies = [self.replies[i] for i in rows]
             log_probs, owner = reply_log_probs(self.model.llm, self.prompts(rows), replies)
             found.update(zip(rows, mean_by_row(-log_probs, owner, len(rows)).tolist(), strict=True))
-        return [found[i] for i in range(len(order))]
+        return [found[i] for i in range(len(self.lengths))]
 
     def losses_with_another_history(self, batch: int) -> list[float | None]:
         """As `row_losses`, each with a history of another dialogue, as like its own in turns as there is one.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.adapter import save_adapter
+from model.batches import length_sorted_batches
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
@@ -246,13 +247,12 @@ def _margins(whole: PairLogProbs, order: list[int], beta: float) -> list[float]:
 
 def _all_log_probs(pairs: Pairs, size: int) -> tuple[PairLogProbs, list[int]]:
     """Of all pairs, and which pair stands where."""
-    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = length_sorted_batches(pairs.lengths, size)
     whole = joined(
         [pairs.log_probs(rows) for rows in batches],
         [sum(len(pairs.chosen[i]) for i in rows) for rows in batches],
     )
-    return whole, order
+    return whole, [i for rows in batches for i in rows]
 
 
 class Shuffled:

@@ -27,7 +27,9 @@ from storage.media.worker import answer_bytes, decode_answer, encode_request
 MEMORY_BYTES = 4 << 30
 CHUNK = 1 << 20
 START_S = 120.0
-"""A process that is not there by then is taken for dead. Not a clip's time: a busy machine starts none in seconds."""
+"""A process that has not started by then is taken for dead. Not counted as a clip's time: starting is slow on a busy
+machine.
+"""
 AHEAD = 4
 """Requests in work or waiting for the reader, for each process: while one decodes a long clip, others go on."""
 
@@ -84,7 +86,7 @@ class DecoderPool:
 
 
 class _Ended(Exception):
-    """The child has gone without an answer."""
+    """The child ended without an answer."""
 
 
 class _Child:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from model.dialogue.dialogue import load_dialogue
+from model.dialogue.dialogue import load_dialogue, prompt_tokens
 from model.dialogue.settings import DialogueSettings
 from model.zoo.resolve import resolve
 from storage.answers import Reply
@@ -50,16 +50,12 @@ def write_replies(
         settings=dialogue,
         dtype=dialogue.training.dtype,
     )
-    tokens = [len(prompt) for prompt in model.prompts(examples)]
-    # Prompts of alike length together: less padding. The order is the examples' own, so the bytes are stable.
-    order = sorted(range(len(examples)), key=lambda i: (tokens[i], i))
-    replies: dict[int, str] = {}
-    for start in range(0, len(order), dialogue.reply_batch_size):
-        batch = order[start : start + dialogue.reply_batch_size]
-        answers = model.reply([examples[i] for i in batch], settings.max_new_tokens)
-        replies.update(zip(batch, answers, strict=True))
-        work.progress(len(replies), len(examples), {})
-    out = [reply_to_row(_reply(wanted[e.key], rung, replies[i], tokens[i])) for i, e in enumerate(examples)]
+    prompts = model.pieces(examples, reply=settings.max_new_tokens)
+    replies = model.reply_to(prompts, settings.max_new_tokens, work.progress)
+    out = [
+        reply_to_row(_reply(wanted[example.key], rung, reply, prompt_tokens(prompt)))
+        for example, prompt, reply in zip(examples, prompts, replies, strict=True)
+    ]
     return [write_shard(work.store, "replies", f"replies/all/test/{rung}", out)]
 
 

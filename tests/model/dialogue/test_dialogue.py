@@ -191,7 +191,11 @@ def test_replies_keep_the_order_and_do_not_depend_on_the_batch(llm, compressor):
         example(history=(), sentence="Yeah"),
         example(audio=VOICE, sentence="What a surprise"),
     ]
-    assert model.reply(batch) == [model.reply([wanted])[0] for wanted in batch]
+    alone = [model.reply([wanted])[0] for wanted in batch]
+    assert model.reply(batch) == alone
+    told = []
+    assert model.reply_to(model.pieces(batch), progress=lambda *steps: told.append(steps)) == alone
+    assert told == [(2, 3, {}), (3, 3, {})]
 
 
 @pytest.mark.parametrize("history", ["text", "memory"])
