@@ -128,6 +128,10 @@ SAME: dict[str, str] = {
         "only size and speed"
     ),
     "storage/shards.py: rows <= per_bucket → rows < per_bucket  in  if rows <= per_bucket:": "2 to the 0 is 1",
+    **{
+        f"model/metrics/bootstrap.py: {change}  in  CHUNK = 1 << 18": "only memory and speed"
+        for change in ("1 → 2", "18 → 19")
+    },
     "model/metrics/bertscore.py: 64 → 65  in  def bert_score(candidates: Sequence[str], references: Sequence[str], folder: "
     "Path, num_la…": "only speed",
     "model/metrics/bertscore.py: return 'cuda' if torch.cuda.is_available() else 'cpu' → return None": (
