@@ -139,7 +139,6 @@ def open_run(request: RunRequest) -> Iterator[Run]:
         return
     with request.session() as session, session.store.lock("gc", shared=True), request.noted() as note:
         session.lay_out_sample()
-        session.forget_rows()
         board = Board()
         session.stop.heard_by(lambda why: board.fail(Stopped(why)))
         with Display() as display:
