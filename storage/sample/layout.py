@@ -15,8 +15,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,12 +100,14 @@ def write_sample(
     workers: int = 2,
     dialogues: int | None = None,
     turns: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, int]]:
     """Write the raw trees under `root`, all or nothing.
 
     `seed` moves voices, faces and timings, never the text. Without `media` only the text files are written.
     `workers` processes make the media. `dialogues` keeps at most that many dialogues of every (dataset,
-    split), those with media first, and `turns` the first turns of each. Returns {dataset: {"dialogues", "utterances", "with_media"}}.
+    split), those with media first, and `turns` the first turns of each. progress(utterances filmed, of how many), before
+    the first one too. Returns {dataset: {"dialogues", "utterances", "with_media"}}.
     Raises SampleError where `root` exists and is not an empty folder.
     """
     root = Path(root)
@@ -122,7 +124,7 @@ def write_sample(
         _write_multidialog(partial, [s for s in scripts if s.dataset == MULTIDIALOG])
         _write_iemocap(partial, [s for s in scripts if s.dataset == IEMOCAP], seed)
         if media:
-            _write_media(partial, [s for s in scripts if s.media], seed, workers)
+            _write_media(partial, [s for s in scripts if s.media], seed, workers, progress)
         (partial / MARKER).write_text("synthetic faces and voices, made by a procedural actor\n")
         os.replace(partial, root)
     except BaseException:
@@ -285,20 +287,42 @@ def _overlapping(script: Script, seed: int) -> list[Span]:
 # --- media ------------------------------------------------------------------------------------------------
 
 
-def _write_media(root: Path, scripts: list[Script], seed: int, workers: int) -> None:
+def _write_media(
+    root: Path, scripts: list[Script], seed: int, workers: int, progress: Callable[[int, int], None]
+) -> None:
     jobs = []
     # Whole dialogues take longest: first, so that no worker ends alone.
     for script in sorted(scripts, key=lambda s: s.dataset != IEMOCAP):
         turns = (None,) if script.dataset == IEMOCAP else range(len(script.lines))
         jobs += [Job(script, turn, seed, root) for turn in turns]
+    total, done = sum(map(_utterances, jobs)), 0
+    progress(done, total)
+    for job in _made(jobs, workers):
+        done += _utterances(job)
+        progress(done, total)
+
+
+def _utterances(job: Job) -> int:
+    return len(job.script.lines) if job.turn is None else 1
+
+
+def _made(jobs: list[Job], workers: int) -> Iterator[Job]:
+    """Each job once it is done, in whatever order that is."""
     if workers == 1:
         for job in jobs:
             _make(job)
+            yield job
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        for _ in pool.map(_make, jobs):
-            pass
+        running = {pool.submit(_make, job): job for job in jobs}
+        try:
+            for future in as_completed(running):
+                future.result()
+                yield running[future]
+        except BaseException:  # those that have not begun are not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _end_with_parent() -> None:

@@ -44,7 +44,7 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
     def session(self) -> Session:
         raw = None if self.raw is None else Path(self.raw)
         settings = self.settings()
-        with Waiting("reading the raw data", "files") as waiting:
+        with Waiting("reading the raw data", "MB") as waiting:
             return Session(
                 settings,
                 Path(self.profile).stem,

@@ -35,7 +35,7 @@ class Session:
     """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus.
 
     workers: where items run; processes of the session's own, unless it is handed some of another. reading: told how
-    many of the raw files have been looked at, of how many.
+    much of the raw files has been read, of how much (read_raw_files).
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Session:
             from storage.sample.layout import write_sample  # the actor, which only a first run needs
 
             self.raw_root.parent.mkdir(parents=True, exist_ok=True)
-            with self.store.lock("sample"), Waiting("writing the sample corpus"):
+            with self.store.lock("sample"), Waiting("filming the sample corpus", "utterances") as waiting:
                 if not self.raw_root.is_dir():
-                    write_sample(self.raw_root)
+                    write_sample(self.raw_root, progress=waiting.progress)
             self._raw = self._raw_files()
         if not self.store.has_listing(self.raw_root):
             self.store.write_listing(self.raw_root)
