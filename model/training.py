@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
@@ -55,12 +55,13 @@ class Trainable:
     """What a run trains, and what its memory is estimated from.
 
     parameters: by name. models: all modules in memory meanwhile. memory_limit: bytes that training may take beside
-    their weights; None: what is free.
+    their weights; None: what is free. peaks: the peak learning rate of each parameter that has another than the settings'.
     """
 
     parameters: dict[str, Tensor]
     models: Sequence[nn.Module] = ()
     memory_limit: int | None = None
+    peaks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def fit(
         trainable.memory_limit,
     )
     _check_memory(memory, processes)
-    state = _State.start(parameters, settings, processes)
+    state = _State.start(parameters, settings, processes, trainable.peaks)
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
         state.check(parameters, processes.from_main(objective.evaluate()))
@@ -354,11 +355,26 @@ class _State:
     step: int = 0
 
     @classmethod
-    def start(cls, parameters: dict[str, Tensor], settings: TrainingSettings, processes: Processes) -> _State:
+    def start(
+        cls,
+        parameters: dict[str, Tensor],
+        settings: TrainingSettings,
+        processes: Processes,
+        peaks: Mapping[str, float],
+    ) -> _State:
         """The state before the first step; the parameters become those of the main process."""
         processes.take_mains(parameters.values())
         masters = {name: p.detach().float().clone() for name, p in parameters.items()}
-        optimizer = torch.optim.AdamW(list(masters.values()), lr=0.0, weight_decay=settings.weight_decay)
+        groups: dict[float, list[Tensor]] = {}
+        for name, master in masters.items():
+            peak = peaks.get(name, settings.learning_rate)
+            groups.setdefault(peak / settings.learning_rate, []).append(master)
+        optimizer = torch.optim.AdamW(
+            [{"params": group, "factor": factor} for factor, group in groups.items()],
+            lr=0.0,
+            betas=(0.9, settings.adam_beta2),
+            weight_decay=settings.weight_decay,
+        )
         return cls(masters, optimizer, {name: p.detach().clone() for name, p in parameters.items()})
 
     @torch.no_grad()
@@ -394,7 +410,7 @@ class _State:
     ) -> float | None:
         """One step of the optimizer; where the gradient is not finite its norm, and nothing has changed."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         for master in self.masters.values():
             master.grad = torch.zeros_like(master) if master.grad is None else master.grad
         processes.sum(master.grad for master in self.masters.values())

@@ -284,6 +284,11 @@ def candidate_to_row(candidate: Candidate) -> dict:
     return asdict(candidate)
 
 
+def unscored_to_row(candidate: Candidate) -> dict:
+    """A row of `candidates`, which has no cosine yet."""
+    return {name: value for name, value in asdict(candidate).items() if name != "cosine"}
+
+
 def row_to_candidate(row: dict) -> Candidate:
     """Of a whole row of `candidates` or `scores`."""
     return Candidate(**row)

@@ -33,10 +33,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.files import (
     REPAIR,
@@ -53,7 +53,8 @@ from storage.files import (
     writing,
 )
 from storage.filestat import StatCache, content_digest
-from storage.names import DIGEST_BYTES, Digest, Name, StageName
+from storage.names import DIGEST_BYTES, Digest, Name
+from storage.records import FORMAT, Damage, Last, Member, NewerError, Record, Ref
 from storage.rows import RowStore
 
 __all__ = [
@@ -62,83 +63,8 @@ __all__ = [
 ]  # fmt: skip
 
 LOG = logging.getLogger(__name__)
-FORMAT = 1
-"""Of records. Those from before there were formats have none and are read too."""
 LOOK_S = 0.1
 """How often somebody who has something to do meanwhile looks whether a lock is free."""
-
-Count = Annotated[int, Field(ge=0)]
-
-
-class NewerError(UnreadableError):
-    """A record of a later version: nothing is wrong with it, and this version must leave it alone."""
-
-
-class Ref(BaseModel, frozen=True, extra="forbid"):
-    """An artefact: the name its stage gave it and the digest of its bytes (a tree's: of its listing).
-
-    views: of a table's shard, the digest of each view's rows (storage/tables). view: the one that a reader is
-    given; empty for the whole.
-    """
-
-    name: Name
-    digest: Digest
-    size: Count
-    rows: Count = 0
-    rejects: Count = 0
-    tree: bool = False
-    views: dict[str, Digest] = {}
-    view: str = ""
-
-    def seen_as(self, view: str) -> Ref:
-        """The artefact as a reader of one of its views is given it."""
-        return self.model_copy(update={"view": view})
-
-    @property
-    def content(self) -> str:
-        """The digest of what its reader reads; of the whole where the view's is not known."""
-        return self.views.get(self.view, self.digest) if self.view else self.digest
-
-
-class Member(BaseModel, frozen=True, extra="forbid"):
-    """A file of a tree: its path below the tree's folder and the digest of its bytes."""
-
-    name: Name
-    digest: Digest
-    size: Count
-
-
-class Record(BaseModel, frozen=True, extra="forbid"):
-    """What one finished item put out. inputs: digests of the artefacts it read; None where the record does not tell."""
-
-    stage: StageName
-    label: Name
-    key: Digest
-    outputs: tuple[Ref, ...]
-    inputs: tuple[Digest, ...] | None = None
-
-
-class Parts(BaseModel, extra="allow"):
-    """What a key was made from, by kind. A store reads digests by artefact or raw file, and the views seen."""
-
-    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
-    input: dict[str, Digest] = {}
-    seen: dict[str, tuple[str, Digest]] = {}
-
-
-class Last(BaseModel, frozen=True, extra="forbid"):
-    """What an item was last made from."""
-
-    key: Digest
-    label: Name
-    parts: Parts
-
-
-class Damage(BaseModel, frozen=True, extra="forbid"):
-    """A tree whose layout was found damaged, and (stage, key) of what may have been made from it."""
-
-    tree: Digest
-    records: tuple[tuple[StageName, Digest], ...]
 
 
 T = TypeVar("T")
@@ -254,7 +180,7 @@ class Store:
                 whole = self.stats.digest(path) == ref.digest
             else:
                 whole = path.stat().st_size == ref.size
-            if not whole or not getattr(ref, "tree", False):
+            if not whole or not isinstance(ref, Ref) or not ref.tree:
                 return whole
             return all(self.holds(member, rehash) for member in self.members(ref))
         except (OSError, StoreError):
@@ -561,7 +487,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._unreadable(path, error.strerror) from error
+            raise self._unreadable(path, str(error.strerror)) from error
         except ValueError as error:
             raise self._unreadable(path, _first(error)) from None
 

@@ -25,7 +25,7 @@ def key_columns(table: str) -> tuple[str, ...]:
     return KEY_COLUMNS + _EXTRA_KEY.get(table, ())
 
 
-VIEWS = {
+VIEWS: dict[str, dict[str, tuple[str, ...]]] = {
     "utterances": {
         "words": (*KEY_COLUMNS, "speaker", "text"),
         "labels": (*KEY_COLUMNS, "speaker", "text", "emotion"),

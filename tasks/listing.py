@@ -129,12 +129,14 @@ def candidate_card(example: dict, width: int) -> Group:
         table.add_row(Text(clean(candidate["emotion"])), *figures, said, style=style)
     outcome = (f" no pair: {example['outcome']}", "yellow") if example["outcome"] else ""
     emotion = (f" ({example['reply_emotion']})", "dim") if example["reply_emotion"] else ""
-    said = Table.grid(padding=(0, 2))
-    said.add_column(style="bold", no_wrap=True)
-    said.add_column(overflow="fold")
-    said.add_row("sentence", Text(clean(example["sentence"])))
-    said.add_row("true reply", _joined(example["reply"], emotion))
-    return Group(_joined((place, "dim"), outcome), Padding(said, (0, 0, 0, 2)), Padding(table, (0, 0, 1, 2)))
+    exchange = Table.grid(padding=(0, 2))
+    exchange.add_column(style="bold", no_wrap=True)
+    exchange.add_column(overflow="fold")
+    exchange.add_row("sentence", Text(clean(example["sentence"])))
+    exchange.add_row("true reply", _joined(example["reply"], emotion))
+    return Group(
+        _joined((place, "dim"), outcome), Padding(exchange, (0, 0, 0, 2)), Padding(table, (0, 0, 1, 2))
+    )
 
 
 def _joined(*parts: str | tuple[str, str]) -> Text:

@@ -59,7 +59,7 @@ def pretrain_on_texts(
     checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs", basis=basis)
     train, heldout = rows[HELDOUT:], rows[:HELDOUT]
     try:
-        checkpoints.facts()  # refused before an LLM is loaded and every text is made into tokens
+        checkpoints.check()  # refused before an LLM is loaded and every text is made into tokens
         with _heard_model():
             report = pretrain(
                 resolve(llm), train, heldout, chosen, out, _tell, start=start, checkpoints=checkpoints

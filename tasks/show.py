@@ -15,6 +15,7 @@ from storage.tables import KEY_COLUMNS
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import worked_seconds
+from tasks.nested import leaves
 from tasks.report.figures import MAIN
 from tasks.report.samples import candidate_examples
 from tasks.stages.verdicts import quality_line, training_line
@@ -55,8 +56,8 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
             raise InputError(_nothing(request, stage, parts))
         main, store = _main_table(refs), session.store
         counts = _counts(stage, main, refs)
-        if main is not None or rejects:
-            table = "rejects" if rejects else main
+        table = "rejects" if rejects else main
+        if table is not None:
             shards = [r for r in refs if r.name.startswith(f"{table}/")]
             return Description(counts, *_rows(store, table, shards, limit), _said(store, parts))
         measured = _measured(store, refs)
@@ -96,13 +97,17 @@ def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str,
     for system in systems:
         row = {name: system.get(name) for name in ("rung", "dataset", "split", "n", "dialogues")}
         for figure in MAIN:
-            low, high = system.get(f"{figure.key}_ci") or (None, None)
-            value, *ends = (
-                None if v is None else f"{v:.{figure.digits}f}" for v in (system[figure.key], low, high)
-            )
-            row[figure.short] = value if low is None or not intervals else f"{value} [{', '.join(ends)}]"
+            shown = _figure(system[figure.key], figure.digits)
+            ends = system.get(f"{figure.key}_ci")
+            if shown is not None and ends and intervals:
+                shown += f" [{', '.join(f'{end:.{figure.digits}f}' for end in ends)}]"
+            row[figure.short] = shown
         rows.append(row)
     return columns, rows
+
+
+def _figure(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def _measured(store: Store, refs: list[Ref]) -> dict | None:
@@ -239,20 +244,23 @@ def _figures(store: Store, plan: StagePlan, named: bool) -> list[dict]:
     prefix, found = plan.stage.name if named else "", []
     for refs in plan.outputs.values():
         for ref in (r for r in refs if r.name.endswith(".json")):
-            found += _flat(prefix, json.loads(store.read(ref)))
-        found += _flat(prefix, _training_report(store, refs) or {})
+            found += _named_figures(prefix, json.loads(store.read(ref)))
+        found += _named_figures(prefix, _training_report(store, refs) or {})
     return [{"figure": name, "value": value} for name, value in found]
 
 
-def _flat(name: str, value: object) -> list[tuple[str, object]]:
-    """(dotted name, value) of all that is in a JSON value; of a list how long it is where it holds figures."""
-    if isinstance(value, dict):
-        return [row for key, part in value.items() for row in _flat(f"{name}.{key}" if name else key, part)]
-    if isinstance(value, list) and any(not isinstance(part, str) for part in value):
-        return [(name, f"{len(value)} values")]
-    if isinstance(value, float):
-        return [(name, round(value, 6))]
-    return [(name, ", ".join(value) if isinstance(value, list) else value)]
+def _named_figures(prefix: str, value: object) -> list[tuple[str, object]]:
+    """(dotted name, value) of all that is in a JSON value."""
+    named = [prefix] if prefix else []
+    return [(".".join([*named, *names]), _shown(part)) for names, part in leaves(value, dict)]
+
+
+def _shown(value: object) -> object:
+    """Of a list how long it is where it holds figures."""
+    if isinstance(value, list):
+        texts = all(isinstance(part, str) for part in value)
+        return ", ".join(value) if texts else f"{len(value)} values"
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:

@@ -77,10 +77,11 @@ class _Check:
         """Damaged tree -> (stage, key) of what may have been made from it."""
 
     def found(self, line: str, mend: Callable[..., object] | None, *arguments) -> None:
-        """LineCallback a line, and mend what it tells of where asked to; None for what must stay."""
-        mended = self.repair and mend is not None
-        if mended:
+        """Tell a line, and mend what it tells of where asked to; None for what must stay."""
+        mended = False
+        if self.repair and mend is not None:
             mend(*arguments)
+            mended = True
         self.findings.append(Finding(line, mended))
 
     def strangers(self) -> None:
@@ -108,8 +109,9 @@ class _Check:
         for path in self.store.record_paths():
             with suppress(UnreadableError):  # which has been told
                 record = self.store.read_record(path)
-                for ref in record.outputs if record else ():
-                    found.setdefault(ref.digest, (record, ref))
+                if record is not None:
+                    for ref in record.outputs:
+                        found.setdefault(ref.digest, (record, ref))
         return found
 
     def layouts(self) -> None:
@@ -137,8 +139,8 @@ class _Check:
                 self.found(str(error), remove, path)
                 made = self.store.made_from(path.stem) if is_digest(path.stem) else ()
                 self.suspects.setdefault(path.stem, set()).update((r.stage, r.key) for r in made)
-        for tree, made in self.suspects.items():
-            for stage, key in sorted(made):
+        for tree, suspected in self.suspects.items():
+            for stage, key in sorted(suspected):
                 record = None
                 with suppress(NewerError):  # which has been told, and stays
                     record = self.store.record(stage, key)
@@ -273,7 +275,7 @@ def _unneeded(store: Store, superseded: bool) -> list[Path]:
     files += [path for path in (store.root / "records").glob("*/*.json") if path not in kept]
     for tree in (store.root / "trees").glob("*"):
         files += _files(tree) if tree.name not in needed else ()
-    known = {(record.stage, record.key[:EVENTS]) for record in records}
+    known: set[tuple[str | None, str]] = {(record.stage, record.key[:EVENTS]) for record in records}
     if superseded:
         files += _files(store.root / "scratch")
     else:  # an unfinished training goes on from its scratch, and its curves with it

@@ -38,12 +38,17 @@ class PreferenceModel(Protocol):
     llm: nn.Module
     tokenizer: object
 
-    def memories(self, histories: Sequence[tuple[Spoken, ...]]) -> dict[tuple[Spoken, ...], Tensor]:
-        """Memories [n, d] of distinct histories."""
+    def memories(
+        self, histories: Sequence[tuple[Spoken, ...]]
+    ) -> dict[tuple[Spoken, ...], tuple[Tensor, ...]]:
+        """Of distinct histories, each utterance's memories [n, d]."""
         ...
 
     def prompt_pieces(
-        self, examples: Sequence[DialogueExample], memories: dict[tuple[Spoken, ...], Tensor], batch: int
+        self,
+        examples: Sequence[DialogueExample],
+        memories: dict[tuple[Spoken, ...], tuple[Tensor, ...]],
+        batch: int,
     ) -> list[list[Piece] | None]:
         """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
         ...

@@ -159,7 +159,7 @@ def _continue(file: RemoteFile, part: Path, progress: Told, limits: FetchLimits)
     return here == total
 
 
-def _goes_on(answer: http.client.HTTPResponse, here: int, version: str) -> bool:
+def _goes_on(answer: http.client.HTTPResponse, here: int, version: str | None) -> bool:
     """Whether a partial answer is the rest of what is here: from that byte on, and of that very version."""
     return _first_byte(answer) == here and _mark_of(answer) == version
 
@@ -211,7 +211,7 @@ def _page_came(file: RemoteFile) -> str:
     )
 
 
-class _Patient:
+class _Patient(http.client.HTTPConnection):
     """A connection that hangs up on a server whose headers take too long, drop by drop."""
 
     hung_up = False
@@ -234,17 +234,13 @@ class _Patient:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-class _Http(_Patient, http.client.HTTPConnection):
-    pass
-
-
 class _Https(_Patient, http.client.HTTPSConnection):
     pass
 
 
 class _HttpHandler(urllib.request.HTTPHandler):
     def http_open(self, request):
-        return self.do_open(_Http, request)
+        return self.do_open(_Patient, request)
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
@@ -268,8 +264,7 @@ def _opened(url: str, headers: dict[str, str], limits: FetchLimits) -> http.clie
 
 
 def _give_up_or_wait(url: str, error: Exception, attempt: int) -> None:
-    refused = isinstance(error, urllib.error.HTTPError) and error.code not in AGAIN
-    if refused:
+    if isinstance(error, urllib.error.HTTPError) and error.code not in AGAIN:
         raise FetchError(_refusal(url, error)) from None
     if attempt == ATTEMPTS - 1:
         raise FetchError(f"{url}: cannot be reached: {error}") from None

@@ -96,6 +96,7 @@ def _with_file(clip: Clip, request: Request, name: str, path: Path) -> Clip:
                 request.decoder,
             )
             pictures = tuple(f.about(name) if isinstance(f, MediaError) else f for f in frames)
+            assert found.video is not None, "decode_windows turns away what has no video"
             seconds = seconds or found.video.seconds
             facts["video"] = {**_described(found), **vars(found.video), "decoder": used}
     return Clip(sound, pictures, seconds, facts)
@@ -112,6 +113,8 @@ def _described(found: Probe) -> dict:
 
 
 def _audio_facts(found: Probe, sound: np.ndarray) -> dict:
-    speech = speech_channel(av.AudioLayout(found.audio.layout)) if found.audio.layout else None
-    mixed = "centre" if speech is not None else "mean" if found.audio.channels > 1 else "as it is"
-    return {**_described(found), **vars(found.audio), "mono": mixed, "level_db": round(level_db(sound), 1)}
+    held = found.audio
+    assert held is not None, "decode_audio turns away what has no audio"
+    speech = speech_channel(av.AudioLayout(held.layout)) if held.layout else None
+    mixed = "centre" if speech is not None else "mean" if held.channels > 1 else "as it is"
+    return {**_described(found), **vars(held), "mono": mixed, "level_db": round(level_db(sound), 1)}

@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from storage.draws import draw_number
 from storage.errors import InputError
@@ -170,6 +171,41 @@ def copies_note(dataset: str, ignored: list[str]) -> list[str]:
     return [f"{dataset}: ignored deeper copies with the same rows: {', '.join(sorted(ignored))}"]
 
 
+class ReadFile(Protocol):
+    def __call__(self, path: str, split: str) -> Dialogues:
+        """What one file holds."""
+
+
+def read_splits(
+    dataset: str, files: Mapping[str, str], paths: Iterable[str], read_file: ReadFile
+) -> Dialogues:
+    """A release of text that has files by name, each of one split: all of them read, and its notes.
+
+    files: name -> split. A name that is not there is noted.
+    """
+    result = Dialogues()
+    ignored: list[str] = []
+    for name, split in files.items():
+        copies = [path for path in paths if file_name(path) == name]
+        if not copies:
+            result.notes.append(f"{dataset}: no {name}")
+            continue
+        found, others = choose_copy(dataset, copies, partial(read_file, split=split), normalised_rows)
+        ignored += others
+        result.utterances += found.utterances
+        result.rejects += found.rejects
+        result.defects += found.defects
+    result.rows = len(result.utterances) + len(result.rejects)
+    result.notes += copies_note(dataset, ignored)
+    return result
+
+
+def normalised_rows(read: Dialogues) -> list[tuple]:
+    """What two copies of a file must have in common."""
+    rows = [(u.dialogue_id, u.turn, u.speaker, u.text, u.emotion_raw or "") for u in read.utterances]
+    return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in read.rejects + read.defects)
+
+
 def choose_file(root: Path, what: str, candidates: Iterable[str]) -> tuple[str, list[str]]:
     """The shallowest of several files that are to show one thing, and the others.
 
@@ -281,7 +317,7 @@ def smallest_hashes(dialogues: Collection[tuple[str, str]], count: int, seed: in
     return set(ranked[:count])
 
 
-def test_part(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
+def draw_test_split(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
     """Of a release without splits, what is tested on: the draw that all readers share."""
     return hold_out(parts, share, seed, dataset, "test")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage.fetch.sources import Source
 from storage.labels import LabelTable
-from storage.readers.common import Dialogues, RawDataset, test_part
+from storage.readers.common import Dialogues, RawDataset, draw_test_split
 from storage.readers.known_bad import KnownBad
 from storage.readers.published import Published
 from storage.settings import DataSettings
@@ -56,9 +56,9 @@ class Dataset:
 
 def share_of_dialogues(name: str, parts: set[str], settings: DataSettings) -> set[str]:
     """`data.test_share` of the dialogues."""
-    return test_part(parts, settings.test_share, settings.seed, name)
+    return draw_test_split(parts, settings.test_share, settings.seed, name)
 
 
 def share_of_actors(name: str, parts: set[str], settings: DataSettings) -> set[str]:
     """`data.actor_test_share` of the actors of single clips."""
-    return test_part(parts, settings.actor_test_share, settings.seed, name)
+    return draw_test_split(parts, settings.actor_test_share, settings.seed, name)

@@ -72,6 +72,7 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     trials, copies = index_trials(root, raw.files, result)
     for trial, files in sorted(trials.items()):
         match = TRIAL.fullmatch(trial)
+        assert match is not None, "index_trials keeps trials alone"
         if match["channel"] == SONG and not settings.ravdess_song:
             continue
         result.rows += 1
@@ -100,7 +101,9 @@ def index_trials(
     found: dict[tuple[str, str], list[str]] = {}
     pointers = []
     for path in paths:
-        modality, trial, suffix = NAME.fullmatch(file_name(path)).groups()
+        match = NAME.fullmatch(file_name(path))
+        assert match is not None, "claim took it by its name"
+        modality, trial, suffix = match.groups()
         if is_pointer_file(root / path):
             pointers.append(path)
         elif TRIAL.fullmatch(trial) is None or SUFFIX[modality] != suffix:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import BaseModel
 
@@ -36,7 +36,7 @@ class Workspace:
     """
 
     store: Store
-    raw: Path | None
+    raw: Path
     basis: str
     progress: Callable[[int, int, dict[str, float]], None]
     scratch: Path | None = None
@@ -48,6 +48,12 @@ class Workspace:
         from model.checkpoints import Checkpoints
 
         return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s, self.events)
+
+    @overload
+    def folder(self, tree: Ref) -> Path: ...
+
+    @overload
+    def folder(self, tree: None) -> None: ...
 
     def folder(self, tree: Ref | None) -> Path | None:
         """A tree laid out as files; None of None."""

@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from storage.child_process import pipes
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch")
 PLAIN = ("--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
@@ -38,7 +40,7 @@ def run_launched(job: dict, answer: Callable[[dict], None]) -> int:
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         outcome = False
-        for line in launched.stdout:
+        for line in pipes(launched)[1]:
             if not line.startswith(b"{"):  # the launcher's own
                 sys.stderr.buffer.write(line)
                 continue

@@ -28,6 +28,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, refresh_global_settings_context
 from prefect.exceptions import CancelledRun
 from prefect.futures import PrefectFuture
@@ -292,18 +293,19 @@ def _attended(stop: Stop, store: Store) -> Iterator[None]:
     What the server believes of runs of this store that were killed is put right first.
     """
     context = FlowRunContext.get()
+    flow_run = None if context is None else context.flow_run
     with ExitStack() as stack:
-        if context is not None:
+        if flow_run is not None:
             server = os.environ.get(OWN) or str(get_current_settings().api.url)
             _bury(run_marks.dead(store, server))
-            stack.enter_context(run_marks.marked(store, str(context.flow_run.id), server))
-            stack.enter_context(_watched(stop, context.flow_run.id, _lease(context)))
+            stack.enter_context(run_marks.marked(store, str(flow_run.id), server))
+            stack.enter_context(_watched(stop, flow_run.id, _lease(flow_run)))
         yield
 
 
-def _lease(context: FlowRunContext) -> UUID | None:
+def _lease(flow_run: FlowRun) -> UUID | None:
     """The lease of the place in its deployment's limit that the flow run holds."""
-    state = context.flow_run.state
+    state = flow_run.state
     return None if state is None else state.state_details.deployment_concurrency_lease_id
 
 

@@ -25,7 +25,7 @@ class WorkerPool:
     environment: what the workers' processes are given besides this one's.
     """
 
-    def __init__(self, settings: RunSettings, store: Path, raw: Path | None, environment: dict[str, str]):
+    def __init__(self, settings: RunSettings, store: Path, raw: Path, environment: dict[str, str]):
         self.settings, self.store, self.raw = settings, store, raw
         threads = {} if settings.threads is None else {"OMP_NUM_THREADS": str(settings.threads)}
         self.environment = {**environment, **threads}

@@ -80,7 +80,9 @@ def warm_started(store: Store, item: Item) -> Item:
     it started from then, and is fresh.
     """
     last = store.last(item.stage.name, item.label)
-    record = None if last is None else store.record(item.stage.name, last["key"])
+    if last is None:
+        return item
+    record = store.record(item.stage.name, last["key"])
     if record is None or not _only_rows_differ(last["parts"], item.parts()):
         return item
     before = _started_from(store, last["parts"]["input"])

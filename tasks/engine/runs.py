@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
@@ -28,7 +28,7 @@ from storage.errors import InputError
 from storage.files import on_store
 from storage.store import canonical, digest_bytes, write_atomic, writing
 
-VERSION = 1
+VERSION: Final = 1
 KEPT = 100
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 SAID = 300

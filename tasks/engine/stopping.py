@@ -114,12 +114,12 @@ class Heed:
             return False
         self.code, self.why = code, why
         threading.Thread(
-            target=self._end_at_last, args=(patience_s, tell_s), name="at last", daemon=True
+            target=self._end_at_last, args=(code, patience_s, tell_s), name="at last", daemon=True
         ).start()
         stop_all(why)
         return True
 
-    def _end_at_last(self, patience_s: float, tell_s: float) -> None:
+    def _end_at_last(self, code: int, patience_s: float, tell_s: float) -> None:
         threading.Event().wait(max(0.0, patience_s - tell_s))
         if tell_s:
             telling = [
@@ -131,7 +131,7 @@ class Heed:
             for thread in telling:
                 thread.join(max(0.0, until - time.monotonic()))
         self._last_words(self.why)
-        os._exit(self.code)
+        os._exit(code)
 
 
 def stop_all(why: str) -> None:

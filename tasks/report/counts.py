@@ -79,12 +79,13 @@ def _is_synthetic(card: dict) -> bool:
 
 
 def _stage_counts(stage: str, table: str, artefacts: Artefacts) -> dict:
-    if artefacts.get(stage) is None:
+    refs = artefacts.get(stage)
+    if refs is None:
         return {"stage": stage, "table": table, "rows": None, "rejects": None, "by": {}}
     by: Counter = Counter()
     for ref in tables_of(artefacts, stage):
         by["/".join(ref.name.split("/")[1:3])] += ref.rows
-    rejects = sum(r.rejects for r in artefacts[stage] if r.name.startswith("rejects/"))
+    rejects = sum(r.rejects for r in refs if r.name.startswith("rejects/"))
     return {
         "stage": stage,
         "table": table,

@@ -33,11 +33,12 @@ from tasks.stages.candidates.write import write_candidates
 from tasks.stages.compressor.fit import finetune_compressor, pretrain_compressor
 from tasks.stages.dialogue.fit import fit_dialogue
 from tasks.stages.epo.fit import fit_epo
+from tasks.stages.evaluation import evaluation_split
 from tasks.stages.examples import dialogue_examples, emotion_examples
 from tasks.stages.extractor.fit import fit_extractor
 from tasks.stages.metrics.measure import measure_replies
 from tasks.stages.pairs.choose import choose_pairs
-from tasks.stages.replies.write import evaluation_split, write_replies
+from tasks.stages.replies.write import write_replies
 from tasks.stages.scores.score import calibrate_scores, score_candidates
 from tasks.stages.shards import write_shard
 from tasks.stages.utterances.exchanges import selected_counts, write_exchanges

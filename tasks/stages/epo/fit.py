@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.dialogue.dialogue import load_dialogue
+from model.dialogue.dialogue import COMPRESSOR, load_dialogue, own_compressor
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
 from model.epo.train import train_epo
 from model.zoo.resolve import resolve
+from storage.shards import row_to_pair
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.examples import dialogue_examples, key_text
-from tasks.stages.shards import read_rows, row_key
+from tasks.stages.shards import read_rows
 
 
 def fit_epo(
@@ -25,7 +27,7 @@ def fit_epo(
     exchanges: list[Ref],
     features: list[Ref],
     adapter: Ref,
-    compressor: Ref,
+    compressor: Ref | None,
     extractor: Ref | None,
     dialogue: DialogueSettings,
     settings: EpoSettings,
@@ -48,7 +50,7 @@ def fit_epo(
     model = load_dialogue(
         resolve(llm.name),
         adapter=work.store.folder(adapter),
-        compressor=work.store.folder(compressor),
+        compressor=work.folder(compressor),
         extractor=work.folder(extractor),
         history="memory",
         settings=dialogue,
@@ -60,6 +62,9 @@ def fit_epo(
             model, train, heldout, settings, Path(folder), work.progress, work.checkpoints(),
             left_out if other_pairs else None,
         )  # fmt: skip
+        goes_along = own_compressor(work.folder(adapter))
+        if goes_along is not None:  # it learnt with the adapter that this one goes on from
+            shutil.copytree(goes_along, Path(folder) / COMPRESSOR)
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]
 
 
@@ -71,11 +76,12 @@ def _preferences(
     split: str,
 ) -> tuple[list[PreferenceExample], int]:
     """The split's pairs by key, and how many were left out because the other training has none of their exchange."""
-    rows = sorted(read_rows(work.store, pairs, "pairs", split), key=row_key)
-    others = {row_key(row): (row["rejected"],) for row in read_rows(work.store, other_pairs, "pairs", split)}
-    kept = [row for row in rows if row_key(row) in others] if other_pairs else rows
+    own = sorted(map(row_to_pair, read_rows(work.store, pairs, "pairs", split)), key=lambda pair: pair.key)
+    others = map(row_to_pair, read_rows(work.store, other_pairs, "pairs", split))
+    beside = {pair.key: (pair.rejected,) for pair in others}
+    kept = [pair for pair in own if pair.key in beside] if other_pairs else own
     found = [
-        PreferenceExample(examples[key_text(row_key(row))], row["rejected"], others.get(row_key(row), ()))
-        for row in kept
+        PreferenceExample(examples[key_text(pair.key)], pair.rejected, beside.get(pair.key, ()))
+        for pair in kept
     ]
-    return found, len(rows) - len(kept)
+    return found, len(own) - len(kept)

@@ -11,6 +11,7 @@ from tasks.stages.inputs import (
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
 )
@@ -46,7 +47,7 @@ def _pairs_of(table: str, made: Made) -> Calls | NotRun:
             "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
             "features": dialogue_features(made, "train", "dev") if media else [],
             "adapter": made.only("dialogue.audiovisual" if media else "dialogue.memory"),
-            "compressor": made.only("compressor.finetune"),
+            "compressor": memory_compressor(made),
             "extractor": made.only("extractor") if media else None,
         }
     }

@@ -184,7 +184,7 @@ def _least(candidates: list[Candidate]) -> float | None:
 
 
 def _pair(sentence: str, chosen: str, rejected: Candidate) -> Pair:
-    return Pair(*rejected.key, sentence, chosen, rejected.text, rejected.emotion, rejected.cosine)
+    return Pair(*rejected.key, sentence, chosen, rejected.text, rejected.emotion, _cosine(rejected))
 
 
 def _summary(

@@ -8,7 +8,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Rung:
-    """name: the replies' label. ft, mc, av, epo: the columns of table 2. adapter: the stage that trains it."""
+    """name: the replies' label. ft, mc, av, epo: the columns of table 2. adapter: the stage that trains it.
+
+    against: the rung it is compared with, where that is not the one before it.
+    """
 
     name: str
     title: str
@@ -18,6 +21,7 @@ class Rung:
     mc: bool = False
     av: bool = False
     epo: bool = False
+    against: str | None = None
 
 
 LADDER = (
@@ -29,9 +33,15 @@ LADDER = (
 )
 """The five rungs; without media the fourth is not run and the fifth continues the third (readings)."""
 
+FULL_TEXT = Rung(
+    "4f-text", "4 with the full history as text", "text", "dialogue.text-audiovisual", ft=True, av=True,
+    against="4-av",
+)  # fmt: skip
+"""Not in the paper: what the memories cost beside audio and video. Only where asked for."""
 CONTROL = Rung(
-    "6-random", "4 + EPO on random replies", "memory", "epo.control", ft=True, mc=True, av=True, epo=True
-)
+    "6-random", "4 + EPO on random replies", "memory", "epo.control", ft=True, mc=True, av=True, epo=True,
+    against="5-epo",
+)  # fmt: skip
 """Not in the paper: what EPO gains when the rejected reply is another usable candidate at random. Only where asked for."""
 
-RUNGS = (*LADDER, CONTROL)
+RUNGS = (*LADDER, FULL_TEXT, CONTROL)

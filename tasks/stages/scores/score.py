@@ -50,10 +50,17 @@ def calibrate_scores(
     rows = read_rows(work.store, utterances, "utterances", "train")
     meld = [row for row in rows if row["dataset"] == "meld"]
     same, different = human_pairs(meld or rows, pairs.calibration_pairs, pairs.seed)
-    facts = {"pairs": len(same), "datasets": sorted({row["dataset"] for row in meld or rows})}
-    for name, drawn in (("same", same), ("different", different)):
-        facts[name] = [round(c, 6) for c in sorted(_cosines(drawn, scorer.name, settings, work))]
-    facts["equal_error"] = equal_error_cosine(facts["same"], facts["different"]) if same else None
+    cosines = [
+        [round(c, 6) for c in sorted(_cosines(drawn, scorer.name, settings, work))]
+        for drawn in (same, different)
+    ]
+    facts = {
+        "pairs": len(same),
+        "datasets": sorted({row["dataset"] for row in meld or rows}),
+        "same": cosines[0],
+        "different": cosines[1],
+        "equal_error": equal_error_cosine(*cosines) if same else None,
+    }
     return [work.store.put_bytes("calibration.json", canonical(facts))]
 
 

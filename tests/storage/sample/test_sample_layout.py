@@ -181,10 +181,10 @@ def test_refuses_a_folder_in_use(tmp_path):
 
 
 def test_failure_leaves_nothing(tmp_path, monkeypatch):
-    def broken(job):
+    def broken(*_):
         raise RuntimeError("no encoder")
 
-    monkeypatch.setattr("storage.sample.layout._make", broken)
+    monkeypatch.setattr("storage.sample.clips._make_iemocap", broken)
     with pytest.raises(RuntimeError, match="no encoder"):
         write_sample(tmp_path / "raw", workers=1, dialogues=1)
     assert list(tmp_path.iterdir()) == []

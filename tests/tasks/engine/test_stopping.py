@@ -61,7 +61,7 @@ def test_who_waits_for_a_place_is_told_and_who_has_one_keeps_it():
 
 
 def test_a_closed_pool_starts_nothing(tmp_path):
-    pool = WorkerPool(RunSettings(), tmp_path, None, {})
+    pool = WorkerPool(RunSettings(), tmp_path, tmp_path, {})
     pool.close("enough")
     with pytest.raises(Stopped, match="enough"):
         pool.run(ITEM, tmp_path / "scratch", lambda *_: None)
