@@ -66,6 +66,14 @@ def test_a_setting_that_cannot_change_the_output_is_no_part_of_the_key():
     assert item(settings=narrowed("pairs.threshold=0.3")).key() != made[0].key()
 
 
+def test_a_plans_items_are_found_by_their_labels():
+    items = [item(label=label) for label in ("meld/train/0", "meld/dev/0")]
+    plan = StagePlan(STAGE, "stale", items)
+    assert [plan.item(one.label) for one in items] == items
+    with pytest.raises(LookupError, match="s has no item 'meld/test/0'"):
+        plan.item("meld/test/0")
+
+
 def test_a_workspace_lays_trees_out_and_keeps_checkpoints_where_it_has_a_place(store, tmp_path):
     tree = trained(store, "weights")
     bare = Workspace(store, None, "basis", lambda *_: None)
