@@ -29,9 +29,21 @@ LADDER = (
 )
 """The five rungs; without media the fourth is not run and the fifth continues the third (readings)."""
 
-CONTROL = Rung(
-    "6-random", "4 + EPO on random replies", "memory", "epo.control", ft=True, mc=True, av=True, epo=True
-)
-"""Not in the paper: what EPO gains when the rejected reply is another usable candidate at random. Only where asked for."""
+CONTROL_RUNGS = {
+    name: Rung(
+        f"{number}-{name}", f"4 + {told}", "memory", f"epo.{name}", ft=True, mc=True, av=True, epo=True
+    )
+    for number, (name, told) in enumerate(
+        (
+            ("random", "EPO on random replies"),
+            ("most_similar", "EPO on the most similar replies"),
+            ("shuffled", "EPO on pairs by another exchange's reply"),
+            ("nll", "the autoregressive loss alone"),
+        ),
+        start=6,
+    )
+}
+"""Not in the paper: control (model/pairs/settings.py) -> its rung: what training on the same rows gains without the
+exchange's own emotion in its pairs. Only where asked for."""
 
-RUNGS = (*LADDER, CONTROL)
+RUNGS = (*LADDER, *CONTROL_RUNGS.values())

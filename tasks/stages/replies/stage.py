@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
+from tasks.settings import Settings
 from tasks.stages.inputs import (
     TORCH,
     dialogue_features,
@@ -13,7 +14,7 @@ from tasks.stages.inputs import (
     of_dialogues,
     seen_as,
 )
-from tasks.stages.replies.rungs import CONTROL, RUNGS, Rung
+from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS, Rung
 
 
 def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
@@ -56,8 +57,14 @@ def _declared(rung: Rung) -> Stage:
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},
         libraries=(*TORCH, "peft", "pyarrow"),
-        asked=lambda settings: rung is not CONTROL or settings.pairs.control,
+        asked=lambda settings: rung.name in {r.name for r in _asked_for(settings)},
     )
+
+
+def _asked_for(settings: Settings) -> list[Rung]:
+    """All rungs but those of controls that are not asked for."""
+    absent = [rung for name, rung in CONTROL_RUNGS.items() if name not in settings.pairs.control]
+    return [rung for rung in RUNGS if rung not in absent]
 
 
 REPLIES = tuple(_declared(rung) for rung in RUNGS)
