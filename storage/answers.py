@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Of its exchange."""
+        """The key of its exchange."""
         return (self.dataset, self.split, self.dialogue_id, self.turn)
 
 
@@ -59,7 +59,7 @@ class Pair:
     rejected: str
     rejected_emotion: str | None
     cosine: float
-    """Of the rejected and the true reply's emotions."""
+    """Cosine similarity of the rejected and the true reply's emotions."""
     chosen_cosine: float | None = None
     """Of the chosen and the true reply's; None where they are one."""
 
@@ -88,5 +88,5 @@ class Reply:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Of its exchange."""
+        """The key of its exchange."""
         return (self.dataset, self.split, self.dialogue_id, self.turn)

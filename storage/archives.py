@@ -39,7 +39,7 @@ FORMAT = 2
 HEADER_ROOM = 1 << 20
 """Bytes that the headers of one member may take: long names, attributes, maps of sparse files."""
 RATIO_ROOM = 64 << 20
-"""Bytes to which even a tiny archive may inflate."""
+"""Bytes that even a tiny archive may inflate to."""
 MOST_NAME = 1000
 
 TABLES = """
@@ -84,7 +84,7 @@ class Member:
     digest: str
 
 
-class Beyond(Exception):
+class LimitExceeded(Exception):
     """An archive asks for more than the limits allow: one line."""
 
 
@@ -125,9 +125,9 @@ def split_member(path: str) -> tuple[str, str]:
 
 
 def list_members(root: Path, archive: str, limits: ReadLimits | None = None) -> Listing:
-    """The regular files of an archive below `root`. Passes over it once in its life; later from the cache.
+    """The regular files of an archive below `root`. The archive is indexed once; later calls use the cache.
 
-    limits None: whichever it was passed over with.
+    limits None: those it was indexed with.
     """
     name = _indexed(Path(root) / archive, limits)
     database = _database()
@@ -190,7 +190,7 @@ def _connection(path: Path, process: int, thread: int) -> sqlite3.Connection:
 
 @contextmanager
 def _building() -> Iterator[None]:
-    """One process at a time passes over an archive; a killed one holds nothing."""
+    """One process at a time indexes an archive; a killed one holds no lock."""
     try:
         file = open(_cache_file().with_suffix(".lock"), "w")  # noqa: SIM115 - closed below
     except OSError:
@@ -267,10 +267,10 @@ def _build(file: Path, limits: ReadLimits) -> Index:
                 for number, entry in enumerate(archive, start=1):
                     archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                     if number > limits.members:
-                        raise Beyond(f"more than data.limits.members={limits.members} members")
+                        raise LimitExceeded(f"more than data.limits.members={limits.members} members")
                     source.allow(_end_of(entry, most, limits, packed))
                     _take(archive, entry, index, limits)
-        except Beyond as error:
+        except LimitExceeded as error:
             index.problem = f"read as far as {len(index.members)} members: {error}"
         except DAMAGE as error:
             index.problem = f"damaged, noticed after {len(index.members)} members: {error}; download it again"
@@ -288,18 +288,18 @@ DAMAGE = (
     TypeError,
     RecursionError,
 )
-"""What tarfile and zlib raise on bytes that are none of theirs."""
+"""What tarfile and zlib raise on invalid bytes."""
 
 
 def _end_of(entry: tarfile.TarInfo, most: int, limits: ReadLimits, packed: bool) -> int:
-    """Where a member's data end. Beyond: it is sparse, or claims more than the whole archive can hold."""
+    """Where a member's data end. LimitExceeded: it is sparse, or claims more than the whole archive can hold."""
     if entry.issparse():
-        raise Beyond(f"{entry.name[:80]!r} is a sparse file, which is not read")
+        raise LimitExceeded(f"{entry.name[:80]!r} is a sparse file, which is not read")
     end = entry.offset_data + (entry.size if entry.isreg() else 0)
     if end > most:
         if not packed:
             raise EOFError(f"{entry.name[:80]!r} is cut off")
-        raise Beyond(
+        raise LimitExceeded(
             f"{entry.name[:80]!r} inflates to {end / 2**20:.0f} MB, more than data.limits.archive_ratio="
             f"{limits.archive_ratio} times the file"
         )
@@ -307,7 +307,7 @@ def _end_of(entry: tarfile.TarInfo, most: int, limits: ReadLimits, packed: bool)
 
 
 def _take(archive: tarfile.TarFile, entry: tarfile.TarInfo, index: Index, limits: ReadLimits) -> None:
-    """Note one member in the index, or why it is never read."""
+    """Add one member to the index, or note why it is never read."""
     name = entry.name.removeprefix("./")
     if entry.isdir():
         return
@@ -331,7 +331,7 @@ NO_HEADER = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: 
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is none is damage: tarfile itself takes one behind the first for the end of the archive."""
+    """An invalid header is damage: tarfile itself would take it for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -342,7 +342,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Blocks(io.BufferedIOBase):
-    """A generator of bytes with the one method of a file that tarfile needs of a stream, and a limit for headers."""
+    """A generator of bytes as the stream that tarfile reads, with a limit on headers."""
 
     def __init__(self, blocks: Iterator[bytes]):
         self._blocks, self._left, self._taken = blocks, b"", 0
@@ -362,7 +362,7 @@ class _Blocks(io.BufferedIOBase):
         self._left = data[size:]
         self._taken += len(data[:size])
         if self._taken > self._most + tarfile.RECORDSIZE:
-            raise Beyond(f"the headers of one member take more than {HEADER_ROOM >> 20} MB")
+            raise LimitExceeded(f"the headers of one member take more than {HEADER_ROOM >> 20} MB")
         return data[:size]
 
 

@@ -1,4 +1,4 @@
-"""What is asked of every child process that is spoken to over pipes: the pipes, and how it ended."""
+"""Helpers for child processes that are spoken to over pipes: the pipes, and how the process ended."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A stat cache: content digests of files, recomputed only where size, time or inode changed.
 
-One SQLite file holds (path, size, mtime_ns, inode) -> digest, each row with a check; it is read once and written
-once, and a damaged row is as good as none. Knows nothing of what the files are.
+One SQLite file holds (path, size, mtime_ns, inode) -> digest, each row with a checksum; it is read once and written
+once, and a damaged row is ignored. Knows nothing of what the files are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TABLE = (
 )
 COLUMNS = "path, size, mtime_ns, inode, digest"
 OLD_TABLE = "files"
-"""Of caches without checks; what such a one holds is written anew, with checks."""
+"""Version of caches without checksums; their content is written again, with checksums."""
 # Two writes within one clock tick leave one time stamp, so a file this young is not trusted later.
 YOUNG_NS = 50_000_000
 CHUNK = 1 << 20
@@ -131,7 +131,7 @@ def cache_fault(path: Path) -> str | None:
 
 
 def _crc(name: str, stat: Stat, value: str) -> int:
-    """Against rot, not against ill will: whoever can write here can write the files as well."""
+    """Guards against bit rot, not malice: who can write here can write the files too."""
     return zlib.crc32("{}\0{}\0{}\0{}\0{}".format(name, *stat, value).encode(errors="surrogateescape"))
 
 
@@ -140,7 +140,7 @@ def _holds(row: tuple) -> bool:
 
 
 def _table(database: sqlite3.Connection) -> str | None:
-    """The table that the records are in; None of a new file."""
+    """The table that the records are in; None for a new file."""
     names = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
     return "stats" if "stats" in names else OLD_TABLE if OLD_TABLE in names else None
 

@@ -1,4 +1,4 @@
-"""What a store says of artefacts, each line of it checked where it is read: references, records, trees' members.
+"""The typed records of a store, validated where they are read: references, records, trees' members.
 
 Knows nothing of where any of it lies (storage/store.py).
 """
@@ -13,7 +13,7 @@ from storage.files import UnreadableError
 from storage.names import Digest, Name, StageName
 
 FORMAT = 1
-"""Of records. Those from before there were formats have none and are read too."""
+"""Version of a record's format. Records written before formats existed have none and are still read."""
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -56,7 +56,7 @@ class Member(BaseModel, frozen=True, extra="forbid"):
 
 
 class Record(BaseModel, frozen=True, extra="forbid"):
-    """What one finished item put out. inputs: digests of the artefacts it read; None where the record does not tell."""
+    """What one finished item put out. inputs: digests of the artefacts it read; None where the record does not say."""
 
     stage: StageName
     label: Name

@@ -155,7 +155,7 @@ def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
 
     The key is the dialogue key and, for candidates and scores, emotion and sample, for replies, the rung. Errors:
     ShardError on an unknown column, a missing required one, a value of another type, or a repeated key
-    (rejects have none: a row can be turned away for several reasons).
+    (rejects have none: a row can be rejected for several reasons).
     """
     schema = _schema_of(schema_name)
     rows = list(rows)
@@ -298,7 +298,7 @@ def unscored_to_row(candidate: Candidate) -> dict:
 
 
 def row_to_candidate(row: dict) -> Candidate:
-    """Of a whole row of `candidates` or `scores`."""
+    """From a whole row of `candidates` or `scores`."""
     return Candidate(**row)
 
 
@@ -323,14 +323,14 @@ def reject_to_row(reject: Reject, stage: str) -> dict:
 
 
 def pack_array(array: np.ndarray | None) -> tuple[bytes | None, list[int] | None]:
-    """(blob, shape) of a feature array, stored as little-endian half precision; (None, None) of None."""
+    """(blob, shape) of a feature array, stored as little-endian half precision; (None, None) for None."""
     if array is None:
         return None, None
     return np.ascontiguousarray(array, dtype="<f2").tobytes(), list(array.shape)
 
 
 def unpack_array(blob: bytes | None, shape: Sequence[int] | None) -> np.ndarray | None:
-    """The float16 array of `pack_array`; None of None."""
+    """The float16 array of `pack_array`; None for None."""
     if blob is None or shape is None:
         return None
     return np.frombuffer(blob, dtype="<f2").reshape(tuple(shape))

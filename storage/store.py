@@ -11,7 +11,7 @@ Layout under the root, and how each file is checked or comes again:
     files.sqlite            the stat cache (storage/filestat): made again
     report.*                copies of the report's artefacts; their digests are in published.json, which is sealed
     sample/VERSION/         the sample corpus; its digests are in VERSION.json beside it, which is sealed
-    scratch/KEY/            what an unfinished item goes on from (step checkpoints); removed once it is done
+    scratch/KEY/            what an unfinished item resumes from (step checkpoints); removed once it is done
     logs/STAGE/KEY…/        a training's curves for TensorBoard; logs/*.log is what processes printed; read by people
     runs/ID.json            what a run was asked for and what became of it (tasks/engine/runs.py)
     locks/                  kernel file locks; a killed process holds none
@@ -87,8 +87,8 @@ class Store:
 
     # What a store may not hold ------------------------------------------------------------------------
 
-    def strangers(self) -> Iterator[Path]:
-        """What is neither a folder nor a plain file: through links and pipes a store would reach outside."""
+    def links(self) -> Iterator[Path]:
+        """Links, pipes and other special files, by which a store would reach outside itself."""
         folders = [self.root]
         while folders:
             with (
@@ -101,9 +101,9 @@ class Store:
                     elif not entry.is_file(follow_symlinks=False):
                         yield Path(entry.path)
 
-    def refuse_strangers(self) -> None:
+    def refuse_links(self) -> None:
         """StoreError where the store holds a link or a pipe. To be asked before anything is written or removed."""
-        for path in self.strangers():
+        for path in self.links():
             raise StoreError(
                 f"{shown(path)}: a link, or no plain file; a store holds none, so that nothing outside it is touched: "
                 f"{self.hint(REPAIR)} removes it, not what it leads to"
@@ -181,7 +181,7 @@ class Store:
             return False
 
     def drop(self, ref: Ref) -> None:
-        """Remove an artefact's bytes, a tree's damaged members and its layout; what is gone already is no error."""
+        """Remove an artefact's bytes, a tree's damaged members and its layout; missing files are no error."""
         if ref.tree:
             with contextlib.suppress(StoreError):
                 for member in self.members(ref):
@@ -328,7 +328,7 @@ class Store:
         return list(found.values())
 
     def _inputs(self, record: Record) -> set[str]:
-        """Digests of what an item read; of a record that does not tell, what is noted of its label's latest."""
+        """Digests of what an item read; where the record does not say, those noted for its label's latest record."""
         if record.inputs is not None:
             return set(record.inputs)
         last = self.last(record.stage, record.label)
@@ -364,7 +364,7 @@ class Store:
 
         return self._read_sealed(path, parse) or []
 
-    # Small facts that are fixed once ------------------------------------------------------------------
+    # Numbers that are fixed once ------------------------------------------------------------------
 
     def fixed(self, name: str, value: int) -> int:
         """The number first stored under `name`: `value` the first time, the same ever after."""
@@ -376,7 +376,7 @@ class Store:
             return known[name]
 
     def fixed_paths(self) -> tuple[Path, Path]:
-        """Either of the two is enough."""
+        """The two copies; either is enough."""
         return self.root / "fixed.json", self.root / "fixed.copy.json"
 
     def all_fixed(self) -> dict[str, int]:
@@ -442,7 +442,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, name: str, shared: bool = False) -> Iterator[None]:
-        """A kernel file lock: it goes when the process goes, however it goes. StoreError in a read-only store."""
+        """A kernel file lock: released when the process ends, in whatever way. StoreError in a read-only store."""
         path = self.root / "locks" / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -545,7 +545,7 @@ def _is_layout(folder: Path, members: list[Member], digest_of: Callable[[Path], 
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder or a link; never what a link leads to. What is gone already is no error."""
+    """Remove a file, a folder or a link; never what a link leads to. A missing path is no error."""
     with writing(path):
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)

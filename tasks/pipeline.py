@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from tasks.stages.candidates.stage import CANDIDATES, SAMPLED
 from tasks.stages.compressor.stage import FINETUNE, PRETRAIN
-from tasks.stages.dialogue.stage import AUDIOVISUAL, MEMORY, TEXT
+from tasks.stages.dialogue.stage import AUDIOVISUAL, MEMORY, TEXT, TEXT_AUDIOVISUAL
 from tasks.stages.epo.stage import CONTROLS_OF_EPO, EPO
 from tasks.stages.extractor.stage import EXTRACTOR, RECOGNITION
 from tasks.stages.features.stage import FEATURES
+from tasks.stages.ladder.stage import FITS, LADDER
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
 from tasks.stages.replies.stage import REPLIES
@@ -35,9 +36,12 @@ STAGES = (
     TEXT,  # dialogue LoRA, history as text
     MEMORY,  # history as memories
     AUDIOVISUAL,  # memories and clips
+    TEXT_AUDIOVISUAL,  # text and clips, where asked for
     EPO,
     *CONTROLS_OF_EPO,  # the same training on those
+    *FITS,  # an adapter for each way of giving the history that is asked for
     *REPLIES,  # each rung answers the test exchanges
+    LADDER,  # what each way of giving the history is worth on true replies
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,
     REPORT,

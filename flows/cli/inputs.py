@@ -99,7 +99,7 @@ def fetch(
         list[str] | None, typer.Option("--set", help="A limit: fetch.slowest_bytes_s=100. Repeatable.")
     ] = None,
 ) -> None:
-    """Bring a dataset from where its authors publish it; a broken download is gone on from."""
+    """Bring a dataset from where its authors publish it; a broken download is resumed."""
     from fnmatch import fnmatch
 
     from storage.fetch.catalogue import source_of

@@ -168,9 +168,15 @@ class MambaCompressor(nn.Module):
         places = torch.tensor(told, device=memories.device)
         return memories.index_add(0, places, F.embedding(numbers, self.roles))
 
-    @torch.no_grad()
-    def compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
-        """Memories [n_memories, llm_width] of dialogues, a bounded number of tokens at once."""
+    def compress(self, dialogues: Sequence[Sequence[Spoken]], learning: bool = False) -> list[Tensor]:
+        """Memories [n_memories, llm_width] of dialogues, a bounded number of tokens at once.
+
+        learning: with their gradient, where one is wanted at all.
+        """
+        with torch.set_grad_enabled(learning and torch.is_grad_enabled()):
+            return self._compress(dialogues)
+
+    def _compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
         rows = [[self.ids(utterance.text) for utterance in dialogue] for dialogue in dialogues]
         roles = [[utterance.role for utterance in dialogue] for dialogue in dialogues]
         sizes = [sum(map(len, row)) + sum(self.counts_of(row)) for row in rows]

@@ -5,7 +5,7 @@ Knows nothing of where rows come from or how they are stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -32,6 +32,10 @@ class DialogueExample:
     def group(self) -> str:
         """What tells rows of one dialogue from those of another."""
         return self.dialogue or self.key
+
+    def without_history(self) -> DialogueExample:
+        """The same exchange as if nothing had been said before."""
+        return replace(self, history=())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from model.adapter import load_adapter
-from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
+from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts, own_compressor
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.generation.batched import BatchedSampler, Row
@@ -90,20 +90,25 @@ class DialogueSampler:
     ):
         self.chat = Chat(llm_folder)
         llm, tokenizer = merged(llm_folder, adapter, dtype)
+        compressor = own_compressor(adapter) or compressor
+        compressor = compressor if history == "memory" and settings.memory == "mamba" else None
         self.model = DialogueModel(
             llm, tokenizer, history, *load_parts(llm, tokenizer, compressor, extractor), settings
         )
+
+    @torch.no_grad()
+    def prompts(self, examples: Sequence[DialogueExample], reply: int) -> list[torch.Tensor | None]:
+        """Input embeddings [T, d] of each; None where it leaves no room for `reply` tokens."""
+        found = self.model.fitting_pieces(examples, None, reply)
+        return [None if pieces is None else embed(self.model.llm, pieces) for pieces in found]
 
     def sample(self, draws: Sequence[Draw], sampling: Sampling, batch_size: int) -> Iterator[Generation]:
         """Answer every draw; draws of one example come together, since its prompt is then encoded once."""
         for start in range(0, len(draws), batch_size):
             batch = draws[start : start + batch_size]
             examples = {draw.example.key: draw.example for draw in batch}
-            found = self.model.fitting_pieces(list(examples.values()), None, sampling.max_new_tokens)
-            prompts = {
-                key: None if pieces is None else embed(self.model.llm, pieces)
-                for key, pieces in zip(examples, found, strict=True)
-            }
+            found = self.prompts(list(examples.values()), sampling.max_new_tokens)
+            prompts = dict(zip(examples, found, strict=True))
             rows = []
             for draw in batch:
                 prompt = prompts[draw.example.key]

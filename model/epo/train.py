@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.adapter import save_adapter
+from model.batches import length_sorted_batches
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
@@ -41,12 +42,17 @@ class PreferenceModel(Protocol):
     llm: nn.Module
     tokenizer: object
 
-    def memories(self, histories: Sequence[tuple[Spoken, ...]]) -> dict[tuple[Spoken, ...], Tensor]:
-        """Memories [n, d] of distinct histories."""
+    def memories(
+        self, histories: Sequence[tuple[Spoken, ...]]
+    ) -> dict[tuple[Spoken, ...], tuple[Tensor, ...]]:
+        """Of distinct histories, each utterance's memories [n, d]."""
         ...
 
     def prompt_pieces(
-        self, examples: Sequence[DialogueExample], memories: dict[tuple[Spoken, ...], Tensor], batch: int
+        self,
+        examples: Sequence[DialogueExample],
+        memories: dict[tuple[Spoken, ...], tuple[Tensor, ...]],
+        batch: int,
     ) -> list[list[Piece] | None]:
         """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
         ...
@@ -282,13 +288,12 @@ def _margins(whole: PairLogProbs, order: list[int], beta: float) -> list[float]:
 
 def _all_log_probs(pairs: Pairs, size: int) -> tuple[PairLogProbs, list[int]]:
     """Of all pairs, and which pair stands where."""
-    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = length_sorted_batches(pairs.lengths, size)
     whole = joined(
         [pairs.log_probs(rows) for rows in batches],
         [sum(len(pairs.true[i]) for i in rows) for rows in batches],
     )
-    return whole, order
+    return whole, [i for rows in batches for i in rows]
 
 
 class Shuffled:

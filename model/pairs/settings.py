@@ -11,6 +11,11 @@ CONTROLS: tuple[Control, ...] = get_args(Control)
 """Further trainings on the same rows that EPO is compared with, in the order in which they are told."""
 
 
+def stage_name(stage: str, control: str) -> str:
+    """What a control's own part of a stage is called: "pairs.most-similar"."""
+    return f"{stage}.{control.replace('_', '-')}"
+
+
 class QualitySettings(BaseModel, frozen=True, extra="forbid"):
     """What pairs must be before EPO may train on them. None of this is in the paper."""
 

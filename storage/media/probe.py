@@ -42,7 +42,7 @@ class AudioFacts:
 class Timeline:
     """Seconds of every frame in display order, from 0; `origin` is the file's time of the first frame.
 
-    `origin` None: the packets carry no usable times, frames are told by counting them. `trimmed`: packets that
+    `origin` None: the packets carry no usable times, frames are numbered by counting them. `trimmed`: packets that
     are there to decode others and are never shown (an edit list hides them).
     """
 
@@ -68,7 +68,7 @@ class Probe:
 
 
 def probe(file: MediaFile) -> Probe:
-    """Of an opened file. MediaError: corrupt (it holds neither kind of stream)."""
+    """Probe an opened file. MediaError: corrupt (it holds neither kind of stream)."""
     if file.video is None and file.audio is None:
         raise MediaError("corrupt", file.path, "neither a video nor an audio stream")
     video, audio, timeline = None, None, None

@@ -1,4 +1,4 @@
-"""What the readers share: their result types, the walk over a raw tree, copies of a file, and splits.
+"""What readers share: their result types, the walk over a raw tree, copies of a file, and splits.
 
 Knows nothing of any one dataset's layout, of labels, or of Parquet.
 """
@@ -27,7 +27,7 @@ LFS_POINTER = b"version https://git-lfs"
 LFS_POINTER_SIZE = 200
 MOST_KINDS, MOST_EXAMPLES = 12, 3
 MOST_TURNS = 2**31 - 1
-"""Turns are 32-bit in the shards."""
+"""Highest turn number: turns are 32-bit in the shards."""
 
 
 class RawDataError(InputError):
@@ -52,7 +52,7 @@ class RawDataset:
 
 @dataclass
 class Dialogues:
-    """What a reader hands back: utterances sorted by key, what it turned away, and notes for the data card.
+    """What a reader hands back: utterances sorted by key, rejects, and notes for the data card.
 
     `rows` counts the rows looked at: each became an utterance or a reject. `defects` are faults that cost no
     row: clips withdrawn, not used or flagged, label lines that belong to nothing.
@@ -179,9 +179,9 @@ class ReadFile(Protocol):
 def read_splits(
     dataset: str, files: Mapping[str, str], paths: Iterable[str], read_file: ReadFile
 ) -> Dialogues:
-    """A release of text that has files by name, each of one split: all of them read, and its notes.
+    """Read a text release that has one or more named files for each split.
 
-    files: name -> split. A name that is not there is noted.
+    files: name -> split. A missing file is noted.
     """
     result = Dialogues()
     ignored: list[str] = []
@@ -201,7 +201,7 @@ def read_splits(
 
 
 def normalised_rows(read: Dialogues) -> list[tuple]:
-    """What two copies of a file must have in common."""
+    """The rows, normalised, by which two copies of a file are compared."""
     rows = [(u.dialogue_id, u.turn, u.speaker, u.text, u.emotion_raw or "") for u in read.utterances]
     return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in read.rejects + read.defects)
 
@@ -318,7 +318,7 @@ def smallest_hashes(dialogues: Collection[tuple[str, str]], count: int, seed: in
 
 
 def draw_test_split(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
-    """Of a release without splits, what is tested on: the draw that all readers share."""
+    """For a release without splits: the parts that become its test split."""
     return hold_out(parts, share, seed, dataset, "test")
 
 

@@ -92,7 +92,7 @@ def read_part(root: Path, path: str, split: str, settings: DataSettings) -> Dial
 def read_row(
     line: str, split: str, where: str, seen: set[tuple[str, int]], result: Dialogues, settings: DataSettings
 ) -> None:
-    """One line -> an utterance or a reject of `result`. A row whose fields are shifted is told by its ids."""
+    """One line -> an utterance or a reject of `result`. A row whose fields are shifted is recognised by its ids."""
     # The candidates that fill the ninth field of valid and test may be long; nothing here reads them.
     fields = line.split(",", len(COLUMNS))
     conversation = fields[0].strip()

@@ -1,4 +1,4 @@
-"""Find the datasets under a raw root, and read one: the readers' common front.
+"""Find the datasets under a raw root, and read one with its reader.
 
 Knows subsets, splits, known-bad clips and media digests; nothing of any one dataset, nor of Parquet.
 """
@@ -37,7 +37,7 @@ TEXT_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
 
 
 def find_datasets(root: Path) -> list[RawDataset]:
-    """The known datasets below `root`, told by folder and file names alone (no file is opened).
+    """The known datasets below `root`, recognised by folder and file names alone (no file is opened).
 
     RawDataError: the root is missing or empty, holds no known layout, or one that may be read in two ways.
     """

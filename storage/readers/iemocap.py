@@ -78,7 +78,7 @@ class Line:
 
 @dataclass
 class Session:
-    """The text of one session: turns in order and labels of each dialogue, and what was turned away."""
+    """The text of one session: turns in order, labels of each dialogue, and rejects."""
 
     turns: dict[str, list[Line]] = field(default_factory=dict)
     labels: dict[str, tuple[str, str]] = field(default_factory=dict)

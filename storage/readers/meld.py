@@ -1,7 +1,7 @@
 """Reader of MELD: the three label files and the clip folders, wherever the user's tar left them.
 
-Knows nothing of decoding: a clip that is there but broken is turned away by whoever decodes it.
-Sources: the release's README and issues; Poria et al., ACL 2019.
+Knows nothing of decoding: a broken clip is rejected by the stage that decodes it. Sources: the release's README and
+issues; Poria et al., ACL 2019.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ CLOCK = re.compile(r"([0-9]{1,2}):([0-5]?[0-9]):([0-5]?[0-9])[,.]([0-9]{3})")
 MISREAD = re.compile("[\x80-\xa0]")
 
 MOST_SHARING = 4
-"""Rows of one span; times that more rows share are placeholders and say nothing."""
+"""Most rows that may share one span of time; times shared by more are placeholders."""
 
 Key = tuple[str, str, int]
 """Split, Dialogue_ID and Utterance_ID."""
@@ -71,7 +71,7 @@ Span = tuple[str, ...]
 
 @dataclass
 class LabelFile:
-    """The rows of one label file, normalised, and those that are no rows."""
+    """The rows of one label file, normalised, and its rejects."""
 
     utterances: list[Utterance] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)

@@ -30,7 +30,7 @@ VIDEO_FIELDS = {
 
 @dataclass
 class Media:
-    """Where the wavs and videos of utterances lie. A turn may have several wavs, told by the actor's letter."""
+    """Where the wavs and videos of utterances lie. A turn may have several wavs, one for each actor's letter."""
 
     wavs: dict[Key, dict[str, str]] = field(default_factory=dict)
     videos: dict[Key, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Media:
 
 
 def index_media(root: Path, paths: tuple[str, ...], settings: DataSettings) -> Media:
-    """Every wav and video by conversation and turn. What lies unpacked wins over a member of an archive."""
+    """Every wav and video by conversation and turn. An unpacked file wins over a member of an archive."""
     media = Media()
     unpacked: dict[tuple[Key, str], list[str]] = {}
     for path in paths:

@@ -36,7 +36,7 @@ class Turn:
 
 @dataclass
 class Metadata:
-    """The lines of one folder of one split, and those that are no turns."""
+    """The turns in one folder of one split, and its rejects."""
 
     turns: list[Turn] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Metadata:
 
 
 class TurnError(ValueError):
-    """A metadata line that is no turn: the reject's reason, and what is wrong."""
+    """A metadata line that is not a turn: the reject's reason, and what is wrong."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
@@ -145,7 +145,9 @@ def parse_line(line: str, where: str) -> Turn:
 
 
 def check_path(path: object) -> None:
-    """`file_name` is relative to the release; nothing is opened by it, but one that leaves the root is no turn."""
+    """`file_name` is relative to the release; nothing is opened by it, but a path that leaves the root makes the line
+    a reject.
+    """
     if isinstance(path, str) and (path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path)):
         raise TurnError("path_leaves_root", f"file_name {path[:80]!r}")
 

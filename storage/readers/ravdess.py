@@ -1,4 +1,4 @@
-"""Reader of RAVDESS: acted sentences, spoken and sung, all told by their file names.
+"""Reader of RAVDESS: acted sentences, spoken and sung, all described by their file names.
 
 One utterance for each trial, whichever of its modalities lie there: no dialogue, and no reply. The release has no
 official split; its utterances leave here without one. Knows nothing of decoding.
@@ -97,7 +97,7 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
 def index_trials(
     root: Path, paths: tuple[str, ...], result: Dialogues
 ) -> tuple[dict[str, dict[str, str]], int]:
-    """Trial -> modality -> file, and how many files are copies by name. What is no trial is rejected."""
+    """Trial -> modality -> file, and how many files are copies by name. Files that are not trials are rejected."""
     found: dict[tuple[str, str], list[str]] = {}
     pointers = []
     for path in paths:

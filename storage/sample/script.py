@@ -45,7 +45,7 @@ class Script:
 
     @property
     def official_split(self) -> str:
-        """Of MELD and MultiDialog, whose releases have splits."""
+        """The split of a MELD or MultiDialog dialogue."""
         assert self.split is not None, f"{self.dataset} has no official split"
         return self.split
 

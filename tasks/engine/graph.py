@@ -5,6 +5,7 @@ Knows nothing of Prefect, of what any stage does, or of which stages there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,9 @@ from tasks.engine.declaration import EVERY_OTHER, Made, NotRun, Outputs, RawFile
 from tasks.engine.fingerprint import follow
 from tasks.engine.item import Item
 from tasks.engine.planner import Node
+
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+"""Of a stage: Prefect takes no other characters in the keys of the tables that stages leave."""
 
 
 class GraphError(ValueError):
@@ -76,6 +80,11 @@ def _folder_of(package: ModuleType) -> Path:
 
 def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:
     """Raises GraphError where a declaration contradicts another, or names a setting that does not exist."""
+    for stage in stages:
+        if not NAME.fullmatch(stage.name):
+            raise GraphError(
+                f"a stage is called {stage.name!r}: lower-case letters, digits, dots and hyphens alone"
+            )
     known = {stage.name for stage in stages}
     for stage in stages:
         for need in stage.needs:

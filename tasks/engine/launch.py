@@ -1,8 +1,8 @@
 """A training item in several processes, which accelerate's launcher starts on this machine.
 
-The process that was given the item (`run_launched`) waits and hands on what the main one of them answers; each of
+The process that was given the item (`run_launched`) waits and passes on the main process's messages; each of
 them runs the same stage function with the same arguments, and they meet in the training loop (model/processes.py).
-They end when whoever started them does. Knows nothing of stages or of training.
+They end when their starter does. Knows nothing of stages or of training.
 """
 
 from __future__ import annotations

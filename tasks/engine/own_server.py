@@ -1,7 +1,7 @@
-"""A server on the loopback that lives as long as the process that started it, with a database of its own.
+"""A server on the loopback interface that lives as long as the process that started it, with a database of its own.
 
-The server ends with its starter whatever ends that (lifeline.py), and its starter learns at once when the server
-ends. Databases are numbered; a server takes the first that no living one holds, so that runs one after the other
+It ends with its starter, however that ends (lifeline.py), and its starter is notified at once when the server ends.
+Databases are numbered; a server takes the first that no living one holds, so that runs one after the other
 share a history and runs at once never share a database, which SQLite would lock. Knows nothing of what is served.
 """
 

@@ -17,7 +17,7 @@ def read_raw_files(
 ) -> tuple[RawFiles, ...]:
     """The datasets below `root` with the digest of every file they depend on. Raises RawDataError.
 
-    reading(done, total) is told of every file that was looked at.
+    reading(done, total) is called for every file looked at.
     """
     found = list(find_datasets(root))
     total, seen = sum(len(raw.files) for raw in found), count(1)

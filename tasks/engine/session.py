@@ -23,7 +23,7 @@ from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
 from tasks.engine.raw_files import read_raw_files
 from tasks.engine.slots import Slots, urgency
-from tasks.engine.stopping import Stop, listening
+from tasks.engine.stopping import Stop, stopped_by_signals
 from tasks.engine.worker import LineCallback, Progress, StageFailed, ignore_line
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
@@ -32,10 +32,10 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 
 
 class Session:
-    """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus.
+    """Opened for `run` and for `status`. raw None: the bundled sample corpus.
 
-    workers: where items run; processes of the session's own, unless it is handed some of another. reading: told how
-    many of the raw files have been looked at, of how many.
+    workers: the pool that items run in; None: one of the session's own. reading(done, total): called while the raw
+    files are looked at.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Session:
     ):
         self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
         self.store = Store(store, self._stats)
-        self.store.refuse_strangers()
+        self.store.refuse_links()
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
         self.force, self._reading = force, reading
@@ -63,8 +63,8 @@ class Session:
         limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
         self.slots = Slots(settings.run.parallel, limits, urgency(graph))
         self.stop = Stop()
-        self.stop.heard_by(self.slots.close)
-        self.stop.heard_by(self.workers.close)
+        self.stop.on_stop(self.slots.close)
+        self.stop.on_stop(self.workers.close)
 
     # Raw data -----------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Session:
     # Executing ----------------------------------------------------------------------------------------
 
     def execute(self, item: Item, progress: Progress, on_line: LineCallback = ignore_line) -> list[Ref]:
-        """Run one item in a worker process and commit it; another run that has just done it is believed.
+        """Run one item in a worker process and commit it; if another run has just done it, its record is used.
 
         Raises StageFailed, and Stopped where the run is stopping.
         """
@@ -180,7 +180,7 @@ class Session:
         return self.store.root / "scratch" / key
 
     def _drop_damaged(self, stage: str, key: str) -> None:
-        """What an old record of this key names and is not whole is removed, so that it is written again."""
+        """Remove damaged artefacts that an old record of this key names, so that they are written again."""
         old = self.store.record(stage, key)
         for ref in old.outputs if old else ():
             if not self.store.holds(ref, rehash=True):
@@ -191,12 +191,12 @@ class Session:
         return Reads(stage.workers).of(self.settings) if isinstance(stage.workers, str) else stage.workers
 
     def __enter__(self) -> Session:
-        self._listening = listening(self.stop)
-        self._listening.__enter__()
+        self._signals = stopped_by_signals(self.stop)
+        self._signals.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
-        self._listening.__exit__(None, None, None)
+        self._signals.__exit__(None, None, None)
         if not self._handed:
             self.workers.close()
 

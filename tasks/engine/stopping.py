@@ -1,6 +1,6 @@
-"""Stopping a run: who asks for it, who hears of it, and when the process ends at the latest.
+"""Stopping a run: who asks for it, what is called then, and when the process ends at the latest.
 
-A signal is heeded once: the open sessions are asked to stop, and what the main thread was doing ends with
+A signal is handled once: the open sessions are asked to stop, and what the main thread was doing ends with
 `Interrupted`. What still works after PATIENCE_S is left behind, as a kill would leave it: the store goes on from
 there. Knows nothing of Prefect, of stages or of what is printed.
 """
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 9.0
 """From a signal to the end of the process, whatever still works."""
 LOST_PATIENCE_S = 2.0
@@ -33,19 +33,19 @@ class Interrupted(BaseException):
 
 
 class Stop:
-    """A run's wish to stop: asked for once, and heard by all who work for it. Used from several threads."""
+    """Tells everything that works for a run to stop, once. Used from several threads."""
 
     def __init__(self) -> None:
         self.why: str | None = None
-        self._acts: list[Callable[[str], None]] = []
+        self._callbacks: list[Callable[[str], None]] = []
         self._guard = threading.RLock()
 
-    def heard_by(self, act: Callable[[str], None]) -> None:
-        """`act` is called with the reason when a stop is asked for, or now if one was."""
+    def on_stop(self, callback: Callable[[str], None]) -> None:
+        """`callback` is called with the reason when a stop is asked for, or now if one was."""
         with self._guard:
-            self._acts.append(act)
+            self._callbacks.append(callback)
         if self.why is not None:
-            act(self.why)
+            callback(self.why)
 
     def ask(self, why: str) -> None:
         """Ask everybody to stop. Returns at once, so that a signal's handler may call it; a second call does nothing."""
@@ -53,8 +53,10 @@ class Stop:
             if self.why is not None:
                 return
             self.why = why
-            acts = list(self._acts)
-        threading.Thread(target=lambda: [act(why) for act in acts], name="stopping", daemon=True).start()
+            callbacks = list(self._callbacks)
+        threading.Thread(
+            target=lambda: [callback(why) for callback in callbacks], name="stopping", daemon=True
+        ).start()
 
     def check(self) -> None:
         """Raises Stopped once a stop was asked for."""
@@ -63,11 +65,11 @@ class Stop:
 
 
 _open: set[Stop] = set()
-_heed: Heed | None = None
+_handler: SignalHandler | None = None
 
 
 @contextmanager
-def listening(stop: Stop) -> Iterator[None]:
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
     """Within the block signals ask `stop` too."""
     _open.add(stop)
     try:
@@ -76,8 +78,8 @@ def listening(stop: Stop) -> Iterator[None]:
         _open.discard(stop)
 
 
-class Heed:
-    """How a process heeds its signals. code: its exit status once it is ending, else None; why: what ended it.
+class SignalHandler:
+    """What a process does on a signal. code: its exit status once it is ending, else None; why: what ended it.
 
     last_words(why) is called before a process that has not ended in time is ended.
     """
@@ -117,39 +119,38 @@ def stop_all(why: str) -> None:
 
 
 @contextmanager
-def heeding(last_words: Callable[[str], None]) -> Iterator[Heed]:
-    """Heed this process's signals within the block. One that is ignored, as under nohup, stays so."""
-    global _heed
-    _heed = Heed(last_words)
+def handling_signals(last_words: Callable[[str], None]) -> Iterator[SignalHandler]:
+    """Handle this process's signals within the block. A signal that is ignored, as under nohup, stays ignored."""
+    global _handler
+    _handler = SignalHandler(last_words)
     try:
-        with heeding_again():
-            yield _heed
+        with with_our_signal_handlers():
+            yield _handler
     finally:
-        if _heed.code is None:
-            _heed = None
+        if _handler.code is None:
+            _handler = None
 
 
 @contextmanager
-def heeding_again() -> Iterator[None]:
+def with_our_signal_handlers() -> Iterator[None]:
     """Take the signals back from a library that has put its own handlers in place; elsewhere nothing."""
-    if _heed is None or threading.current_thread() is not threading.main_thread():
+    if _handler is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in HEEDED}
+    before = {number: signal.getsignal(number) for number in HANDLED}
     mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in mine:
-        signal.signal(number, _heed.on_signal)
+        signal.signal(number, _handler.on_signal)
     try:
         yield
     finally:
-        if (
-            _heed is None or _heed.code is None
-        ):  # a process that is ending is not to be ended again on its last steps
+        # A process that is ending must not be ended again on its last steps.
+        if _handler is None or _handler.code is None:
             for number in mine:
                 signal.signal(number, before[number])
 
 
 def orchestrator_lost(why: str) -> None:
-    """The run's orchestrator is gone: everything stops, and a process that heeds signals ends with status 1."""
-    if _heed is None or not _heed.end(why, 1, LOST_PATIENCE_S):
+    """The run's orchestrator is gone: everything stops, and a process that handles signals ends with status 1."""
+    if _handler is None or not _handler.end(why, 1, LOST_PATIENCE_S):
         stop_all(why)

@@ -38,17 +38,17 @@ from tasks.engine.launch import run_launched
 
 Progress = Callable[[int, int, dict[str, float]], None]
 LineCallback = Callable[[str], None]
-"""Called with a line for people."""
+"""Called with a message for people."""
 EVENTS = 12
-"""Characters of its key by which an item's curves are known."""
+"""Characters of an item's key that name the folder of its curves."""
 FORKS = "--forks"
 MODEL_LOG = logging.getLogger("model")
-"""Below it every module of model/ logs."""
-HEARD = (MODEL_LOG, logging.getLogger("storage"))
+"""Parent of the loggers of all modules in model/."""
+LOGGERS = (MODEL_LOG, logging.getLogger("storage"))
 
 
 def ignore_line(line: str) -> None:
-    """Tells nobody."""
+    """Ignores the line."""
 
 
 class StageFailed(RuntimeError):
@@ -95,8 +95,8 @@ class StageWorker:
     ) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed.
 
-        scratch, checkpoint_s: see Workspace; on_line: whom to tell what no figure can; processes, launch_config: see
-        RunSettings, followed where the stage trains.
+        scratch, checkpoint_s: see Workspace; on_line: called with each message for people; processes, launch_config:
+        see RunSettings, followed where the stage trains.
         """
         name = f"{item.stage.name} [{item.label}]"
         job = {
@@ -262,11 +262,11 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     )
     told = _CallbackHandler(answer)
     MODEL_LOG.setLevel(logging.INFO)
-    for log in HEARD:
+    for log in LOGGERS:
         log.addHandler(told)
     try:
         answer({"done": [ref.model_dump() for ref in _call(job, work)]})
-    except Exception as error:  # the boundary of the process: every failure is told to the parent
+    except Exception as error:  # process boundary: every failure is reported to the parent
         text = str(error).strip() or type(error).__name__
         known = isinstance(error, (InputError, RuntimeError, ValueError))
         answer(
@@ -278,7 +278,7 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
         with contextlib.suppress(OSError):  # the log may lie on the disk that is full
             traceback.print_exc()
     finally:
-        for log in HEARD:
+        for log in LOGGERS:
             log.removeHandler(told)
     return 0
 

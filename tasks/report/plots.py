@@ -127,6 +127,25 @@ def _ladder_row(axes: Axes, height: float, row: dict, name: str) -> None:
         axes.plot([row["run"][name]], [height - 0.16], "o", color=TEAL, markersize=5.5)
 
 
+def memory_ladder(arms: Sequence[dict]) -> str:
+    """Other − own of each form of the history with its interval. arms: {"title", "gain"}, top first."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(6.4, 0.34 * len(arms) + 0.9, 1)
+        heights = np.arange(len(arms))[::-1]
+        for height, arm in zip(heights, arms, strict=True):
+            gain = arm["gain"]
+            if gain["mean"] is not None:
+                ends = (gain["mean"],) * 2 if gain["low"] is None else (gain["low"], gain["high"])
+                axes.plot(ends, [height] * 2, color=TEAL, linewidth=1.6)
+                axes.plot([gain["mean"]], [height], "o", color=TEAL, markersize=5.5)
+        axes.axvline(0, color=RUST, linewidth=1.2)
+        axes.set_yticks(heights, [arm["title"] for arm in arms])
+        axes.set_ylim(-0.6, len(arms) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("nats a token, another dialogue's history less the own")
+        return _uri(figure)
+
+
 def accuracy_bars(accuracy: dict[str, dict]) -> str:
     """Accuracy by input setting with its interval and n, against the commonest label's share and another clip's
     features (figure 6)."""

@@ -56,6 +56,9 @@ def render(facts: dict) -> str:
     return environment.get_template("page.html.j2").render(
         facts=facts,
         ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
+        memory_plot=plots.memory_ladder(list(facts["memory_ladder"]["arms"].values()))
+        if facts["memory_ladder"]
+        else None,
         training=[_training_view(part) for part in facts["training"]],
         accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
         if facts["recognition"] and facts["recognition"]["accuracy"]
@@ -191,7 +194,9 @@ def _headline(stage: str, report: dict) -> str | None:
     if stage.startswith("dialogue") and "reply" in after:
         text = f"{number(before.get('reply'))} → {number(after['reply'])} nats a reply token"
         bare = report.get("heldout_no_history")
-        away = f"{text}; {number(bare)} when the history is withheld, which no prompt of training was like"
+        rows = report.get("train_histories_withheld")
+        met = f"as it was in {count(rows)} train rows" if rows else "which no prompt of training was like"
+        away = f"{text}; {number(bare)} when the history is withheld, {met}"
         return text if bare is None else away
     return None
 

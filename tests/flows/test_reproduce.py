@@ -21,7 +21,7 @@ STAGES = {
     "pairs.quality",
     "extractor", "compressor.pretrain", "compressor.finetune", "dialogue.text", "dialogue.memory",
     "dialogue.audiovisual", "epo", "replies.1-llm", "replies.2-ft", "replies.3-mc", "replies.4-av", "replies.5-epo",
-    "extractor.test", "metrics", "report",
+    "extractor.test", "ladder", "metrics", "report",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model.metrics.settings import BootstrapSettings
+from model.pairs.settings import stage_name
 from storage.errors import InputError
 from tasks.engine.session import Session
 from tasks.settings import load_settings
@@ -13,7 +14,7 @@ from tasks.stages.metrics.measure import COMPARED, gain_beside_control
 
 ADDED = {
     "random": {"pairs.random", "epo.random", "replies.6-random"},
-    "most_similar": {"pairs.most_similar", "epo.most_similar", "replies.7-most_similar"},
+    "most_similar": {"pairs.most-similar", "epo.most-similar", "replies.7-most-similar"},
     "shuffled": {"pairs.shuffled", "epo.shuffled", "replies.8-shuffled"},
     "nll": {"epo.nll", "replies.9-nll"},
 }
@@ -34,7 +35,7 @@ def test_a_control_is_in_the_graph_only_where_asked_for(tmp_path, asked):
     pairs = {name for name in added if name.startswith("pairs.")}
     assert set(controlled["epo"]) == {*plain["epo"], *pairs}
     for name in asked:  # which takes EPO's rows and steps
-        assert set(controlled[f"epo.{name}"]) == {*controlled["epo"], "epo"}
+        assert set(controlled[stage_name("epo", name)]) == {*controlled["epo"], "epo"}
     assert {name for name in added if name.startswith("replies.")} <= set(controlled["metrics"])
     assert added <= set(controlled["report"])
     order = list(controlled)

@@ -33,11 +33,12 @@ from tasks.stages.candidates.write import write_candidates
 from tasks.stages.compressor.fit import finetune_compressor, pretrain_compressor
 from tasks.stages.dialogue.fit import fit_dialogue
 from tasks.stages.epo.fit import fit_epo
+from tasks.stages.evaluation import evaluation_split
 from tasks.stages.examples import dialogue_examples, emotion_examples
 from tasks.stages.extractor.fit import fit_extractor
 from tasks.stages.metrics.measure import measure_replies
 from tasks.stages.pairs.choose import choose_pairs
-from tasks.stages.replies.write import evaluation_split, write_replies
+from tasks.stages.replies.write import write_replies
 from tasks.stages.scores.score import calibrate_scores, score_candidates
 from tasks.stages.shards import write_shard
 from tasks.stages.utterances.exchanges import selected_counts, write_exchanges
@@ -567,17 +568,19 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
     adapter, compressor, extractor = (two.tree(n) for n in ("adapter", "compressor", "extractor"))
 
     class Model:
-        """Prompts of unlike lengths, longest first, so that the order they are run in is another."""
+        """Its prompts are of unlike lengths."""
 
         given: list = []
 
-        def prompts(self, examples):
+        def pieces(self, examples, reply):
             self.given += examples
-            return [range(100 - 10 * i) for i in range(len(examples))]
+            assert reply == 5
+            return [[range(90 - 10 * i), range(10)] for i in range(len(examples))]
 
-        def reply(self, examples, max_new_tokens):
-            assert len(examples) <= 2 and max_new_tokens == 5
-            return [f"to {e.key}" for e in examples]
+        def reply_to(self, prompts, max_new_tokens, progress):
+            assert max_new_tokens == 5
+            progress(len(prompts), len(prompts), {})
+            return [f"to {self.given[9 - len(words) // 10].key}" for words, _ in prompts]
 
     model = Model()
     loaded = spied(monkeypatch, "tasks.stages.replies.write.load_dialogue", answer=model)

@@ -93,7 +93,7 @@ def sample_candidates(
 
 def _made_with(settings: CandidateSettings, dialogue: DialogueSettings, history: str, engine: str) -> dict:
     """What a sample depends on besides its example and the weights."""
-    shown = ("max_history_utterances", "max_history_tokens")
+    shown = ("memory", "recent_utterances", "max_history_utterances", "max_history_tokens")
     return {
         **settings.dialogue_sampling.model_dump(mode="json"),
         "dtype": settings.engine_args.dtype,

@@ -38,7 +38,8 @@ def fit_dialogue(
     train = dialogue_examples(work.store, utterances, exchanges, features, "train")
     heldout = dialogue_examples(work.store, utterances, exchanges, features, "dev")
     heldout = that_choose(heldout, work.store, utterances, stand_ins)
-    if settings.start_from_reader and history == "memory" and start is None:
+    by_reader = settings.start_from_reader and settings.memory == "mamba" and history == "memory"
+    if by_reader and start is None:
         _check_reader(work.folder(compressor), settings)
     with tempfile.TemporaryDirectory() as folder:
         train_dialogue(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model.dialogue.dialogue import load_dialogue
+from model.dialogue.dialogue import COMPRESSOR, load_dialogue, own_compressor
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
@@ -28,7 +29,7 @@ def fit_epo(
     exchanges: list[Ref],
     features: list[Ref],
     adapter: Ref,
-    compressor: Ref,
+    compressor: Ref | None,
     extractor: Ref | None,
     dialogue: DialogueSettings,
     settings: EpoSettings,
@@ -56,7 +57,7 @@ def fit_epo(
     model = load_dialogue(
         resolve(llm.name),
         adapter=work.store.folder(adapter),
-        compressor=work.store.folder(compressor),
+        compressor=work.folder(compressor),
         extractor=work.folder(extractor),
         history="memory",
         settings=dialogue,
@@ -68,6 +69,9 @@ def fit_epo(
             model, train, heldout, settings, Path(folder), work.progress, work.checkpoints(),
             left_out if other_pairs else None, _kept_step(work, follows),
         )  # fmt: skip
+        goes_along = own_compressor(work.folder(adapter))
+        if goes_along is not None:  # it learnt with the adapter that this one goes on from
+            shutil.copytree(goes_along, Path(folder) / COMPRESSOR)
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]
 
 

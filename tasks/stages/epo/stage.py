@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from model.pairs.settings import CONTROLS
+from model.pairs.settings import CONTROLS, stage_name
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
 from tasks.stages.inputs import (
     TORCH,
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
 )
@@ -21,7 +22,7 @@ from tasks.stages.shard_names import of_table
 
 def arms(made: Made) -> dict[str, list]:
     """The stages whose pairs are trained on in this run -> their shards."""
-    controls = (f"pairs.{name}" for name in made.settings.pairs.control if name != "nll")
+    controls = (stage_name("pairs", name) for name in made.settings.pairs.control if name != "nll")
     return {name: of_table(made.refs(name), "pairs") for name in ("pairs", *controls)}
 
 
@@ -50,7 +51,7 @@ def own_pairs(table: str, control: str, made: Made) -> Calls | NotRun:
             "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
             "features": dialogue_features(made, "train", "dev") if media else [],
             "adapter": made.only("dialogue.audiovisual" if media else "dialogue.memory"),
-            "compressor": made.only("compressor.finetune"),
+            "compressor": memory_compressor(made),
             "extractor": made.only("extractor") if media else None,
         }
     }
@@ -92,10 +93,10 @@ TITLES = {
 
 
 def _control(name: str) -> Stage:
-    table = "pairs" if name == "nll" else f"pairs.{name}"
+    table = "pairs" if name == "nll" else stage_name("pairs", name)
     return replace(
         EPO,
-        name=f"epo.{name}",
+        name=stage_name("epo", name),
         title=f"Control: {TITLES[name]}",
         needs=(*EPO.needs, "epo"),
         items=of_dialogues(partial(own_pairs, table, name)),

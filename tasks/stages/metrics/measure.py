@@ -29,7 +29,7 @@ from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
-from tasks.stages.replies.rungs import CONTROL_RUNGS, LADDER, RUNGS
+from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
 ALL = "all"
@@ -187,15 +187,20 @@ def _gain(measured: dict, keys: dict, name: str, pair: tuple[str, str], interval
 def steps(
     measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
 ) -> list[dict]:
-    """What each rung of the ladder adds to the one before it that ran: a verdict for each of COMPARED."""
+    """What each rung of the ladder adds to the one before it that ran: a verdict for each of COMPARED. Rung 4f, where
+    it was asked for, is beside 4 and comes after it."""
     ran = [rung.name for rung in LADDER if rung.name in keys]
+    pairs = list(zip(ran, ran[1:], strict=False))
+    beside = FULL_TEXT.against
+    if beside in ran and FULL_TEXT.name in keys:
+        pairs.insert(ran.index(beside), (beside, FULL_TEXT.name))
     return [
         {
             "rung": after,
             "against": before,
             **{name: _gain(measured, keys, name, (after, before), intervals) for name in COMPARED},
         }
-        for before, after in zip(ran, ran[1:], strict=False)
+        for before, after in pairs
     ]
 
 
@@ -238,10 +243,11 @@ def scorers_alike(rungs: dict[str, list[Reply]], measured: dict[str, Figures], s
 
 
 def identical_to_previous(rungs: dict[str, list[Reply]]) -> dict[str, dict]:
-    """Rung -> the rung before it that ran, and the share of replies that are the same word for word."""
-    ran = [r.name for r in RUNGS if r.name in rungs]
+    """Rung -> the rung it is compared with that ran, and the share of replies that are the same word for word."""
+    ran = [r.name for r in LADDER if r.name in rungs]
+    beside = [(r.against, r.name) for r in RUNGS if r.name in rungs and r.against in rungs]
     found = {}
-    for before, after in zip(ran, ran[1:], strict=False):
+    for before, after in [*zip(ran, ran[1:], strict=False), *beside]:
         pairs = list(zip(rungs[before], rungs[after], strict=True))
         same = sum(a.reply == b.reply for a, b in pairs)
         found[after] = {"rung": before, "share": round(same / len(pairs), 6)}

@@ -27,7 +27,7 @@ from model.pairs.selection import (
     share_below,
     threshold_in_force,
 )
-from model.pairs.settings import PairSettings, QualitySettings
+from model.pairs.settings import PairSettings, QualitySettings, stage_name
 from model.scorer.settings import ScorerSettings
 from storage.answers import Candidate, Pair
 from storage.draws import draw_number
@@ -112,7 +112,7 @@ def control_pairs(
 ) -> list[Ref]:
     """The same pairs with another usable candidate as the rejected reply: one at random, or the most similar one.
 
-    Outputs: pairs/…, and rejects/pairs.CONTROL, the exchanges that have no other usable one. Never what the pair has
+    Outputs: pairs/…, and rejects/pairs.…, the exchanges that have no other usable one. Never what the pair has
     already. Drawn from the exchange's key and `settings.seed`.
     """
     usable = _usable(scores, work)
@@ -129,7 +129,7 @@ def control_pairs(
             # Of equal cosines the first, as everywhere.
             drawn.append(_with_rejected(pair, max(others, key=_cosine)))
     shards = _shards_like(pairs, drawn, work, table="pairs")
-    return [*shards, write_rejects(work.store, f"pairs.{control}", rejects)]
+    return [*shards, write_rejects(work.store, stage_name("pairs", control), rejects)]
 
 
 def shuffled_pairs(
@@ -321,7 +321,7 @@ def _usable(scores: list[Ref], work: Workspace) -> ByExchange:
 
 
 def _lone(key: RowKey, control: str) -> dict:
-    return reject_to_row(Reject(*key, reason="no_other_candidate", detail=""), f"pairs.{control}")
+    return reject_to_row(Reject(*key, reason="no_other_candidate", detail=""), stage_name("pairs", control))
 
 
 def _in_order(candidate: Candidate) -> tuple[int, int]:

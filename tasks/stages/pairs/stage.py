@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from model.pairs.settings import stage_name
 from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage
 from tasks.stages.inputs import TORCH, exchange_shards, of_dialogues
 from tasks.stages.shard_names import of_table
@@ -65,7 +66,7 @@ def pairs_with_their_summary(made: Made) -> Calls:
 def _control(name: str, title: str, **parts) -> Stage:
     """The stage of a control's pairs, where the settings ask for it."""
     return Stage(
-        name=f"pairs.{name}",
+        name=stage_name("pairs", name),
         title=f"Control: {title}",
         flow="make_pairs",
         needs=("pairs", "scores"),

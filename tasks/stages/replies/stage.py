@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
-from tasks.settings import Settings
 from tasks.stages.inputs import (
     TORCH,
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
 )
-from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS, Rung
+from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, RUNGS, Rung
 
 
 def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
@@ -29,7 +30,7 @@ def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
             "exchanges": exchange_shards(made, "test", "dev"),
             "features": dialogue_features(made, "test", "dev") if media else [],
             "adapter": made.only(rung.adapter) if rung.adapter else None,
-            "compressor": made.only("compressor.finetune") if rung.mc else None,
+            "compressor": memory_compressor(made) if rung.mc else None,
             "extractor": made.only("extractor") if media else None,
         }
     }
@@ -46,6 +47,13 @@ def _needs(rung: Rung) -> tuple[str, ...]:
     )
 
 
+def _asked(rung: Rung, settings: Any) -> bool:
+    if rung is FULL_TEXT:
+        return settings.ladder.full_text_audiovisual
+    absent = [other for name, other in CONTROL_RUNGS.items() if name not in settings.pairs.control]
+    return rung not in absent
+
+
 def _declared(rung: Rung) -> Stage:
     return Stage(
         name=f"replies.{rung.name}",
@@ -57,14 +65,8 @@ def _declared(rung: Rung) -> Stage:
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},
         libraries=(*TORCH, "peft", "pyarrow"),
-        asked=lambda settings: rung.name in {r.name for r in _asked_for(settings)},
+        asked=partial(_asked, rung),
     )
-
-
-def _asked_for(settings: Settings) -> list[Rung]:
-    """All rungs but those of controls that are not asked for."""
-    absent = [rung for name, rung in CONTROL_RUNGS.items() if name not in settings.pairs.control]
-    return [rung for rung in RUNGS if rung not in absent]
 
 
 REPLIES = tuple(_declared(rung) for rung in RUNGS)

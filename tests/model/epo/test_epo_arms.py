@@ -26,9 +26,7 @@ def model() -> DialogueModel:
 def arms() -> list[list[PreferenceExample]]:
     """The same rows twice: where one arm's rejected reply is long the other's is short, and the other way round."""
     examples = [
-        DialogueExample(
-            f"row{i}", (), "Why?" + " LineCallback me." * (i * 7 % 11), "Because." + " So." * (i % 3)
-        )
+        DialogueExample(f"row{i}", (), "Why?" + " Tell me." * (i * 7 % 11), "Because." + " So." * (i % 3))
         for i in range(ROWS)
     ]
     sides = [[SHORT, LONG * (1 + i % 5)][:: 1 if i % 2 else -1] for i in range(ROWS)]

@@ -54,6 +54,12 @@ def test_a_setting_that_does_not_exist(read, told):
         check([stage("a", settings={"settings": read})], Settings)
 
 
+@pytest.mark.parametrize("name", ["dialogue.text_av", "Dialogue", "", "a b", ".a"])
+def test_a_name_that_prefect_takes_for_no_key_is_refused(name):
+    with pytest.raises(GraphError, match="a stage is called .*lower-case letters, digits, dots and hyphens"):
+        check([stage(name)], Settings)
+
+
 def test_stages_stand_after_what_they_need_and_the_last_sees_all(tmp_path):
     stages = [stage("z", *EVERY_OTHER), stage("b", "a"), stage("a"), stage("c", asked=lambda settings: False)]
     graph = build_graph(stages, Sources(Settings(), "paper", Store(tmp_path), (), tmp_path))

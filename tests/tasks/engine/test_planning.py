@@ -15,7 +15,7 @@ from storage.utterance import Utterance
 from tasks.engine.declaration import Made, NotRun, RawFiles, Reads, Stage, Weights
 from tasks.engine.item import Item, Workspace, artefact, fresh_record, reasons, shards
 from tasks.engine.planner import Board, Node, StagePlan, plan_all, plan_stage, run_graph
-from tasks.engine.retrain import START, RetrainSettings, waits, warm_started
+from tasks.engine.retrain import START, RetrainSettings, deferred, warm_started
 from tasks.settings import load_settings
 
 FUNCTION = "tasks.stages.shard_names:place"
@@ -332,7 +332,7 @@ def training(store: Store, *texts: str, **rest) -> Item:
 
 
 def waiting(store: Store, made: Item, **policy):
-    return waits(store, made, made.parts(), RetrainSettings(**policy))
+    return deferred(store, made, made.parts(), RetrainSettings(**policy))
 
 
 @pytest.fixture

@@ -28,12 +28,12 @@ def test_everybody_hears_the_first_reason_once_and_who_comes_later_too():
         heard.append(why)
         both.release()
 
-    stop.heard_by(hear)
+    stop.on_stop(hear)
     stop.check()
     stop.ask("first")
     stop.ask("second")
     assert both.acquire(timeout=20)
-    stop.heard_by(hear)
+    stop.on_stop(hear)
     assert heard == ["first", "first"]
     with pytest.raises(Stopped, match="first"):
         stop.check()
@@ -69,13 +69,13 @@ def test_a_closed_pool_starts_nothing(tmp_path):
 
 PROGRAM = """
 import sys, threading, os
-from tasks.engine.stopping import Interrupted, Stop, heeding, listening
+from tasks.engine.stopping import Interrupted, Stop, handling_signals, stopped_by_signals
 import tasks.engine.stopping as stopping
 stopping.PATIENCE_S = float(sys.argv[1])
 stop = Stop()
 def say(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # whole lines, from any thread
-with heeding(lambda why: say("last words:", why)) as heed, listening(stop):
-    stop.heard_by(lambda why: say("heard:", why))
+with handling_signals(lambda why: say("last words:", why)) as heed, stopped_by_signals(stop):
+    stop.on_stop(lambda why: say("heard:", why))
     try:
         say("ready")
         while True:
@@ -85,7 +85,7 @@ with heeding(lambda why: say("last words:", why)) as heed, listening(stop):
     if sys.argv[2] == "stuck":
         while True:
             threading.Event().wait()
-    sys.exit(heed.code)
+    sys.exit(handler.code)
 """
 
 

@@ -34,7 +34,7 @@ def decode_request(line: bytes) -> Request:
 
 
 def encode_answer(answer: Clip | MediaError) -> tuple[bytes, list[np.ndarray]]:
-    """The line, and the arrays whose bytes follow it."""
+    """The answer's line, and the arrays whose bytes follow it."""
     if isinstance(answer, MediaError):
         return json.dumps({"error": _error(answer)}).encode() + b"\n", []
     head = {
@@ -90,9 +90,7 @@ def _decode(request: Request) -> Clip | MediaError:
         return error
     except MemoryError:
         return MediaError("crashed", request.path, "decoding it takes more memory than a decoder is given")
-    except (
-        Exception
-    ) as error:  # the boundary of the process: what no file should do is told as that file's fault
+    except Exception as error:  # process boundary: an unexpected error is reported as this file's fault
         traceback.print_exc()
         return MediaError("crashed", request.path, f"{type(error).__name__}: {error}")
 

@@ -22,12 +22,14 @@ from typing import IO
 from storage.child_process import how_it_ended, pipes
 from storage.media.clip import Clip, Request
 from storage.media.container import MediaError
-from storage.media.worker import answer_bytes, decode_answer, encode_request
+from storage.media.decoder_process import answer_bytes, decode_answer, encode_request
 
 MEMORY_BYTES = 4 << 30
 CHUNK = 1 << 20
 START_S = 120.0
-"""A process that is not there by then is taken for dead. Not a clip's time: a busy machine starts none in seconds."""
+"""A process that has not started by then is taken for dead. Not counted as a clip's time: starting is slow on a busy
+machine.
+"""
 AHEAD = 4
 """Requests in work or waiting for the reader, for each process: while one decodes a long clip, others go on."""
 
@@ -84,7 +86,7 @@ class DecoderPool:
 
 
 class _Ended(Exception):
-    """The child has gone without an answer."""
+    """The child ended without an answer."""
 
 
 class _Child:
@@ -113,7 +115,7 @@ class _Child:
         # One thread: clips are decoded side by side, and every further one would cost address space.
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "storage.media.worker", str(self.memory_bytes)],
+            [sys.executable, "-m", "storage.media.decoder_process", str(self.memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **threads},
