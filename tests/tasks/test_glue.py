@@ -244,7 +244,9 @@ def by_hand(two, texts: dict[str, str | None], turn: int = 0, cosines: dict | No
     rows = [
         {
             **place("meld", "train", turn),
+            "source": "prompted",
             "emotion": felt,
+            "sample": 0,
             "prompt": "p",
             "text": words or "",
             "usable": words is not None,
@@ -323,10 +325,12 @@ def test_a_pair_is_the_true_reply_and_the_least_similar_candidate(tmp_path):
         {
             **place("meld", "train", 1),
             "sentence": text("meld", 1),
+            "reply": text("meld", 2),
             "chosen": text("meld", 2),
             "rejected": "c d",
             "rejected_emotion": "Sad",
             "cosine": -0.2,
+            "chosen_cosine": None,
         }
     ]
     facts = json.loads(two.store.read(summary))

@@ -399,6 +399,7 @@ def test_of_several_tables_the_one_that_changed_most_counts(store):
                 "dialogue_id": "7",
                 "turn": t,
                 "sentence": "s",
+                "reply": "c",
                 "chosen": "c",
             }
             | {"rejected": word, "rejected_emotion": "Sad", "cosine": 0.0}

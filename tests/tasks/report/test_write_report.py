@@ -151,7 +151,9 @@ def _scores(store: Store) -> list[Ref]:
     rows = [
         {
             **_key(turn),
+            "source": "prompted",
             "emotion": emotion,
+            "sample": 0,
             "prompt": "p",
             "text": f"{emotion} answer to {turn}",
             "usable": place != 0,
@@ -175,6 +177,7 @@ def _pairs(store: Store) -> list[Ref]:
         {
             **_key(t),
             "sentence": "s",
+            "reply": "c",
             "chosen": "c",
             "rejected": f"{EMOTIONS[least[t]]} answer to {t}",
             "rejected_emotion": EMOTIONS[least[t]],
@@ -637,18 +640,19 @@ def test_quality_within_the_bound_is_not_loud(store, tmp_path):
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_control_stands_beside_epos_gain(store, tmp_path, shown):
-    gains = dict.fromkeys(("epo", "random", "difference"), NO_GAIN)
-    artefacts = {**_artefacts(store, tmp_path), "epo.control": _trained(store, tmp_path / "c2", True)}
+    gains = dict.fromkeys(("epo", "control", "difference"), NO_GAIN)
+    artefacts = {**_artefacts(store, tmp_path), "epo.random": _trained(store, tmp_path / "c2", True)}
     metrics = json.loads(store.read(_metrics(store, [*RUNGS, "6-random"])[0]))
-    metrics["control"] = {"base": "3-mc", "rung": "5-epo", "control": "6-random", "shown": shown}
-    metrics["control"] |= {"exchange_shown": shown, **dict.fromkeys(RUNG_FIGURES, gains)}
+    told = {"base": "3-mc", "rung": "5-epo", "control": "6-random", "shown": shown}
+    told |= {"exchange_shown": shown, **dict.fromkeys(RUNG_FIGURES, gains)}
+    metrics["controls"] = {"random": told, "shuffled": {**told, "control": "8-shuffled"}}
     artefacts["metrics"] = [_json(store, "metrics.json", metrics)]
     html, facts = _report(tmp_path, artefacts, store)
     page = Page(html)
     assert ("The emotion signal is not shown." in page.text["ladder"]) is not shown
     assert "Gain over 3-mc" in page.text["ladder"] and "0.010 −0.020 to 0.040" in page.text["ladder"]
     assert ("and not the one that is usual, is not shown" in page.text["ladder"]) is not shown
-    assert "EPO on random replies" in page.text["training"] and facts["control"]["shown"] is shown
+    assert "EPO on random replies" in page.text["training"] and facts["controls"]["random"]["shown"] is shown
     assert "not in the paper" in page.text["ladder"]
 
 
