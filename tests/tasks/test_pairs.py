@@ -269,6 +269,10 @@ def test_the_other_exchange_is_of_another_dialogue_of_the_split_and_says_somethi
         assert reply.startswith(key[1]) and reply != said[key]
     lonely = [(("meld", "train", "d", n), f"{n}") for n in range(5)]
     assert other_replies(lonely, 0) == {} and other_replies([], 0) == {}
+    one_of_dev = [*lonely, (("meld", "dev", "e", 0), "of dev")]
+    assert other_replies(one_of_dev, 0).keys() == {
+        key for key, _ in one_of_dev
+    }  # of any split where its own has none
     alike = [(("meld", "train", f"d{n}", 0), "Yeah.") for n in range(5)]
     assert other_replies(alike, 0) == {}
     more = other_replies([*replies, (("meld", "train", "new", 0), "new")], 0)

@@ -178,21 +178,27 @@ def shuffled_pairs(
 
 
 def other_replies(replies: Sequence[tuple[RowKey, str]], seed: int) -> dict[RowKey, str]:
-    """Key -> the true reply of another exchange of its dataset and split; none where all are of its dialogue, or alike.
+    """Key -> the true reply of another exchange, of another dialogue and in other words; none where there is no such.
 
-    Exchanges stand in a ring by their seeded hashes, and each is given the next one's of another dialogue and of
-    other words: a dialogue that is added moves few.
+    Exchanges stand in a ring by their seeded hashes, and each is given the next one's: a dialogue that is added moves
+    few. It is one of the same dataset and split, or where none will do, of any.
     """
+    ring = sorted(replies, key=lambda one: (draw_number(seed, "pairs.shuffled", *one[0]), one[0]))
+    near: dict[tuple, list[tuple[RowKey, str]]] = defaultdict(list)
+    for key, reply in ring:
+        near[key[:2]].append((key, reply))
     found = {}
-    for place_ in sorted({key[:2] for key, _ in replies}):
-        inside = [(key, reply) for key, reply in replies if key[:2] == place_]
-        ring = sorted(inside, key=lambda one: (draw_number(seed, "pairs.shuffled", *one[0]), one[0]))
-        for at, (key, reply) in enumerate(ring):
-            after = (ring[(at + step) % len(ring)] for step in range(1, len(ring)))
-            other = next((r for k, r in after if k[:3] != key[:3] and words(r) != words(reply)), None)
-            if other is not None:
-                found[key] = other
+    for key, reply in replies:
+        other = _next_other(near[key[:2]], key, reply) or _next_other(ring, key, reply)
+        if other is not None:
+            found[key] = other
     return found
+
+
+def _next_other(ring: Sequence[tuple[RowKey, str]], key: RowKey, reply: str) -> str | None:
+    at = ring.index((key, reply))
+    after = (ring[(at + step) % len(ring)] for step in range(1, len(ring)))
+    return next((r for k, r in after if k[:3] != key[:3] and words(r) != words(reply)), None)
 
 
 def check_pairs(pairs: list[Ref], settings: QualitySettings, work: Workspace) -> list[Ref]:
