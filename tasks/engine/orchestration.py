@@ -357,7 +357,7 @@ class _Watch:
 
     def _tell_cut_off(self, why: str) -> None:
         with suppress(Exception), get_client(sync_client=True, httpx_settings={"timeout": TELL_S}) as client:
-            state = Cancelled(message=f"{why}; it had not ended in time and was cut off")
+            state: State = Cancelled(message=f"{why}; it had not ended in time and was cut off")
             _settle(client, [str(flow_run) for flow_run in tuple(self.flow_runs)], state)
 
     def _run(self) -> None:
