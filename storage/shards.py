@@ -44,8 +44,10 @@ _KEY = [
 ]
 _CANDIDATE = [
     *_KEY,
-    _required("emotion", _TEXT),
-    _required("prompt", _TEXT),
+    _required("source", _TEXT),
+    pa.field("emotion", _TEXT),
+    _required("sample", pa.int32()),
+    pa.field("prompt", _TEXT),
     _required("text", _TEXT),
     pa.field("finish_reason", _TEXT),
     _required("usable", pa.bool_()),
@@ -110,10 +112,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         [
             *_KEY,
             _required("sentence", _TEXT),
+            _required("reply", _TEXT),
             _required("chosen", _TEXT),
             _required("rejected", _TEXT),
-            _required("rejected_emotion", _TEXT),
+            pa.field("rejected_emotion", _TEXT),
             _required("cosine", pa.float64()),
+            pa.field("chosen_cosine", pa.float64()),
         ],
     ),
     "features": _schema(
@@ -149,7 +153,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
     """Parquet bytes of `rows`, sorted by key; the same rows in any order give the same bytes.
 
-    The key is the dialogue key and, for candidates and scores, the emotion, for replies, the rung. Errors:
+    The key is the dialogue key and, for candidates and scores, emotion and sample, for replies, the rung. Errors:
     ShardError on an unknown column, a missing required one, a value of another type, or a repeated key
     (rejects have none: a row can be rejected for several reasons).
     """
@@ -160,10 +164,14 @@ def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
         rows.sort(key=_reject_order)
     else:
         columns = key_columns(schema_name)
-        keyed = sorted(((tuple(row[c] for c in columns), row) for row in rows), key=lambda pair: pair[0])
-        for (before, _), (after, _) in zip(keyed, keyed[1:], strict=False):
+        # What is null comes before what is not, and is compared with nothing.
+        keyed = sorted(
+            (([(row.get(c) is not None, row.get(c)) for c in columns], row) for row in rows),
+            key=lambda pair: pair[0],
+        )
+        for (before, row), (after, _) in zip(keyed, keyed[1:], strict=False):
             if before == after:
-                raise ShardError(f"{schema_name}: two rows have the key {before}")
+                raise ShardError(f"{schema_name}: two rows have the key {tuple(row.get(c) for c in columns)}")
         rows = [row for _, row in keyed]
     try:
         table = pa.Table.from_pylist(rows, schema=schema)

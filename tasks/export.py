@@ -66,10 +66,11 @@ def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[di
     ]
     exchanges = {exchange.key: exchange for exchange in read}
     candidates = map(row_to_candidate, read_rows(store, artefacts["scores"], "scores"))
-    made = {(*candidate.key, candidate.emotion): candidate for candidate in candidates}
+    # Of an exchange's usable candidates no two say the same.
+    made = {(*one.key, one.text): one for one in candidates if one.usable}
     pairs = map(row_to_pair, read_rows(store, artefacts["pairs"], "pairs"))
     return [
-        _row(pair, made[*pair.key, pair.rejected_emotion], exchanges[pair.key], histories[pair.key], scorer)
+        _row(pair, made[*pair.key, pair.rejected], exchanges[pair.key], histories[pair.key], scorer)
         for pair in pairs
     ]
 
@@ -80,6 +81,7 @@ def _row(pair: Pair, candidate: Candidate, exchange: Exchange, history: list[str
         "prompt": [{"role": "user", "content": pair.sentence}],
         "chosen": [{"role": "assistant", "content": pair.chosen}],
         "rejected": [{"role": "assistant", "content": pair.rejected}],
+        "reply": pair.reply,
         "history": history,
         **dict(zip(KEY_COLUMNS, pair.key, strict=True)),
         "sentence_emotion": exchange.sentence_emotion,

@@ -1,6 +1,6 @@
 """From a media file to what the encoders are given: probed first, then decoded once.
 
-Runs in the caller's process; storage/media/pool has child processes do it, for files that hang or kill decoders.
+Runs in the caller's process; storage/media/decoder_pool has child processes do it, for files that hang or kill decoders.
 Knows nothing of datasets, features or shards.
 """
 

@@ -49,6 +49,7 @@ def build_graph(stages: Sequence[Stage], sources: Sources) -> list[Node]:
     """
     check(stages, type(sources.settings))
     asked = [stage for stage in stages if stage.asked(sources.settings)]
+    _each_once(asked)
     declared = {stage.name: stage for stage in asked}
     return [_node(stage, needs, declared, sources) for stage, needs in _ordered(asked)]
 
@@ -79,15 +80,12 @@ def _folder_of(package: ModuleType) -> Path:
 
 def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:
     """Raises GraphError where a declaration contradicts another, or names a setting that does not exist."""
-    known: dict[str, Stage] = {}
     for stage in stages:
         if not NAME.fullmatch(stage.name):
             raise GraphError(
                 f"a stage is called {stage.name!r}: lower-case letters, digits, dots and hyphens alone"
             )
-        twin = known.setdefault(stage.name, stage)
-        if twin is not stage:
-            raise GraphError(f"two stages are called {stage.name}: {twin.function} and {stage.function}")
+    known = {stage.name for stage in stages}
     for stage in stages:
         for need in stage.needs:
             if need not in known and stage.needs != EVERY_OTHER:
@@ -98,6 +96,15 @@ def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:
         except ValueError as error:
             raise GraphError(f"{stage.name} reads a setting: {error}") from None
     _ordered(stages)
+
+
+def _each_once(asked: Sequence[Stage]) -> None:
+    """Raises GraphError where the settings ask for two stages of one name; of those that exclude each other one is."""
+    known: dict[str, Stage] = {}
+    for stage in asked:
+        twin = known.setdefault(stage.name, stage)
+        if twin is not stage:
+            raise GraphError(f"two stages are called {stage.name}: {twin.function} and {stage.function}")
 
 
 def _ordered(stages: Sequence[Stage]) -> list[tuple[Stage, tuple[str, ...]]]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from storage.store import Store
 from tasks.engine.declaration import Weights
-from tasks.report.counts import TABLES, Artefacts, collect_counts, read_named
+from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import MAIN, as_dicts
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
@@ -22,15 +22,7 @@ from tasks.stages.replies.rungs import FULL_TEXT, LADDER
 from tasks.stages.verdicts import judged, scorers_line
 
 NOT_ASKED = "not asked for"
-TOLD = (
-    *TABLES,
-    "scores.calibration",
-    "pairs.quality",
-    "pairs.control",
-    "extractor.test",
-    "ladder",
-    "metrics",
-)
+TOLD = (*REJECTING, "scores.calibration", "pairs.quality", "extractor.test", "ladder", "metrics")
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
 
 IDENTICAL_SHARE = 0.95
@@ -102,7 +94,7 @@ def collect(
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
         "examples_compared": _examples_compared(artefacts, store),
         "quality": read_named(artefacts, "pairs.quality", "quality.json", store),
-        "control": metrics.get("control"),
+        "controls": metrics.get("controls") or {},
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
         "counts": counts,
@@ -140,7 +132,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "pairs": facts["pairs"],
         "examples_compared": facts["examples_compared"],
         "quality": facts["quality"],
-        "control": facts["control"],
+        "controls": facts["controls"],
         "counts": facts["counts"],
         "other_stages": {part["stage"]: part for part in facts["others"]},
         "licences": facts["licences"],

@@ -61,12 +61,12 @@ def _candidate_example(
         "outcome": "" if pair else turned_away,
         "candidates": [
             {
-                "emotion": candidate.emotion,
+                "emotion": candidate.emotion or f"sample {candidate.sample + 1}",
                 "text": candidate.text,
                 "cosine": candidate.cosine,
                 "usable": candidate.usable,
                 "reason": candidate.reason,
-                "chosen": pair is not None and candidate.emotion == pair.rejected_emotion,
+                "chosen": pair is not None and candidate.usable and candidate.text == pair.rejected,
             }
             for candidate in sorted(candidates, key=_by_cosine)
         ],
@@ -116,7 +116,7 @@ def prompt_tokens(artefacts: Artefacts, store: Store) -> dict[str, float]:
 def _by_cosine(candidate: Candidate) -> tuple:
     """Usable candidates by cosine, then the others."""
     cosine = 2.0 if candidate.cosine is None else candidate.cosine
-    return (not candidate.usable, cosine, candidate.emotion)
+    return (not candidate.usable, cosine, candidate.emotion or "", candidate.sample)
 
 
 def _place(key: RowKey) -> dict:

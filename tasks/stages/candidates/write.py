@@ -282,7 +282,9 @@ def _candidates_of(
         candidates.append(
             Candidate(
                 *exchange.key,
+                source="prompted",
                 emotion=emotion,
+                sample=0,
                 prompt=request.messages[-1]["content"],
                 text=text,
                 finish_reason=ending,

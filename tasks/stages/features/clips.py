@@ -12,9 +12,9 @@ from pathlib import Path
 from model.features.settings import FeatureSettings
 from storage.media.clip import Clip, Request
 from storage.media.container import MediaError
+from storage.media.decoder_pool import DecoderPool
 from storage.media.decord_frames import require
 from storage.media.pictures import Window
-from storage.media.pool import DecoderPool
 from storage.media.settings import MediaSettings
 from storage.utterance import Utterance
 

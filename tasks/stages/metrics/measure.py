@@ -29,7 +29,7 @@ from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
-from tasks.stages.replies.rungs import CONTROL, FULL_TEXT, LADDER, RUNGS
+from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
 ALL = "all"
@@ -59,8 +59,8 @@ def measure_replies(
     """Output: metrics.json.
 
     "systems": a row per rung, and per floor, and dataset, and one over all. "steps": what each rung adds to the one
-    before it. "scorers": how alike they are. "identical_to_previous": how alike neighbouring rungs reply. "control":
-    where it was asked for. commonest: the commonest reply of train, a floor.
+    before it. "scorers": how alike they are. "identical_to_previous": how alike neighbouring rungs reply.
+    "controls": EPO beside each that was asked for. commonest: the commonest reply of train, a floor.
     """
     rungs = {
         ref.name.split("/")[-1]: [row_to_reply(row) for row in read_table(work.store.read(ref), "replies")]
@@ -86,9 +86,12 @@ def measure_replies(
         "steps": steps(measured, keys, settings.intervals),
         "scorers": scorers_alike(rungs, measured, loaded[0].encoder == loaded[1].encoder),
         "identical_to_previous": identical_to_previous(rungs),
+        "controls": {
+            name: gain_beside_control(rung.name, measured, keys, settings.intervals)
+            for name, rung in CONTROL_RUNGS.items()
+            if rung.name in rungs
+        },
     }
-    if CONTROL.name in rungs:
-        facts["control"] = gain_beside_control(measured, keys, settings.intervals)
     return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(systems))]
 
 
@@ -202,18 +205,18 @@ def steps(
 
 
 def gain_beside_control(
-    measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
+    control: str, measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
 ) -> dict:
-    """What EPO gains over the rung it continues, what it gains on random replies, and the difference, each a verdict
-    over the same replies.
+    """What EPO gains over the rung it continues, what the rung `control` gains, and the difference, each a verdict over
+    the same replies.
 
     "shown": the difference in EmotionScore, by the scorer that took no part in selection, lies above zero.
     "exchange_shown": so does that in emotion contrast: it is this exchange's emotion, and not the usual one.
     """
     epo = next(rung.name for rung in LADDER if rung.epo)
     base = [rung.name for rung in LADDER if rung.name in keys and rung.mc and not rung.epo][-1]
-    found: dict = {"base": base, "rung": epo, "control": CONTROL.name}
-    pairs = {"epo": (epo, base), "random": (CONTROL.name, base), "difference": (epo, CONTROL.name)}
+    found: dict = {"base": base, "rung": epo, "control": control}
+    pairs = {"epo": (epo, base), "control": (control, base), "difference": (epo, control)}
     for name in COMPARED:
         found[name] = {what: _gain(measured, keys, name, pair, intervals) for what, pair in pairs.items()}
     return {

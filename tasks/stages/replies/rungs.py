@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from model.pairs.settings import stage_name
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -38,10 +40,22 @@ FULL_TEXT = Rung(
     against="4-av",
 )  # fmt: skip
 """Not in the paper: what the memories cost beside audio and video. Only where asked for."""
-CONTROL = Rung(
-    "6-random", "4 + EPO on random replies", "memory", "epo.control", ft=True, mc=True, av=True, epo=True,
-    against="5-epo",
-)  # fmt: skip
-"""Not in the paper: what EPO gains when the rejected reply is another usable candidate at random. Only where asked for."""
+CONTROL_RUNGS = {
+    name: Rung(
+        f"{number}-{name.replace('_', '-')}", f"4 + {told}", "memory", stage_name("epo", name),
+        ft=True, mc=True, av=True, epo=True, against="5-epo",
+    )
+    for number, (name, told) in enumerate(
+        (
+            ("random", "EPO on random replies"),
+            ("most_similar", "EPO on the most similar replies"),
+            ("shuffled", "EPO on pairs by another exchange's reply"),
+            ("nll", "the autoregressive loss alone"),
+        ),
+        start=6,
+    )
+}  # fmt: skip
+"""Not in the paper: control (model/pairs/settings.py) -> its rung: what training on the same rows gains without the
+exchange's own emotion in its pairs. Only where asked for."""
 
-RUNGS = (*LADDER, FULL_TEXT, CONTROL)
+RUNGS = (*LADDER, FULL_TEXT, *CONTROL_RUNGS.values())

@@ -15,7 +15,7 @@ from tasks.stages.inputs import (
     of_dialogues,
     seen_as,
 )
-from tasks.stages.replies.rungs import CONTROL, FULL_TEXT, RUNGS, Rung
+from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, RUNGS, Rung
 
 
 def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
@@ -50,7 +50,8 @@ def _needs(rung: Rung) -> tuple[str, ...]:
 def _asked(rung: Rung, settings: Any) -> bool:
     if rung is FULL_TEXT:
         return settings.ladder.full_text_audiovisual
-    return rung is not CONTROL or settings.pairs.control
+    absent = [other for name, other in CONTROL_RUNGS.items() if name not in settings.pairs.control]
+    return rung not in absent
 
 
 def _declared(rung: Rung) -> Stage:

@@ -22,7 +22,7 @@ from typing import IO
 from storage.child_process import how_it_ended, pipes
 from storage.media.clip import Clip, Request
 from storage.media.container import MediaError
-from storage.media.worker import answer_bytes, decode_answer, encode_request
+from storage.media.decoder_process import answer_bytes, decode_answer, encode_request
 
 MEMORY_BYTES = 4 << 30
 CHUNK = 1 << 20
@@ -115,7 +115,7 @@ class _Child:
         # One thread: clips are decoded side by side, and every further one would cost address space.
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "storage.media.worker", str(self.memory_bytes)],
+            [sys.executable, "-m", "storage.media.decoder_process", str(self.memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **threads},
