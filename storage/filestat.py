@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -28,6 +29,7 @@ YOUNG_NS = 50_000_000
 CHUNK = 1 << 20
 
 Stat = tuple[int, int, int]
+Reading = Callable[[int], None]
 
 
 class StatCache:
@@ -57,8 +59,17 @@ class StatCache:
         if not checked:
             self._changed = dict(self._known)
 
-    def digest(self, path: Path | str) -> str:
-        """blake2b (128 bit, hex) of the file's content. FileNotFoundError where there is none."""
+    def to_read(self, path: Path | str) -> int:
+        """The bytes that `digest` would read of the file now. FileNotFoundError where there is none."""
+        name = os.path.abspath(path)
+        now, known = _stat(name), self._known.get(name)
+        return 0 if known is not None and known[0] == now else now[0]
+
+    def digest(self, path: Path | str, reading: Reading = lambda size: None) -> str:
+        """blake2b (128 bit, hex) of the file's content; reading(bytes) after each part that is read.
+
+        FileNotFoundError where there is no file.
+        """
         name = os.fspath(path)
         if not os.path.isabs(name):
             name = os.path.abspath(name)
@@ -66,7 +77,7 @@ class StatCache:
         known = self._known.get(name)
         if known is not None and known[0] == now:
             return known[1]
-        value, settled = _read_digest(name)
+        value, settled = _read_digest(name, reading)
         self.hashed += 1
         after = _stat(name)
         if settled and after == now:
@@ -95,19 +106,20 @@ class StatCache:
                 _write(self.path, rows)
 
 
-def content_digest(path: Path) -> str:
-    """blake2b (128 bit, hex) of a file's content."""
+def content_digest(path: Path, reading: Reading = lambda size: None) -> str:
+    """blake2b (128 bit, hex) of a file's content; reading(bytes) after each part that is read."""
     state = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
             state.update(chunk)
+            reading(len(chunk))
     return state.hexdigest()
 
 
-def _read_digest(name: str) -> tuple[str, bool]:
+def _read_digest(name: str, reading: Reading) -> tuple[str, bool]:
     """The digest, and whether the file had been left alone long enough to trust its time stamp."""
     settled = time.time_ns() - os.stat(name).st_mtime_ns > YOUNG_NS
-    return content_digest(Path(name)), settled
+    return content_digest(Path(name), reading), settled
 
 
 def _stat(name: str) -> Stat:

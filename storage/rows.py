@@ -44,10 +44,11 @@ class RowStore:
     """Finished rows of one stage. Each put is durable on return. UnreadableError where the file itself is damaged.
 
     damaged: rows that were asked for and do not match their check; they count as missing.
+    only: the keys that count, which every put adds to; None: all that are there.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.damaged = path, 0
+    def __init__(self, path: Path, only: set[str] | None = None):
+        self.path, self.damaged, self._only = path, 0, only
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _naming(path):
@@ -58,7 +59,7 @@ class RowStore:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         found = {}
-        keys = list(dict.fromkeys(keys))
+        keys = [key for key in dict.fromkeys(keys) if self._only is None or key in self._only]
         with _naming(self.path):
             for start in range(0, len(keys), 500):
                 part = keys[start : start + 500]
@@ -78,6 +79,8 @@ class RowStore:
             self.connection.execute(
                 "insert or replace into checks values (?, ?)", (key, row_check(key, value))
             )
+        if self._only is not None:
+            self._only.add(key)
 
     def close(self) -> None:
         if self.damaged:

@@ -29,10 +29,11 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -62,6 +63,8 @@ __all__ = [
 ]  # fmt: skip
 
 LOG = logging.getLogger(__name__)
+LOOK_S = 0.1
+"""How often somebody who has something to do meanwhile looks whether a lock is free."""
 
 
 T = TypeVar("T")
@@ -75,11 +78,14 @@ class Store:
     """One store folder. Cheap to open; creates nothing until something is written.
 
     stats: with it, an artefact that was written to since it was last looked at is read again and compared.
+    rows_anew: rows that were finished before count as missing, and are written over as they are made again.
     """
 
-    def __init__(self, root: Path | str, stats: StatCache | None = None):
+    def __init__(self, root: Path | str, stats: StatCache | None = None, rows_anew: bool = False):
         self.root = Path(root).resolve()
         self.stats = stats
+        self._rows_made: dict[str, set[str]] | None = {} if rows_anew else None
+        """Stage -> keys of the rows that were put through this store, which alone count then."""
 
     def hint(self, verb: str) -> str:
         """The command that does `verb` with this store, for messages."""
@@ -441,28 +447,33 @@ class Store:
     # Locks and rows -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lock(self, name: str, shared: bool = False) -> Iterator[None]:
-        """A kernel file lock: released when the process ends, in whatever way. StoreError in a read-only store."""
+    def lock(
+        self, name: str, shared: bool = False, meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """A kernel file lock: released when the process ends, in whatever way. StoreError in a read-only store.
+
+        meanwhile: called again and again while another holds it; an error that it raises ends the waiting.
+        """
         path = self.root / "locks" / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb")
         with file:
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            if meanwhile is None:
+                fcntl.flock(file, kind)
+            else:
+                _wait_for(file, kind, meanwhile)
             yield
 
     def rows_paths(self) -> list[Path]:
         return sorted((self.root / "rows").glob("*.sqlite"))
 
-    def drop_rows(self, stage: str) -> None:
-        """Remove a stage's finished rows; they can all be made again."""
-        for path in (self.root / "rows").glob(f"{stage}.sqlite*"):
-            path.unlink()
-
     def rows(self, stage: str) -> RowStore:
         # Two openers of a new file would both turn it to write-ahead logging, where SQLite does not wait: one fails.
         with self.lock("rows"):
-            return RowStore(self.root / "rows" / f"{stage}.sqlite")
+            made = None if self._rows_made is None else self._rows_made.setdefault(stage, set())
+            return RowStore(self.root / "rows" / f"{stage}.sqlite", made)
 
     # Reading what may be damaged ------------------------------------------------------------------
 
@@ -482,6 +493,15 @@ class Store:
 
     def _unreadable(self, path: Path, why: str) -> UnreadableError:
         return UnreadableError(f"{shown(path)}: cannot be read ({why}); {self.hint(REPAIR)} drops it")
+
+
+def _wait_for(file: BinaryIO, kind: int, meanwhile: Callable[[], None]) -> None:
+    while True:
+        try:
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            meanwhile()
+            time.sleep(LOOK_S)
 
 
 def _as_record(value: dict, checked: bool, path: Path) -> Record:

@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
@@ -32,23 +32,40 @@ AVI_FPS = 12
 MELD_VIDEO = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
 
 
-def write_clips(root: Path, scripts: list[Script], seed: int, workers: int) -> None:
+def write_clips(
+    root: Path, scripts: list[Script], seed: int, workers: int, progress: Callable[[int, int], None]
+) -> None:
+    """progress(utterances filmed, of how many), before the first one too."""
     # Whole dialogues take longest: first, so that no worker ends alone.
-    jobs: list[Callable[[], None]] = [
+    jobs: list[Callable[[], int]] = [
         partial(_make_iemocap, root, script, seed) for script in scripts if script.dataset == IEMOCAP
     ]
     for script in scripts:
         if script.dataset != IEMOCAP:
             make = _make_meld if script.dataset == MELD else _make_multidialog
             jobs += [partial(make, root, script, turn, seed) for turn in range(len(script.lines))]
+    done, total = 0, sum(len(script.lines) for script in scripts)
+    progress(done, total)
+    for filmed in _done(jobs, workers):
+        done += filmed
+        progress(done, total)
+
+
+def _done(jobs: list[Callable[[], int]], workers: int) -> Iterator[int]:
+    """How many utterances each job has filmed, as soon as it has, in whatever order."""
     if workers == 1:
         for job in jobs:
-            job()
+            yield job()
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        for _ in pool.map(_do, jobs):
-            pass
+        running = [pool.submit(job) for job in jobs]
+        try:
+            for future in as_completed(running):
+                yield future.result()
+        except BaseException:  # those that have not begun are not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _end_with_parent() -> None:
@@ -64,10 +81,6 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _do(job: Callable[[], None]) -> None:
-    job()
-
-
 def _perform(script: Script, turn: int, seed: int, speaker: str) -> tuple[np.ndarray, np.ndarray]:
     """One utterance: the film [frames, 224, 224, 3] and the samples."""
     line, own = script.lines[turn], line_seed(script, turn, seed)
@@ -77,22 +90,24 @@ def _perform(script: Script, turn: int, seed: int, speaker: str) -> tuple[np.nda
     return film, samples
 
 
-def _make_meld(root: Path, script: Script, turn: int, seed: int) -> None:
+def _make_meld(root: Path, script: Script, turn: int, seed: int) -> int:
     film, samples = _perform(script, turn, seed, script.lines[turn].speaker)
     folder = _folder(root / "MELD.Raw" / MELD_VIDEO[script.official_split])
     path = folder / f"dia{script.dialogue_id}_utt{turn}.mp4"
     write_mp4(path, film, FPS, samples, actor.RATE, channels=2)
+    return 1
 
 
-def _make_multidialog(root: Path, script: Script, turn: int, seed: int) -> None:
+def _make_multidialog(root: Path, script: Script, turn: int, seed: int) -> int:
     film, samples = _perform(script, turn, seed, f"MultiDialog {script.lines[turn].speaker}")
     base, stem = root / "MultiDialog", multidialog_stem(script, turn)
     place = Path(script.official_split) / script.dialogue_id
     write_wav(_folder(base / "data" / place) / f"{stem}.wav", samples, actor.RATE)
     write_mp4(_folder(base / "video" / place) / f"{stem}.mp4", film, FPS, samples, actor.RATE, channels=1)
+    return 1
 
 
-def _make_iemocap(root: Path, script: Script, seed: int) -> None:
+def _make_iemocap(root: Path, script: Script, seed: int) -> int:
     """Sentence wavs, the stereo dialog wav (F left, M right) and the avi of one dialogue."""
     session = iemocap_session(root, script)
     spans = overlapping(script, seed)
@@ -111,6 +126,7 @@ def _make_iemocap(root: Path, script: Script, seed: int) -> None:
     write_wav(_folder(dialog / "wav") / f"{script.dialogue_id}.wav", stereo, actor.RATE)
     avi = _folder(dialog / "avi" / "DivX") / f"{script.dialogue_id}.avi"
     write_avi(avi, _two_shot(script, spans, stereo, seed), AVI_FPS, AVI_HEIGHT, AVI_WIDTH)
+    return len(script.lines)
 
 
 def _iemocap_actor(script: Script, letter: str) -> str:

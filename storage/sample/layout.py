@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.errors import InputError
@@ -77,12 +78,14 @@ def write_sample(
     workers: int = 2,
     dialogues: int | None = None,
     turns: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, int]]:
     """Write the raw trees under `root`, all or nothing.
 
     `seed` moves voices, faces and timings, never the text. Without `media` only the text files are written.
     `workers` processes make the media. `dialogues` keeps at most that many dialogues of every (dataset,
-    split), those with media first, and `turns` the first turns of each. Returns {dataset: {"dialogues", "utterances", "with_media"}}.
+    split), those with media first, and `turns` the first turns of each. progress(utterances filmed, of how many), before
+    the first one too. Returns {dataset: {"dialogues", "utterances", "with_media"}}.
     Raises SampleError where `root` exists and is not an empty folder.
     """
     root = Path(root)
@@ -99,7 +102,7 @@ def write_sample(
         _write_multidialog(unfinished, [s for s in scripts if s.dataset == MULTIDIALOG])
         _write_iemocap(unfinished, [s for s in scripts if s.dataset == IEMOCAP], seed)
         if media:
-            write_clips(unfinished, [s for s in scripts if s.media], seed, workers)
+            write_clips(unfinished, [s for s in scripts if s.media], seed, workers, progress)
         (unfinished / MARKER).write_text("synthetic faces and voices, made by a procedural actor\n")
         os.replace(unfinished, root)
     except BaseException:

@@ -42,11 +42,13 @@ from tasks.engine.own_server import OwnServer
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest, executor, open_run
 from tasks.engine.stopping import (
+    TELL_S,
     Interrupted,
     Stop,
     Stopped,
     orchestrator_lost,
     stop_all,
+    told_at_last,
     with_our_signal_handlers,
 )
 from tasks.engine.worker import StageFailed
@@ -316,18 +318,22 @@ def _mark_crashed(flow_runs: list[str]) -> None:
     """Mark flow runs whose process is gone, and their task runs, as Crashed."""
     if not flow_runs:
         return
-    state: State = Crashed(message=GONE)
-    theirs = FlowRunFilter(id={"any_": flow_runs})
     try:
         with get_client(sync_client=True) as client:
-            for flow_run in client.read_flow_runs(flow_run_filter=theirs):
-                if flow_run.state is None or not flow_run.state.is_final():
-                    client.set_flow_run_state(flow_run.id, state, force=True)
-            for task_run in client.read_task_runs(flow_run_filter=theirs):
-                if task_run.state is None or not task_run.state.is_final():
-                    client.set_task_run_state(task_run.id, state, force=True)
+            _settle(client, flow_runs, Crashed(message=GONE))
     except Exception as error:  # a run must not fail because another one died
         get_run_logger().warning("flow runs that died are not marked Crashed: %s", error)
+
+
+def _settle(client, flow_runs: list[str], state: State) -> None:
+    """Give flow runs, and what runs in them, this state where they are in none that is final."""
+    theirs = FlowRunFilter(id={"any_": flow_runs})
+    for flow_run in client.read_flow_runs(flow_run_filter=theirs):
+        if flow_run.state is None or not flow_run.state.is_final():
+            client.set_flow_run_state(flow_run.id, state, force=True)
+    for task_run in client.read_task_runs(flow_run_filter=theirs):
+        if task_run.state is None or not task_run.state.is_final():
+            client.set_task_run_state(task_run.id, state, force=True)
 
 
 class _Watch:
@@ -341,11 +347,23 @@ class _Watch:
         """Flow run -> its lease, if it holds one."""
         self._stop, self._ended = stop, threading.Event()
         # The thread needs the settings of the flow's context, where a test or a caller has changed them.
-        context = copy_context()
+        context, self._context = copy_context(), copy_context()
         threading.Thread(target=context.run, args=(self._run,), name="watch", daemon=True).start()
+        self._telling = told_at_last(self.cut_off)
+        self._telling.__enter__()
 
     def end(self) -> None:
         self._ended.set()
+        self._telling.__exit__(None, None, None)
+
+    def cut_off(self, why: str) -> None:
+        """The process is about to end with its flow runs in mid-air: nobody else would tell the server."""
+        self._context.run(self._tell_cut_off, why)
+
+    def _tell_cut_off(self, why: str) -> None:
+        with suppress(Exception), get_client(sync_client=True, httpx_settings={"timeout": TELL_S}) as client:
+            state: State = Cancelled(message=f"{why}; it had not ended in time and was cut off")
+            _settle(client, [str(flow_run) for flow_run in tuple(self.flow_runs)], state)
 
     def _run(self) -> None:
         answered, renewed = time.monotonic(), -LEASE_EVERY_S

@@ -44,7 +44,7 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
     def session(self) -> Session:
         raw = None if self.raw is None else Path(self.raw)
         settings = self.settings()
-        with Waiting("reading the raw data", "files") as waiting:
+        with Waiting("reading the raw data", "MB") as waiting:
             return Session(
                 settings,
                 Path(self.profile).stem,
@@ -139,7 +139,6 @@ def open_run(request: RunRequest) -> Iterator[Run]:
         return
     with request.session() as session, session.store.lock("gc", shared=True), request.recorded() as note:
         session.lay_out_sample()
-        session.forget_rows()
         board = Board()
         session.stop.on_stop(lambda why: board.fail(Stopped(why)))
         with Display() as display:

@@ -34,8 +34,8 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 class Session:
     """Opened for `run` and for `status`. raw None: the bundled sample corpus.
 
-    workers: the pool that items run in; None: one of the session's own. reading(done, total): called while the raw
-    files are looked at.
+    workers: where items run; processes of the session's own, unless it is handed some of another. reading: told how
+    much of the raw files has been read, of how much (read_raw_files).
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Session:
             from storage.sample.layout import write_sample  # the actor, which only a first run needs
 
             self.raw_root.parent.mkdir(parents=True, exist_ok=True)
-            with self.store.lock("sample"), Waiting("writing the sample corpus"):
+            with self.store.lock("sample"), Waiting("filming the sample corpus", "utterances") as waiting:
                 if not self.raw_root.is_dir():
-                    write_sample(self.raw_root)
+                    write_sample(self.raw_root, progress=waiting.progress)
             self._raw = self._raw_files()
         if not self.store.has_listing(self.raw_root):
             self.store.write_listing(self.raw_root)
@@ -147,11 +147,6 @@ class Session:
         graph = self._graph()
         return {name for stage in self.force for name in _named(graph, stage)}
 
-    def forget_rows(self) -> None:
-        """Drop the finished rows of forced stages, so that their items do all their work again."""
-        for stage in self._forced:
-            self.store.drop_rows(stage)
-
     # Executing ----------------------------------------------------------------------------------------
 
     def execute(self, item: Item, progress: Progress, on_line: LineCallback = ignore_line) -> list[Ref]:
@@ -162,12 +157,16 @@ class Session:
         parts = item.parts()
         key = item.key(parts)
         stage = item.stage.name
-        with self.store.lock(key):
+        # Another run may be at the same item for hours: waiting for it, this one still hears that it is to stop.
+        with self.store.lock(key, meanwhile=self.stop.check):
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self.stop.check()
                 self._drop_damaged(stage, key)
-                outputs = self.workers.run(item, self._scratch(key), progress, on_line)
+                # A forced item does all its work again; rows of other models, or of other prompts, stay.
+                outputs = self.workers.run(
+                    item, self._scratch(key), progress, on_line, rows_anew=stage in self._forced
+                )
                 inputs = tuple(sorted(_artefacts(item.arguments)))
                 record = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
                 self.store.commit(record, parts)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 9.0
 """From a signal to the end of the process, whatever still works."""
+TELL_S = 1.5
+"""The last of it, in which what was cut off is told to whoever believes that it runs."""
 LOST_PATIENCE_S = 2.0
 """The same where the orchestrator is gone: nobody is left to tell, only workers to end."""
 
@@ -65,6 +68,7 @@ class Stop:
 
 
 _open: set[Stop] = set()
+_to_tell: set[Callable[[str], None]] = set()
 _handler: SignalHandler | None = None
 
 
@@ -78,8 +82,18 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
         _open.discard(stop)
 
 
+@contextmanager
+def told_at_last(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within the block tell(why) is called where the process is ended before the block has."""
+    _to_tell.add(tell)
+    try:
+        yield
+    finally:
+        _to_tell.discard(tell)
+
+
 class SignalHandler:
-    """What a process does on a signal. code: its exit status once it is ending, else None; why: what ended it.
+    """How a process heeds its signals. code: its exit status once it is ending, else None; why: what ended it.
 
     last_words(why) is called before a process that has not ended in time is ended.
     """
@@ -92,22 +106,32 @@ class SignalHandler:
     def on_signal(self, number: int, _frame) -> None:
         """The handler. A second signal changes nothing: the first is being followed, and its time is limited."""
         interrupted = Interrupted(number)
-        if self.end(str(interrupted), 128 + number, PATIENCE_S):
+        if self.end(str(interrupted), 128 + number, PATIENCE_S, TELL_S):
             raise interrupted
 
-    def end(self, why: str, code: int, patience_s: float) -> bool:
-        """Ask every open session to stop, and end the process after `patience_s`. False where it is ending already."""
+    def end(self, why: str, code: int, patience_s: float, tell_s: float = 0.0) -> bool:
+        """Ask every open session to stop, and end the process after `patience_s`, the last `tell_s` of which are for
+        telling what is cut off. False where it is ending already."""
         if self.code is not None:
             return False
         self.code, self.why = code, why
         threading.Thread(
-            target=self._end_at_last, args=(code, patience_s), name="at last", daemon=True
+            target=self._end_at_last, args=(code, patience_s, tell_s), name="at last", daemon=True
         ).start()
         stop_all(why)
         return True
 
-    def _end_at_last(self, code: int, patience_s: float) -> None:
-        threading.Event().wait(patience_s)
+    def _end_at_last(self, code: int, patience_s: float, tell_s: float) -> None:
+        threading.Event().wait(max(0.0, patience_s - tell_s))
+        if tell_s:
+            telling = [
+                threading.Thread(target=tell, args=(self.why,), daemon=True) for tell in tuple(_to_tell)
+            ]
+            for thread in telling:
+                thread.start()
+            until = time.monotonic() + tell_s
+            for thread in telling:
+                thread.join(max(0.0, until - time.monotonic()))
         self._last_words(self.why)
         os._exit(code)
 

@@ -92,11 +92,12 @@ class StageWorker:
         on_line: LineCallback = ignore_line,
         processes: int = 1,
         launch_config: str | None = None,
+        rows_anew: bool = False,
     ) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed.
 
-        scratch, checkpoint_s: see Workspace; on_line: called with each message for people; processes, launch_config:
-        see RunSettings, followed where the stage trains.
+        scratch, checkpoint_s: see Workspace; on_line: whom to tell what no figure can; processes, launch_config: see
+        RunSettings, followed where the stage trains; rows_anew: no row that is finished already is read back.
         """
         name = f"{item.stage.name} [{item.label}]"
         job = {
@@ -113,6 +114,7 @@ class StageWorker:
             else str(events_folder(self.store, item.stage.name, scratch.name)),
             "processes": processes if item.stage.trains else 1,
             "launch_config": launch_config,
+            "rows_anew": rows_anew,
         }
         try:
             self._jobs.write(json.dumps(job).encode() + b"\n")
@@ -252,7 +254,7 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
 def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     """Run one item and tell the parent what came of it. Returns 0, the exit code of a process that did so."""
     work = Workspace(
-        store=Store(job["store"]),
+        store=Store(job["store"], rows_anew=job["rows_anew"]),
         raw=Path(job["raw"]),
         basis=job["basis"],
         progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),

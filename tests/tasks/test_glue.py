@@ -284,7 +284,7 @@ def test_a_candidate_is_scored_against_the_reply_and_not_the_sentence(tmp_path):
 
 
 def test_scoring_tells_how_far_it_is_after_each_batch(tmp_path):
-    """Of three distinct texts; what is scored already is no work."""
+    """Of three pairs of three distinct texts, from before the scorer is loaded; what is scored already is no work."""
     two = two_dialogues(tmp_path, ["train"], [])
     candidates = by_hand(
         two, {"Happy": text("meld", 1), "Sad": text("meld", 0), "Calm": "What a lovely day!"}
@@ -293,7 +293,7 @@ def test_scoring_tells_how_far_it_is_after_each_batch(tmp_path):
     work = replace(two.work, progress=lambda *steps: told.append(steps))
     for _ in range(2):
         score_candidates(candidates, two.exchanges[0], ScorerSettings(batch_size=2), weights(SCORER), work)
-    assert told == [(2, 3, {}), (3, 3, {})]
+    assert told == [(0, 3, {}), (2, 3, {}), (3, 3, {})]
 
 
 def test_calibration_asks_human_pairs_of_melds_train(tmp_path):

@@ -25,6 +25,7 @@ def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: 
     dialogues: set[DialogueKey] = set()
     fallen: dict[str, Counter] = {}
     read = of_table(utterances, "utterances")
+    work.progress(0, len(read), {})
     for number, ref in enumerate(read):
         rows = read_rows(work.store, [ref], "utterances")
         dialogues |= dialogue_keys(rows)

@@ -516,7 +516,8 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
     }
     recognition = {
         "clips": 59, "dialogues": 11, "there": 83, "splits": {"meld": "test", "ravdess": "dev"},
-        "accuracy": accuracy, "accuracy_by_dataset": {"meld": accuracy},
+        "accuracy": accuracy, "accuracy_by_dataset": {"meld": accuracy}, "answers": ["happy", "neutral", "sad"],
+        "mcnemar": [{"first": "A", "second": "A+V", "n": 59, "only_first": 2, "only_second": 11, "p": 0.022461}],
     }  # fmt: skip
     artefacts = _artefacts(store, tmp_path)
     clips = make_card("ravdess", Dialogues([], [], [], [], rows=0), DataSettings(), False)
@@ -530,7 +531,9 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
     text = page.text["training"]
     assert "53.7 % 43.7 % to 63.7 %" in text and "59 of 83 test clips" in text
     assert "of RAVDESS, which has no test split, dev stands in" in text
-    assert "happy 3, sad 56" in text
+    words = " ".join(text.split())
+    assert words.count("Label happy neutral sad sad 3 · 56") == 4  # one confusion matrix an input setting
+    assert "A and A+V 59 2 11 0.022" in words
     assert text.count("+0.010 −0.020 to 0.040") == 6  # beyond another clip's features, and beyond text alone
     assert facts["recognition"] == recognition
     assert "continues rung 3" not in page.text["ladder"] and "not run" not in page.text["ladder"]
