@@ -434,6 +434,7 @@ def test_epo_prefers_the_true_reply_of_the_pairs_own_exchange(tmp_path, monkeypa
                 {
                     **place(dataset, split, turn),
                     "sentence": text(dataset, turn),
+                    "reply": text(dataset, EXCHANGES[dataset][turn]),
                     "chosen": text(dataset, EXCHANGES[dataset][turn]),
                     "rejected": f"not this one, {dataset} {turn}",
                     "rejected_emotion": "Sad",
