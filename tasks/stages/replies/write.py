@@ -15,6 +15,7 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.examples import dialogue_examples, key_text
+from tasks.stages.replies.likely import Likely, likelihoods, other_replies
 from tasks.stages.selection import spread
 from tasks.stages.shard_names import of_table, place
 from tasks.stages.shards import dialogue_keys, read_rows, write_shard
@@ -48,7 +49,7 @@ def write_replies(
     llm: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Greedy replies of one rung. Output: replies/all/test/RUNG."""
+    """Greedy replies of one rung, and how likely it finds the true ones and others. Output: replies/all/test/RUNG."""
     splits = evaluation_split(exchanges)
     rows = [row_to_exchange(r)[0] for r in read_rows(work.store, exchanges, "exchanges", "test", "dev")]
     of_dev = dialogue_keys(read_rows(work.store, utterances, "utterances", "dev"))
@@ -72,17 +73,24 @@ def write_replies(
     tokens = [len(prompt) for prompt in model.prompts(examples)]
     # Prompts of alike length together: less padding. The order is the examples' own, so the bytes are stable.
     order = sorted(range(len(examples)), key=lambda i: (tokens[i], i))
+    others = other_replies([wanted[e.key] for e in examples], unseen)
     replies: dict[int, str] = {}
+    likely: dict[int, Likely] = {}
     for start in range(0, len(order), dialogue.reply_batch_size):
         batch = order[start : start + dialogue.reply_batch_size]
         answers = model.reply([examples[i] for i in batch], settings.max_new_tokens)
         replies.update(zip(batch, answers, strict=True))
+        found_likely = likelihoods(model, [examples[i] for i in batch], [others[i] for i in batch])
+        likely.update(zip(batch, found_likely, strict=True))
         work.progress(len(replies), len(examples), {})
-    out = [reply_to_row(_reply(wanted[e.key], rung, replies[i], tokens[i])) for i, e in enumerate(examples)]
+    out = [
+        reply_to_row(_reply(wanted[e.key], rung, replies[i], tokens[i], likely[i]))
+        for i, e in enumerate(examples)
+    ]
     return [write_shard(work.store, "replies", f"replies/all/test/{rung}", out)]
 
 
-def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int) -> Reply:
+def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int, likely: Likely) -> Reply:
     return Reply(
         *exchange.key,
         rung=rung,
@@ -92,4 +100,8 @@ def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int) -> Rep
         sentence_emotion=exchange.sentence_emotion,
         reference_emotion=exchange.reply_emotion,
         prompt_tokens=prompt_tokens,
+        reference_nats=likely.nats,
+        reference_tokens=likely.tokens,
+        opposed_nats=likely.opposed,
+        same_nats=likely.same,
     )
