@@ -13,6 +13,7 @@ from tasks.stages.extractor.stage import EXTRACTOR, RECOGNITION
 from tasks.stages.features.stage import FEATURES
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
+from tasks.stages.reconstruction.stage import RECONSTRUCTION
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.report.stage import REPORT
 from tasks.stages.scores.stage import CALIBRATION, SCORES
@@ -37,6 +38,7 @@ STAGES = (
     EPO,
     CONTROL_EPO,
     *REPLIES,  # each rung answers the test exchanges
+    RECONSTRUCTION,  # test conversations from their memories
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,
     REPORT,
