@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
+# Processes of tests; each may hold some 8 GiB. What several start at once would otherwise take all cores each.
+SIDE_BY_SIDE ?= 2
 GPU_LOCK := requirements-gpu.lock
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -15,10 +17,10 @@ demo: setup weights
 	$(BIN)/empamba run --profile cpu
 
 test: setup lint weights
-	$(BIN)/python -m pytest --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --durations=10
 
 test-fast: setup weights
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(SIDE_BY_SIDE) -m "not slow"
 
 setup: $(VENV)/installed
 

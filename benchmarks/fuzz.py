@@ -28,9 +28,17 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from storage import archives
+from storage import archives, inflate
 from storage.errors import InputError
-from storage.readers import crema_d, iemocap, meld, multidialog, ravdess
+from storage.readers import (
+    crema_d,
+    iemocap,
+    meld,
+    multidialog,
+    multidialog_media,
+    multidialog_metadata,
+    ravdess,
+)
 from storage.readers.common import RawDataset
 from storage.settings import DataSettings
 from storage.shards import reject_to_row, utterance_to_row, write_table
@@ -108,8 +116,8 @@ def read_meld(folder: Path, data: bytes) -> Counted:
 
 def read_multidialog(folder: Path, data: bytes) -> Counted:
     name = put(folder, "metadata/train/train_metadata_0000.jsonl", data)
-    found = multidialog.read_metadata(folder, [name], "train")
-    said = multidialog.build_utterances(found, "train", multidialog.Media(), READ)
+    found = multidialog_metadata.read_metadata(folder, [name], "train")
+    said = multidialog.build_utterances(found, "train", multidialog_media.Media(), READ)
     return Counted(found.rows, len(lines(data)), said, found.rejects)
 
 
@@ -185,7 +193,7 @@ def read_listed(file: Path, index: archives.Index, member: archives.Member) -> b
     with open(file, "rb") as raw:
         points = [p for p in index.points if p.start <= member.start]
         if points:
-            return archives._inflate_from(raw, points[-1], member.start, member.size)
+            return inflate.inflate_from(raw, points[-1], member.start, member.size)
         raw.seek(member.start)
         return raw.read(member.size)
 

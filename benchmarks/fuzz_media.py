@@ -20,8 +20,8 @@ import numpy as np
 from av.codec.context import Flags
 
 from storage.media.clip import Clip, Request
+from storage.media.decoder_pool import DecoderPool
 from storage.media.pictures import Window
-from storage.media.pool import DecoderPool
 
 RATE = 16_000
 KINDS = {

@@ -28,8 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 TOPICAL_CHAT = ROOT.parent / "shared" / "data" / "topical_chat" / "valid_freq.json"
 LLM, COMPRESSOR = "smollm2-135m-instruct", "memory-smollm2-135m"
 LEAST_TURNS = 20
-KINDS = ("text", "text, kept", "memory", "memory, kept", "streamed, kept")
-"""kept: as `DialogueModel.reply` does, which encodes the instruction once and never again. streamed: see above."""
+KINDS = (
+    "text", "text, kept", "memory", "memory, kept", "streamed, kept", "hybrid, kept", "mean, kept", "last turn, kept",
+)  # fmt: skip
+"""kept: as `DialogueModel.reply` does, which encodes the instruction once and never again. streamed: see above. hybrid:
+the last turn as text, the older ones as memories. mean: of each turn's token embeddings. last turn: it alone, as text."""
 TURNS = 500
 
 
@@ -56,8 +59,13 @@ def models(kind: str):
 
     llm, tokenizer = load_llm(resolve(LLM), "float32")
     compressor = MambaCompressor.load(resolve(COMPRESSOR), tokenizer, llm.get_input_embeddings().weight)
-    settings = DialogueSettings(max_history_utterances=10_000, max_history_tokens=100_000)
-    form = "text" if kind.startswith("text") else "memory"
+    settings = DialogueSettings(
+        max_history_utterances=1 if kind.startswith("last") else 10_000,
+        max_history_tokens=100_000,
+        recent_utterances=1 if kind.startswith("hybrid") else 0,
+        memory="mean" if kind.startswith("mean") else "mamba",
+    )
+    form = "text" if kind.startswith(("text", "last")) else "memory"
     return DialogueModel(llm, tokenizer, form, compressor, None, settings), compressor
 
 
@@ -77,12 +85,12 @@ def measure(kind: str, count: int) -> dict:
         past, found, memories = None, [], None
         if kind.startswith("streamed"):  # all but the newest turn was read before
             for line in example.history[:-1]:
-                memory, past = compressor.step(line, past)
-                found.append(memory)
+                memories_of_line, past = compressor.step(line, past)
+                found.append(memories_of_line)
         begin = time.process_time()
         if kind.startswith("streamed"):
             found.append(compressor.step(example.history[-1], past)[0])
-            memories = {example.history: torch.stack(found)}
+            memories = {example.history: tuple(found)}
         if kind.endswith("kept"):
             model.reply([example], 1, memories)
         else:
@@ -107,7 +115,7 @@ def sizes() -> dict:
     """Mean tokens of the prompt, and of the history in it, over every dialogue, as text and as memories."""
     from model.dialogue.examples import DialogueExample
 
-    model, _ = models("text")
+    model, compressor = models("text")
     width = model.llm.get_input_embeddings().weight.shape[1]
     found = {"text": [], "memory": []}
     for lines in dialogues(1_000_000):
@@ -115,7 +123,7 @@ def sizes() -> dict:
         bare = sum(map(len, model.pieces([DialogueExample("", (), sentence, "")], {})[0]))
         for form, rows in found.items():
             model.history = form
-            memories = {history: torch.zeros(len(history), width)}
+            memories = {history: tuple(torch.zeros(count, width) for count in compressor.counts(history))}
             whole = sum(map(len, model.pieces([DialogueExample("", history, sentence, "")], memories)[0]))
             rows.append((whole, whole - bare))
     means = {

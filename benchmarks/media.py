@@ -26,8 +26,8 @@ import soundfile
 from PIL import Image
 
 from storage.media.clip import Clip, Request
+from storage.media.decoder_pool import DecoderPool
 from storage.media.pictures import Window
-from storage.media.pool import DecoderPool
 from storage.sample.media import write_mp4
 
 DEMO = Path(__file__).resolve().parents[1] / "../shared/data/multidialog_demo"

@@ -56,6 +56,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "model/training.py": (
         "tests/model/test_training_by_hand.py",
         "tests/model/test_training.py",
+        "tests/model/test_training_run.py",
         "tests/model/test_event_log.py",
         "tests/model/test_training_memory.py::test_the_need_is_told_before_anything_is_computed",
         "tests/model/test_training_memory.py::test_what_cannot_fit_is_refused_before_the_first_step",
@@ -65,7 +66,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/tasks/test_selection.py",
     ),
     "model/metrics/bertscore.py": METRICS,
-    "model/metrics/bootstrap.py": METRICS,
+    "model/metrics/bootstrap.py": ("tests/model/metrics/test_bootstrap.py", *METRICS),
+    "model/metrics/verdict.py": ("tests/model/metrics/test_verdict.py",),
     "model/metrics/dist.py": METRICS,
     "model/metrics/emotion_score.py": METRICS,
     "storage/exchanges.py": ("tests/storage/test_exchanges.py",),
@@ -126,6 +128,10 @@ SAME: dict[str, str] = {
         "only size and speed"
     ),
     "storage/shards.py: rows <= per_bucket → rows < per_bucket  in  if rows <= per_bucket:": "2 to the 0 is 1",
+    **{
+        f"model/metrics/bootstrap.py: {change}  in  CHUNK = 1 << 18": "only memory and speed"
+        for change in ("1 → 2", "18 → 19")
+    },
     "model/metrics/bertscore.py: 64 → 65  in  def bert_score(candidates: Sequence[str], references: Sequence[str], folder: "
     "Path, num_la…": "only speed",
     "model/metrics/bertscore.py: return 'cuda' if torch.cuda.is_available() else 'cpu' → return None": (

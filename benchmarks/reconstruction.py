@@ -1,8 +1,9 @@
 """What one vector tells a frozen LLM of an utterance it has never seen. `make bench NAME=reconstruction`.
 
-A seeded sample of distinct MELD dev utterances of at most 32 tokens that do not stand in train word for word (the
-bundled sample's where MELD is not there), table 5's prompt, the `cpu` profile's LLM and the shipped compressor, or
-the one that `--compressor` names. Beside it no memory, the mean of the utterance's token embeddings, another
+A seeded sample of distinct MELD dev utterances of at most 32 tokens (`--longest`) that do not stand in train word for
+word (the bundled sample's where MELD is not there), or of a file's (`--texts`, as `compressor pretrain` reads them), the
+`cpu` profile's LLM and the shipped compressor, or the one that `--compressor` names, with its reader if it has one, read
+back as it was trained to be: with table 5, or with nothing around its memories. Beside it no memory, the mean of the utterance's token embeddings, another
 utterance's memory, and on a few short utterances the best vector that 500 steps of Adam find for each: what the LLM
 could take. Free-running: exact, the reconstruction is the utterance; BLEU-1, clipped single words with the brevity
 penalty, over all utterances of a row together. Teacher-forced: nats a token, end of turn included, and how many of
@@ -19,6 +20,7 @@ import argparse
 import json
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,12 +31,14 @@ from texts import dialogues, source, spoken_dialogues
 from torch import Tensor
 
 from model.compressor.compressor import MambaCompressor
+from model.compressor.reader import with_reader
 from model.compressor.reconstruction import Reconstruction
-from model.llm import chat_pieces, embed, greedy_replies, load_llm, token_ids
+from model.llm import greedy_replies, load_llm, token_ids
+from model.metrics.bootstrap import bootstrap_mean
 from model.metrics.dist import words
-from model.prompts import RECONSTRUCT_UTTERANCE
 from model.spoken import Spoken, alone, role_tag
 from model.zoo.resolve import resolve
+from storage.texts import read_texts
 
 LLM, COMPRESSOR = "smollm2-135m-instruct", "memory-smollm2-135m"
 BUCKETS = ((1, 4), (5, 8), (9, 16), (17, 32))
@@ -62,21 +66,32 @@ class Outcome:
         return self.said.strip() == self.original.strip()
 
 
-def utterances(tokenizer, count: int, seed: int) -> list[str]:
-    """`count` distinct held-out utterances, in the order drawn."""
-    train, dev = ({line for dialogue in dialogues(split) for line in dialogue} for split in ("train", "dev"))
-    unseen = sorted(dev - train if source() == "MELD" else dev)
-    short = [text for text in unseen if 0 < len(token_ids(tokenizer, text)) <= BUCKETS[-1][1]]
+def utterances(tokenizer, count: int, seed: int, longest: int, file: Path | None) -> list[str]:
+    """`count` distinct held-out utterances of at most `longest` tokens, in the order drawn; file: see `--texts`."""
+    if file is None:
+        train, dev = (
+            {line for dialogue in dialogues(split) for line in dialogue} for split in ("train", "dev")
+        )
+        unseen = sorted(dev - train if source() == "MELD" else dev)
+    else:
+        unseen = sorted(read_texts([file])[0])
+    short = [text for text in unseen if 0 < len(token_ids(tokenizer, text)) <= longest]
     return random.Random(seed).sample(short, min(count, len(short)))
 
 
 class Bench:
-    """The LLM, its task and the utterances; memories come from outside."""
+    """The LLM, with the reader of a compressor's folder, its task and the utterances; memories come from outside."""
 
-    def __init__(self, llm_folder: Path, dtype: str, count: int, seed: int):
+    def __init__(self, llm_folder: Path, dtype: str, compressor: Path | None, asked: argparse.Namespace):
         self.llm, self.tokenizer = load_llm(llm_folder, dtype)
-        self.task = Reconstruction(self.llm, self.tokenizer, dialogue=False, cached=True)
-        self.texts = utterances(self.tokenizer, count, seed)
+        self.compressor = None
+        if compressor is not None:
+            table = self.llm.get_input_embeddings().weight
+            self.compressor = MambaCompressor.load(compressor, self.tokenizer, table)
+            self.llm = with_reader(self.llm, compressor)
+        bare = self.compressor is not None and self.compressor.bare
+        self.task = Reconstruction(self.llm, self.tokenizer, dialogue=False, cached=True, bare=bare)
+        self.texts = utterances(self.tokenizer, asked.utterances, asked.seed, asked.longest, asked.texts)
         self.targets = [self.task.target((text,)) for text in self.texts]
         self.table = self.task.table.float()
 
@@ -87,7 +102,7 @@ class Bench:
     @torch.no_grad()
     def outcomes(self, rows: Sequence[int], memories: dict[int, Tensor] | None) -> dict[int, Outcome]:
         """Of utterances `rows` from their memories [1, d]; None leaves the memory's line out of the prompt."""
-        bare = embed(self.llm, chat_pieces(self.tokenizer, RECONSTRUCT_UTTERANCE, {}))
+        bare = self.task.empty_prompt()
         order, found = sorted(rows, key=lambda i: (len(self.targets[i]), i)), {}
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
@@ -159,7 +174,11 @@ def forms(bench: Bench, compressor: MambaCompressor, count: int) -> dict[str, di
     )
     found = {}
     for name, dialogues_given in given.items():
-        own = {i: m[-1:] for i, m in enumerate(compressor.compress(dialogues_given))}
+        made = compressor.compress(dialogues_given)
+        own = {
+            i: memories[-compressor.counts(dialogue)[-1] :]
+            for i, (dialogue, memories) in enumerate(zip(dialogues_given, made, strict=True))
+        }
         before = tags if name.startswith("tagged") else [""] * len(chosen)
         kinds = {"own": own, "other": others(own, bench.size), "none": None}
         f = found[name] = {kind: round(_nats(bench, before, known), 4) for kind, known in kinds.items()}
@@ -223,6 +242,26 @@ def summary(outcomes: Sequence[Outcome], without: Sequence[Outcome]) -> dict[str
     }
 
 
+def intervals(found: dict[str, dict[int, Outcome]]) -> tuple[list[float], list[float]]:
+    """Mean, low and high, of 95 %, of nats a token with the own memory, and of another's less the own; utterances resampled.
+
+    The figure of all tokens together, as in the table: each utterance weighs as its tokens do.
+    """
+    own, other = found["the compressor"], found["another utterance's memory"]
+    mean = sum(o.tokens for o in own.values()) / len(own)
+    for_own = [o.nats / mean for o in own.values()]
+    differences = [(other[i].nats - o.nats) / mean for i, o in own.items()]
+    return tuple(
+        [round(end, 4) for end in bootstrap_mean(values, range(len(values)))]
+        for values in (for_own, differences)
+    )
+
+
+def told(interval: Sequence[float]) -> str:
+    """ "0.91 (0.80 to 1.02)"."""
+    return f"{interval[0]:.2f} ({interval[1]:.2f} to {interval[2]:.2f})"
+
+
 HEAD = """
 | {} | utterances | exact | BLEU-1 | nats a token | recovered | tokens right, teacher-forced |
 |---|---|---|---|---|---|---|"""
@@ -271,6 +310,8 @@ def main() -> None:
     parser.add_argument("--llm", default=LLM, help="weight name or folder; a compressor fits one LLM alone")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--utterances", type=int, default=256)
+    parser.add_argument("--longest", type=int, default=BUCKETS[-1][1], help="most tokens of an utterance")
+    parser.add_argument("--texts", type=Path, help="a file of utterances instead of MELD dev's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500, help="of the search for the best vector; 0: none")
     parser.add_argument("--forms", type=int, default=128, help="utterances given in several forms; 0: none")
@@ -278,29 +319,37 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    bench = Bench(resolve(asked.llm), asked.dtype, asked.utterances, asked.seed)
+    folder = resolve(asked.compressor) if asked.compressor else None
+    bench = Bench(resolve(asked.llm), asked.dtype, folder, asked)
     rows = list(range(len(bench.texts)))
     memories = {"no memory": None, "mean of the embeddings": bench.mean_pooled(rows)}
-    folder = resolve(asked.compressor) if asked.compressor else None
     if folder:
-        compressor = MambaCompressor.load(folder, bench.tokenizer, bench.task.table)
+        compressor, begin = bench.compressor, time.process_time()
         if asked.forms_only:
             found = forms(bench, compressor, asked.forms)
             print(json.dumps({"name": "reconstruction", "data": source(), "forms": found}))
             return
         own = dict(zip(rows, compressor.compress(alone(bench.texts)), strict=True))
+        seconds = time.process_time() - begin
         memories |= {"the compressor": own, "another utterance's memory": others(own, bench.size)}
     found = {name: bench.outcomes(rows, known) for name, known in memories.items()}
-    data = source()
+    data = asked.texts.name if asked.texts else source()
     print(f"{len(rows)} utterances of {data}, {asked.llm} in {asked.dtype}")
     result = {"name": "reconstruction", "data": data, "utterances": len(rows)}
     result["overall"] = compare(bench, "memory", rows, found)
+    if folder:
+        result["memories"] = round(sum(map(len, own.values())) / len(rows), 3)
+        result["own"], result["other_less_own"] = intervals(found)
+        print(
+            f"{result['memories']:.2f} memories an utterance of {sum(map(bench.size, rows)) / len(rows):.1f} tokens, made in "
+            f"{seconds:.2f} CPU s; nats a token {told(result['own'])}, another's less the own {told(result['other_less_own'])}"
+        )
     for low, high in BUCKETS:
         within = [i for i in rows if low <= bench.size(i) <= high]
         if within:
             name = f"{low} to {high} tokens"
             result[name] = compare(bench, name, within, found)
-    if folder and asked.forms:
+    if folder and asked.forms and asked.texts is None:
         result["forms"] = forms(bench, compressor, asked.forms)
     if folder:
         print()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from prefect import State, flow
 
 from flows.reproduce import reproduce
-from tasks.engine.orchestration import as_part, attending
+from tasks.engine.orchestration import as_part, monitored
 from tasks.engine.run import RunRequest, is_stale
 
 
 @flow(name="refresh", log_prints=True)
 def refresh(request: RunRequest) -> str | State | None:
     """Run `reproduce` if anything is stale. Returns the report's path, or None when nothing was."""
-    with attending(request):
+    with monitored(request):
         if not is_stale(request):
             print("nothing is stale: no task was run")
             return None

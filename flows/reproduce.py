@@ -8,7 +8,7 @@ from flows.build_shards import build_shards
 from flows.make_pairs import make_pairs
 from flows.train_models import train_models
 from flows.write_report import write_report
-from tasks.engine.orchestration import leave_summary, side_by_side
+from tasks.engine.orchestration import create_summary, side_by_side
 from tasks.engine.run import RunRequest, open_run, publish_report, stale_plan
 
 
@@ -22,5 +22,5 @@ def reproduce(request: RunRequest) -> str | State | None:
         if stopped is not None:
             return stopped
         report = publish_report(request, run.settled(), run.note)
-    leave_summary(before, report)
+    create_summary(before, report)
     return report

@@ -10,10 +10,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from peft import (
+    LoraConfig,
     PeftConfig,
     PeftModel,
     get_peft_model,
@@ -21,7 +23,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from model.weights import differing_tensors
@@ -67,8 +69,34 @@ def for_inference(adapted: PeftModel) -> nn.Module:
     return (adapted.merge_and_unload() if in_fp32 else adapted).eval()
 
 
-def save_adapter(llm: nn.Module, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors of the active adapter of a peft model, in `folder`."""
+def check_adapter(folder: Path, rank: int, alpha: int, target_modules: Sequence[str], names: str) -> None:
+    """AdapterError where the adapter of a folder has another rank, alpha or targets; `names`: the settings of these."""
+    config = json.loads((Path(folder) / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+    found = config.get("r"), config.get("lora_alpha"), sorted(config.get("target_modules") or ())
+    if found != (rank, alpha, sorted(target_modules)):
+        told = f"rank {found[0]}, alpha {found[1]}, targets {', '.join(found[2])}"
+        raise AdapterError(f"{folder}: the adapter has {told}; set {names} to these")
+
+
+def new_adapter(llm: nn.Module, rank: int, alpha: int, target_modules: Sequence[str], seed: int) -> PeftModel:
+    """The LLM with a new LoRA adapter in its own dtype, drawn from the seed, that changes nothing yet; all else frozen."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(target_modules),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(llm, config, autocast_adapter_dtype=False).eval()
+
+
+def save_adapter(llm: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """adapter_config.json and adapter_model.safetensors of the active adapter of a peft model, in `folder`.
+
+    dtype: of the saved weights; by default their own.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".adapter-", dir=folder))
@@ -81,6 +109,10 @@ def save_adapter(llm: nn.Module, folder: Path) -> None:
             if isinstance(config.get(name), list):
                 config[name] = sorted(config[name])
         path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        if dtype is not None:
+            weights = draft / "adapter_model.safetensors"
+            saved = {name: weight.to(dtype) for name, weight in load_file(weights).items()}
+            save_file(saved, weights, {"format": "pt"})
         for name in ADAPTER_FILES:
             os.replace(draft / name, folder / name)
     finally:

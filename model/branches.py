@@ -138,36 +138,61 @@ def plan_layout(
     prompts: Sequence[int], replies: Sequence[Sequence[int]], shared: int = 0, cached: int = 0
 ) -> Layout:
     """The layout of a batch from lengths alone; prompts are counted with the `shared` tokens they begin with."""
-    blocks, positions, sources, owner = [], [torch.arange(cached, cached + shared)], [], []
-    column, number = shared, 0
+    _check_lengths(prompts, replies)
+    before = cached + shared
+    blocks, positions, sources = [], [torch.arange(cached, before)], []
+    start = shared
+    for prompt, lengths in zip(prompts, replies, strict=True):
+        own = prompt - shared
+        block = Block(start, start + own, start + own + sum(lengths), _seen(before + own, lengths))
+        blocks.append(block)
+        positions.append(torch.arange(before, cached + prompt))
+        positions += [torch.arange(cached + prompt, cached + prompt + length) for length in lengths]
+        sources += _sources(block.replies - 1 if own else shared - 1, block.replies, lengths)
+        start = block.end
+    sizes = torch.tensor([length for lengths in replies for length in lengths])
+    return Layout(
+        cached,
+        shared,
+        tuple(blocks),
+        torch.cat(positions),
+        torch.tensor(sources),
+        torch.arange(len(sizes)).repeat_interleave(sizes),
+        _side_by_side_layout(blocks, before),
+    )
+
+
+def _check_lengths(prompts: Sequence[int], replies: Sequence[Sequence[int]]) -> None:
+    """ValueError for an empty prompt or reply."""
     for i, (prompt, lengths) in enumerate(zip(prompts, replies, strict=True)):
         if prompt < 1:
             raise ValueError(f"prompt {i} is empty; give it a token")
-        own, total = prompt - shared, sum(lengths)
-        start, column = column, column + own
-        positions.append(torch.arange(cached + shared, cached + prompt))
-        seen = torch.zeros(total, cached + shared + own + total, dtype=torch.bool)
-        seen[:, : cached + shared + own] = True
-        said = 0
         for branch, length in enumerate(lengths, 1):
             if length < 1:
                 raise ValueError(
                     f"reply {branch} to prompt {i} is empty; leave such rows out before training"
                 )
-            place = slice(cached + shared + own + said, cached + shared + own + said + length)
-            seen[said : said + length, place] = torch.ones(length, length, dtype=torch.bool).tril()
-            positions.append(torch.arange(cached + prompt, cached + prompt + length))
-            # The first token is predicted from the prompt's last state, the others from the token before.
-            last = start + own - 1 if own else shared - 1
-            sources += [last, *range(column + said, column + said + length - 1)]
-            owner += [number] * length
-            said, number = said + length, number + 1
-        column += total
-        blocks.append(Block(start, start + own, column, seen))
-    return Layout(
-        cached, shared, tuple(blocks), torch.cat(positions), torch.tensor(sources), torch.tensor(owner),
-        _side_by_side_layout(blocks, cached + shared),
-    )  # fmt: skip
+
+
+def _seen(known: int, lengths: Sequence[int]) -> Tensor:
+    """What the tokens of one prompt's replies see, bool [sum(lengths), known + sum(lengths)].
+
+    All `known` tokens before the replies, and of the replies their own, up to themselves.
+    """
+    own = torch.block_diag(*(torch.ones(n, n, dtype=torch.bool).tril() for n in lengths))
+    return torch.cat([torch.ones(len(own), known, dtype=torch.bool), own], 1)
+
+
+def _sources(last: int, first: int, lengths: Sequence[int]) -> list[int]:
+    """The places that predict the tokens of one prompt's replies, which stand from place `first` on.
+
+    A reply's first token is predicted by the prompt's last state, at `last`; the others by the token before.
+    """
+    found = []
+    for length in lengths:
+        found += [last, *range(first, first + length - 1)]
+        first += length
+    return found
 
 
 def _side_by_side_layout(blocks: Sequence[Block], before: int) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -29,7 +29,7 @@ def write_card(
     settings: BaseModel,
     history: History,
 ) -> None:
-    """card.json in `folder`, whose *.safetensors it names by digest.
+    """card.json in `folder`, whose *.safetensors it names by digest, adapters in folders of their own too.
 
     weights: role -> folder of the weights that were built upon; data: split -> rows that were learnt from or
     looked at (dataclasses, tuples, texts, tensors).
@@ -43,7 +43,7 @@ def write_card(
         "heldout_after": history.best_check,
         "steps": len(history.train),
         "tokens": history.tokens,
-        "files": {path.name: _file_digest(path) for path in sorted(folder.glob("*.safetensors"))},
+        "files": {path.relative_to(folder).as_posix(): _file_digest(path) for path in _weight_files(folder)},
     }
     write_json(content, folder / CARD)
 
@@ -76,6 +76,11 @@ def _add(digest, value) -> None:
             _add(digest, part)
     else:
         digest.update(json.dumps(value).encode())
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """A folder's own, and those of the adapters that are part of it; not what lies there of a run that goes on."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors")])
 
 
 def _file_digest(path: Path) -> str:

@@ -54,6 +54,17 @@ class Checkpoints:
         """The file of the checkpoint; it need not exist."""
         return self.folder / FILE
 
+    def within(self, name: str) -> Checkpoints:
+        """Checkpoints of a part of the run, in a folder of its own inside this one, curves likewise."""
+        events = None if self.events is None else self.events / name
+        return Checkpoints(self.folder / name, self.every_s, events, self.basis)
+
+    def check(self) -> None:
+        """Raises OtherTrainingError where what lies there, of this run or of a part of it, has another basis."""
+        self.facts()
+        for path in sorted(self.folder.glob(f"*/{FILE}")):
+            self.within(path.parent.name).facts()
+
     def due(self) -> bool:
         """Whether `every_s` seconds have passed since the last save, or since the start."""
         return time.monotonic() - self._saved >= self.every_s

@@ -24,6 +24,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     )
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up. Not in the paper.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's. Not in the paper.")
+    adam_beta2: float = Field(0.999, gt=0, lt=1, description="AdamW's second decay rate. Not in the paper.")
     gradient_clip: float = Field(1.0, gt=0, description="Largest gradient norm. Not in the paper.")
     evaluations: int = Field(3, ge=1, description="Held-out evaluations after the start. Not in the paper.")
     patience: int | None = Field(

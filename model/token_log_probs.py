@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.half_products import HalfLinear
+
 BLOCK = 128
 """Tokens whose logits exist at once."""
 
@@ -22,6 +24,8 @@ def token_log_probs(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[T
     """
     if type(head) is nn.Linear and head.bias is None:
         return _TokenLogProbs.apply(hidden, head.weight, targets)
+    if isinstance(head, HalfLinear) and head.bias is None:
+        return _TokenLogProbs.apply(hidden.to(head.weight.dtype), head.weight, targets)
     # An adapted head: plain autograd, which computes each block again in the backward instead of keeping it.
     parts = [
         checkpoint(_plain, head, states, ids, use_reentrant=False)

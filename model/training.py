@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
@@ -55,12 +55,13 @@ class Trainable:
     """What a run trains, and what its memory is estimated from.
 
     parameters: by name. models: all modules in memory meanwhile. memory_limit: bytes that training may take beside
-    their weights; None: what is free.
+    their weights; None: what is free. peaks: the peak learning rate of each parameter that has another than the settings'.
     """
 
     parameters: dict[str, Tensor]
     models: Sequence[nn.Module] = ()
     memory_limit: int | None = None
+    peaks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,25 @@ class Objective:
     evaluate: Evaluate
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What ends a run beside its budget, and chooses its checkpoint beside the held-out loss.
+
+    Functions of the history alone, so that a run that was cut off and goes on decides as it would have. ends: why it
+    ends here, asked before every step; "" goes on. keeps: whether the weights of the last check are kept whatever its
+    loss is, or are not; None leaves it to the loss.
+    """
+
+    ends: Callable[[History], str] = lambda history: ""
+    keeps: Callable[[History], bool | None] = lambda history: None
+
+
 @dataclass
 class History:
     """What a run did: losses by step, held-out figures by step, the step that was kept, and why it ended.
 
-    ended: "budget" or "converged: n checks without improvement"; empty where nothing was trained to its end.
+    ended: "budget", "converged: n checks without improvement" or a `Rule`'s reason; empty where nothing was trained to
+    its end.
     """
 
     train: list[dict[str, float]] = field(default_factory=list)
@@ -132,6 +147,9 @@ class History:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+WITHOUT_RULE = Rule()
 
 
 class TrainingError(RuntimeError):
@@ -190,8 +208,9 @@ def fit(
     *,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    rule: Rule = WITHOUT_RULE,
 ) -> History:
-    """Train `trainable.parameters` in place and leave them at the best held-out loss.
+    """Train `trainable.parameters` in place and leave them at the best held-out loss, or the step that `rule` keeps.
 
     The loss must be a function of the rows and the parameters alone. Held-out figures are taken before the first step
     and `settings.evaluations` times, or until `settings.patience` checks in a row were no better. The optimizer works
@@ -217,10 +236,10 @@ def fit(
         trainable.memory_limit,
     )
     _check_memory(memory, processes)
-    state = _State.start(parameters, settings, processes)
+    state = _State.start(parameters, settings, processes, trainable.peaks)
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
-        state.check(parameters, processes.from_main(objective.evaluate()))
+        state.check(parameters, processes.from_main(objective.evaluate()), rule)
     else:
         _check_saved(state, *saved, checkpoints)
         state.restore(parameters, *saved)
@@ -232,7 +251,7 @@ def fit(
         events.write("heldout", history.heldout)
         for step in range(first, steps):
             # Of the history alone: a run that was cut off and goes on ends where it would have.
-            if _has_converged(history, settings):
+            if _why_it_ends(history, settings, rule):
                 break
             batch = batches[step]
             of_this_process = _gradients(parameters, state, objective.loss, batch, parts[step], rows, memory)
@@ -252,23 +271,24 @@ def fit(
             history.train.append({"step": step + 1, **figures})
             events.write("train", [_with_rate(history.train[-1], steps, settings)])
             if step + 1 in checks:
-                state.check(parameters, processes.from_main(objective.evaluate()))
+                state.check(parameters, processes.from_main(objective.evaluate()), rule)
                 events.write("heldout", history.heldout[-1:])
             if progress is not None and processes.is_main:
                 progress(step + 1, steps, history.train[-1])
             if saving is not None and saving.due():
                 saving.save(*state.saved())
-    stopped = _has_converged(history, settings)
-    history.ended = f"converged: {history.stale_checks} checks without improvement" if stopped else "budget"
+    history.ended = _why_it_ends(history, settings, rule) or "budget"
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(state.best[name])
     return history
 
 
-def _has_converged(history: History, settings: TrainingSettings) -> bool:
-    """Whether as many held-out checks as `patience` says were no better than the best one before them."""
-    return settings.patience is not None and history.stale_checks >= settings.patience
+def _why_it_ends(history: History, settings: TrainingSettings, rule: Rule) -> str:
+    """The rule's reason, or that as many held-out checks as `patience` says were no better than the best; "": neither."""
+    converged = settings.patience is not None and history.stale_checks >= settings.patience
+    told = f"converged: {history.stale_checks} checks without improvement" if converged else ""
+    return rule.ends(history) or told
 
 
 def _gradients(
@@ -354,16 +374,31 @@ class _State:
     step: int = 0
 
     @classmethod
-    def start(cls, parameters: dict[str, Tensor], settings: TrainingSettings, processes: Processes) -> _State:
+    def start(
+        cls,
+        parameters: dict[str, Tensor],
+        settings: TrainingSettings,
+        processes: Processes,
+        peaks: Mapping[str, float],
+    ) -> _State:
         """The state before the first step; the parameters become those of the main process."""
         processes.take_mains(parameters.values())
         masters = {name: p.detach().float().clone() for name, p in parameters.items()}
-        optimizer = torch.optim.AdamW(list(masters.values()), lr=0.0, weight_decay=settings.weight_decay)
+        groups: dict[float, list[Tensor]] = {}
+        for name, master in masters.items():
+            peak = peaks.get(name, settings.learning_rate)
+            groups.setdefault(peak / settings.learning_rate, []).append(master)
+        optimizer = torch.optim.AdamW(
+            [{"params": group, "factor": factor} for factor, group in groups.items()],
+            lr=0.0,
+            betas=(0.9, settings.adam_beta2),
+            weight_decay=settings.weight_decay,
+        )
         return cls(masters, optimizer, {name: p.detach().clone() for name, p in parameters.items()})
 
     @torch.no_grad()
-    def check(self, parameters: dict[str, Tensor], figures: dict[str, float]) -> None:
-        """Note held-out figures, and keep the parameters if none before were better.
+    def check(self, parameters: dict[str, Tensor], figures: dict[str, float], rule: Rule) -> None:
+        """Note held-out figures, and keep the parameters if those kept before were no better, or as `rule` has it.
 
         TrainingError where the loss is not finite: it is neither better nor worse than any other, so that nothing
         of what is trained could be chosen by it.
@@ -374,9 +409,11 @@ class _State:
                 f"step {self.step}: held-out loss is {figures['loss']}; look at the held-out rows, or lower the "
                 "learning rate"
             )
-        best = min((entry["loss"] for entry in heldout), default=math.inf)
+        kept = self.history.best_step
+        best = next((entry["loss"] for entry in heldout if entry["step"] == kept), math.inf)
         heldout.append({"step": self.step, **figures})
-        if figures["loss"] < best:
+        keeps = rule.keeps(self.history)
+        if keeps or (keeps is None and figures["loss"] < best):
             self.history.best_step = self.step
             for name, p in parameters.items():
                 self.best[name].copy_(p)
@@ -394,7 +431,7 @@ class _State:
     ) -> float | None:
         """One step of the optimizer; where the gradient is not finite its norm, and nothing has changed."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         for master in self.masters.values():
             master.grad = torch.zeros_like(master) if master.grad is None else master.grad
         processes.sum(master.grad for master in self.masters.values())

@@ -19,7 +19,7 @@ from model.checkpoints import Checkpoints
 from model.json_files import write_json
 from model.metrics.compared import compared_rows
 from model.settings import TrainingSettings
-from model.training import History, Loss, Objective, Progress, Trainable, TrainRows, fit
+from model.training import WITHOUT_RULE, History, Loss, Objective, Progress, Rule, Trainable, TrainRows, fit
 
 
 class Check(NamedTuple):
@@ -68,6 +68,7 @@ def run_training(
     *,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    rule: Rule = WITHOUT_RULE,
 ) -> Outcome:
     """`model.training.fit`, with what each held-out row was before it and is at the best check.
 
@@ -84,7 +85,7 @@ def run_training(
         return found.figures
 
     objective = Objective(loss, evaluate)
-    history = fit(trainable, rows, objective, settings, progress=progress, checkpoints=checkpoints)
+    history = fit(trainable, rows, objective, settings, progress=progress, checkpoints=checkpoints, rule=rule)
     if before is not None:
         return Outcome(history, before, check().rows)
     return Outcome(history, checked[0], checked[history.best_index])

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A reply that the LLM wrote in an emotion it was asked for. cosine: to the true reply, once it is scored.
+    """A reply that the LLM wrote. cosine: to the true reply, once it is scored.
 
-    usable: whether it may become a rejected reply; `reason` says why not. finish_reason: why the LLM stopped.
+    source: "prompted", in an emotion that it was asked for, by `prompt`; or "dialogue", one of the samples of the
+    finetuned LLM in its own prompt, of which it is number `sample`: emotion and prompt are None, since none was asked
+    for. usable: whether it may become part of a pair; `reason` says why not. finish_reason: why the LLM stopped.
     """
 
     dataset: str
     split: str
     dialogue_id: str
     turn: int
-    emotion: str
-    prompt: str
+    source: str
+    emotion: str | None
+    sample: int
+    prompt: str | None
     text: str
     finish_reason: str | None
     usable: bool
@@ -33,24 +37,31 @@ class Candidate:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Of its exchange."""
+        """The key of its exchange."""
         return (self.dataset, self.split, self.dialogue_id, self.turn)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A preference pair: the true reply to a sentence (chosen) and one in another emotion (rejected)."""
+    """A preference pair beside the true reply to its sentence.
+
+    reply: the true reply. chosen: the same, or the candidate whose emotion is most like its own; rejected: a candidate
+    in another emotion, which rejected_emotion names where one was asked for.
+    """
 
     dataset: str
     split: str
     dialogue_id: str
     turn: int
     sentence: str
+    reply: str
     chosen: str
     rejected: str
-    rejected_emotion: str
+    rejected_emotion: str | None
     cosine: float
-    """Of the two replies' emotions."""
+    """Cosine similarity of the rejected and the true reply's emotions."""
+    chosen_cosine: float | None = None
+    """Of the chosen and the true reply's; None where they are one."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -85,5 +96,5 @@ class Reply:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Of its exchange."""
+        """The key of its exchange."""
         return (self.dataset, self.split, self.dialogue_id, self.turn)

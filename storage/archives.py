@@ -1,19 +1,17 @@
 """Read single members of a tar or tar.gz where it lies: "DIR/x.tar.gz::member" stands for a file inside it.
 
 The first look at an archive passes over it once and leaves, in the user's cache, the place and digest of every
-member and a restart point each few megabytes, so that a member of a 1.9 GB archive later costs a seek. A restart
-point is the 32 kB that inflate looks back on, at a block boundary (as in zlib's example zran). What an archive may
-cost is limited (settings.ReadLimits): one that holds or claims more is read as far as that. Knows nothing of datasets
-or of decoding.
+member and a restart point each few megabytes (storage/inflate.py), so that a member of a 1.9 GB archive later costs a
+seek. What an archive may cost is limited (settings.ReadLimits): one that holds or claims more is read as far as that.
+Knows nothing of datasets or of decoding.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import ctypes.util
 import fcntl
 import gzip
+import io
 import json
 import os
 import sqlite3
@@ -26,24 +24,22 @@ from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO
+from typing import Self
 
 from storage.errors import InputError
+from storage.inflate import Point, available, inflate_from, inflated
 from storage.settings import ReadLimits
 from storage.user_cache import user_cache
 
 MARK = "::"
 """Between the path of an archive and the name of a member."""
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
-SPACING = 8 << 20
-"""Bytes of inflated data between restart points: a member costs inflating half of that on average."""
 CHUNK = 1 << 20
-WINDOW = 32_768
 FORMAT = 2
 HEADER_ROOM = 1 << 20
 """Bytes that the headers of one member may take: long names, attributes, maps of sparse files."""
 RATIO_ROOM = 64 << 20
-"""Bytes to which even a tiny archive may inflate."""
+"""Bytes that even a tiny archive may inflate to."""
 MOST_NAME = 1000
 
 TABLES = """
@@ -88,17 +84,7 @@ class Member:
     digest: str
 
 
-@dataclass(frozen=True)
-class Point:
-    """Where inflating may start: `start` bytes of data lie before it, at byte `at` of the file less `bits` bits."""
-
-    start: int
-    at: int
-    bits: int
-    window: bytes
-
-
-class Beyond(Exception):
+class LimitExceeded(Exception):
     """An archive asks for more than the limits allow: one line."""
 
 
@@ -139,9 +125,9 @@ def split_member(path: str) -> tuple[str, str]:
 
 
 def list_members(root: Path, archive: str, limits: ReadLimits | None = None) -> Listing:
-    """The regular files of an archive below `root`. Passes over it once in its life; later from the cache.
+    """The regular files of an archive below `root`. The archive is indexed once; later calls use the cache.
 
-    limits None: whichever it was passed over with.
+    limits None: those it was indexed with.
     """
     name = _indexed(Path(root) / archive, limits)
     database = _database()
@@ -204,7 +190,7 @@ def _connection(path: Path, process: int, thread: int) -> sqlite3.Connection:
 
 @contextmanager
 def _building() -> Iterator[None]:
-    """One process at a time passes over an archive; a killed one holds nothing."""
+    """One process at a time indexes an archive; a killed one holds no lock."""
     try:
         file = open(_cache_file().with_suffix(".lock"), "w")  # noqa: SIM115 - closed below
     except OSError:
@@ -275,16 +261,16 @@ def _build(file: Path, limits: ReadLimits) -> Index:
         raw.seek(0)
         size = os.fstat(raw.fileno()).st_size
         most = size * limits.archive_ratio + RATIO_ROOM if packed else size
-        source = _Blocks(_inflated(raw, index.points) if packed else iter(lambda: raw.read(CHUNK), b""))
+        source = _Blocks(inflated(raw, index.points) if packed else iter(lambda: raw.read(CHUNK), b""))
         try:
             with tarfile.open(fileobj=source, mode="r|", tarinfo=_Header) as archive:
                 for number, entry in enumerate(archive, start=1):
-                    archive.members = []  # tarfile keeps every header it has seen
+                    archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
                     if number > limits.members:
-                        raise Beyond(f"more than data.limits.members={limits.members} members")
+                        raise LimitExceeded(f"more than data.limits.members={limits.members} members")
                     source.allow(_end_of(entry, most, limits, packed))
                     _take(archive, entry, index, limits)
-        except Beyond as error:
+        except LimitExceeded as error:
             index.problem = f"read as far as {len(index.members)} members: {error}"
         except DAMAGE as error:
             index.problem = f"damaged, noticed after {len(index.members)} members: {error}; download it again"
@@ -302,18 +288,18 @@ DAMAGE = (
     TypeError,
     RecursionError,
 )
-"""What tarfile and zlib raise on bytes that are none of theirs."""
+"""What tarfile and zlib raise on invalid bytes."""
 
 
 def _end_of(entry: tarfile.TarInfo, most: int, limits: ReadLimits, packed: bool) -> int:
-    """Where a member's data end. Beyond: it is sparse, or claims more than the whole archive can hold."""
+    """Where a member's data end. LimitExceeded: it is sparse, or claims more than the whole archive can hold."""
     if entry.issparse():
-        raise Beyond(f"{entry.name[:80]!r} is a sparse file, which is not read")
+        raise LimitExceeded(f"{entry.name[:80]!r} is a sparse file, which is not read")
     end = entry.offset_data + (entry.size if entry.isreg() else 0)
     if end > most:
         if not packed:
             raise EOFError(f"{entry.name[:80]!r} is cut off")
-        raise Beyond(
+        raise LimitExceeded(
             f"{entry.name[:80]!r} inflates to {end / 2**20:.0f} MB, more than data.limits.archive_ratio="
             f"{limits.archive_ratio} times the file"
         )
@@ -321,7 +307,7 @@ def _end_of(entry: tarfile.TarInfo, most: int, limits: ReadLimits, packed: bool)
 
 
 def _take(archive: tarfile.TarFile, entry: tarfile.TarInfo, index: Index, limits: ReadLimits) -> None:
-    """Note one member in the index, or why it is never read."""
+    """Add one member to the index, or note why it is never read."""
     name = entry.name.removeprefix("./")
     if entry.isdir():
         return
@@ -334,25 +320,29 @@ def _take(archive: tarfile.TarFile, entry: tarfile.TarInfo, index: Index, limits
     elif entry.size > limits.member_mb << 20:
         index.skip(f"members of more than data.limits.member_mb={limits.member_mb}", name)
     else:
-        data = archive.extractfile(entry).read()
+        content = archive.extractfile(entry)
+        data = b"" if content is None else content.read()
         if len(data) != entry.size:
             raise EOFError(f"{entry.name} is cut off")
         index.members[name] = Member(name, entry.offset_data, entry.size, _digest(data))
 
 
+NO_HEADER = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]  # not in its stub
+
+
 class _Header(tarfile.TarInfo):
-    """A header that is none is damage: tarfile itself takes one behind the first for the end of the archive."""
+    """An invalid header is damage: tarfile itself would take it for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             return super().frombuf(buf, encoding, errors)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+        except NO_HEADER as error:
             raise tarfile.ReadError(str(error)) from None
 
 
-class _Blocks:
-    """A generator of bytes with the one method of a file that tarfile needs of a stream, and a limit for headers."""
+class _Blocks(io.BufferedIOBase):
+    """A generator of bytes as the stream that tarfile reads, with a limit on headers."""
 
     def __init__(self, blocks: Iterator[bytes]):
         self._blocks, self._left, self._taken = blocks, b"", 0
@@ -362,7 +352,8 @@ class _Blocks:
         """Data may be read as far as byte `end`, and one member's headers behind it."""
         self._most = end + HEADER_ROOM
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None and size >= 0, "read block by block"
         parts, have = [self._left], len(self._left)
         while have < size and (block := next(self._blocks, None)) is not None:
             parts.append(block)
@@ -371,7 +362,7 @@ class _Blocks:
         self._left = data[size:]
         self._taken += len(data[:size])
         if self._taken > self._most + tarfile.RECORDSIZE:
-            raise Beyond(f"the headers of one member take more than {HEADER_ROOM >> 20} MB")
+            raise LimitExceeded(f"the headers of one member take more than {HEADER_ROOM >> 20} MB")
         return data[:size]
 
 
@@ -383,122 +374,13 @@ def _read(file: Path, archive: str, member: Member) -> bytes:
     query = "select start, at, bits, window from points where archive = ? and start <= ? order by start desc limit 1"
     row = _database().execute(query, (archive, member.start)).fetchone()
     with open(file, "rb") as raw:
-        if row is not None and _zlib() is not None:
-            data = _inflate_from(raw, Point(*row), member.start, member.size)
+        if row is not None and available():
+            data = inflate_from(raw, Point(*row), member.start, member.size)
             if len(data) == member.size:
                 return data
         raw.seek(0)
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        with gzip.open(raw) if packed else contextlib.nullcontext(raw) as data:
-            data.seek(member.start)
-            return data.read(member.size)
-
-
-# zlib, with the block boundaries that Python's own binding hides ------------------------------------------
-
-Z_OK, Z_STREAM_END, Z_BUF_ERROR = 0, 1, -5
-Z_NO_FLUSH, Z_BLOCK = 0, 5
-AT_BOUNDARY, IN_LAST_BLOCK = 128, 64
-GZIP, RAW = 31, -15
-
-
-class _Stream(ctypes.Structure):
-    _fields_ = [
-        ("next_in", ctypes.c_void_p), ("avail_in", ctypes.c_uint), ("total_in", ctypes.c_ulong),
-        ("next_out", ctypes.c_void_p), ("avail_out", ctypes.c_uint), ("total_out", ctypes.c_ulong),
-        ("msg", ctypes.c_char_p), ("state", ctypes.c_void_p), ("zalloc", ctypes.c_void_p),
-        ("zfree", ctypes.c_void_p), ("opaque", ctypes.c_void_p), ("data_type", ctypes.c_int),
-        ("adler", ctypes.c_ulong), ("reserved", ctypes.c_ulong),
-    ]  # fmt: skip
-
-
-@cache
-def _zlib() -> ctypes.CDLL | None:
-    """The system's zlib; None where there is none, and then members are found by reading from the start."""
-    try:
-        library = ctypes.CDLL(ctypes.util.find_library("z") or "libz.so.1")
-        library.zlibVersion.restype = ctypes.c_char_p
-        return library if library.zlibVersion().startswith(b"1.") else None
-    except (OSError, AttributeError):
-        return None
-
-
-@contextmanager
-def _inflating(bits: int) -> Iterator[_Stream]:
-    stream = _Stream()
-    version = ctypes.c_char_p(_zlib().zlibVersion())
-    if _zlib().inflateInit2_(ctypes.byref(stream), bits, version, ctypes.sizeof(_Stream)) != Z_OK:
-        raise OSError("zlib cannot start")
-    try:
-        yield stream
-    finally:
-        _zlib().inflateEnd(ctypes.byref(stream))
-
-
-def _inflated(raw: BinaryIO, points: list[Point]) -> Iterator[bytes]:
-    """The data of a gzip file in blocks; a restart point goes to `points` each SPACING. EOFError, OSError: damage."""
-    if _zlib() is None:
-        with gzip.open(raw) as file:
-            while block := file.read(CHUNK):
-                yield block
-        return
-    room = ctypes.create_string_buffer(CHUNK)
-    taken, made, tail, ended = 0, 0, b"", False
-    with _inflating(GZIP) as stream:
-        while chunk := raw.read(CHUNK):
-            given = ctypes.c_char_p(chunk)
-            stream.next_in, stream.avail_in = ctypes.cast(given, ctypes.c_void_p), len(chunk)
-            full = False
-            while stream.avail_in or full:
-                if ended:  # a further gzip file follows in the same one, or padding does
-                    if chunk[-stream.avail_in :].strip(b"\0") == b"":
-                        break
-                    _zlib().inflateReset(ctypes.byref(stream))
-                    tail, ended = b"", False
-                before = stream.avail_in
-                block, code = _step(stream, room, Z_BLOCK)
-                full = len(block) == CHUNK
-                taken += before - stream.avail_in
-                made += len(block)
-                tail = (tail + block)[-WINDOW:]
-                if block:
-                    yield block
-                ended = code == Z_STREAM_END
-                boundary = stream.data_type & AT_BOUNDARY and not stream.data_type & IN_LAST_BLOCK
-                if boundary and (not points or not tail or made - points[-1].start >= SPACING):
-                    points.append(Point(made, taken, stream.data_type & 7, tail))
-    if not ended:
-        raise EOFError("the file is cut off")
-
-
-def _step(stream: _Stream, room: ctypes.Array, flush: int) -> tuple[bytes, int]:
-    stream.next_out, stream.avail_out = ctypes.addressof(room), len(room)
-    code = _zlib().inflate(ctypes.byref(stream), flush)
-    if code not in (Z_OK, Z_STREAM_END, Z_BUF_ERROR):
-        raise OSError(f"the gzip data are damaged (zlib code {code})")
-    return ctypes.string_at(room, len(room) - stream.avail_out), code
-
-
-def _inflate_from(raw: BinaryIO, point: Point, start: int, size: int) -> bytes:
-    """`size` bytes of data from `start`; fewer where the gzip stream ends before."""
-    raw.seek(point.at - (1 if point.bits else 0))
-    room = ctypes.create_string_buffer(CHUNK)
-    found, place = bytearray(), point.start
-    with _inflating(RAW) as stream:
-        if point.bits:
-            value = raw.read(1)[0] >> (8 - point.bits)
-            _zlib().inflatePrime(ctypes.byref(stream), point.bits, value)
-        if point.window:
-            _zlib().inflateSetDictionary(ctypes.byref(stream), point.window, len(point.window))
-        code = Z_OK
-        while code != Z_STREAM_END and len(found) < size and (chunk := raw.read(CHUNK // 4)):
-            given = ctypes.c_char_p(chunk)
-            stream.next_in, stream.avail_in = ctypes.cast(given, ctypes.c_void_p), len(chunk)
-            full = False
-            while code != Z_STREAM_END and len(found) < size and (stream.avail_in or full):
-                block, code = _step(stream, room, Z_NO_FLUSH)
-                full = len(block) == CHUNK
-                found += block[max(0, start - place) :]
-                place += len(block)
-    return bytes(found[:size])
+        with gzip.open(raw) if packed else contextlib.nullcontext(raw) as whole:
+            whole.seek(member.start)
+            return whole.read(member.size)

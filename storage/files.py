@@ -18,13 +18,13 @@ from pathlib import Path
 from storage.names import DIGEST_BYTES
 
 TEMPORARY = ".tmp-"
-"""What the names of unfinished files begin with."""
+"""Prefix of unfinished files' names."""
 
 CHECK = "check"
-"""Where a sealed file says what the rest of it digests to."""
+"""The key under which a sealed file keeps the digest of its other keys."""
 
 DEFAULT_STORE = "store"
-"""The folder that a command means where none is told."""
+"""The store that a command uses by default."""
 REPAIR = "verify --repair"
 
 
@@ -53,7 +53,7 @@ def sealed(value: dict) -> bytes:
 def unsealed(data: bytes) -> tuple[dict, bool]:
     """The object without its check, and whether it had one. ValueError where it is damaged.
 
-    One without a check was written before there were any; whoever asks decides whether that is believed.
+    One without a check was written before there were any; the caller decides whether to accept it.
     """
     try:
         value = json.loads(data)
@@ -86,7 +86,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def shown(text: Path | str) -> str:
-    """A path, or what a library says of a file, for people: one line whatever its characters are."""
+    """A path, or a library's message about a file, on one printable line."""
     text = str(text)
     return text if text.isprintable() else ascii(text)[1:-1]
 

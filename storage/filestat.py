@@ -1,7 +1,7 @@
 """A stat cache: content digests of files, recomputed only where size, time or inode changed.
 
-One SQLite file holds (path, size, mtime_ns, inode) -> digest, each row with a check; it is read once and written
-once, and a damaged row is as good as none. Knows nothing of what the files are.
+One SQLite file holds (path, size, mtime_ns, inode) -> digest, each row with a checksum; it is read once and written
+once, and a damaged row is ignored. Knows nothing of what the files are.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -22,12 +23,13 @@ TABLE = (
 )
 COLUMNS = "path, size, mtime_ns, inode, digest"
 OLD_TABLE = "files"
-"""Of caches without checks; what such a one holds is written anew, with checks."""
+"""Version of caches without checksums; their content is written again, with checksums."""
 # Two writes within one clock tick leave one time stamp, so a file this young is not trusted later.
 YOUNG_NS = 50_000_000
 CHUNK = 1 << 20
 
 Stat = tuple[int, int, int]
+Reading = Callable[[int], None]
 
 
 class StatCache:
@@ -57,8 +59,17 @@ class StatCache:
         if not checked:
             self._changed = dict(self._known)
 
-    def digest(self, path: Path | str) -> str:
-        """blake2b (128 bit, hex) of the file's content. FileNotFoundError where there is none."""
+    def to_read(self, path: Path | str) -> int:
+        """The bytes that `digest` would read of the file now. FileNotFoundError where there is none."""
+        name = os.path.abspath(path)
+        now, known = _stat(name), self._known.get(name)
+        return 0 if known is not None and known[0] == now else now[0]
+
+    def digest(self, path: Path | str, reading: Reading = lambda size: None) -> str:
+        """blake2b (128 bit, hex) of the file's content; reading(bytes) after each part that is read.
+
+        FileNotFoundError where there is no file.
+        """
         name = os.fspath(path)
         if not os.path.isabs(name):
             name = os.path.abspath(name)
@@ -66,7 +77,7 @@ class StatCache:
         known = self._known.get(name)
         if known is not None and known[0] == now:
             return known[1]
-        value, settled = _read_digest(name)
+        value, settled = _read_digest(name, reading)
         self.hashed += 1
         after = _stat(name)
         if settled and after == now:
@@ -95,19 +106,20 @@ class StatCache:
                 _write(self.path, rows)
 
 
-def content_digest(path: Path) -> str:
-    """blake2b (128 bit, hex) of a file's content."""
+def content_digest(path: Path, reading: Reading = lambda size: None) -> str:
+    """blake2b (128 bit, hex) of a file's content; reading(bytes) after each part that is read."""
     state = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
             state.update(chunk)
+            reading(len(chunk))
     return state.hexdigest()
 
 
-def _read_digest(name: str) -> tuple[str, bool]:
+def _read_digest(name: str, reading: Reading) -> tuple[str, bool]:
     """The digest, and whether the file had been left alone long enough to trust its time stamp."""
     settled = time.time_ns() - os.stat(name).st_mtime_ns > YOUNG_NS
-    return content_digest(Path(name)), settled
+    return content_digest(Path(name), reading), settled
 
 
 def _stat(name: str) -> Stat:
@@ -131,7 +143,7 @@ def cache_fault(path: Path) -> str | None:
 
 
 def _crc(name: str, stat: Stat, value: str) -> int:
-    """Against rot, not against ill will: whoever can write here can write the files as well."""
+    """Guards against bit rot, not malice: who can write here can write the files too."""
     return zlib.crc32("{}\0{}\0{}\0{}\0{}".format(name, *stat, value).encode(errors="surrogateescape"))
 
 
@@ -140,7 +152,7 @@ def _holds(row: tuple) -> bool:
 
 
 def _table(database: sqlite3.Connection) -> str | None:
-    """The table that the records are in; None of a new file."""
+    """The table that the records are in; None for a new file."""
     names = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
     return "stats" if "stats" in names else OLD_TABLE if OLD_TABLE in names else None
 

@@ -40,7 +40,7 @@ class LabelError(InputError):
 
 
 def none_by_choice(policy: LabelPolicy) -> dict[str, str | None]:
-    """Of a dataset whose labels all have one plain target."""
+    """For a dataset whose labels all have one target each."""
     return {}
 
 

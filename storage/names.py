@@ -1,7 +1,8 @@
-"""The one rule for what a store may call things: whatever is read from a store and becomes a part of a path is a
-type of this module, so that it is checked where it enters.
+"""What names a store may use: whatever is read from a store and becomes a part of a path is a type of this module, so
+that it is checked where it enters.
 
-A store is data: it may come from elsewhere, be damaged, or be written to harm. Knows nothing of what the names mean.
+A store is untrusted data: it may come from elsewhere, be damaged, or be malicious. Knows nothing of what the names
+mean.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def checked_name(name: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether `checked_name` lets it pass."""
+    """Whether `checked_name` accepts it."""
     try:
         return checked_name(name) == name
     except ValueError:

@@ -1,6 +1,6 @@
 """Finished rows of a stage, one SQLite file: digest of a row's own inputs -> bytes, each with a check of its own.
 
-A damaged row is never handed out: it is counted, and made again. Knows nothing of what rows hold.
+A damaged row is never returned: it is counted, and computed again. Knows nothing of what rows hold.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from storage.files import REPAIR, TEMPORARY, UnreadableError, on_store, shown, w
 
 LOG = logging.getLogger(__name__)
 VERSION = 1
-"""Marks a file with checks. 0: none yet; they are taken of what is there when it is first opened to be written."""
+"""SQLite user_version of a file with checksums. 0: none yet; they are computed when it is first opened for writing.
+"""
 
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 """What reading a damaged file raises: SQLite's own message may hold bytes of it that are no text."""
 
 SIDES = ("-wal", "-shm")
-"""What SQLite leaves beside a file that was not closed."""
+"""Suffixes of the files SQLite leaves beside one that was not closed."""
 
 
 def row_check(key: str, value: bytes) -> bytes | None:
-    """Digest of a row; None of what no row can be."""
+    """Digest of a row; None for what cannot be a row."""
     if not isinstance(key, str) or not isinstance(value, bytes):
         return None
     return hashlib.blake2b(key.encode() + b"\0" + value, digest_size=16).digest()
@@ -43,10 +44,11 @@ class RowStore:
     """Finished rows of one stage. Each put is durable on return. UnreadableError where the file itself is damaged.
 
     damaged: rows that were asked for and do not match their check; they count as missing.
+    only: the keys that count, which every put adds to; None: all that are there.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.damaged = path, 0
+    def __init__(self, path: Path, only: set[str] | None = None):
+        self.path, self.damaged, self._only = path, 0, only
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _naming(path):
@@ -57,7 +59,7 @@ class RowStore:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         found = {}
-        keys = list(dict.fromkeys(keys))
+        keys = [key for key in dict.fromkeys(keys) if self._only is None or key in self._only]
         with _naming(self.path):
             for start in range(0, len(keys), 500):
                 part = keys[start : start + 500]
@@ -77,6 +79,8 @@ class RowStore:
             self.connection.execute(
                 "insert or replace into checks values (?, ?)", (key, row_check(key, value))
             )
+        if self._only is not None:
+            self._only.add(key)
 
     def close(self) -> None:
         if self.damaged:
@@ -88,7 +92,7 @@ _SELECT = "select rows.key, rows.value, checks.digest from rows left join checks
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables, and take the checks of a file that was written before there were any."""
+    """Create the tables, and compute the checksums of a file written without them."""
     if _checked(connection):
         connection.execute(f"{_SELECT} limit 0")
         return
@@ -102,7 +106,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def _checked(connection: sqlite3.Connection) -> bool:
-    """Whether the file has checks. DatabaseError where that is in doubt: rows are not to be believed unchecked."""
+    """Whether the file has checks. DatabaseError where that is in doubt: unchecked rows must not be trusted."""
     (version,) = connection.execute("pragma user_version").fetchone()
     (tables,) = connection.execute("select count(*) from sqlite_master where name = 'checks'").fetchone()
     if (version, tables) not in ((0, 0), (VERSION, 1)):
@@ -202,7 +206,7 @@ def _all_rows(database: sqlite3.Connection, order: str = "asc", checked: bool = 
 
 
 def _in_use(path: Path) -> bool:
-    """Whether rows lie in the log beside the file: somebody has it open, or was killed."""
+    """Whether the write-ahead log holds rows: some process has the file open, or was killed."""
     log = path.with_name(path.name + SIDES[0])
     return log.exists() and log.stat().st_size > 0
 

@@ -40,7 +40,7 @@ class LabelPolicy(BaseModel, frozen=True, extra="forbid"):
 
 
 class ReadLimits(BaseModel, frozen=True, extra="forbid"):
-    """What is still read of raw files: beyond, a file is an error and a row or a member is turned away."""
+    """What is still read of raw files: beyond, a file is an error, and a row or a member is rejected."""
 
     text_mb: int = Field(
         1024, ge=1, description="Megabytes of a text file that is read whole; not in the paper"

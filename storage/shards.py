@@ -44,8 +44,10 @@ _KEY = [
 ]
 _CANDIDATE = [
     *_KEY,
-    _required("emotion", _TEXT),
-    _required("prompt", _TEXT),
+    _required("source", _TEXT),
+    pa.field("emotion", _TEXT),
+    _required("sample", pa.int32()),
+    pa.field("prompt", _TEXT),
     _required("text", _TEXT),
     pa.field("finish_reason", _TEXT),
     _required("usable", pa.bool_()),
@@ -110,10 +112,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         [
             *_KEY,
             _required("sentence", _TEXT),
+            _required("reply", _TEXT),
             _required("chosen", _TEXT),
             _required("rejected", _TEXT),
-            _required("rejected_emotion", _TEXT),
+            pa.field("rejected_emotion", _TEXT),
             _required("cosine", pa.float64()),
+            pa.field("chosen_cosine", pa.float64()),
         ],
     ),
     "features": _schema(
@@ -153,9 +157,9 @@ SCHEMAS: dict[str, pa.Schema] = {
 def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
     """Parquet bytes of `rows`, sorted by key; the same rows in any order give the same bytes.
 
-    The key is the dialogue key and, for candidates and scores, the emotion, for replies, the rung. Errors:
+    The key is the dialogue key and, for candidates and scores, emotion and sample, for replies, the rung. Errors:
     ShardError on an unknown column, a missing required one, a value of another type, or a repeated key
-    (rejects have none: a row can be turned away for several reasons).
+    (rejects have none: a row can be rejected for several reasons).
     """
     schema = _schema_of(schema_name)
     rows = list(rows)
@@ -164,10 +168,14 @@ def write_table(rows: Iterable[dict], schema_name: str) -> bytes:
         rows.sort(key=_reject_order)
     else:
         columns = key_columns(schema_name)
-        keyed = sorted(((tuple(row[c] for c in columns), row) for row in rows), key=lambda pair: pair[0])
-        for (before, _), (after, _) in zip(keyed, keyed[1:], strict=False):
+        # What is null comes before what is not, and is compared with nothing.
+        keyed = sorted(
+            (([(row.get(c) is not None, row.get(c)) for c in columns], row) for row in rows),
+            key=lambda pair: pair[0],
+        )
+        for (before, row), (after, _) in zip(keyed, keyed[1:], strict=False):
             if before == after:
-                raise ShardError(f"{schema_name}: two rows have the key {before}")
+                raise ShardError(f"{schema_name}: two rows have the key {tuple(row.get(c) for c in columns)}")
         rows = [row for _, row in keyed]
     try:
         table = pa.Table.from_pylist(rows, schema=schema)
@@ -288,8 +296,13 @@ def candidate_to_row(candidate: Candidate) -> dict:
     return asdict(candidate)
 
 
+def unscored_to_row(candidate: Candidate) -> dict:
+    """A row of `candidates`, which has no cosine yet."""
+    return {name: value for name, value in asdict(candidate).items() if name != "cosine"}
+
+
 def row_to_candidate(row: dict) -> Candidate:
-    """Of a whole row of `candidates` or `scores`."""
+    """From a whole row of `candidates` or `scores`."""
     return Candidate(**row)
 
 
@@ -314,14 +327,14 @@ def reject_to_row(reject: Reject, stage: str) -> dict:
 
 
 def pack_array(array: np.ndarray | None) -> tuple[bytes | None, list[int] | None]:
-    """(blob, shape) of a feature array, stored as little-endian half precision; (None, None) of None."""
+    """(blob, shape) of a feature array, stored as little-endian half precision; (None, None) for None."""
     if array is None:
         return None, None
     return np.ascontiguousarray(array, dtype="<f2").tobytes(), list(array.shape)
 
 
 def unpack_array(blob: bytes | None, shape: Sequence[int] | None) -> np.ndarray | None:
-    """The float16 array of `pack_array`; None of None."""
+    """The float16 array of `pack_array`; None for None."""
     if blob is None or shape is None:
         return None
     return np.frombuffer(blob, dtype="<f2").reshape(tuple(shape))

@@ -11,7 +11,7 @@ Layout under the root, and how each file is checked or comes again:
     files.sqlite            the stat cache (storage/filestat): made again
     report.*                copies of the report's artefacts; their digests are in published.json, which is sealed
     sample/VERSION/         the sample corpus; its digests are in VERSION.json beside it, which is sealed
-    scratch/KEY/            what an unfinished item goes on from (step checkpoints); removed once it is done
+    scratch/KEY/            what an unfinished item resumes from (step checkpoints); removed once it is done
     logs/STAGE/KEY…/        a training's curves for TensorBoard; logs/*.log is what processes printed; read by people
     runs/ID.json            what a run was asked for and what became of it (tasks/engine/runs.py)
     locks/                  kernel file locks; a killed process holds none
@@ -29,13 +29,14 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.files import (
     REPAIR,
@@ -52,7 +53,8 @@ from storage.files import (
     writing,
 )
 from storage.filestat import StatCache, content_digest
-from storage.names import DIGEST_BYTES, Digest, Name, StageName
+from storage.names import DIGEST_BYTES, Digest, Name
+from storage.records import FORMAT, Damage, Last, Member, NewerError, Record, Ref
 from storage.rows import RowStore
 
 __all__ = [
@@ -61,81 +63,8 @@ __all__ = [
 ]  # fmt: skip
 
 LOG = logging.getLogger(__name__)
-FORMAT = 1
-"""Of records. Those from before there were formats have none and are read too."""
-
-Count = Annotated[int, Field(ge=0)]
-
-
-class NewerError(UnreadableError):
-    """A record of a later version: nothing is wrong with it, and this version must leave it alone."""
-
-
-class Ref(BaseModel, frozen=True, extra="forbid"):
-    """An artefact: the name its stage gave it and the digest of its bytes (a tree's: of its listing).
-
-    views: of a table's shard, the digest of each view's rows (storage/tables). view: the one that a reader is
-    given; empty for the whole.
-    """
-
-    name: Name
-    digest: Digest
-    size: Count
-    rows: Count = 0
-    rejects: Count = 0
-    tree: bool = False
-    views: dict[str, Digest] = {}
-    view: str = ""
-
-    def seen_as(self, view: str) -> Ref:
-        """The artefact as a reader of one of its views is given it."""
-        return self.model_copy(update={"view": view})
-
-    @property
-    def content(self) -> str:
-        """The digest of what its reader reads; of the whole where the view's is not known."""
-        return self.views.get(self.view, self.digest) if self.view else self.digest
-
-
-class Member(BaseModel, frozen=True, extra="forbid"):
-    """A file of a tree: its path below the tree's folder and the digest of its bytes."""
-
-    name: Name
-    digest: Digest
-    size: Count
-
-
-class Record(BaseModel, frozen=True, extra="forbid"):
-    """What one finished item put out. inputs: digests of the artefacts it read; None where the record does not tell."""
-
-    stage: StageName
-    label: Name
-    key: Digest
-    outputs: tuple[Ref, ...]
-    inputs: tuple[Digest, ...] | None = None
-
-
-class Parts(BaseModel, extra="allow"):
-    """What a key was made from, by kind. A store reads digests by artefact or raw file, and the views seen."""
-
-    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
-    input: dict[str, Digest] = {}
-    seen: dict[str, tuple[str, Digest]] = {}
-
-
-class Last(BaseModel, frozen=True, extra="forbid"):
-    """What an item was last made from."""
-
-    key: Digest
-    label: Name
-    parts: Parts
-
-
-class Damage(BaseModel, frozen=True, extra="forbid"):
-    """A tree whose layout was found damaged, and (stage, key) of what may have been made from it."""
-
-    tree: Digest
-    records: tuple[tuple[StageName, Digest], ...]
+LOOK_S = 0.1
+"""How often somebody who has something to do meanwhile looks whether a lock is free."""
 
 
 T = TypeVar("T")
@@ -149,11 +78,14 @@ class Store:
     """One store folder. Cheap to open; creates nothing until something is written.
 
     stats: with it, an artefact that was written to since it was last looked at is read again and compared.
+    rows_anew: rows that were finished before count as missing, and are written over as they are made again.
     """
 
-    def __init__(self, root: Path | str, stats: StatCache | None = None):
+    def __init__(self, root: Path | str, stats: StatCache | None = None, rows_anew: bool = False):
         self.root = Path(root).resolve()
         self.stats = stats
+        self._rows_made: dict[str, set[str]] | None = {} if rows_anew else None
+        """Stage -> keys of the rows that were put through this store, which alone count then."""
 
     def hint(self, verb: str) -> str:
         """The command that does `verb` with this store, for messages."""
@@ -161,8 +93,8 @@ class Store:
 
     # What a store may not hold ------------------------------------------------------------------------
 
-    def strangers(self) -> Iterator[Path]:
-        """What is neither a folder nor a plain file: through links and pipes a store would reach outside."""
+    def links(self) -> Iterator[Path]:
+        """Links, pipes and other special files, by which a store would reach outside itself."""
         folders = [self.root]
         while folders:
             with (
@@ -175,9 +107,9 @@ class Store:
                     elif not entry.is_file(follow_symlinks=False):
                         yield Path(entry.path)
 
-    def refuse_strangers(self) -> None:
+    def refuse_links(self) -> None:
         """StoreError where the store holds a link or a pipe. To be asked before anything is written or removed."""
-        for path in self.strangers():
+        for path in self.links():
             raise StoreError(
                 f"{shown(path)}: a link, or no plain file; a store holds none, so that nothing outside it is touched: "
                 f"{self.hint(REPAIR)} removes it, not what it leads to"
@@ -248,14 +180,14 @@ class Store:
                 whole = self.stats.digest(path) == ref.digest
             else:
                 whole = path.stat().st_size == ref.size
-            if not whole or not getattr(ref, "tree", False):
+            if not whole or not isinstance(ref, Ref) or not ref.tree:
                 return whole
             return all(self.holds(member, rehash) for member in self.members(ref))
         except (OSError, StoreError):
             return False
 
     def drop(self, ref: Ref) -> None:
-        """Remove an artefact's bytes, a tree's damaged members and its layout; what is gone already is no error."""
+        """Remove an artefact's bytes, a tree's damaged members and its layout; missing files are no error."""
         if ref.tree:
             with contextlib.suppress(StoreError):
                 for member in self.members(ref):
@@ -402,7 +334,7 @@ class Store:
         return list(found.values())
 
     def _inputs(self, record: Record) -> set[str]:
-        """Digests of what an item read; of a record that does not tell, what is noted of its label's latest."""
+        """Digests of what an item read; where the record does not say, those noted for its label's latest record."""
         if record.inputs is not None:
             return set(record.inputs)
         last = self.last(record.stage, record.label)
@@ -438,7 +370,7 @@ class Store:
 
         return self._read_sealed(path, parse) or []
 
-    # Small facts that are fixed once ------------------------------------------------------------------
+    # Numbers that are fixed once ------------------------------------------------------------------
 
     def fixed(self, name: str, value: int) -> int:
         """The number first stored under `name`: `value` the first time, the same ever after."""
@@ -450,7 +382,7 @@ class Store:
             return known[name]
 
     def fixed_paths(self) -> tuple[Path, Path]:
-        """Either of the two is enough."""
+        """The two copies; either is enough."""
         return self.root / "fixed.json", self.root / "fixed.copy.json"
 
     def all_fixed(self) -> dict[str, int]:
@@ -515,28 +447,33 @@ class Store:
     # Locks and rows -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lock(self, name: str, shared: bool = False) -> Iterator[None]:
-        """A kernel file lock: it goes when the process goes, however it goes. StoreError in a read-only store."""
+    def lock(
+        self, name: str, shared: bool = False, meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """A kernel file lock: released when the process ends, in whatever way. StoreError in a read-only store.
+
+        meanwhile: called again and again while another holds it; an error that it raises ends the waiting.
+        """
         path = self.root / "locks" / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb")
         with file:
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            if meanwhile is None:
+                fcntl.flock(file, kind)
+            else:
+                _wait_for(file, kind, meanwhile)
             yield
 
     def rows_paths(self) -> list[Path]:
         return sorted((self.root / "rows").glob("*.sqlite"))
 
-    def drop_rows(self, stage: str) -> None:
-        """Remove a stage's finished rows; they can all be made again."""
-        for path in (self.root / "rows").glob(f"{stage}.sqlite*"):
-            path.unlink()
-
     def rows(self, stage: str) -> RowStore:
         # Two openers of a new file would both turn it to write-ahead logging, where SQLite does not wait: one fails.
         with self.lock("rows"):
-            return RowStore(self.root / "rows" / f"{stage}.sqlite")
+            made = None if self._rows_made is None else self._rows_made.setdefault(stage, set())
+            return RowStore(self.root / "rows" / f"{stage}.sqlite", made)
 
     # Reading what may be damaged ------------------------------------------------------------------
 
@@ -550,12 +487,21 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._unreadable(path, error.strerror) from error
+            raise self._unreadable(path, str(error.strerror)) from error
         except ValueError as error:
             raise self._unreadable(path, _first(error)) from None
 
     def _unreadable(self, path: Path, why: str) -> UnreadableError:
         return UnreadableError(f"{shown(path)}: cannot be read ({why}); {self.hint(REPAIR)} drops it")
+
+
+def _wait_for(file: BinaryIO, kind: int, meanwhile: Callable[[], None]) -> None:
+    while True:
+        try:
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            meanwhile()
+            time.sleep(LOOK_S)
 
 
 def _as_record(value: dict, checked: bool, path: Path) -> Record:
@@ -619,7 +565,7 @@ def _is_layout(folder: Path, members: list[Member], digest_of: Callable[[Path], 
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder or a link; never what a link leads to. What is gone already is no error."""
+    """Remove a file, a folder or a link; never what a link leads to. A missing path is no error."""
     with writing(path):
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)

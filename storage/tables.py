@@ -9,23 +9,23 @@ VERSIONS = {
     "utterances": 2,
     "exchanges": 1,
     "rejects": 1,
-    "candidates": 2,
-    "scores": 2,
-    "pairs": 1,
+    "candidates": 3,
+    "scores": 3,
+    "pairs": 2,
     "features": 1,
     "replies": 2,
 }
 
 KEY_COLUMNS = ("dataset", "split", "dialogue_id", "turn")
-_EXTRA_KEY = {"candidates": ("emotion",), "scores": ("emotion",), "replies": ("rung",)}
+_EXTRA_KEY = {"candidates": ("emotion", "sample"), "scores": ("emotion", "sample"), "replies": ("rung",)}
 
 
 def key_columns(table: str) -> tuple[str, ...]:
-    """The columns that tell one row of a table from another (rejects have no such key)."""
+    """The columns that tell one row of a table from another (rejects have no such key). Some may be null."""
     return KEY_COLUMNS + _EXTRA_KEY.get(table, ())
 
 
-VIEWS = {
+VIEWS: dict[str, dict[str, tuple[str, ...]]] = {
     "utterances": {
         "words": (*KEY_COLUMNS, "speaker", "text"),
         "labels": (*KEY_COLUMNS, "speaker", "text", "emotion"),

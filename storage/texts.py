@@ -1,4 +1,4 @@
-"""Utterances of public text corpora that are no dialogue dataset of a run: what a compressor is pretrained on.
+"""Utterances of public text corpora, on which a compressor is pretrained; they are no dialogue dataset of a run.
 
 Reads GoEmotions' files (`.tsv`, the first column), Topical-Chat's conversations (`.json`), and one utterance a line
 (`.txt`). Knows nothing of tokens or of training.

@@ -1,4 +1,4 @@
-"""Where on this machine lies what can be made again and belongs to no store. Knows nothing of what that is."""
+"""Where this machine's caches lie: what can be made again and belongs to no store."""
 
 from __future__ import annotations
 

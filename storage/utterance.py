@@ -1,4 +1,4 @@
-"""The one record that runs through the pipeline, and the record of what was turned away.
+"""The one record that runs through the pipeline, and the record of what was rejected.
 
 Knows nothing of datasets' file formats, of Parquet, or of models.
 """
@@ -43,7 +43,7 @@ class Utterance:
     end: float | None = None
     side: str | None = None
     seconds: float | None = None
-    """How long the release says the utterance lasts; None where it does not say. Told from the clip's own length."""
+    """How long the release says the utterance lasts; None where it does not say. Not the clip's own length."""
     media_digest: str | None = None
     """Digest of the media files, span and side together; None without media."""
 
@@ -54,7 +54,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One thing a stage turned away: which row, and why. `detail` is for people."""
+    """One row that a stage rejected, and why. `detail` is for people."""
 
     dataset: str
     split: str

@@ -1,6 +1,6 @@
-"""What Empamba leaves on a machine outside stores: converted weights, what was learned of files, and the orchestrator's records.
+"""What Empamba leaves on a machine outside stores: converted weights, cached facts of files, and Prefect's records.
 
-Knows where they lie and what in them is whose; asks nobody.
+Removes without asking: the command asks.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from model.zoo.resolve import RECORD, default_cache
 from storage.user_cache import user_cache
 
 ORCHESTRATOR_MARKS = ("prefect.db", "profiles.toml", "memo_store.toml")
-"""Files by which Prefect's home is known."""
+"""Files that show that a folder is Prefect's home."""
 OWN_FOLDERS = ("locks", "folder-digests")
-"""What lies in the weight cache beside the weights' folders."""
+"""Files of the weight cache besides the weights' folders."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """entries: what may be removed. question: what to ask before."""
+    """entries: what may be removed. question: what the command asks first."""
 
     what: str
     folder: Path

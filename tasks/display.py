@@ -1,5 +1,5 @@
-"""What a run shows in the terminal: what it is at before there are items, then a line per item with its reason, and
-a bar while it works.
+"""What a run shows in the terminal: first what it is doing, then a line per item with its reason, and a bar while it
+works.
 
 Knows nothing of Prefect or of how items are run.
 """
@@ -22,14 +22,14 @@ from tasks.engine.planner import StagePlan
 from tasks.terminal import Terminal, clean, seconds_text
 
 FIRST_LINE_S, LINE_EVERY_S = 1.0, 30.0
-"""Without a terminal: after so long it is said what takes time, and then from time to time how far it is."""
+"""Without a terminal: seconds until the first progress line, and between the next ones."""
 ESTIMATE_AFTER_S = 5.0
 STATE_STYLE = {"fresh": "green", "stale": "yellow", "unknown": "magenta", "not run": "dim"}
 ITEMS_SHOWN, REASONS_SHOWN = 6, 4
 
 
 def status_tree(plans: list[StagePlan]) -> Tree:
-    """The plan as a tree: stages with their parts below, and below a stale one its items and why they are."""
+    """The plan as a tree: stages, their parts, and the items of stale ones with their reasons."""
     tree = Tree("pipeline", guide_style="dim")
     branches: dict[str, Tree] = {}
     for plan in plans:
@@ -61,9 +61,10 @@ def _plain(text: str) -> str:
 
 
 def left_s(first: tuple[float, int], now: float, step: int, steps: int) -> float | None:
-    """Seconds that the steps left will take, at the pace since the first one told of; None while that says nothing.
+    """Seconds that the steps left will take, at the pace since the first one told of; None while there is too little
+    to go by.
 
-    first: (when, which step). Steps done before it, as in a run that goes on, say nothing of the pace.
+    first: (when, which step). Steps done before it, as in a run that goes on, do not count.
     """
     began, at = first
     if step <= at or now - began < ESTIMATE_AFTER_S:
@@ -72,7 +73,7 @@ def left_s(first: tuple[float, int], now: float, step: int, steps: int) -> float
 
 
 class Waiting:
-    """What is being done where there is nothing else to show: a spinner; without a terminal a line, if it takes long.
+    """A spinner that says what is being done; without a terminal a line, if it takes long.
 
     One at a time: the next, or a run's display, ends the one before.
     """
@@ -107,7 +108,7 @@ class Waiting:
 
     @classmethod
     def end(cls) -> None:
-        """Show nothing any more."""
+        """Stop showing anything."""
         if cls.active is not None:
             cls.active.stop()
 
@@ -200,7 +201,7 @@ class Display:
 
     @contextmanager
     def item(self, name: str, why: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-        """Show one item while it runs; yields whom to tell of progress."""
+        """Show one item while it runs; yields the callback for its progress."""
         started = time.monotonic()
         self._print(f"[bold]{_plain(name)}[/] [dim]{_plain(_short(why))}[/]")
         bar = self.bars.add_task(clean(name), total=None, figures="at work")
@@ -235,7 +236,7 @@ class Display:
                 self._print(f"  {_plain(shown.line())}")
 
     def print_line(self, name: str, line: str) -> None:
-        """What a running item has to say."""
+        """A message of a running item."""
         self._print(f"  {_plain(name)}: {_plain(line)}")
 
     def settled(self, plan: StagePlan, learned: str | None = None) -> None:

@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from storage.answers import Candidate, Pair
 from storage.errors import InputError
+from storage.exchanges import Exchange
 from storage.preferences import COLUMNS, write_preferences
+from storage.shards import row_to_candidate, row_to_exchange, row_to_pair
 from storage.store import Ref, Store, write_atomic
+from storage.tables import KEY_COLUMNS
 from tasks.engine.declaration import Weights
 from tasks.engine.run import RunRequest
 from tasks.settings import Settings
-from tasks.stages.shards import read_rows, row_key
+from tasks.stages.shards import read_rows
 
 SPLITS = ("train", "dev")
 NEEDED = ("utterances", "utterances.exchanges", "scores", "pairs", "pairs.quality")
@@ -52,35 +56,45 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
 def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[dict]:
     from tasks.stages.examples import read_dialogues, tagged  # torch, which no refusal needs
 
-    histories = {}
+    histories: dict[tuple, list[str]] = {}
     for dialogue in read_dialogues(store, artefacts["utterances"], *SPLITS).values():
         lines = tagged(dialogue)
         histories |= {u.key: list(lines[:at]) for at, u in enumerate(dialogue)}
-    exchanges = {
-        row_key(r): r for r in read_rows(store, artefacts["utterances.exchanges"], "exchanges", *SPLITS)
+    read = [
+        row_to_exchange(r)[0]
+        for r in read_rows(store, artefacts["utterances.exchanges"], "exchanges", *SPLITS)
+    ]
+    exchanges = {exchange.key: exchange for exchange in read}
+    candidates = map(row_to_candidate, read_rows(store, artefacts["scores"], "scores"))
+    # Of an exchange's usable candidates no two say the same.
+    made = {(*one.key, one.text): one for one in candidates if one.usable}
+    pairs = map(row_to_pair, read_rows(store, artefacts["pairs"], "pairs"))
+    return [
+        _row(pair, made[*pair.key, pair.rejected], exchanges[pair.key], histories[pair.key], scorer)
+        for pair in pairs
+    ]
+
+
+def _row(pair: Pair, candidate: Candidate, exchange: Exchange, history: list[str], scorer: str) -> dict:
+    """A pair as it goes out, of the columns of storage.preferences.PREFERENCES."""
+    return {
+        "prompt": [{"role": "user", "content": pair.sentence}],
+        "chosen": [{"role": "assistant", "content": pair.chosen}],
+        "rejected": [{"role": "assistant", "content": pair.rejected}],
+        "reply": pair.reply,
+        "history": history,
+        **dict(zip(KEY_COLUMNS, pair.key, strict=True)),
+        "sentence_emotion": exchange.sentence_emotion,
+        "chosen_emotion": exchange.reply_emotion,
+        "rejected_emotion": pair.rejected_emotion,
+        "cosine": pair.cosine,
+        "candidate_prompt": candidate.prompt,
+        "engine": candidate.engine,
+        "weights": candidate.weights,
+        "settings": candidate.settings,
+        "seed": candidate.seed,
+        "scorer": scorer,
     }
-    made = {(*row_key(r), r["emotion"]): r for r in read_rows(store, artefacts["scores"], "scores")}
-    rows = []
-    for pair in read_rows(store, artefacts["pairs"], "pairs"):
-        key = row_key(pair)
-        candidate, exchange = made[*key, pair["rejected_emotion"]], exchanges[key]
-        rows.append(
-            {
-                "prompt": [{"role": "user", "content": pair["sentence"]}],
-                "chosen": [{"role": "assistant", "content": pair["chosen"]}],
-                "rejected": [{"role": "assistant", "content": pair["rejected"]}],
-                "history": histories[key],
-                **{name: pair[name] for name in ("dataset", "split", "dialogue_id", "turn")},
-                "sentence_emotion": exchange["sentence_emotion"],
-                "chosen_emotion": exchange["reply_emotion"],
-                "rejected_emotion": pair["rejected_emotion"],
-                "cosine": pair["cosine"],
-                "candidate_prompt": candidate["prompt"],
-                **{name: candidate[name] for name in ("engine", "weights", "settings", "seed")},
-                "scorer": scorer,
-            }
-        )
-    return rows
 
 
 def _card(

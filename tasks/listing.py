@@ -1,6 +1,6 @@
 """Rows, cards, curves and stories as a terminal shows them, whatever its width. Knows nothing of where they come from.
 
-A table whose columns would be cut to be unreadable becomes cards: a row each, its values below one another.
+A table too wide to read becomes cards: one for each row, its values below one another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ READABLE = 24
 BORDERS = 3
 """Characters that each column of a table takes besides its values."""
 SHARED_FROM = 5
-"""With so many columns, those that are the same in all rows are told once."""
+"""With so many columns, those that are the same in all rows are shown once."""
 BAR = 10
 """Characters of a cosine's bar on either side of zero; half of it where the terminal is narrow."""
 NARROW = 90
@@ -36,7 +36,7 @@ def listing(
 ) -> RenderableType:
     """Rows as a table where it is readable in `width` characters, else as cards. Nothing is cut.
 
-    share: a value that all rows of a wide table have is told once.
+    share: a value that all rows of a wide table have is shown once.
     """
     columns, rows = _with_place(columns, rows)
     texts = [{name: _text(row.get(name)) for name in columns} for row in rows]
@@ -85,7 +85,7 @@ def _text(value: object) -> str:
 
 
 def _shared(columns: Sequence[str], texts: list[dict[str, str]]) -> dict[str, str]:
-    """Column -> the value that all rows have, of tables with many columns; empty ones are told nowhere."""
+    """Column -> the value that all rows have, in tables with many columns; empty ones are left out."""
     if len(texts) < 2 or len(columns) < SHARED_FROM:
         return {}
     found = {}
@@ -129,12 +129,14 @@ def candidate_card(example: dict, width: int) -> Group:
         table.add_row(Text(clean(candidate["emotion"])), *figures, said, style=style)
     outcome = (f" no pair: {example['outcome']}", "yellow") if example["outcome"] else ""
     emotion = (f" ({example['reply_emotion']})", "dim") if example["reply_emotion"] else ""
-    said = Table.grid(padding=(0, 2))
-    said.add_column(style="bold", no_wrap=True)
-    said.add_column(overflow="fold")
-    said.add_row("sentence", Text(clean(example["sentence"])))
-    said.add_row("true reply", _joined(example["reply"], emotion))
-    return Group(_joined((place, "dim"), outcome), Padding(said, (0, 0, 0, 2)), Padding(table, (0, 0, 1, 2)))
+    exchange = Table.grid(padding=(0, 2))
+    exchange.add_column(style="bold", no_wrap=True)
+    exchange.add_column(overflow="fold")
+    exchange.add_row("sentence", Text(clean(example["sentence"])))
+    exchange.add_row("true reply", _joined(example["reply"], emotion))
+    return Group(
+        _joined((place, "dim"), outcome), Padding(exchange, (0, 0, 0, 2)), Padding(table, (0, 0, 1, 2))
+    )
 
 
 def _joined(*parts: str | tuple[str, str]) -> Text:

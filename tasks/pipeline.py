@@ -5,12 +5,13 @@ Imports neither torch nor Prefect, and runs nothing.
 
 from __future__ import annotations
 
-from tasks.stages.candidates.stage import CANDIDATES
+from tasks.stages.candidates.stage import CANDIDATES, SAMPLED
 from tasks.stages.compressor.stage import FINETUNE, PRETRAIN
-from tasks.stages.dialogue.stage import AUDIOVISUAL, MEMORY, TEXT
-from tasks.stages.epo.stage import CONTROL_EPO, EPO
+from tasks.stages.dialogue.stage import AUDIOVISUAL, MEMORY, TEXT, TEXT_AUDIOVISUAL
+from tasks.stages.epo.stage import CONTROLS_OF_EPO, EPO
 from tasks.stages.extractor.stage import EXTRACTOR, RECOGNITION
 from tasks.stages.features.stage import FEATURES
+from tasks.stages.ladder.stage import FITS, LADDER
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
 from tasks.stages.reconstruction.stage import RECONSTRUCTION
@@ -24,21 +25,25 @@ STAGES = (
     EXCHANGES,  # dialogues -> sentence and reply
     FEATURES,  # clips -> Whisper and CLIP states
     CANDIDATES,  # eight replies a sentence, by the chatbot's own LLM
+    *SAMPLED,  # or, in its place, samples of the finetuned one
     SCORES,  # their emotional similarity to the true reply
     CALIBRATION,  # what human replies score
     PAIRS,  # the least similar one becomes the counter-emotional reply
     QUALITY,
-    CONTROL_PAIRS,
+    *CONTROL_PAIRS,  # the same exchanges, chosen otherwise
     EXTRACTOR,
     PRETRAIN,  # compressor: single utterances
     FINETUNE,  # compressor: whole dialogues
     TEXT,  # dialogue LoRA, history as text
     MEMORY,  # history as memories
     AUDIOVISUAL,  # memories and clips
+    TEXT_AUDIOVISUAL,  # text and clips, where asked for
     EPO,
-    CONTROL_EPO,
+    *CONTROLS_OF_EPO,  # the same training on those
+    *FITS,  # an adapter for each way of giving the history that is asked for
     *REPLIES,  # each rung answers the test exchanges
     RECONSTRUCTION,  # test conversations from their memories
+    LADDER,  # what each way of giving the history is worth on true replies
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,
     REPORT,

@@ -26,7 +26,7 @@ UNFINISHED = "unfinished"
 HELDOUT = 256
 """Texts that are not trained on; they choose the checkpoint."""
 HELDOUT_SEED = 0
-"""One for all: a run that goes on from another's compressor under a seed of its own holds out the same texts."""
+"""The same for all runs: one that starts from another's compressor, with another seed, holds out the same texts."""
 
 
 def pretrain_on_texts(
@@ -59,7 +59,7 @@ def pretrain_on_texts(
     checkpoints = Checkpoints(out / UNFINISHED, every_s=300, events=out / UNFINISHED / "logs", basis=basis)
     train, heldout = rows[HELDOUT:], rows[:HELDOUT]
     try:
-        checkpoints.facts()  # refused before an LLM is loaded and every text is made into tokens
+        checkpoints.check()  # refused before an LLM is loaded and every text is tokenised
         with _heard_model():
             report = pretrain(
                 resolve(llm), train, heldout, chosen, out, _tell, start=start, checkpoints=checkpoints
@@ -71,7 +71,7 @@ def pretrain_on_texts(
 
 
 def _basis(rows: Sequence[str], settings: CompressorSettings, llm: str, start: Path | None) -> dict[str, str]:
-    """All that the training depends on, by the name a person knows it by; settings by their own."""
+    """All that the training depends on, named for people; settings by their dotted names."""
     from model.zoo.resolve import identity
 
     weights = str(start or settings.weights)
@@ -112,5 +112,5 @@ def _tell(step: int, steps: int, logs: dict[str, float]) -> None:
 
 
 def _say(line: str) -> None:
-    """To standard error, past the orchestrator, which takes what is printed for a log of its own."""
+    """Print to standard error, since Prefect captures standard output as its log."""
     Terminal(stderr=True).say(line)

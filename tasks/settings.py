@@ -24,10 +24,13 @@ from model.features.settings import FeatureSettings
 from model.metrics.settings import BertScoreSettings, BootstrapSettings
 from model.pairs.settings import PairSettings
 from model.scorer.settings import ScorerSettings
+from model.settings import TrainingSettings
 from storage.errors import InputError
 from storage.media.settings import MediaSettings
 from storage.settings import DataSettings, FetchLimits
 from tasks.engine.retrain import RetrainSettings
+from tasks.nested import leaves
+from tasks.stages.ladder.arms import ArmName
 
 Kind = TypeVar("Kind", bound=BaseModel)
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
@@ -61,6 +64,42 @@ class ReconstructionSettings(BaseModel, frozen=True, extra="forbid"):
     )
     batch_size: int = Field(16, ge=1, description="Conversations generated at once. Not in the paper.")
     seed: int = Field(0, description="Chooses the conversations. Not in the paper.")
+
+
+class LadderSettings(BaseModel, frozen=True, extra="forbid"):
+    """What is measured beside the paper's ladder of table 2. None of it is in the paper."""
+
+    full_text_audiovisual: bool = Field(
+        False, description="Train and measure rung 4f too: as rung 4, with the full history as text."
+    )
+    arms: tuple[ArmName, ...] = Field(
+        ("none", "text-1", "full", "mean", "memory", "memory-text-1"),
+        description="The memory ladder's ways of giving the history, each measured in nats of the same true replies; "
+        "none: it is not run.",
+    )
+    trained: tuple[ArmName, ...] = Field(
+        (),
+        description="Of these arms, those that get an adapter of their own, all from one start and on the same rows at "
+        "the same step; the others are measured with the adapter of rung 2 or 3, most of them unprepared.",
+    )
+    exchanges: int | None = Field(
+        None, ge=1, description="Test exchanges of each arm, spread over the datasets; None takes all."
+    )
+    least_history: int = Field(
+        1, ge=1, description="Utterances before the sentence that such an exchange has at least."
+    )
+    seed: int = Field(0, description="Chooses the exchanges.")
+    training: TrainingSettings = Field(
+        TrainingSettings(learning_rate=1e-4, batch_size=8),
+        description="Of the arms' own adapters. `max_tokens` counts sentences and true replies alone, which all arms share.",
+    )
+
+    @model_validator(mode="after")
+    def _what_is_trained_is_measured(self) -> LadderSettings:
+        unmeasured = sorted(set(self.trained) - set(self.arms))
+        if unmeasured:
+            raise ValueError(f"trained has {', '.join(unmeasured)}, which arms has not; add it there")
+        return self
 
 
 class MetricSettings(BaseModel, frozen=True, extra="forbid"):
@@ -126,6 +165,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     epo: EpoSettings = EpoSettings()
     replies: ReplySettings = ReplySettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
+    ladder: LadderSettings = LadderSettings()
     metrics: MetricSettings = MetricSettings()
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
@@ -268,13 +308,15 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> list[s
 
 def flat(settings: BaseModel, prefix: str = "") -> dict[str, object]:
     """Dotted name -> value of every setting, groups opened."""
-    found: dict[str, object] = {}
-    for name, value in settings:
-        if isinstance(value, BaseModel):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return found
+    return {
+        prefix + ".".join(names): [_plain(part) for part in value] if isinstance(value, tuple) else value
+        for names, value in leaves(settings, BaseModel)
+    }
+
+
+def _plain(value: object) -> object:
+    """A part of a list of settings, groups as dicts."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _explain(error: ValidationError, profile: str) -> str:

@@ -1,5 +1,5 @@
-"""What `empamba show` prints: a stage's rows, counts and rejects, its figures, or a trained stage's story. Knows nothing
-of terminals."""
+"""What `empamba show` prints: a stage's rows, counts and rejects, its figures, or a trained stage's summary
+("story"). Knows nothing of terminals."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from storage.tables import KEY_COLUMNS
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import worked_seconds
+from tasks.nested import leaves
 from tasks.report.figures import MAIN
 from tasks.report.samples import candidate_examples
 from tasks.stages.verdicts import quality_line, training_line
 from tasks.terminal import seconds_text
 
 HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}
-"""Columns too wide or too binary for a terminal."""
+"""Columns that a terminal cannot show."""
 GROUPS = 8
 """Lines that a training's groups of figures may take."""
 TOLD_APART = ("heldout_before", "heldout_after", "history", "learned")
-"""Of a training's report: what its story has in a place of its own."""
+"""Keys of a training's report that its summary shows elsewhere."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """columns, rows: what is listed. lines: what else is to be said. stories: of a trained stage, one of each part.
-    systems: of what measured any, in place of rows.
+    """columns, rows: the listing. lines: further messages. stories: summaries of trained parts. systems: measured
+    systems, shown in place of rows.
     """
 
     counts: dict
@@ -55,16 +56,16 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
             raise InputError(_nothing(request, stage, parts))
         main, store = _main_table(refs), session.store
         counts = _counts(stage, main, refs)
-        if main is not None or rejects:
-            table = "rejects" if rejects else main
+        table = "rejects" if rejects else main
+        if table is not None:
             shards = [r for r in refs if r.name.startswith(f"{table}/")]
-            return Description(counts, *_rows(store, table, shards, limit), _said(store, parts))
+            return Description(counts, *_rows(store, table, shards, limit), _messages(store, parts))
         measured = _measured(store, refs)
         if measured is not None:
-            return Description(counts, (), [], _said(store, parts), systems=measured["systems"])
+            return Description(counts, (), [], _messages(store, parts), systems=measured["systems"])
         stories = tuple(story for plan in parts for story in _stories(store, plan))
         figures = [row for plan in parts for row in _figures(store, plan, len(parts) > 1)]
-        return Description(counts, ("figure", "value"), figures, _said(store, parts), stories)
+        return Description(counts, ("figure", "value"), figures, _messages(store, parts), stories)
 
 
 def _nothing(request: RunRequest, stage: str, parts: list[StagePlan]) -> str:
@@ -76,8 +77,8 @@ def _nothing(request: RunRequest, stage: str, parts: list[StagePlan]) -> str:
     return f"{stage} has nothing to show: {reason}; `{request.command('run', '--until', stage)}` runs it"
 
 
-def _said(store: Store, parts: list[StagePlan]) -> tuple[str, ...]:
-    """A line for every part that says something of itself, or why it was not run."""
+def _messages(store: Store, parts: list[StagePlan]) -> tuple[str, ...]:
+    """A line for every part that has a verdict, or was not run, with the reason."""
     lines = []
     for plan in parts:
         if plan.state == "not run":
@@ -96,13 +97,17 @@ def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str,
     for system in systems:
         row = {name: system.get(name) for name in ("rung", "dataset", "split", "n", "dialogues")}
         for figure in MAIN:
-            low, high = system.get(f"{figure.key}_ci") or (None, None)
-            value, *ends = (
-                None if v is None else f"{v:.{figure.digits}f}" for v in (system[figure.key], low, high)
-            )
-            row[figure.short] = value if low is None or not intervals else f"{value} [{', '.join(ends)}]"
+            shown = _figure(system[figure.key], figure.digits)
+            ends = system.get(f"{figure.key}_ci")
+            if shown is not None and ends and intervals:
+                shown += f" [{', '.join(f'{end:.{figure.digits}f}' for end in ends)}]"
+            row[figure.short] = shown
         rows.append(row)
     return columns, rows
+
+
+def _figure(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def _measured(store: Store, refs: list[Ref]) -> dict | None:
@@ -138,7 +143,7 @@ def _training_report(store: Store, refs: Iterable[Ref]) -> dict | None:
 
 
 def _before_and_after(report: dict) -> list[tuple[str, float, float]]:
-    """Held-out figures, loss first; the steps they were taken at are told elsewhere."""
+    """Held-out figures, loss first, without the steps they were taken at."""
     before, after = (
         figures if isinstance(figures, dict) else {"loss": figures}
         for figures in (report.get("heldout_before") or {}, report.get("heldout_after") or {})
@@ -157,7 +162,7 @@ def _curves(history: dict) -> list[tuple[str, list[float]]]:
 
 
 def _training_facts(store: Store, stage: str, label: str, report: dict) -> list[tuple[str, object]]:
-    """Steps, time, what it was trained on, and every other figure of its report."""
+    """Steps, time, training data, and every other figure of its report."""
     history = report.get("history", {})
     steps = len(history.get("train", ()))
     took = worked_seconds(store.root, stage)
@@ -220,7 +225,7 @@ def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
 
 
 def _main_table(refs: list[Ref]) -> str | None:
-    """The table the stage is named after: the first it puts out that is none of rejects."""
+    """The stage's main table: the first one it writes other than rejects."""
     tables = (ref.name.split("/")[0] for ref in refs)
     return next((name for name in tables if name in SCHEMAS and name != "rejects"), None)
 
@@ -239,20 +244,23 @@ def _figures(store: Store, plan: StagePlan, named: bool) -> list[dict]:
     prefix, found = plan.stage.name if named else "", []
     for refs in plan.outputs.values():
         for ref in (r for r in refs if r.name.endswith(".json")):
-            found += _flat(prefix, json.loads(store.read(ref)))
-        found += _flat(prefix, _training_report(store, refs) or {})
+            found += _named_figures(prefix, json.loads(store.read(ref)))
+        found += _named_figures(prefix, _training_report(store, refs) or {})
     return [{"figure": name, "value": value} for name, value in found]
 
 
-def _flat(name: str, value: object) -> list[tuple[str, object]]:
-    """(dotted name, value) of all that is in a JSON value; of a list how long it is where it holds figures."""
-    if isinstance(value, dict):
-        return [row for key, part in value.items() for row in _flat(f"{name}.{key}" if name else key, part)]
-    if isinstance(value, list) and any(not isinstance(part, str) for part in value):
-        return [(name, f"{len(value)} values")]
-    if isinstance(value, float):
-        return [(name, round(value, 6))]
-    return [(name, ", ".join(value) if isinstance(value, list) else value)]
+def _named_figures(prefix: str, value: object) -> list[tuple[str, object]]:
+    """(dotted name, value) of all that is in a JSON value."""
+    named = [prefix] if prefix else []
+    return [(".".join([*named, *names]), _shown(part)) for names, part in leaves(value, dict)]
+
+
+def _shown(value: object) -> object:
+    """Of a list how long it is where it holds figures."""
+    if isinstance(value, list):
+        texts = all(isinstance(part, str) for part in value)
+        return ", ".join(value) if texts else f"{len(value)} values"
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:

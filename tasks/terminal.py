@@ -1,4 +1,4 @@
-"""The one way to the terminal: what is printed can be read and do nothing else.
+"""The only way to print: text from outside cannot act on the terminal.
 
 Texts, speakers, file names and labels come from outside. A control sequence in one of them could move the cursor,
 hide a line or change the window's title, and a bidirectional mark could show it in another order; they are printed by
@@ -19,15 +19,15 @@ from rich.segment import Segment
 from rich.text import Text
 
 LAYOUT = "\n"
-"""The one control character that rich itself puts between lines."""
+"""The one control character that rich puts between lines."""
 JOINERS = "\u200c\u200d"
-"""Format characters that writing needs: Persian words and composed emoji."""
+"""Format characters that text needs, as in Persian words and composed emoji."""
 UNREADABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that are no text: controls, format marks, lone surrogates, other line ends."""
 
 
 def clean(text: str, keep: str = "") -> str:
-    """The text with every character that is none to be read as its code, except those of `keep`."""
+    """The text with every unprintable character replaced by its code, except those in `keep`."""
     if text.isprintable():
         return text
     return "".join(c if c in keep or c in JOINERS or not _unreadable(c) else _code(c) for c in text)
@@ -45,7 +45,9 @@ def _code(character: str) -> str:
 
 
 class Terminal(Console):
-    """A console that cleans whatever it is given: strings before they are measured, the rest as it is put out."""
+    """A console that cleans whatever it prints: strings before they are measured, other renderables as they are
+    written.
+    """
 
     def __init__(self, **options):
         super().__init__(emoji=False, **options)
@@ -65,7 +67,7 @@ class Terminal(Console):
         self.print(Text(clean(text), style=style or ""), soft_wrap=True)
 
     def say_traceback(self, error: BaseException) -> None:
-        """Of a defect: what Python would print, cleaned."""
+        """Print a defect's traceback, cleaned."""
         lines = "".join(traceback.format_exception(error))
         self.print(Text(clean(lines, LAYOUT)), end="", soft_wrap=True)
 

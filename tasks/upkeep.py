@@ -1,4 +1,4 @@
-"""Upkeep of a store: what is damaged, and what nothing needs any more. Knows nothing of stages' work."""
+"""Maintenance of a store: finding damage, and removing what no record needs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tasks.engine.worker import EVENTS
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one file, in a line, and whether it has been mended."""
+    """What is wrong with one file, in one line, and whether it was repaired."""
 
     line: str
     mended: bool
 
 
 def damaged(root: Path, repair: bool) -> list[str]:
-    """The lines of `check`."""
+    """The lines of what `check` finds."""
     return [finding.line for finding in check(root, repair)]
 
 
@@ -52,7 +52,7 @@ def check(root: Path, repair: bool) -> list[Finding]:
     """
     store = Store(root)
     checking = _Check(store, repair)
-    checking.strangers()
+    checking.links()
     with store.lock("gc") if repair else nullcontext():
         checking.records()
         checking.layouts()  # before artefacts, whose repair removes layouts
@@ -68,7 +68,7 @@ def check(root: Path, repair: bool) -> list[Finding]:
 
 
 class _Check:
-    """One look through a store, part by part."""
+    """Checks a store, part by part."""
 
     def __init__(self, store: Store, repair: bool):
         self.store, self.repair = store, repair
@@ -77,14 +77,15 @@ class _Check:
         """Damaged tree -> (stage, key) of what may have been made from it."""
 
     def found(self, line: str, mend: Callable[..., object] | None, *arguments) -> None:
-        """LineCallback a line, and mend what it tells of where asked to; None for what must stay."""
-        mended = self.repair and mend is not None
-        if mended:
+        """Report a finding, and call `mend` on it if the check repairs; None for what must stay."""
+        mended = False
+        if self.repair and mend is not None:
             mend(*arguments)
+            mended = True
         self.findings.append(Finding(line, mended))
 
-    def strangers(self) -> None:
-        for path in list(self.store.strangers()):
+    def links(self) -> None:
+        for path in list(self.store.links()):
             self.found(f"{shown(path)}: a link, or no plain file; a store holds none", remove, path)
 
     def records(self) -> None:
@@ -106,16 +107,17 @@ class _Check:
         """Each artefact that a readable record names, once."""
         found: dict[str, tuple[Record, Ref]] = {}
         for path in self.store.record_paths():
-            with suppress(UnreadableError):  # which has been told
+            with suppress(UnreadableError):  # reported already
                 record = self.store.read_record(path)
-                for ref in record.outputs if record else ():
-                    found.setdefault(ref.digest, (record, ref))
+                if record is not None:
+                    for ref in record.outputs:
+                        found.setdefault(ref.digest, (record, ref))
         return found
 
     def layouts(self) -> None:
         """Trees' files as they are laid out."""
         for record, ref in self._artefacts().values():
-            with suppress(StoreError):  # of a listing that cannot be read no layout is opened
+            with suppress(StoreError):  # a layout is never opened where its listing cannot be read
                 if ref.tree and not self.store.layout_holds(ref):
                     self.suspects[ref.digest] = {(r.stage, r.key) for r in self.store.made_from(ref.digest)}
                     line = f"{record.stage} [{record.label}]: {ref.name} {ref.digest}, as laid out in trees/"
@@ -137,10 +139,10 @@ class _Check:
                 self.found(str(error), remove, path)
                 made = self.store.made_from(path.stem) if is_digest(path.stem) else ()
                 self.suspects.setdefault(path.stem, set()).update((r.stage, r.key) for r in made)
-        for tree, made in self.suspects.items():
-            for stage, key in sorted(made):
+        for tree, suspected in self.suspects.items():
+            for stage, key in sorted(suspected):
                 record = None
-                with suppress(NewerError):  # which has been told, and stays
+                with suppress(NewerError):  # reported already, and stays
                     record = self.store.record(stage, key)
                 if record is not None:
                     line = f"{stage} [{record.label}]: may have been made from tree {tree} while its files were damaged"
@@ -196,7 +198,7 @@ class _Check:
             self.found(f"{path}: not as it was written", remove, path)
 
     def runs(self) -> None:
-        """Records of runs: what a run was asked for. One that cannot be read is nobody's."""
+        """Records of runs: what a run was asked for. One that cannot be read is removed."""
         for name, fault in runs(self.store.root)[1].items():
             mend = None if fault == LATER else drop_unreadable
             self.found(f"runs/{name}: {fault}", mend, self.store.root)
@@ -221,7 +223,7 @@ class _Check:
 
 
 def _is_json(path: Path) -> bool:
-    """Whether a file is JSON; one that is not there is no other."""
+    """Whether a file is JSON or missing."""
     try:
         json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -246,12 +248,12 @@ class Collected:
 def collect(root: Path, superseded: bool = False, dry: bool = False) -> Collected:
     """Remove what no record needs; running flows are waited for, so nothing of theirs is touched.
 
-    superseded: first forget the records that are not their item's latest, and what unfinished training could go on
-    from. A setting that is changed back then costs its work again. dry: remove nothing, say what would go.
+    superseded: first forget the records that are not their item's latest, and the checkpoints of unfinished
+    trainings. Changing a setting back then costs its work again. dry: remove nothing, say what would go.
     Raises StoreError, and removes nothing, where something cannot be read: it may need any of the files.
     """
     store = Store(root)
-    store.refuse_strangers()
+    store.refuse_links()
     with store.lock("gc"):
         size = sum(path.stat().st_size for path in _files(store.root))
         files = _unneeded(store, superseded)
@@ -265,7 +267,9 @@ def collect(root: Path, superseded: bool = False, dry: bool = False) -> Collecte
 
 
 def _unneeded(store: Store, superseded: bool) -> list[Path]:
-    everything = list(store.records())  # all are read, so that none that cannot be is taken for unneeded
+    everything = list(
+        store.records()
+    )  # all of them first: one that cannot be read must not count as unneeded
     records = _latest(store, everything) if superseded else everything
     needed = {digest for record in records for ref in record.outputs for digest in _digests(store, ref)}
     kept = {store.record_path(record.stage, record.key) for record in records}
@@ -273,10 +277,10 @@ def _unneeded(store: Store, superseded: bool) -> list[Path]:
     files += [path for path in (store.root / "records").glob("*/*.json") if path not in kept]
     for tree in (store.root / "trees").glob("*"):
         files += _files(tree) if tree.name not in needed else ()
-    known = {(record.stage, record.key[:EVENTS]) for record in records}
+    known: set[tuple[str | None, str]] = {(record.stage, record.key[:EVENTS]) for record in records}
     if superseded:
         files += _files(store.root / "scratch")
-    else:  # an unfinished training goes on from its scratch, and its curves with it
+    else:  # an unfinished training resumes from its scratch folder, and needs its curves
         known |= {(None, path.name[:EVENTS]) for path in (store.root / "scratch").glob("*")}
     for folder in (store.root / "logs").glob("*/*"):
         if not {(folder.parent.name, folder.name), (None, folder.name)} & known:
@@ -287,7 +291,7 @@ def _unneeded(store: Store, superseded: bool) -> list[Path]:
 
 
 def _latest(store: Store, records: list[Record]) -> list[Record]:
-    """Each item's latest record; of an item of which it is not noted which that is, all."""
+    """Each item's latest record; all of them where no note says which is the latest."""
     keys = {}
     for path in store.last_paths():
         last = store.read_last(path)

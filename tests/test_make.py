@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.side_by_side import FIRST, GROUPS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -82,22 +84,25 @@ def test_is_known_to_fail():
 
 
 @pytest.mark.parametrize(
-    "reason, ci, code",
+    "reason, ci, code, beside",
     [
-        ("vLLM is not installed", "true", 1),
-        ("vLLM is not installed", "", 0),
-        ("mounting a file system is not allowed here", "true", 0),
+        ("vLLM is not installed", "true", 1, ()),
+        ("vLLM is not installed", "true", 1, ("-n", "2")),
+        ("vLLM is not installed", "", 0, ()),
+        ("mounting a file system is not allowed here", "true", 0, ()),
     ],
 )
 @pytest.mark.parametrize("whole", [False, True], ids=["test", "file"])
-def test_ci_fails_on_a_skip_that_is_not_expected(tmp_path, reason, ci, code, whole):
+def test_ci_fails_on_a_skip_that_is_not_expected(tmp_path, reason, ci, code, whole, beside):
+    if beside:
+        pytest.importorskip("xdist")
     text = SKIPPING.format(reason=reason)
     if whole:
         text = f"import pytest\n\npytest.skip({reason!r}, allow_module_level=True)\n"
         (tmp_path / "test_beside.py").write_text("def test_passes():\n    pass\n")
     (tmp_path / "test_it.py").write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.support.skips", "-p", "no:cacheprovider", "."],
+        [sys.executable, "-m", "pytest", *beside, "-p", "tests.support.skips", "-p", "no:cacheprovider", "."],
         cwd=tmp_path,
         env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -106,3 +111,45 @@ def test_ci_fails_on_a_skip_that_is_not_expected(tmp_path, reason, ci, code, who
     assert done.returncode == code, done.stdout
     assert ("skips that are not expected" in done.stdout) == (code == 1)
     assert "1 passed" in done.stdout and (reason in done.stdout) >= (code == 1)
+
+
+ONE_OF_TWO_FILES = """
+import os
+from pathlib import Path
+
+import pytest
+
+@pytest.fixture(scope="module")
+def made():
+    with open(Path(__file__).with_suffix(".made"), "a") as told:
+        told.write("once ")
+
+@pytest.mark.parametrize("number", range(8))
+def test_it(made, number):
+    with open(Path(__file__).with_suffix(".by"), "a") as told:
+        told.write(os.environ["PYTEST_XDIST_WORKER"] + " ")
+"""
+
+
+def test_side_by_side_a_files_tests_stay_together_and_a_group_has_one_process(tmp_path):
+    """Two files of one group, which come last by name, and two of none."""
+    pytest.importorskip("xdist")
+    assert all((ROOT / file).is_file() for file in FIRST)
+    grouped = GROUPS["a finished run"][:2]
+    for file in ("tests/a/test_one.py", "tests/a/test_other.py", *grouped):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(ONE_OF_TWO_FILES)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "2", "-p", "tests.support.side_by_side", "-q", "tests"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "32 passed" in done.stdout, done.stdout
+    assert [path.read_text() for path in tmp_path.rglob("*.made")] == ["once "] * 4
+    by = {path.stem: set(path.read_text().split()) for path in tmp_path.rglob("*.by")}
+    assert all(len(processes) == 1 for processes in by.values())
+    first, second = (Path(file).stem for file in grouped)
+    assert by[first] == by[second] == {"gw0"}  # begun first, whatever it is called

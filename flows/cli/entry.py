@@ -1,4 +1,4 @@
-"""The entry point `main`: runs the command, and makes one line and an exit code of whatever it ended with.
+"""The entry point `main`: runs the command, and turns its outcome into one line and an exit code.
 
 Every mistake of the user is one line and exit code 2; a failed stage is exit code 1.
 """
@@ -21,7 +21,7 @@ from storage.files import shell_word
 from storage.store import StoreError
 from tasks.display import Waiting
 from tasks.engine.own_server import ServerFailed
-from tasks.engine.stopping import Stopped, heeding
+from tasks.engine.stopping import Stopped, handling_signals
 from tasks.engine.worker import StageFailed
 from tasks.terminal import clean
 
@@ -32,19 +32,19 @@ def main() -> None:
     0 done, 1 failed or damaged, 2 a mistake of the user's; 128 and a signal's number where one ended it, and as for
     SIGTERM where Prefect cancelled the run.
     """
-    with heeding(_last_words) as heed:
+    with handling_signals(_last_words) as handler:
         try:
             code = _run_command()
         except Stopped as stopped:
             code = 128 + signal.SIGTERM
-            if heed.code is None:
+            if handler.code is None:
                 _last_words(str(stopped))
         except BaseException:
-            if heed.code is None:
+            if handler.code is None:
                 raise
-        if heed.code is not None:  # whatever came of the command: why it ended, and how to go on
-            _last_words(heed.why)
-            code = heed.code
+        if handler.code is not None:  # whatever came of the command: why it ended, and how to go on
+            _last_words(handler.why)
+            code = handler.code
         sys.exit(code)
 
 
@@ -64,7 +64,7 @@ def _run_command() -> int:
         return _failed(error, 1)
     except Stopped:
         raise
-    except ZooError as error:  # a name that is none, or weights that cannot be fetched: as with `fetch`
+    except ZooError as error:  # an unknown name, or weights that cannot be fetched: as with `fetch`
         return _failed(error, 2)
     except Exception as error:
         if hasattr(
@@ -82,7 +82,7 @@ def _failed(message, code: int) -> int:
     return code
 
 
-@cache  # said once, whoever comes first: the command's own end or the end of its time
+@cache  # said once, either at the command's own end or when its time is up
 def _last_words(why: str) -> None:
     Waiting.end()
     command = " ".join(map(shell_word, ["empamba", *sys.argv[1:]]))

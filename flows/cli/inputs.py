@@ -25,8 +25,8 @@ def sample(folder: Path, seed: int = 0) -> None:
     """Write the bundled sample corpus as raw MultiDialog, MELD and IEMOCAP trees."""
     from storage.sample.layout import write_sample
 
-    with Waiting("writing voices and faces"):
-        written = write_sample(folder, seed)
+    with Waiting("filming voices and faces", "utterances") as waiting:
+        written = write_sample(folder, seed, progress=waiting.progress)
     for dataset, counts in written.items():
         out.say(f"{dataset}: {_counted(counts)}")
 
@@ -99,7 +99,7 @@ def fetch(
         list[str] | None, typer.Option("--set", help="A limit: fetch.slowest_bytes_s=100. Repeatable.")
     ] = None,
 ) -> None:
-    """Bring a dataset from where its authors publish it; a broken download is gone on from."""
+    """Bring a dataset from where its authors publish it; a broken download is resumed."""
     from fnmatch import fnmatch
 
     from storage.fetch.catalogue import source_of

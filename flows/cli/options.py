@@ -1,4 +1,6 @@
-"""Options that commands share, and the one place that makes of them which run is meant: raw data, settings, profile, store."""
+"""Options that commands share, and the one place that decides which run they mean: raw data, settings, profile,
+store.
+"""
 
 from __future__ import annotations
 

@@ -17,5 +17,5 @@ def quiet_prefect() -> None:
     """Defaults for a run without a server; what the user has set stays."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    # Says on a busy machine that the last events are still being sent; its name stands outside "prefect".
+    # On a busy machine this logger says that the last events are still being sent; its name is not below "prefect".
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The two ends of the terminal that commands write to, and the question that a person answers there."""
+"""Standard output and error as the commands write to them, and yes-or-no questions."""
 
 from __future__ import annotations
 

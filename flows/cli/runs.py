@@ -52,9 +52,9 @@ def run(options: RunOptions, until: Until = None, rehash: Rehash = False, force:
 
 
 def _nothing_stale(request: RunRequest, plans: list[StagePlan]) -> str | None:
-    """The report's path. Of a read-only store it can be told, but not that this was asked for."""
+    """The report's path. A read-only store cannot record that it was asked for."""
     try:
-        with request.noted() as note:
+        with request.recorded() as note:
             return publish_report(request, plans, note)
     except StoreError:
         page = Path(request.store) / "report.html"

@@ -129,24 +129,24 @@ def tidy(text: str, finish_reason: str) -> str:
 
 
 def usable(
-    text: str, finish_reason: str, sentence: str, emotion: str, others: Iterable[str] = ()
+    text: str, finish_reason: str, sentence: str, emotion: str | None, others: Iterable[str] = ()
 ) -> tuple[bool, str]:
     """Whether a tidied candidate is a reply to `sentence`, and if not, why: (False, one of `REASONS`).
 
-    `emotion` is the label that was asked for; `others` are the tidied earlier candidates of the same exchange. A
+    `emotion` is the label that was asked for, if any; `others` are the tidied earlier candidates of the same exchange. A
     usable candidate gives (True, ""). Meant to rather lose a good candidate than to keep text that is no reply.
     """
     reason = _fault(_plain(text), finish_reason, _plain(sentence), emotion, others)
     return (not reason, reason)
 
 
-def _fault(text: str, finish_reason: str, sentence: str, emotion: str, others: Iterable[str]) -> str:
+def _fault(text: str, finish_reason: str, sentence: str, emotion: str | None, others: Iterable[str]) -> str:
     if finish_reason in NO_REPLY:
         return "refusal" if finish_reason == "filtered" else finish_reason
     words = _words(text)
     if not words:
         return "truncated" if finish_reason == "length" else "empty"
-    if _LABEL.search(text) or words == _words(emotion):
+    if _LABEL.search(text) or (emotion is not None and words == _words(emotion)):
         return "label"
     if _REFUSAL.search(text):
         return "refusal"

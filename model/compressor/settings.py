@@ -5,11 +5,19 @@ Knows nothing of the code that reads them; imports no torch.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from model.settings import TrainingSettings
+
+
+class SpanStage(BaseModel, frozen=True, extra="forbid"):
+    """A stage of pretraining before the last one."""
+
+    span: int = Field(ge=1, description="As memory_span.")
+    max_tokens: int = Field(ge=1, description="Its budget of reconstructed tokens.")
 
 
 class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
@@ -38,6 +46,44 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
         ge=1,
         description="Speakers of a dialogue that are told apart, by order of appearance; all further ones are told as "
         "the last. Not in the paper.",
+    )
+    pool_decay: float = Field(
+        0.7,
+        ge=0,
+        description="How fast the weights of an utterance's tokens fall at first in the small one's pool, from each to "
+        "the next by exp(-decay). Not in the paper.",
+    )
+    memory_span: int | None = Field(
+        None,
+        ge=1,
+        description="A memory after every so many tokens of an utterance, and at its end; None: one an utterance, the "
+        "paper's. One taken by `pretrained` keeps its own.",
+    )
+    span_curriculum: tuple[SpanStage, ...] = Field(
+        (),
+        description="Stages of pretraining with shorter spans before the one of `memory_span`, which has "
+        "pretrain.max_tokens; each starts its schedule anew. Not in the paper.",
+    )
+    reader_rank: int = Field(
+        0,
+        ge=0,
+        description="Rank of a LoRA adapter of the LLM that learns with the compressor to read memories back; 0: the "
+        "LLM is frozen, the paper's. One that a pretrained compressor has reads along either way.",
+    )
+    reader_alpha: int = Field(64, ge=1, description="The adapter's alpha. Not in the paper.")
+    reader_target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), description="What it adapts. Not in the paper."
+    )
+    reader_learning_rate: float = Field(1e-3, gt=0, description="Its peak rate. Not in the paper.")
+    prompt: Literal["paper", "bare"] = Field(
+        "paper",
+        description="What stands around the memories that are read back: table 5, or nothing but a new line after them, "
+        "which is enough for a reader that learns.",
+    )
+    half_products: bool = Field(
+        False,
+        description="In training, products of frozen weights in bf16 and all else in the training's dtype, float32: up "
+        "to twice as fast on a CPU that has avx512_bf16. Not in the paper.",
     )
     max_utterance_tokens: int = Field(
         128, ge=1, description="Longer utterances are not trained on, and are cut in use. Not in the paper."
@@ -75,3 +121,11 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
         TrainingSettings(learning_rate=5e-5, batch_size=4),
         description="Dialogues; starts from the pretrained.",
     )
+
+    @model_validator(mode="after")
+    def _widens(self) -> CompressorSettings:
+        spans = [stage.span for stage in self.span_curriculum]
+        spans += [] if self.memory_span is None else [self.memory_span]
+        if any(after <= before for before, after in pairwise(spans)):
+            raise ValueError(f"span_curriculum: spans must grow up to memory_span, these are {spans}")
+        return self

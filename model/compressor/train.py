@@ -12,13 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.card import CARD, weights_identity
 from model.checkpoints import Checkpoints
-from model.compressor.compressor import CONFIG, TOKENIZER, WEIGHTS, MambaCompressor, new_compressor
+from model.compressor.compressor import (
+    CONFIG,
+    READER,
+    TOKENIZER,
+    WEIGHTS,
+    MambaCompressor,
+    new_compressor,
+)
+from model.compressor.reader import (
+    copy_reader,
+    learns,
+    reader_weights,
+    save_reader,
+    trained_reader,
+    with_reader,
+)
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
+from model.half_products import halve_products
 from model.json_files import write_json
 from model.llm import greedy_replies, load_llm
 from model.metrics.compared import compared_rows
@@ -26,7 +42,7 @@ from model.metrics.donors import donors
 from model.settings import TrainingSettings
 from model.spoken import Spoken, alone
 from model.training import History, Progress, Trainable, TrainRows, looked_at
-from model.training_run import Check, run_training, use_threads, write_results
+from model.training_run import Check, Outcome, run_training, use_threads, write_results
 from model.zoo.resolve import resolve
 
 RowSums = tuple[float, int, int]
@@ -49,6 +65,14 @@ class Row:
         return "\n".join(utterance.text for utterance in self.utterances)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Part of a training: what a memory covers meanwhile, and a schedule of its own."""
+
+    span: int | None
+    training: TrainingSettings
+
+
 def pretrain(
     llm_folder: Path,
     train: Sequence[str],
@@ -67,7 +91,7 @@ def pretrain(
     """
     use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
-    table = llm.get_input_embeddings().weight
+    table, stages = llm.get_input_embeddings().weight, pretraining_stages(settings)
     built_upon = {"llm": llm_folder}
     if start is not None:
         built_upon["compressor"] = start
@@ -76,15 +100,30 @@ def pretrain(
         weights = resolve(settings.weights) if settings.weights else None
         built_upon |= {"mamba": weights} if weights is not None else {}
         compressor = new_compressor(settings, tokenizer, table, weights)
-    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    compressor.read_by(settings.prompt)
+    compressor.use_span(settings.memory_span)
+    task = _task(llm, tokenizer, compressor, start, settings, settings.pretrain, dialogue=False)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
     data = [
         rows_of(alone(texts), compressor, task, settings, longest, of)
         for texts, of in ((train, None), (heldout, dialogues))
     ]
-    return _train(
-        compressor, task, *data, settings.pretrain, settings, out, progress, checkpoints, built_upon
-    )
+    return _train(compressor, task, *data, stages, settings, out, progress, checkpoints, built_upon)
+
+
+def pretraining_stages(settings: CompressorSettings) -> list[Stage]:
+    """The curriculum's, each with its budget and a seed of its own, and the one of `memory_span` last."""
+    budgets = [(stage.span, stage.max_tokens) for stage in settings.span_curriculum]
+    budgets.append((settings.memory_span, settings.pretrain.max_tokens))
+    return [
+        Stage(
+            span,
+            settings.pretrain.model_copy(
+                update={"max_tokens": budget, "seed": settings.pretrain.seed + number}
+            ),
+        )
+        for number, (span, budget) in enumerate(budgets)
+    ]
 
 
 def adopt(
@@ -103,7 +142,8 @@ def adopt(
     use_threads(settings.pretrain)
     llm, tokenizer = load_llm(llm_folder, settings.pretrain.dtype)
     compressor = MambaCompressor.load(start, tokenizer, llm.get_input_embeddings().weight)
-    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True)
+    llm = with_reader(llm, start)
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=True, bare=compressor.bare)
     longest = settings.max_utterance_tokens
     rows, left_out = rows_of(alone(heldout), compressor, task, settings, longest, dialogues)
     if not rows:
@@ -118,7 +158,7 @@ def adopt(
         "heldout_left_out": left_out,
         "history": History().as_dict(),
     }
-    for part in (Path(start) / name for name in (CONFIG, WEIGHTS, CARD, TOKENIZER)):
+    for part in (Path(start) / name for name in (CONFIG, WEIGHTS, CARD, TOKENIZER, READER)):
         if part.is_dir():
             shutil.copytree(part, Path(out) / part.name, dirs_exist_ok=True)
         elif part.exists():
@@ -145,13 +185,29 @@ def finetune(
     use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
     compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
-    task = Reconstruction(llm, tokenizer, dialogue=True, cached=True)
+    task = _task(llm, tokenizer, compressor, compressor_folder, settings, settings.finetune, dialogue=True)
     longest = settings.max_utterance_tokens
     data = [rows_of(dialogues, compressor, task, settings, longest) for dialogues in (train, heldout)]
     built_upon = {"llm": llm_folder, "compressor": compressor_folder}
-    return _train(
-        compressor, task, *data, settings.finetune, settings, out, progress, checkpoints, built_upon
-    )
+    stages = [Stage(compressor.shape.memory_span, settings.finetune)]
+    return _train(compressor, task, *data, stages, settings, out, progress, checkpoints, built_upon)
+
+
+def _task(
+    llm: nn.Module,
+    tokenizer,
+    compressor: MambaCompressor,
+    folder: Path | None,
+    settings: CompressorSettings,
+    training: TrainingSettings,
+    dialogue: bool,
+) -> Reconstruction:
+    """What is learnt, by an LLM that is frozen, with the reader that `folder` may have, or learns as a reader too."""
+    learnt = settings.reader_rank > 0
+    llm = trained_reader(llm, folder, settings, training.seed) if learnt else with_reader(llm, folder)
+    if settings.half_products:
+        halve_products(llm)
+    return Reconstruction(llm, tokenizer, dialogue, cached=not learnt, bare=compressor.bare)
 
 
 def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
@@ -202,56 +258,129 @@ def _train(
     task: Reconstruction,
     train: tuple[list[Row], dict],
     heldout: tuple[list[Row], dict],
-    settings: TrainingSettings,
-    limits: CompressorSettings,
+    stages: Sequence[Stage],
+    settings: CompressorSettings,
     out: Path,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
     built_upon: dict[str, Path],
 ) -> dict:
-    rows, heldout_set = train[0], heldout[0]
+    """Train stage after stage, save and measure. A run that was cut off goes on in the stage where it was."""
+    rows, heldout_set, last = train[0], heldout[0], stages[-1].training
     if not rows or not heldout_set:
         raise ValueError(
             f"compressor: {len(rows)} train and {len(heldout_set)} held-out rows are usable "
             f"(left out: {train[1]}, {heldout[1]}); both need at least one"
         )
-    heldout_set = _looked_at(heldout_set, settings)
+    heldout_set = _looked_at(heldout_set, stages[0].training)
+    outcomes = []
+    for number, stage in enumerate(stages, 1):
+        compressor.use_span(stage.span)
+        own, finished = checkpoints, None
+        if checkpoints is not None and len(stages) > 1:
+            own, finished = (
+                checkpoints.within(f"stage-{number}"),
+                checkpoints.within(f"stage-{number}-finished"),
+            )
+        outcomes.append(
+            _train_stage(compressor, task, rows, heldout_set, stage, settings, progress, own, finished)
+        )
+    compressor.requires_grad_(False).eval()
+    if settings.saved_as == "float16":
+        compressor.round_to_half()
+    if learns(task.llm):
+        save_reader(task.llm, out, settings.saved_as)
+    else:
+        copy_reader(built_upon.get("compressor"), out)
+    history, first = joined([outcome.history for outcome in outcomes]), outcomes[0].rows_before
+    before, after = history.first_check, history.best_check
+    report = {
+        "train_rows": len(rows),
+        "train_left_out": train[1],
+        **_measured(compressor, task, heldout_set, before, after, first, settings, last.batch_size),
+        "heldout_left_out": heldout[1],
+        "history": history.as_dict(),
+    }
+    if len(stages) > 1:
+        report["stages"] = [
+            {"span": stage.span, "tokens": record.tokens, "steps": len(record.train), "ended": record.ended}
+            for stage, record in zip(stages, (outcome.history for outcome in outcomes), strict=True)
+        ]
+    compressor.save(out, settings.saved_as)
+    seen = {
+        split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
+    }
+    # A checkpoint of the user's is told by its digest, not by where it lay.
+    said = settings.model_copy(update={"weights": Path(settings.weights).name})
+    write_results(out, report, built_upon, seen, said, history)
+    return report
+
+
+def _train_stage(
+    compressor: MambaCompressor,
+    task: Reconstruction,
+    rows: list[Row],
+    heldout: list[Row],
+    stage: Stage,
+    settings: CompressorSettings,
+    progress: Progress | None,
+    checkpoints: Checkpoints | None,
+    finished: Checkpoints | None,
+) -> Outcome:
+    """Train the compressor, and the reader if there is one, in place.
+
+    finished: where what a stage that ended made is kept, so that a run that was cut off in a later one finds it.
+    """
     compressor.requires_grad_(True).train()
+    reader = reader_weights(task.llm)
+    parameters = dict(compressor.named_parameters()) | reader
+    made = finished.load() if finished is not None else None
+    if made is not None:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(made[0][name])
+        return Outcome(History(**made[1]["history"]), made[1]["before"], made[1]["after"])
 
     def loss(part: list[int], batch: list[int]) -> tuple[Tensor, dict[str, float]]:
         chosen, tokens = [rows[i] for i in part], sum(len(rows[i].target) for i in batch)
         log_probs, hits = task.log_probs(_memories(compressor, chosen), [row.target for row in chosen])
         return -log_probs.sum() / tokens, {"accuracy": hits.sum().item() / tokens}
 
+    peaks = dict.fromkeys(reader, settings.reader_learning_rate)
     outcome = run_training(
-        Trainable(dict(compressor.named_parameters()), [task.llm, compressor]),
+        Trainable(parameters, [task.llm, compressor], peaks=peaks),
         TrainRows([len(row.target) for row in rows], [repr(row.text) for row in rows]),
         loss,
-        lambda: checked(compressor, task, heldout_set, settings.batch_size),
-        settings,
+        lambda: checked(compressor, task, heldout, stage.training.batch_size),
+        stage.training,
         progress=progress,
         checkpoints=checkpoints,
     )
-    history = outcome.history
-    compressor.requires_grad_(False).eval()
-    if limits.saved_as == "float16":
-        compressor.round_to_half()
-    before, after, first = history.first_check, history.best_check, outcome.rows_before
-    report = {
-        "train_rows": len(rows),
-        "train_left_out": train[1],
-        **_measured(compressor, task, heldout_set, before, after, first, limits, settings.batch_size),
-        "heldout_left_out": heldout[1],
-        "history": history.as_dict(),
-    }
-    compressor.save(out, limits.saved_as)
-    seen = {
-        split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
-    }
-    # A checkpoint of the user's is told by its digest, not by where it lay.
-    said = limits.model_copy(update={"weights": Path(limits.weights).name})
-    write_results(out, report, built_upon, seen, said, history)
-    return report
+    if finished is not None:
+        facts = {
+            "history": outcome.history.as_dict(),
+            "before": outcome.rows_before,
+            "after": outcome.rows_after,
+        }
+        finished.save(parameters, facts)
+    return outcome
+
+
+def joined(records: Sequence[History]) -> History:
+    """The histories of stages as one; a stage's first check stands for the last one of the stage before."""
+    whole = records[0]
+    for record in records[1:]:
+        steps = len(whole.train)
+        whole = History(
+            train=whole.train + [{**entry, "step": entry["step"] + steps} for entry in record.train],
+            heldout=[entry for entry in whole.heldout if entry["step"] < steps]
+            + [{**entry, "step": entry["step"] + steps} for entry in record.heldout],
+            tokens=whole.tokens + record.tokens,
+            rows=whole.rows + record.rows,
+            best_step=record.best_step + steps,
+            ended=record.ended,
+        )
+    return whole
 
 
 def _measured(
@@ -347,7 +476,8 @@ def _row_sums(
     """Of each row; None where there is no other dialogue."""
     sources: list[Row | None] = list(rows)
     if memories == "other":
-        given = donors([row.dialogue for row in rows], [len(row.sources) for row in rows])
+        sizes = [sum(compressor.counts_of(row.sources)) for row in rows]
+        given = donors([row.dialogue for row in rows], sizes)
         sources = [None if other is None else rows[other] for other in given]
     order = sorted(
         (i for i, source in enumerate(sources) if source is not None), key=lambda i: (len(rows[i].target), i)

@@ -1,22 +1,25 @@
 """The dialogue model: an LLM that answers a sentence given its history, voice and face (paper, figure 1).
 
-Table 6 is its prompt: history as role-tagged text or as one memory an utterance, then audio and video embeddings, then
-the sentence. Knows nothing of how any part was trained.
+Table 6 is its prompt: history as role-tagged text, as memories, or as memories of the older utterances and text of the
+last ones, then audio and video embeddings, then the sentence. Knows nothing of how any part was trained.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from model.adapter import for_inference, load_adapter
+from model.batches import length_sorted_batches
 from model.compressor.compressor import MambaCompressor
 from model.dialogue.examples import DialogueExample
+from model.dialogue.mean_memory import MeanMemory
 from model.dialogue.settings import DialogueSettings
 from model.extractor.extractor import load_extractor
 from model.llm import (
@@ -38,8 +41,33 @@ PLACEHOLDERS = (MEMORY, AUDIO, VIDEO)
 WINDOW_MARGIN = 16
 """Tokens for the words "history:" and for what a new line may do to the tokens beside it."""
 HistoryForm = Literal["text", "memory"]
-Memories = dict[tuple[Spoken, ...], Tensor]
-"""History -> its memories [n_utterances, d]."""
+COMPRESSOR = "compressor"
+"""In an adapter's folder, the folder of a compressor that learnt with it and goes with it."""
+Memories = dict[tuple[Spoken, ...], tuple[Tensor, ...]]
+"""History -> of each utterance its memories [n, d]: one, or as many as the compressor gives it."""
+
+
+class Compressor(Protocol):
+    """What is asked of what makes memories: MambaCompressor, or MeanMemory."""
+
+    def compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
+        """Of each dialogue the memories of all its utterances, in order [sum of `counts`, d]."""
+        ...
+
+    def counts(self, dialogue: Sequence[Spoken]) -> list[int]:
+        """How many memories each utterance has."""
+        ...
+
+    def reads_whole(self, text: str) -> bool:
+        """Whether an utterance's memories know it to its end."""
+        ...
+
+
+class Shown(NamedTuple):
+    """How many of a history's newest utterances are in the prompt: the last `text` as text, those before as memories."""
+
+    memories: int
+    text: int
 
 
 class EmotionEmbeddings(Protocol):
@@ -55,9 +83,10 @@ class EmotionEmbeddings(Protocol):
 
 
 class DialogueModel:
-    """LLM (strip_placeholders or peft), tokenizer, and the frozen parts whose output stands in its prompt.
+    """LLM (plain or peft), tokenizer, and the frozen parts whose output stands in its prompt.
 
-    `counts` says how many prompts were made, and how many utterances of history were too old to be in them.
+    `counts` says how many prompts were made, how many utterances of history were too old to be in them, and how many
+    of the last ones had no room as text and stand as memories.
     """
 
     def __init__(
@@ -65,15 +94,17 @@ class DialogueModel:
         llm: nn.Module,
         tokenizer,
         history: HistoryForm,
-        compressor: MambaCompressor | None = None,
+        compressor: Compressor | None = None,
         extractor: EmotionEmbeddings | None = None,
         settings: DialogueSettings | None = None,
     ):
+        self.settings = settings or DialogueSettings()
+        if history == "memory" and self.settings.memory == "mean":
+            compressor = MeanMemory(tokenizer, llm.get_input_embeddings().weight)
         if history == "memory" and compressor is None:
             raise ValueError("dialogue: history as memories needs a compressor; give one, or history as text")
         self.llm, self.tokenizer, self.history = llm, tokenizer, history
         self.compressor, self.extractor = compressor, extractor
-        self.settings = settings or DialogueSettings()
         self.counts: Counter[str] = Counter()
         self._start: CachedPrefix | None = None
 
@@ -81,6 +112,12 @@ class DialogueModel:
     def use_audio_visual(self) -> bool:
         """Whether audio and video of an example enter its prompt."""
         return self.extractor is not None
+
+    @property
+    def compressor_learns(self) -> bool:
+        """Whether memories change in training."""
+        asked = self.settings.train_compressor and isinstance(self.compressor, nn.Module)
+        return asked and any(p.requires_grad for p in self.compressor.parameters())
 
     @property
     def window(self) -> int | None:
@@ -123,20 +160,19 @@ class DialogueModel:
                 )
         return found
 
-    @torch.no_grad()
     def fitting_pieces(
         self,
         examples: Sequence[DialogueExample],
         memories: Memories | None = None,
         reply: int | None = None,
     ) -> list[list[Piece] | None]:
-        """As `pieces`, with None for an example that leaves no room."""
+        """As `pieces`, with None for an example that leaves no room. Memories keep their gradient where they have one."""
         if memories is None:
             memories = self.memories([e.history for e in examples])
-        audio = self._audio(examples)
-        video = self._video(examples)
+        with torch.no_grad():
+            audio, video = self._audio(examples), self._video(examples)
         return [
-            self._pieces(example, memories.get(example.history), audio.get(i), video.get(i), reply)
+            self._pieces(example, memories.get(example.history, ()), audio.get(i), video.get(i), reply)
             for i, example in enumerate(examples)
         ]
 
@@ -158,15 +194,16 @@ class DialogueModel:
         """
         if self.history == "text" or self.compressor is None:
             return {}
-        ordered = sorted(set(histories) - {()}, key=_in_order)
-        longest = [h for h, after in zip(ordered, [*ordered[1:], ()], strict=False) if after[: len(h)] != h]
-        whole = dict(zip(longest, self.compressor.compress(longest), strict=True))
-        found, source = {}, ()
-        for history in reversed(ordered):
-            # In sorted order what a history begins comes right after it.
-            source = source if source[: len(history)] == history else history
-            found[history] = whole[source][: len(history)].to(self._dtype)
-        return found
+        whole_of = _whole_histories(histories)
+        whole = sorted(set(whole_of.values()), key=_in_order)
+        learning = {"learning": True} if self.compressor_learns else {}
+        made = self.compressor.compress(whole, **learning)
+        memories = {h: self._by_utterance(h, m) for h, m in zip(whole, made, strict=True)}
+        return {history: memories[whole_of[history]][: len(history)] for history in whole_of}
+
+    def _by_utterance(self, history: Sequence[Spoken], memories: Tensor) -> tuple[Tensor, ...]:
+        """A dialogue's memories in the LLM's dtype, utterance by utterance."""
+        return memories.to(self._dtype).split(self.compressor.counts(history))
 
     def reply(
         self,
@@ -174,19 +211,32 @@ class DialogueModel:
         max_new_tokens: int | None = None,
         memories: Memories | None = None,
     ) -> list[str]:
-        """Greedy replies, in the order of the examples; `memories` as for `pieces`.
+        """Greedy replies, in the order of the examples; `memories` as for `pieces`."""
+        limit = max_new_tokens or self.settings.max_new_tokens
+        return self.reply_to(self.pieces(examples, memories, limit), limit)
+
+    @torch.no_grad()
+    def reply_to(
+        self,
+        prompts: Sequence[list[Piece]],
+        max_new_tokens: int | None = None,
+        progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    ) -> list[str]:
+        """Greedy replies to prompts as `pieces` makes them, in their order. progress(replies, prompts, {}): called
+        after each batch; those of a batch are of like length, so that little is padded.
 
         What the prompts begin with is encoded at the first call and kept for all later ones.
         """
-        limit = max_new_tokens or self.settings.max_new_tokens
-        prompts, start = self.prompts(examples, memories, limit), self.cached_prefix()
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        limit, start = max_new_tokens or self.settings.max_new_tokens, self.cached_prefix()
         replies: dict[int, str] = {}
-        for first in range(0, len(order), self.settings.reply_batch_size):
-            rows = order[first : first + self.settings.reply_batch_size]
-            texts = greedy_replies(self.llm, self.tokenizer, [prompts[i] for i in rows], limit, start)
+        lengths = [prompt_tokens(pieces) for pieces in prompts]
+        for rows in length_sorted_batches(lengths, self.settings.reply_batch_size):
+            embedded = [embed(self.llm, prompts[i]) for i in rows]
+            texts = greedy_replies(self.llm, self.tokenizer, embedded, limit, start)
             replies.update(zip(rows, texts, strict=True))
-        return [replies[i] for i in range(len(examples))]
+            if progress is not None:
+                progress(len(replies), len(prompts), {})
+        return [replies[i] for i in range(len(prompts))]
 
     def cached_prefix(self) -> CachedPrefix | None:
         """Template and instruction of table 6, encoded once; None where the LLM may still be trained.
@@ -236,7 +286,7 @@ class DialogueModel:
     def _pieces(
         self,
         example: DialogueExample,
-        memories: Tensor | None,
+        memories: tuple[Tensor, ...],
         audio: Tensor | None,
         video: Tensor | None,
         reply: int | None,
@@ -254,39 +304,70 @@ class DialogueModel:
             return chat_pieces(self.tokenizer, text, {**memory, **slots})
 
         bare = pieces(None, {})
-        kept = self._kept(example, sum(len(p) for p in bare), reply)
-        if kept is None:
+        shown = self._shown(example, [len(m) for m in memories], sum(len(p) for p in bare), reply)
+        if shown is None:
             return None
         self.counts["prompts"] += 1
-        self.counts["dropped_utterances"] += len(example.history) - kept
-        if not kept:
+        self.counts["dropped_utterances"] += len(example.history) - sum(shown)
+        if not sum(shown):
             return bare
-        if self.history == "memory":
-            return pieces(MEMORY, {MEMORY: memories[-kept:]})
-        lines = [strip_placeholders(utterance.line, PLACEHOLDERS) for utterance in example.history[-kept:]]
-        return pieces("\n".join(lines), {})
+        older = len(example.history) - shown.text
+        lines = [strip_placeholders(utterance.line, PLACEHOLDERS) for utterance in example.history[older:]]
+        if not shown.memories:
+            return pieces("\n".join(lines), {})
+        memory = torch.cat(memories[older - shown.memories : older])
+        return pieces("\n".join([MEMORY, *lines]), {MEMORY: memory})
 
-    def _kept(self, example: DialogueExample, bare: int, reply: int | None) -> int | None:
-        """How many of the newest utterances of the history have room beside `bare` other tokens and the reply.
+    def _shown(
+        self, example: DialogueExample, sizes: Sequence[int], bare: int, reply: int | None
+    ) -> Shown | None:
+        """What of the history has room beside `bare` other tokens and the reply; newer utterances come first.
 
-        reply: as for `pieces`. None where those alone have no room.
+        sizes: of each utterance, its memories. reply: as for `pieces`. A last utterance that has no room as text stands
+        as a memory, and so do those before it. None where bare and reply alone have no room.
         """
         if reply is None:
             reply = max(self.settings.max_new_tokens, len(reply_ids(self.tokenizer, example.reply)))
         room = float("inf") if self.window is None else self.window - bare - reply - WINDOW_MARGIN
         if room < 0:
             return None
-        if self.history == "text":
-            room = min(room, self.settings.max_history_tokens)
-        kept = 0
-        for utterance in reversed(example.history[-self.settings.max_history_utterances :]):
-            if kept == self.settings.max_history_utterances:
-                break
-            size = 1 if self.history == "memory" else len(token_ids(self.tokenizer, utterance.line)) + 1
-            if size > room:
-                break
-            kept, room = kept + 1, room - size
-        return kept
+        most, whole = self.settings.max_history_utterances, len(example.history)
+        wanted = min(most, whole, whole if self.history == "text" else self.settings.recent_utterances)
+        lines = example.history[whole - wanted :]
+        costs = [len(token_ids(self.tokenizer, utterance.line)) + 1 for utterance in lines]
+        text = _fitting(costs, min(room, self.settings.max_history_tokens))
+        if text < wanted and self.history == "memory":
+            self.counts["recent_as_memories"] += wanted - text
+        room -= sum(costs[wanted - text :])
+        older = [] if self.history == "text" else sizes[max(0, whole - most) : whole - text]
+        return Shown(_fitting(older, room), text)
+
+
+def _fitting(costs: Sequence[int], room: float) -> int:
+    """How many of the last have room together."""
+    for count, spent in enumerate(accumulate(reversed(costs))):
+        if spent > room:
+            return count
+    return len(costs)
+
+
+def prompt_tokens(pieces: Sequence[Piece]) -> int:
+    """Positions that a prompt takes in the LLM."""
+    return sum(len(piece) for piece in pieces)
+
+
+def _whole_histories(
+    histories: Iterable[tuple[Spoken, ...]],
+) -> dict[tuple[Spoken, ...], tuple[Spoken, ...]]:
+    """Each distinct history -> one of them that begins with it and begins no other; itself where there is none."""
+    found: dict[tuple[Spoken, ...], tuple[Spoken, ...]] = {}
+    whole: tuple[Spoken, ...] = ()
+    for history in sorted(set(histories) - {()}, key=_in_order, reverse=True):
+        # In this order a history comes right after those that it begins.
+        if whole[: len(history)] != history:
+            whole = history
+        found[history] = whole
+    return found
 
 
 def _in_order(history: tuple[Spoken, ...]) -> list[tuple[str, int]]:
@@ -306,15 +387,25 @@ def load_dialogue(
 ) -> DialogueModel:
     """A dialogue model from local folders; without `adapter`, the LLM as it is.
 
-    The adapter is merged into an LLM in fp32, which makes replies quicker, unless it is to be trained on.
+    The adapter is merged into an LLM in fp32, which makes replies quicker, unless it is to be trained on. A compressor
+    that learnt with the adapter takes the place of the one given.
     """
     llm, tokenizer = load_llm(llm_folder, dtype)
-    parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
+    settings = settings or DialogueSettings()
+    compressor = own_compressor(adapter) or compressor
+    needed = history == "memory" and settings.memory == "mamba"
+    parts = load_parts(llm, tokenizer, compressor if needed else None, extractor)
     if adapter is not None:
         # The adapter computes in the LLM's dtype; training keeps fp32 masters of its own.
         llm = load_adapter(llm, adapter, trainable)
         llm = llm.eval() if trainable else for_inference(llm)
     return DialogueModel(llm, tokenizer, history, *parts, settings)
+
+
+def own_compressor(adapter: Path | None) -> Path | None:
+    """The folder of the compressor that learnt with an adapter; None where none did."""
+    folder = None if adapter is None else Path(adapter) / COMPRESSOR
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def load_parts(

@@ -5,7 +5,7 @@ Knows nothing of where rows come from or how they are stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -33,15 +33,25 @@ class DialogueExample:
         """What tells rows of one dialogue from those of another."""
         return self.dialogue or self.key
 
+    def without_history(self) -> DialogueExample:
+        """The same exchange as if nothing had been said before."""
+        return replace(self, history=())
+
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """An exchange and its counter-emotional reply: y_a is example.reply, y_i is counter_emotional.
+    """An exchange and two replies to rank: y_a is `preferred`, y_i is counter_emotional.
 
-    beside: what stands for y_i in the trainings that this one is compared with. It is not learnt from; the prompt
-    leaves room for it, so that the row is the same in all of them.
+    chosen: what stands for y_a in place of the true reply, example.reply, which the autoregressive term is of either
+    way. beside: what stands for both in the trainings that this one is compared with. It is not learnt from; the
+    prompt leaves room for it, so that the row is the same in all of them.
     """
 
     example: DialogueExample
     counter_emotional: str
     beside: tuple[str, ...] = ()
+    chosen: str | None = None
+
+    @property
+    def preferred(self) -> str:
+        return self.example.reply if self.chosen is None else self.chosen

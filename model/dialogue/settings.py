@@ -5,6 +5,8 @@ Knows nothing of the code that reads them; imports no torch.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 from model.settings import TrainingSettings
@@ -18,6 +20,11 @@ class DialogueSettings(BaseModel, frozen=True, extra="forbid"):
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj"), description="What LoRA adapts. Not in the paper."
     )
+    start_from_reader: bool = Field(
+        False,
+        description="Where the history is memories, the adapter goes on from the reader that the compressor was trained "
+        "with, of the same rank, alpha and targets, instead of starting anew. Not in the paper.",
+    )
     reconstruction_weight: float = Field(
         1.0, ge=0, description="Weight of memory reconstruction beside the reply. Not in the paper."
     )
@@ -25,6 +32,28 @@ class DialogueSettings(BaseModel, frozen=True, extra="forbid"):
         128,
         ge=1,
         description="The last utterances of a history that fit are reconstructed. Not in the paper.",
+    )
+    memory: Literal["mamba", "mean"] = Field(
+        "mamba",
+        description="What stands for an utterance where the history is memories: the MambaCompressor's memory, or the "
+        "mean of its token embeddings, which needs no compressor and is not in the paper.",
+    )
+    recent_utterances: int = Field(
+        0,
+        ge=0,
+        description="Where the history is memories, its last utterances that stand as text; 0, the paper's: none.",
+    )
+    history_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the train exchanges whose history is withheld in every epoch, so that the adapter "
+        "knows prompts without one. Not in the paper.",
+    )
+    train_compressor: bool = Field(
+        False,
+        description="The compressor learns from the replies' loss beside the adapter, and is saved with it. The paper's "
+        "stays frozen.",
     )
     max_history_utterances: int = Field(
         32, ge=0, description="Older utterances leave the history. Not in the paper."

@@ -1,6 +1,7 @@
 """Finetune the LLM on dialogue with LoRA, alongside memory reconstruction (paper, section 4.2).
 
-Compressor and extractor stay frozen. Knows nothing of datasets, splits or storage.
+The extractor stays frozen, and the compressor unless the settings have it learn. Knows nothing of datasets, splits or
+storage.
 """
 
 from __future__ import annotations
@@ -10,22 +11,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from model.adapter import load_adapter, save_adapter
+from model.adapter import load_adapter, new_adapter, save_adapter
+from model.batches import length_sorted_batches
 from model.branches import reply_log_probs
 from model.checkpoints import Checkpoints
+from model.compressor.reader import checked_reader
 from model.compressor.reconstruction import Reconstruction
-from model.dialogue.dialogue import DialogueModel, HistoryForm, load_parts
+from model.dialogue.dialogue import (
+    COMPRESSOR,
+    DialogueModel,
+    HistoryForm,
+    Memories,
+    load_parts,
+    own_compressor,
+)
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
-from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids
+from model.draws import draw_number
+from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids, token_ids
 from model.metrics.donors import with_others
 from model.sharding import is_sharded
 from model.spoken import Spoken
 from model.training import Progress, Trainable, TrainRows, looked_at
 from model.training_run import Check, run_training, use_threads, write_results
+
+HISTORY_DROPOUT = "dialogue.history_dropout"
+"""The draw of the train rows whose history is withheld."""
 
 
 def train_dialogue(
@@ -40,6 +53,7 @@ def train_dialogue(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     start: Path | None = None,
+    shared_schedule: bool = False,
 ) -> dict:
     """Train a LoRA adapter, save it in peft's layout and report.json in `out`, and return the report.
 
@@ -47,16 +61,24 @@ def train_dialogue(
     their reconstruction (table 5): so the LLM keeps understanding them. "compared" in the report holds each held-out
     reply's nats a token before and after, and after it with another dialogue's history, or clip, in place of its own:
     the controls. start: the folder of an adapter of the
-    same settings to go on from, instead of a new one. An exchange that does not fit the LLM's window without any
+    same settings to go on from, instead of a new one. shared_schedule: batches are planned, and `max_tokens` is spent,
+    by sentences and true replies alone, so that trainings with other forms of the history take the same rows at the
+    same step. A compressor that learns is saved in `out` too, in the folder "compressor". An exchange that does not fit the LLM's window without any
     history is left out and counted. ValueError names an empty reply or clip, and where nothing is left.
     """
     if not train or not heldout:
         raise ValueError(f"dialogue: {len(train)} train and {len(heldout)} held-out exchanges; both need one")
     use_threads(settings.training)
     llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
-    parts = load_parts(llm, tokenizer, compressor if history == "memory" else None, extractor)
+    compressor = own_compressor(start) or compressor
+    needed = history == "memory" and settings.memory == "mamba"
+    parts = load_parts(llm, tokenizer, compressor if needed else None, extractor)
+    learns = parts[0].requires_grad_(True) if needed and settings.train_compressor else None
+    if start is None and settings.start_from_reader and needed:
+        start = checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
     adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
     model = DialogueModel(adapted, tokenizer, history, *parts, settings)
+    train, withheld = with_history_dropout(train, settings)
     train_set = Exchanges(model, train)
     dropped = dict(model.counts)
     heldout_set = Exchanges(model, looked_at(heldout, settings.training, "dialogue"))
@@ -75,11 +97,13 @@ def train_dialogue(
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}
         return reply + weight * reconstruction, logs
 
-    adapter = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
-    modules = [part for part in (model.llm, model.compressor, model.extractor) if part is not None]
+    learnt = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
+    if learns is not None:
+        learnt |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
+    names = [example.key for example in train_set.examples]
     outcome = run_training(
-        Trainable(adapter, modules),
-        TrainRows(train_set.lengths, [example.key for example in train_set.examples]),
+        Trainable(learnt, [part for part in (model.llm, *parts) if part is not None]),
+        TrainRows(train_set.lengths, names, train_set.shared_lengths if shared_schedule else None),
         loss,
         lambda: heldout_set.check(batch, weight),
         settings.training,
@@ -88,6 +112,13 @@ def train_dialogue(
     )
     report = {
         "history_form": history,
+        **(
+            {"memory": settings.memory, "recent_utterances": settings.recent_utterances}
+            if history == "memory"
+            else {}
+        ),
+        "compressor_learnt": learns is not None,
+        "train_histories_withheld": withheld,
         "audio_visual": model.use_audio_visual,
         "train_exchanges": len(train_set.examples),
         "train_left_out": train_set.left_out,
@@ -104,6 +135,8 @@ def train_dialogue(
         ),
     }
     save_adapter(model.llm, out)
+    if learns is not None:
+        learns.save(Path(out) / COMPRESSOR)
     parts_of = {"llm": llm_folder, "compressor": compressor, "extractor": extractor}
     weights = {role: folder for role, folder in parts_of.items() if folder is not None}
     data = {"train": train_set.examples, "heldout": heldout_set.examples}
@@ -111,25 +144,26 @@ def train_dialogue(
     return report
 
 
+def with_history_dropout(
+    examples: Sequence[DialogueExample], settings: DialogueSettings
+) -> tuple[list[DialogueExample], int]:
+    """The examples, the history of some withheld, and of how many; by key, so that they are the same in every epoch."""
+    bound, seed = settings.history_dropout * 2**64, settings.training.seed
+    withheld = {e.key for e in examples if e.history and draw_number(seed, HISTORY_DROPOUT, e.key) < bound}
+    return [e.without_history() if e.key in withheld else e for e in examples], len(withheld)
+
+
 def add_adapter(llm: nn.Module, settings: DialogueSettings) -> nn.Module:
     """The LLM with a new LoRA adapter in its own dtype, drawn from the seed; all else frozen."""
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=0.0,
-        target_modules=list(settings.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.training.seed)
-        return get_peft_model(llm, config, autocast_adapter_dtype=False).eval()
+    return new_adapter(llm, settings.rank, settings.alpha, settings.target_modules, settings.training.seed)
 
 
 class Exchanges:
     """Exchanges made ready for training: prompts as pieces, and what of each history is reconstructed.
 
     Tokens, memories and emotion embeddings do not change in training and are computed once, held on the CPU;
-    ids become embeddings when a batch is run. `left_out` says how many exchanges fit the LLM's window in no way;
+    ids become embeddings when a batch is run. Where the compressor learns, memories do change, and a batch's prompts are
+    made anew. `left_out` says how many exchanges fit the LLM's window in no way;
     the model's counts, how many utterances of the others' histories are not reconstructed.
     """
 
@@ -138,7 +172,8 @@ class Exchanges:
             if not example.reply.strip():
                 raise ValueError(f"dialogue: exchange {example.key} has an empty reply; leave it out")
         self.model = model
-        self.memories = model.memories([e.history for e in examples])
+        with torch.no_grad():
+            self.memories = model.memories([e.history for e in examples])
         found = model.prompt_pieces(examples, self.memories, model.settings.training.batch_size)
         self.examples = [e for e, pieces in zip(examples, found, strict=True) if pieces is not None]
         self.left_out = {"too_long": len(examples) - len(self.examples)}
@@ -146,17 +181,35 @@ class Exchanges:
         self.replies = [reply_ids(model.tokenizer, e.reply) for e in self.examples]
         self.task, self.targets = None, {}
         if model.history == "memory":
-            self.task = Reconstruction(model.llm, model.tokenizer, dialogue=True, cached=False)
+            bare = getattr(model.compressor, "bare", False)
+            self.task = Reconstruction(model.llm, model.tokenizer, dialogue=True, cached=False, bare=bare)
             self._choose_targets()
         self.lengths = [self._tokens(i) for i in range(len(self.examples))]
         """Tokens the LLM reads for each exchange."""
+        self.shared_lengths = [
+            len(token_ids(model.tokenizer, e.sentence)) + len(reply)
+            for e, reply in zip(self.examples, self.replies, strict=True)
+        ]
+        """Tokens of each sentence and its true reply: what all forms of the history have in common."""
 
     def reply_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor:
         """Token mean of the replies' negative log-likelihood; of the rows of `whole`, the share that `rows` have."""
-        with torch.no_grad():
-            prompts = [embed(self.model.llm, self.pieces[i]) for i in rows]
-        log_probs, _ = reply_log_probs(self.model.llm, prompts, [self.replies[i] for i in rows])
+        log_probs, _ = reply_log_probs(self.model.llm, self.prompts(rows), [self.replies[i] for i in rows])
         return -log_probs.sum() / self.reply_tokens(rows if whole is None else whole)
+
+    def prompts(self, rows: Sequence[int]) -> list[Tensor]:
+        """Input embeddings [T_i, d] of the rows' prompts; with a gradient where the compressor learns."""
+        llm = self.model.llm
+        if not self.model.compressor_learns:
+            with torch.no_grad():
+                return [embed(llm, self.pieces[i]) for i in rows]
+        examples = [self.examples[i] for i in rows]
+        made = self._memories([e.history for e in examples])
+        return [embed(llm, pieces) for pieces in self.model.pieces(examples, made)]
+
+    def _memories(self, histories: Sequence[tuple[Spoken, ...]]) -> Memories:
+        """The histories' memories as the compressor is now."""
+        return self.model.memories(histories) if self.model.compressor_learns else self.memories
 
     def reconstruction_loss(self, rows: Sequence[int], whole: Sequence[int] | None = None) -> Tensor | None:
         """As `reply_loss`, over what is reconstructed of the rows' histories; None where no row has a history.
@@ -170,7 +223,11 @@ class Exchanges:
         if not histories:
             return None
         targets = [self.targets[h] for h in histories]
-        memories = [self.memories[h][places] for h, (places, _) in zip(histories, targets, strict=True)]
+        made = self._memories(histories)
+        memories = [
+            torch.cat([made[h][place] for place in places])
+            for h, (places, _) in zip(histories, targets, strict=True)
+        ]
         log_probs, _ = self.task.log_probs(memories, [ids for _, ids in targets])
         return -weight * log_probs.sum() / self.reconstructed_tokens(whole)
 
@@ -192,10 +249,8 @@ class Exchanges:
         losses = self.row_losses(batch)
         total = sum(loss * len(reply) for loss, reply in zip(losses, self.replies, strict=True))
         means = {"reply": total / self.reply_tokens(range(len(losses)))}
-        order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
         total, tokens = 0.0, 0
-        for start in range(0, len(order) if weight else 0, batch):
-            rows = order[start : start + batch]
+        for rows in length_sorted_batches(self.lengths, batch) if weight else ():
             reconstruction = self.reconstruction_loss(rows)
             if reconstruction is not None:
                 count = self.reconstructed_tokens(rows)
@@ -208,14 +263,12 @@ class Exchanges:
     @torch.no_grad()
     def row_losses(self, batch: int) -> list[float]:
         """Nats per token of each exchange's reply."""
-        order = sorted(range(len(self.lengths)), key=lambda i: (self.lengths[i], i))
         found: dict[int, float] = {}
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            prompts = [embed(self.model.llm, self.pieces[i]) for i in rows]
-            log_probs, owner = reply_log_probs(self.model.llm, prompts, [self.replies[i] for i in rows])
+        for rows in length_sorted_batches(self.lengths, batch):
+            replies = [self.replies[i] for i in rows]
+            log_probs, owner = reply_log_probs(self.model.llm, self.prompts(rows), replies)
             found.update(zip(rows, mean_by_row(-log_probs, owner, len(rows)).tolist(), strict=True))
-        return [found[i] for i in range(len(order))]
+        return [found[i] for i in range(len(self.lengths))]
 
     def losses_with_another_history(self, batch: int) -> list[float | None]:
         """As `row_losses`, each with a history of another dialogue, as like its own in turns as there is one.
@@ -243,10 +296,7 @@ class Exchanges:
 
     def without_history(self) -> Exchanges:
         """The same exchanges as if nothing had been said before."""
-        return Exchanges(
-            self.model,
-            [DialogueExample(e.key, (), e.sentence, e.reply, e.audio, e.video) for e in self.examples],
-        )
+        return Exchanges(self.model, [e.without_history() for e in self.examples])
 
     def _choose_targets(self) -> None:
         """Of each history, the places of the utterances that are reconstructed and the ids they become."""
@@ -255,7 +305,8 @@ class Exchanges:
             if places:
                 self.targets[history] = places, self.task.target([history[i].text for i in places])
         kept = sum(len(self.targets[e.history][0]) for e in self.examples if e.history in self.targets)
-        total = sum(len(e.history) for e in self.examples)
+        recent = self.model.settings.recent_utterances
+        total = sum(max(0, len(e.history) - recent) for e in self.examples)
         self.model.counts["unreconstructed_utterances"] += total - kept
 
     def _reconstructed(self, history: tuple[Spoken, ...]) -> list[int]:
@@ -264,14 +315,15 @@ class Exchanges:
         One that the compressor does not read to its end, or that the LLM's window cannot hold, is passed over:
         its memory cannot tell it, and the compressor was not trained on such either.
         """
-        compressor, window, places, tokens = self.model.compressor, self.model.window, [], 0
-        # The other half is ample for the memories: an utterance has at least two tokens, one its new line.
+        window, places, tokens = self.model.window, [], 0
+        older = len(history) - self.model.settings.recent_utterances  # the last ones stand as text
+        # The other half is ample for the memories: an utterance has no more of them than it has tokens and a new line.
         most = math.inf if window is None else (window - self.task.overhead) // 2
         limit = min(self.model.settings.max_reconstruction_tokens, most)
-        for place in reversed(range(len(history))):
+        for place in reversed(range(older)):
             text = history[place].text
             size = self.task.text_tokens(text) + 1
-            if size > most or len(compressor.ids(text)) > compressor.shape.max_utterance_tokens:
+            if size > most or not self.model.compressor.reads_whole(text):
                 continue
             tokens += size
             if places and tokens > limit:
@@ -282,4 +334,7 @@ class Exchanges:
     def _tokens(self, row: int) -> int:
         tokens = sum(len(piece) for piece in self.pieces[row]) + len(self.replies[row])
         target = self.targets.get(self.examples[row].history)
-        return tokens + (self.task.overhead + len(target[0]) + len(target[1]) if target else 0)
+        if not target:
+            return tokens
+        memories = self.memories[self.examples[row].history]
+        return tokens + self.task.overhead + sum(len(memories[p]) for p in target[0]) + len(target[1])

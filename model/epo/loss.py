@@ -20,12 +20,12 @@ from model.llm import mean_by_row
 class PairLogProbs:
     """chosen, rejected [B]: mean log-probability of a reply's tokens, end of turn included.
 
-    chosen_token_mean: mean over all tokens of all chosen replies, a scalar.
+    true_token_mean: mean over all tokens of all true replies, a scalar.
     """
 
     chosen: Tensor
     rejected: Tensor
-    chosen_token_mean: Tensor
+    true_token_mean: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,32 @@ def epo_loss(chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> tup
 
 
 def pair_log_probs(
-    llm: nn.Module, prompts: Sequence[Tensor], chosen: Sequence[Tensor], rejected: Sequence[Tensor]
+    llm: nn.Module,
+    prompts: Sequence[Tensor],
+    chosen: Sequence[Tensor],
+    rejected: Sequence[Tensor],
+    true: Sequence[Tensor | None] | None = None,
 ) -> PairLogProbs:
-    """Both replies of every pair in one forward pass, the prompt encoded once.
+    """All replies of every pair in one forward pass, the prompt encoded once.
 
-    prompts: input embeddings [T_i, d]; chosen, rejected: token ids [n] (n >= 1), end of turn included.
+    prompts: input embeddings [T_i, d]; chosen, rejected: token ids [n] (n >= 1), end of turn included. true: the true
+    reply where another is chosen; None, for a pair or for all: the chosen one is the true one, and computed once.
     ValueError for an empty reply.
     """
-    replies = [list(pair) for pair in zip(chosen, rejected, strict=True)]
+    apart = true if true is not None else [None] * len(chosen)
+    replies = [[c, r] if t is None else [c, r, t] for c, r, t in zip(chosen, rejected, apart, strict=True)]
     log_probs, owner = branched_log_probs(llm, prompts, replies)
-    means = mean_by_row(log_probs, owner, 2 * len(replies)).view(-1, 2)
-    return PairLogProbs(means[:, 0], means[:, 1], log_probs[owner % 2 == 0].mean())
+    first = [0]
+    for said in replies:
+        first.append(first[-1] + len(said))
+    # Of each pair the chosen reply, the rejected one, and the true one, by the numbers that `owner` gives them.
+    chosen_at = torch.tensor(first[:-1], device=owner.device)
+    true_at = torch.tensor(
+        [at + (2 if len(said) == 3 else 0) for at, said in zip(first, replies, strict=False)]
+    )
+    means = mean_by_row(log_probs, owner, first[-1])
+    of_true = torch.isin(owner, true_at.to(owner.device))
+    return PairLogProbs(means[chosen_at], means[chosen_at + 1], log_probs[of_true].mean())
 
 
 def total_loss(
@@ -74,14 +89,16 @@ def total_loss(
     gamma: float,
     autoregressive_weight: float,
     fraction: BatchFraction = WHOLE,
+    preference_weight: float = 1.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """EPO plus the standard autoregressive loss, from the same log-probabilities (paper, section 3.4).
 
     The autoregressive term is the token mean over the batch's true replies, as in SimPO and TRL (cpo_alpha).
+    preference_weight: EPO's; 0 leaves the autoregressive loss alone, and the figures as they are.
     Returns the scalar and figures for the log; where the pairs are a part of a batch, their shares of the batch's.
     """
     losses, chosen, rejected = epo_loss(pairs.chosen, pairs.rejected, beta, gamma)
-    epo, nll = fraction.pairs * losses.mean(), -fraction.tokens * pairs.chosen_token_mean
+    epo, nll = fraction.pairs * losses.mean(), -fraction.tokens * pairs.true_token_mean
     logs = {
         "epo": epo.item(),
         "nll": nll.item(),
@@ -90,13 +107,13 @@ def total_loss(
         "margin": fraction.pairs * (chosen - rejected).mean().item(),
         "accuracy": fraction.pairs * (chosen > rejected).float().mean().item(),
     }
-    return epo + autoregressive_weight * nll, logs
+    return preference_weight * epo + autoregressive_weight * nll, logs
 
 
 def joined(parts: Sequence[PairLogProbs], tokens: Sequence[int]) -> PairLogProbs:
-    """Several batches as one; tokens: chosen tokens of each, which weight the token means."""
+    """Several batches as one; tokens: tokens of each one's true replies, which weight the token means."""
     weights = torch.tensor(tokens, dtype=torch.float32, device=parts[0].chosen.device)
-    means = torch.stack([p.chosen_token_mean for p in parts])
+    means = torch.stack([p.true_token_mean for p in parts])
     return PairLogProbs(
         torch.cat([p.chosen for p in parts]),
         torch.cat([p.rejected for p in parts]),

@@ -17,17 +17,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.adapter import save_adapter
+from model.batches import length_sorted_batches
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
-from model.epo.loss import BatchFraction, PairLogProbs, joined, pair_log_probs, total_loss
+from model.epo.ending import ending, following, ranking
+from model.epo.loss import WHOLE, BatchFraction, PairLogProbs, joined, pair_log_probs, total_loss
 from model.epo.settings import EpoSettings
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
 from model.metrics.donors import donors
+from model.metrics.stuck import stuck_share
 from model.spoken import Spoken
 from model.training import Progress, Trainable, TrainRows, looked_at
 from model.training_run import Check, run_training, use_threads, write_results
 
+REPLIES_AT_ONCE = 16
 ADAPTER_MARK = "lora_"
 """In the name of every adapter weight peft makes."""
 
@@ -38,12 +42,17 @@ class PreferenceModel(Protocol):
     llm: nn.Module
     tokenizer: object
 
-    def memories(self, histories: Sequence[tuple[Spoken, ...]]) -> dict[tuple[Spoken, ...], Tensor]:
-        """Memories [n, d] of distinct histories."""
+    def memories(
+        self, histories: Sequence[tuple[Spoken, ...]]
+    ) -> dict[tuple[Spoken, ...], tuple[Tensor, ...]]:
+        """Of distinct histories, each utterance's memories [n, d]."""
         ...
 
     def prompt_pieces(
-        self, examples: Sequence[DialogueExample], memories: dict[tuple[Spoken, ...], Tensor], batch: int
+        self,
+        examples: Sequence[DialogueExample],
+        memories: dict[tuple[Spoken, ...], tuple[Tensor, ...]],
+        batch: int,
     ) -> list[list[Piece] | None]:
         """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
         ...
@@ -58,15 +67,17 @@ def train_epo(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     left_out: Mapping[str, Mapping[str, int]] | None = None,
+    follows: int | None = None,
 ) -> dict:
     """Train the model's adapter in place, save it and report.json in `out`, and return the report.
 
     Pairs that do not fit the LLM's window are left out and counted; left_out: what was left out before, by reason, of
-    "train" and "heldout". Trainings on other counter-emotional replies of the same rows take the same rows at the
-    same step: batches are planned by prompts and true replies alone, which is also what `max_tokens` counts.
+    "train" and "heldout". Trainings on other pairs of the same rows take the same rows at the same step: batches are
+    planned by prompts and true replies alone, which is also what `max_tokens` counts.
+    It ends as model/epo/ending.py says; `follows` instead is the step that another training kept, whose weights it keeps.
     The report holds held-out figures before and after (rewards, margin, share of pairs ranked right), how
     far reply length alone would rank the pairs, how much the model's own replies repeat themselves before and
-    after, "compared" (`compared_pairs`), `collapsed` (None: too few steps to tell) with the step at which it was seen,
+    after, how many are stuck, "compared" (`compared_pairs`), `collapsed` (None: too few steps to tell) with the step at which it was seen,
     and the history. A collapse is logged while training, too.
     ValueError: no pairs, an empty reply, or a model without an adapter.
     """
@@ -90,13 +101,10 @@ def train_epo(
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         fraction = train_set.fraction(rows, whole)
-        value, logs = total_loss(
-            train_set.log_probs(rows), settings.beta, settings.gamma, settings.autoregressive_weight, fraction
-        )
+        value, logs = _loss(train_set.log_probs(rows), settings, fraction)
         traits = {name: fraction.pairs * mean for name, mean in train_set.traits(rows).items()}
         return value, {**logs, **traits}
 
-    said_before = sampled_replies(heldout_set, settings)
     others = Shuffled(model, heldout_set, settings.training.batch_size)
     shuffled_before = others.margins(settings)
     # A run of fewer steps than that is judged as a whole.
@@ -108,14 +116,30 @@ def train_epo(
         if progress is not None:
             progress(step, steps, logs)
 
+    groups = [pair.example.group for pair in heldout_set.pairs]
+    start: list[float] = []  # of the first look, which is before the first step in a run that goes on, too
+
+    def look() -> Check:
+        """The check, with whether the ranking has moved since the start, and what the model says by itself."""
+        found = check(heldout_set, settings)
+        if not start:
+            start.extend(found.rows)
+        said = sampled_replies(heldout_set, settings)
+        spoken = {"stuck": stuck_share(said), "repetition": repetition_of(heldout_set, said)} if said else {}
+        return Check({**found.figures, **ranking(start, found.rows, groups), **spoken}, found.rows)
+
+    sampled = min(settings.sampled_replies, len(groups))
+    rule = following(follows) if follows is not None else ending(settings, count, sampled)
+    alone = {} if follows is None else {"patience": None}
     outcome = run_training(
         Trainable(adapter, [model.llm]),
         train_rows,
         loss,
-        lambda: check(heldout_set, settings),
-        settings.training,
+        look,
+        settings.training.model_copy(update=alone),
         progress=show,
         checkpoints=checkpoints,
+        rule=rule,
     )
     fell = collapse_step(outcome.history.train, count)
     margins = {
@@ -130,10 +154,17 @@ def train_epo(
         "gamma_over_beta": settings.gamma / settings.beta,
         "length_accuracy": length_accuracy(heldout_set),
         "traits": heldout_set.traits(range(len(heldout_set.lengths))),
-        "repetition_before": mean_repetition(said_before),
-        "repetition_after": mean_repetition(sampled_replies(heldout_set, settings)),
+        **{
+            f"{name}_{when}": found.get(name)
+            for when, found in (
+                ("before", outcome.history.first_check),
+                ("after", outcome.history.best_check),
+            )
+            for name in ("repetition", "stuck")
+        },
+        "sampled_replies": sampled,
         **outcome.report(
-            [pair.example.group for pair in heldout_set.pairs],
+            groups,
             **{
                 f"{name}_{when}": values
                 for when, found in margins.items()
@@ -164,7 +195,7 @@ class Pairs:
 
     def __init__(self, model: PreferenceModel, pairs: Sequence[PreferenceExample], batch: int):
         for pair in pairs:
-            if not pair.example.reply.strip() or not pair.counter_emotional.strip():
+            if not all(text.strip() for text in (pair.example.reply, pair.preferred, pair.counter_emotional)):
                 raise ValueError(
                     f"EPO: pair {pair.example.key} has an empty reply; leave it out of the pairs"
                 )
@@ -177,37 +208,46 @@ class Pairs:
             raise ValueError(f"EPO: none of {len(pairs)} pairs fits the LLM's window")
         self.left_out = {"too_long": len(pairs) - len(self.pairs)}
         self.pieces = [pieces for pieces in found if pieces is not None]
-        self.chosen = [reply_ids(model.tokenizer, pair.example.reply) for pair in self.pairs]
+        self.true = [reply_ids(model.tokenizer, pair.example.reply) for pair in self.pairs]
+        self.chosen = [reply_ids(model.tokenizer, pair.preferred) for pair in self.pairs]
         self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in self.pairs]
         self.shared_lengths = [
-            sum(len(piece) for piece in pieces) + len(chosen)
-            for pieces, chosen in zip(self.pieces, self.chosen, strict=True)
+            sum(len(piece) for piece in pieces) + len(true)
+            for pieces, true in zip(self.pieces, self.true, strict=True)
         ]
-        """Tokens of each prompt and its true reply: what trainings on other rejected replies have in common."""
+        """Tokens of each prompt and its true reply: what trainings on other pairs have in common."""
         self.lengths = [
-            shared + len(rejected)
-            for shared, rejected in zip(self.shared_lengths, self.rejected, strict=True)
+            shared + len(rejected) + (0 if self._is_true(row) else len(self.chosen[row]))
+            for row, (shared, rejected) in enumerate(zip(self.shared_lengths, self.rejected, strict=True))
         ]
         """Positions the LLM computes for each pair."""
 
     def _with_longest_reply(self, pair: PreferenceExample) -> DialogueExample:
         """The pair's example with whichever reply is longest: the prompt must leave room for each."""
-        replies = (pair.example.reply, pair.counter_emotional, *pair.beside)
+        replies = (pair.example.reply, pair.preferred, pair.counter_emotional, *pair.beside)
         return replace(
             pair.example, reply=max(replies, key=lambda text: len(reply_ids(self.tokenizer, text)))
         )
 
+    def _is_true(self, row: int) -> bool:
+        """Whether the chosen reply is the true one."""
+        return self.pairs[row].preferred == self.pairs[row].example.reply
+
     def log_probs(self, rows: Sequence[int]) -> PairLogProbs:
-        """Both replies of the pairs numbered `rows`."""
+        """All replies of the pairs numbered `rows`."""
         with torch.no_grad():
             prompts = [embed(self.llm, self.pieces[i]) for i in rows]
         return pair_log_probs(
-            self.llm, prompts, [self.chosen[i] for i in rows], [self.rejected[i] for i in rows]
+            self.llm,
+            prompts,
+            [self.chosen[i] for i in rows],
+            [self.rejected[i] for i in rows],
+            [None if self._is_true(i) else self.true[i] for i in rows],
         )
 
     def fraction(self, rows: Sequence[int], whole: Sequence[int]) -> BatchFraction:
         """What the pairs `rows` are of the pairs `whole`."""
-        tokens = [sum(len(self.chosen[i]) for i in some) for some in (rows, whole)]
+        tokens = [sum(len(self.true[i]) for i in some) for some in (rows, whole)]
         return BatchFraction(len(rows) / len(whole), tokens[0] / tokens[1])
 
     def traits(self, rows: Sequence[int]) -> dict[str, float]:
@@ -224,8 +264,15 @@ class Pairs:
 def check(pairs: Pairs, settings: EpoSettings) -> Check:
     """Loss and its parts over all pairs, as if they were one batch; and `row_margins`."""
     whole, order = _all_log_probs(pairs, settings.training.batch_size)
-    loss, logs = total_loss(whole, settings.beta, settings.gamma, settings.autoregressive_weight)
+    loss, logs = _loss(whole, settings)
     return Check({"loss": loss.item(), **logs}, _margins(whole, order, settings.beta))
+
+
+def _loss(
+    pairs: PairLogProbs, settings: EpoSettings, fraction: BatchFraction = WHOLE
+) -> tuple[Tensor, dict[str, float]]:
+    weights = settings.autoregressive_weight, fraction, settings.preference_weight
+    return total_loss(pairs, settings.beta, settings.gamma, *weights)
 
 
 @torch.no_grad()
@@ -241,17 +288,16 @@ def _margins(whole: PairLogProbs, order: list[int], beta: float) -> list[float]:
 
 def _all_log_probs(pairs: Pairs, size: int) -> tuple[PairLogProbs, list[int]]:
     """Of all pairs, and which pair stands where."""
-    order = sorted(range(len(pairs.lengths)), key=lambda i: (pairs.lengths[i], i))
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = length_sorted_batches(pairs.lengths, size)
     whole = joined(
         [pairs.log_probs(rows) for rows in batches],
-        [sum(len(pairs.chosen[i]) for i in rows) for rows in batches],
+        [sum(len(pairs.true[i]) for i in rows) for rows in batches],
     )
-    return whole, order
+    return whole, [i for rows in batches for i in rows]
 
 
 class Shuffled:
-    """Held-out pairs with the two replies of another exchange after their own prompt: the control.
+    """Held-out pairs with the replies of another exchange after their own prompt: the control.
 
     A margin that rises as much for these says how people write and how the LLM does, and nothing of this exchange's
     emotion. The other exchange is of another dialogue, as like in length as there is one.
@@ -264,6 +310,7 @@ class Shuffled:
             PreferenceExample(
                 replace(pair.example, reply=pairs.pairs[other].example.reply),
                 pairs.pairs[other].counter_emotional,
+                chosen=pairs.pairs[other].chosen,
             )
             for pair, other in zip(pairs.pairs, given, strict=True)
             if other is not None
@@ -295,7 +342,7 @@ def compared_pairs(
 def length_accuracy(pairs: Pairs) -> float:
     """Share of pairs that the better of two rules, "the longer is true" and "the shorter is", ranks right.
 
-    True replies are written by people and counter-emotional ones by the model: where length alone tells
+    The paper's true replies are written by people and counter-emotional ones by the model: where length alone tells
     them apart, a high accuracy says little of emotion. A tie counts half.
     """
     lengths = [(len(c), len(r)) for c, r in zip(pairs.chosen, pairs.rejected, strict=True)]
@@ -304,14 +351,24 @@ def length_accuracy(pairs: Pairs) -> float:
 
 
 @torch.no_grad()
-def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[list[int]]:
-    """Token ids of greedy replies to the first held-out prompts. Loops are how a collapsed model sounds."""
+def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
+    """Greedy replies to the first held-out prompts. Loops are how a collapsed model sounds."""
     rows = range(min(settings.sampled_replies, len(pairs.lengths)))
     if not rows:
         return []
     prompts = [embed(pairs.llm, pairs.pieces[i]) for i in rows]
-    texts = greedy_replies(pairs.llm, pairs.tokenizer, prompts, settings.sampled_tokens)
-    return [token_ids(pairs.tokenizer, text).tolist() for text in texts]
+    return [
+        text
+        for first in range(0, len(prompts), REPLIES_AT_ONCE)
+        for text in greedy_replies(
+            pairs.llm, pairs.tokenizer, prompts[first : first + REPLIES_AT_ONCE], settings.sampled_tokens
+        )
+    ]
+
+
+def repetition_of(pairs: Pairs, replies: Sequence[str]) -> float:
+    """`mean_repetition` of texts; 0 of none."""
+    return mean_repetition([token_ids(pairs.tokenizer, text).tolist() for text in replies]) or 0.0
 
 
 def mean_repetition(replies: Sequence[Sequence[int]]) -> float | None:

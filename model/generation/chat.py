@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from model.generation.protocol import Message
+from model.generation.protocol import GenerationRequest, Message
 from model.pretrained import from_folder
 
 
@@ -31,6 +31,10 @@ class Chat:
         return self.tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
+
+    def prompt_of(self, request: GenerationRequest) -> list[int]:
+        """Token ids of what a request asks: its own, or those of its messages."""
+        return list(request.tokens) or self.encode(request.messages)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of an answer, without special tokens."""

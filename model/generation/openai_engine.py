@@ -11,15 +11,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import os
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx
@@ -34,38 +30,25 @@ from model.generation.protocol import (
     ServerError,
 )
 from model.generation.reply import reply_of
+from model.generation.server_errors import (
+    ERROR_BYTES,
+    PASSING,
+    REFUSED,
+    error_of,
+    is_too_long,
+    names_field,
+    retry_after_s,
+)
 from model.generation.settings import EngineSettings
 
 Made = TypeVar("Made")
 
-PASSING = (408, 409, 425, 429, 502, 503, 504, 529)
-"""Statuses of a server that is not up to it just now; other ones from 500 on may be one prompt's own fault."""
-
-_REFUSED = (400, 413, 422)
-"""Statuses of one request that a server does not take."""
-
-_TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error", "model_context_window_exceeded")
-_TOO_LONG = re.compile(
-    # OpenAI, vLLM and SGLang; llama.cpp and its Python server, which say it with status 500 too; Text Generation
-    # Inference. Each says that a length was exceeded: a message that merely has the words is none of them.
-    r"maximum (?:context|model|prompt|input) length (?:is|of) (?:only )?\d"
-    r"|(?:longer|greater|larger|bigger) than the (?:[a-z']+ ){0,3}(?:context|model) (?:length|window|size)"
-    r"|exceeds? (?:the )?(?:[a-z']+ ){0,3}context (?:size|length|window)"
-    r"|context (?:size|length|window) (?:has been |was )?exceeded"
-    r"|input prompt is too big compared to kv size"
-    r"|`inputs` (?:tokens \+|must have less than)",
-    re.IGNORECASE,
-)
-"""How servers word that a prompt is too long for them."""
 
 PROBES = (
     "How would you spend a rainy day, and why?",
-    "LineCallback me about a person you admire in one sentence.",
+    "Tell me about a person you admire in one sentence.",
 )
 PROBE_TOKENS = 24
-
-_ERROR_BYTES = 1 << 16
-"""How much is read of an answer that is an error."""
 
 
 class _Failed(Exception):
@@ -297,7 +280,7 @@ class OpenAIEngine:
                         f"a compressed answer ({self._told(packed, 20)}), which was not asked for",
                         row="malformed",
                     )
-                limit = self.server.max_bytes if whole else _ERROR_BYTES
+                limit = self.server.max_bytes if whole else ERROR_BYTES
                 found = bytearray()
                 async for part in response.aiter_raw():
                     found += part
@@ -326,29 +309,27 @@ class OpenAIEngine:
         self, status: int, headers: httpx.Headers, text: str, messages: Sequence[Message]
     ) -> FinishReason:
         """How the row of a refused prompt ends; an error where it is not the prompt that is refused."""
-        error = _error(text)
+        error = error_of(text)
         message = error["message"]
         for said in messages:  # some servers repeat what they were sent
             message = message.replace(said["content"], " ") if said["content"] else message
         codes = (error["code"], error["type"])
-        if status in (*_REFUSED, 500) and (
-            _TOO_LONG.search(message) or any(code in _TOO_LONG_CODES for code in codes)
-        ):
+        if is_too_long(status, message, codes):
             return "too_long"
-        if status in _REFUSED and "content_filter" in codes:
+        if status in REFUSED and "content_filter" in codes:
             return "filtered"
         if status >= 500 or status in PASSING:
             raise self._unwell(status, headers, text)
         fault = f"status {status} ({self._told(text)})"
         advice = self._advice(status, error["param"], message)
-        if status in _REFUSED and not advice:
+        if status in REFUSED and not advice:
             self._last_fault = fault
             return "no_answer"
         raise ServerError(f"{self._base}: {fault}; {advice or 'check the settings candidates.server'}")
 
     def _unwell(self, status: int, headers: httpx.Headers, text: str) -> _Failed:
         own = None if status in PASSING else "no_answer"
-        return _Failed(f"status {status} ({self._told(text)})", _seconds(headers), own)
+        return _Failed(f"status {status} ({self._told(text)})", retry_after_s(headers), own)
 
     def _advice(self, status: int, param: str, message: str) -> str:
         """The setting that makes up for what the server refuses; empty where none is to blame."""
@@ -356,7 +337,7 @@ class OpenAIEngine:
             return f"check the key in {self.server.key_variable} (candidates.server.key_variable)"
         if status == 404:
             return "check candidates.server.model and candidates.server.base_url"
-        if status not in _REFUSED:
+        if status not in REFUSED:
             return "check candidates.server.base_url" if 300 <= status < 400 or status == 405 else ""
         ours = self.server.token_limit_field
         other = "max_completion_tokens" if ours == "max_tokens" else "max_tokens"
@@ -366,7 +347,7 @@ class OpenAIEngine:
             *(n for n in ("temperature", "top_p", "seed") if n not in self.server.leave_out),
             *extra,
         ]
-        blamed = next((n for n in names if param == n or (not param and _names(message, n))), None)
+        blamed = next((n for n in names if param == n or (not param and names_field(message, n))), None)
         if blamed is None:
             return ""
         if blamed in extra:
@@ -425,38 +406,6 @@ class OpenAIEngine:
         except httpx.InvalidURL as error:
             raise ServerError(f"candidates.server.base_url {base!r} is no address ({error})") from None
         return base
-
-
-def _error(text: str) -> dict[str, str]:
-    """{"message", "code", "type", "param"} of an error's body, as text, in whatever form it has them."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        body = None
-    inner = body.get("error", body) if isinstance(body, dict) else None
-    if not isinstance(inner, dict):
-        inner = {"message": inner if isinstance(inner, str) else text}
-    found = {name: inner.get(name) for name in ("message", "code", "type", "param")}
-    found = {name: value if isinstance(value, str) else "" for name, value in found.items()}
-    return found | {"message": (found["message"] or text)[:_ERROR_BYTES]}
-
-
-def _names(message: str, field: str) -> bool:
-    return re.search(rf"(?<![A-Za-z_]){re.escape(field)}(?![A-Za-z_])", message) is not None
-
-
-def _seconds(headers: httpx.Headers) -> float:
-    """How long `Retry-After` asks to wait, in seconds or until a date; 0 where it says nothing of use."""
-    told = headers.get("retry-after", "").strip()
-    try:
-        wait = float(told)
-    except ValueError:
-        try:
-            until = parsedate_to_datetime(told)
-            wait = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return 0.0
-    return 0.0 if math.isnan(wait) else max(0.0, wait)
 
 
 def _count(value: object) -> int:

@@ -53,11 +53,15 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt. `key` comes back with the answer and has no influence on it; `seed` has."""
+    """One prompt. `key` comes back with the answer and has no influence on it; `seed` has.
+
+    tokens: the prompt as token ids of the model's own tokenizer, where it is no chat's messages.
+    """
 
     key: str
     messages: tuple[Message, ...]
     seed: int
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,14 @@ class Generation:
     new_tokens: int
 
 
-def request_seed(messages: Sequence[Message], sampling: Sampling) -> int:
+def request_seed(messages: Sequence[Message], sampling: Sampling, sample: int | None = None) -> int:
     """Seed of a row in [0, 2**63): a digest of what the model is shown and how it is sampled.
 
-    So it does not move with ids, order or batch, and rows that differ do not share their draws.
+    sample: which one it is of several from one prompt. So it does not move with ids, order or batch, and rows that differ do not share their draws.
     """
     turns = [[message["role"], message["content"]] for message in messages]
-    canonical = json.dumps([turns, sampling.model_dump()], sort_keys=True, ensure_ascii=True)
+    which = [] if sample is None else [sample]
+    canonical = json.dumps([turns, sampling.model_dump(), *which], sort_keys=True, ensure_ascii=True)
     return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big") >> 1
 
 
@@ -107,7 +112,7 @@ def is_identify(line: str) -> bool:
 def decode_requests(line: str) -> list[GenerationRequest]:
     """The batch in a line that `encode_requests` wrote."""
     return [
-        GenerationRequest(row["key"], tuple(row["messages"]), row["seed"])
+        GenerationRequest(row["key"], tuple(row["messages"]), row["seed"], tuple(row["tokens"]))
         for row in json.loads(line)["requests"]
     ]
 

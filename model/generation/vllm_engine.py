@@ -59,7 +59,7 @@ class VllmEngine:
         """Answer every request; rows come as they finish, not in order."""
         limit = self.settings.args.max_model_len - self.settings.sampling.max_new_tokens
         for place, request in enumerate(requests):
-            prompt = self.chat.encode(request.messages)
+            prompt = self.chat.prompt_of(request)
             if len(prompt) > limit:
                 yield Generation(request.key, "", "too_long", "vllm", len(prompt), 0)
             else:

@@ -15,6 +15,8 @@ from model.metrics.student import t_quantile
 
 LEAST_CLUSTERS = 2
 """Clusters below which there is no interval: how far one differs from another cannot be seen."""
+ROUNDING = 1e-12
+"""Share of the largest value up to which an error is what rounding left of none."""
 CHUNK = 1 << 18
 """Clusters drawn at a time: memory stays bounded however many resamples there are."""
 
@@ -59,10 +61,12 @@ def bootstrap(
     count, mean = len(numbered), float(values.mean())
     if count < LEAST_CLUSTERS:
         return Bootstrap(Interval(mean, nothing, nothing), nothing, count)
-    # Of the values less their mean: where all are alike the error is zero, to the last digit.
+    # Of the values less their mean, so that no digits are lost where they are alike.
     sums = np.bincount(place, values - mean, minlength=count)
     means = _resampled(sums, np.bincount(place, minlength=count), settings)
     error = float(means.std() * np.sqrt(count / (count - 1)))  # as the sample's variance has n - 1
+    if error <= ROUNDING * np.abs(values).max():
+        error = 0.0
     reach = t_quantile((1 + settings.level) / 2, count - 1) * error
     return Bootstrap(Interval(mean, mean - reach, mean + reach), error, count)
 

@@ -31,6 +31,12 @@ def choose(cosines: Sequence[float], usable: Sequence[bool], threshold: float) -
     return Choice(best if kept else None, cosines[best], "" if kept else "not_below_threshold")
 
 
+def most_similar(cosines: Sequence[float], usable: Sequence[bool]) -> int | None:
+    """The usable one of greatest cosine, ties by order; None where none is usable."""
+    eligible = [i for i, good in enumerate(usable) if good]
+    return max(eligible, key=lambda i: (cosines[i], -i), default=None)
+
+
 def choose_length_matched(
     cosines: Sequence[float], usable: Sequence[bool], lengths: Sequence[int], wanted: int, threshold: float
 ) -> Choice:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
+
+Control = Literal["random", "most_similar", "shuffled", "nll"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+"""Further trainings on the same rows that EPO is compared with, in the order in which they are told."""
+
+
+def stage_name(stage: str, control: str) -> str:
+    """What a control's own part of a stage is called: "pairs.most-similar"."""
+    return f"{stage}.{control.replace('_', '-')}"
 
 
 class QualitySettings(BaseModel, frozen=True, extra="forbid"):
@@ -45,9 +54,32 @@ class PairSettings(BaseModel, frozen=True, extra="forbid"):
         description="Not in the paper, which takes the least similar. length_matched: of those below the threshold "
         "the one nearest to the true reply in words, and as many longer as shorter ones in all.",
     )
-    control: bool = Field(
-        False,
-        description="Not in the paper. A second EPO on the same exchanges, in the same batches, with another usable candidate "
-        "at random as the rejected reply; the report sets its gain beside EPO's.",
+    chosen: Literal["human", "most_similar"] = Field(
+        "human",
+        description="What is preferred: the true reply, as in the paper, or (not in the paper) the usable candidate "
+        "whose emotion is most like its own. The autoregressive loss is of the true reply either way.",
+    )
+    control: tuple[Control, ...] = Field(
+        (),
+        description="Not in the paper. Further trainings on the same exchanges, in the same batches and for as many "
+        "steps, each with its own rung in the report. random: the rejected reply is drawn from the other usable "
+        "candidates. most_similar: it is the most similar of them. shuffled: the true reply of another exchange "
+        "chooses the pair, which teaches the emotion that is usual and not this exchange's. nll: no preference, the "
+        "autoregressive loss alone.",
     )
     quality: QualitySettings = QualitySettings()
+
+    @field_validator("control", mode="before")
+    @classmethod
+    def _by_name(cls, control: object) -> object:
+        if isinstance(control, bool):
+            new = '["random"]' if control else "[]"
+            raise ValueError(f"controls are named now: pairs.control={new}, of {', '.join(CONTROLS)}")
+        return (control,) if isinstance(control, str) else control
+
+    @field_validator("control")
+    @classmethod
+    def _each_once(cls, control: tuple[Control, ...]) -> tuple[Control, ...]:
+        if len(set(control)) < len(control):
+            raise ValueError("a control is named twice; name each once")
+        return control

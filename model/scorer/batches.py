@@ -1,4 +1,4 @@
-"""Batches of rows of similar length, and their padding.
+"""Random batches of rows of similar length, and their padding.
 
 Knows nothing of texts or models.
 """
@@ -10,13 +10,6 @@ from torch import Tensor
 
 POOL = 50
 """Batches whose rows are drawn together, then sorted by length among themselves."""
-
-
-def length_sorted_batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices of rows, longest first, equal lengths in their order, `size` a batch."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def shuffled_batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.batches import length_sorted_batches
 from model.pretrained import from_folder, whole_model
-from model.scorer.batches import length_sorted_batches, pad_rows
+from model.scorer.batches import pad_rows
 from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.network import MODEL_TYPE, load_network, token_rows
 from model.scorer.settings import ScorerSettings
@@ -139,7 +140,9 @@ class EmotionScorer:
         probabilities = np.empty((len(rows), len(GOEMOTIONS_LABELS)), np.float32)
         done = 0
         with torch.inference_mode():
-            for indices in length_sorted_batches([len(row) for row in rows], self.settings.batch_size):
+            for indices in length_sorted_batches(
+                [len(row) for row in rows], self.settings.batch_size, longest_first=True
+            ):
                 ids, mask = pad_rows([rows[index] for index in indices], self.tokenizer.pad_token_id)
                 hidden = self.backend.hidden_states(ids, mask)
                 features[indices] = nn.functional.normalize(

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.batches import length_sorted_batches
 from model.pretrained import from_folder
-from model.scorer.batches import length_sorted_batches, pad_rows, shuffled_batches
+from model.scorer.batches import pad_rows, shuffled_batches
 from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.network import (
     MODEL_TYPE,
@@ -182,7 +183,7 @@ def pooled_layers(network: EmotionNetwork, texts: list[str], max_tokens: int) ->
     network.eval()
     pooled = torch.empty(len(rows), network.head.dense.in_features, dtype=torch.float16)
     with torch.inference_mode():
-        for indices in length_sorted_batches([len(row) for row in rows], FORWARD_BATCH):
+        for indices in length_sorted_batches([len(row) for row in rows], FORWARD_BATCH, longest_first=True):
             pooled[indices] = network.pooled(*pad_rows([rows[index] for index in indices], pad_id)).half()
     return pooled
 

@@ -1,8 +1,8 @@
-"""One file over HTTP: what is there already is gone on from, and a file has its name only once it is whole.
+"""One file over HTTP: a broken download is resumed, and a file gets its name only once it is whole.
 
 What has come so far lies in NAME.part, with the server's mark of the version in NAME.part.json. Nothing that a server
-says is trusted: versions are compared before anything is appended, what comes is bounded in bytes and in time, and a
-page that asks for a login is no file. Knows nothing of which datasets there are.
+says is trusted: versions are compared before anything is appended, what comes is limited in bytes and in time, and a
+login page is never taken for a file. Knows nothing of which datasets there are.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from storage.settings import FetchLimits
 CHUNK = 1 << 20
 ATTEMPTS = 5
 PAUSE_S = 1.0
-"""Before the first new attempt; doubled for each further one that brought nothing."""
+"""Seconds before the first retry; doubled for each further one that brings nothing."""
 USUAL = FetchLimits()
 AGAIN = (408, 429, 500, 502, 503, 504)
-"""Answers that are worth asking again after."""
+"""HTTP statuses after which it is worth trying again."""
 
 PAGES = ("text/html", "application/xhtml+xml")
 PAGE_STARTS = (b"<!doctype html", b"<html")
 STARTS = {
     ".tar.gz": (b"\x1f\x8b",), ".tgz": (b"\x1f\x8b",), ".zip": (b"PK",), ".wav": (b"RIFF",), ".flv": (b"FLV",),
 }  # fmt: skip
-"""How the content of a file begins whose publisher tells no checksum."""
+"""How files of a suffix begin; checked where no checksum is published."""
 
 Told = Callable[[str, int, int | None], None]
 """progress(name, bytes here, bytes in all where known)."""
@@ -53,10 +53,10 @@ def fetch(
     progress: Told,
     limits: FetchLimits = USUAL,
 ) -> tuple[int, int]:
-    """Bring the wanted files of a dataset into `folder`; files that are there whole are kept.
+    """Download the wanted files of a dataset into `folder`; complete files are kept.
 
-    Returns how many were brought and how many were there. FetchError: nothing wanted, not enough room, or a file
-    that cannot be had; what has come of it stays for the next try.
+    Returns how many were downloaded and how many were there. FetchError: nothing wanted, not enough room, or a file
+    that cannot be had; the part that came is kept for the next try.
     """
     files = [file for file in source.listing(partial(ask, limits=limits)) if wanted(file.name)]
     if not files:
@@ -70,7 +70,7 @@ def fetch(
 
 
 class _Unwanted(FetchError):
-    """What comes is not the file, so that there is nothing to go on from."""
+    """What comes is not the file, so there is nothing to resume."""
 
 
 def ask(url: str, limits: FetchLimits = USUAL) -> bytes:
@@ -85,7 +85,7 @@ def ask(url: str, limits: FetchLimits = USUAL) -> bytes:
 
 
 def download(file: RemoteFile, target: Path, progress: Told, limits: FetchLimits = USUAL) -> None:
-    """Bring one file to `target`: resumed after a break, verified, and renamed when whole."""
+    """Download one file to `target`: resumed after a break, verified, and renamed when complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _held(part):
@@ -159,8 +159,8 @@ def _continue(file: RemoteFile, part: Path, progress: Told, limits: FetchLimits)
     return here == total
 
 
-def _goes_on(answer: http.client.HTTPResponse, here: int, version: str) -> bool:
-    """Whether a partial answer is the rest of what is here: from that byte on, and of that very version."""
+def _goes_on(answer: http.client.HTTPResponse, here: int, version: str | None) -> bool:
+    """Whether a partial answer continues what is here: from that byte on, and of the same version."""
     return _first_byte(answer) == here and _mark_of(answer) == version
 
 
@@ -169,7 +169,7 @@ def _blocks(
 ) -> Iterator[bytes]:
     """A body as it comes. FetchError: more than `most` bytes, or slower for a while than the limits allow.
 
-    setting: which one says `most`; empty: it is the published size.
+    setting: the setting that limits it to `most`; empty: `most` is the published size.
     """
     came, since, counted = 0, time.monotonic(), 0
     while block := answer.read1(CHUNK):
@@ -211,7 +211,7 @@ def _page_came(file: RemoteFile) -> str:
     )
 
 
-class _Patient:
+class _Patient(http.client.HTTPConnection):
     """A connection that hangs up on a server whose headers take too long, drop by drop."""
 
     hung_up = False
@@ -234,17 +234,13 @@ class _Patient:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-class _Http(_Patient, http.client.HTTPConnection):
-    pass
-
-
 class _Https(_Patient, http.client.HTTPSConnection):
     pass
 
 
 class _HttpHandler(urllib.request.HTTPHandler):
     def http_open(self, request):
-        return self.do_open(_Http, request)
+        return self.do_open(_Patient, request)
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
@@ -268,8 +264,7 @@ def _opened(url: str, headers: dict[str, str], limits: FetchLimits) -> http.clie
 
 
 def _give_up_or_wait(url: str, error: Exception, attempt: int) -> None:
-    refused = isinstance(error, urllib.error.HTTPError) and error.code not in AGAIN
-    if refused:
+    if isinstance(error, urllib.error.HTTPError) and error.code not in AGAIN:
         raise FetchError(_refusal(url, error)) from None
     if attempt == ATTEMPTS - 1:
         raise FetchError(f"{url}: cannot be reached: {error}") from None
@@ -286,7 +281,7 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> str:
 
 
 def _first_byte(answer: http.client.HTTPResponse) -> int:
-    """Of a partial answer; -1 where it does not say."""
+    """First byte of a partial answer; -1 where the server does not say."""
     told = answer.headers.get("Content-Range", "")
     digits = told.removeprefix("bytes ").split("-")[0]
     return int(digits) if digits.isdigit() else -1
@@ -297,7 +292,7 @@ def _mark(part: Path) -> Path:
 
 
 def _version(part: Path) -> str | None:
-    """The server's mark of the version that the part is of; None: it gave none, so nothing can be gone on from."""
+    """The server's mark of the version that the part is of; None: it gave none, so the download cannot be resumed."""
     try:
         return json.loads(_mark(part).read_text(encoding="utf-8"))["version"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -320,7 +315,7 @@ def _start_over(part: Path) -> None:
 
 
 def _verify(file: RemoteFile, part: Path) -> None:
-    """Size and checksum as published; what differs is removed, since going on from it cannot help."""
+    """Size and checksum as published; what differs is removed, since resuming it cannot help."""
     size = part.stat().st_size
     problem = ""
     if file.size is not None and size != file.size:
@@ -355,7 +350,7 @@ def _begins_as_named(name: str, part: Path) -> bool:
 
 
 def _is_whole(path: Path, file: RemoteFile) -> bool:
-    """A file under its own name was whole when it got it; one of another size or content is brought again."""
+    """Whether the file is complete: it got its name when it was, but one of another size or content is fetched again."""
     if not path.is_file() or (file.size is not None and path.stat().st_size != file.size):
         return False
     return file.checksum is None or _checksum(path, file.checksum) == file.checksum
@@ -378,7 +373,7 @@ def _come(target: Path) -> int:
 
 @contextmanager
 def _held(part: Path) -> Iterator[None]:
-    """The part file, made if need be, for this process alone."""
+    """The part file, created where needed and locked for this process."""
     with open(part, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""The one road from a media file to what the encoders are given: judged first, then decoded once.
+"""From a media file to what the encoders are given: probed first, then decoded once.
 
-Runs in the caller's process; storage/media/pool has child processes do it, for files that hang or kill decoders.
+Runs in the caller's process; storage/media/decoder_pool has child processes do it, for files that hang or kill decoders.
 Knows nothing of datasets, features or shards.
 """
 
@@ -19,7 +19,7 @@ from storage.media.probe import Probe, probe
 from storage.media.sound import SAMPLE_RATE, decode_audio, level_db, speech_channel
 
 SLACK_S = 0.1
-"""Packets may carry a little more than is heard (an encoder's lead-in); the decoded sound has the last word."""
+"""Packets may hold a little more than is heard (an encoder's lead-in); the decoded length decides."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The file to name when all goes wrong."""
+        """The file that an error names."""
         return self.video or self.audio or ""
 
 
@@ -59,7 +59,7 @@ class Clip:
 
 
 def decode_clip(request: Request) -> Clip:
-    """Raises MediaError where a file cannot be used, before anything is decoded if its packets tell.
+    """Raises MediaError where a file cannot be used, before decoding where its packets show it.
 
     The error names the file as the request does.
     """
@@ -96,6 +96,7 @@ def _with_file(clip: Clip, request: Request, name: str, path: Path) -> Clip:
                 request.decoder,
             )
             pictures = tuple(f.about(name) if isinstance(f, MediaError) else f for f in frames)
+            assert found.video is not None, "decode_windows turns away what has no video"
             seconds = seconds or found.video.seconds
             facts["video"] = {**_described(found), **vars(found.video), "decoder": used}
     return Clip(sound, pictures, seconds, facts)
@@ -112,6 +113,8 @@ def _described(found: Probe) -> dict:
 
 
 def _audio_facts(found: Probe, sound: np.ndarray) -> dict:
-    speech = speech_channel(av.AudioLayout(found.audio.layout)) if found.audio.layout else None
-    mixed = "centre" if speech is not None else "mean" if found.audio.channels > 1 else "as it is"
-    return {**_described(found), **vars(found.audio), "mono": mixed, "level_db": round(level_db(sound), 1)}
+    held = found.audio
+    assert held is not None, "decode_audio turns away what has no audio"
+    speech = speech_channel(av.AudioLayout(held.layout)) if held.layout else None
+    mixed = "centre" if speech is not None else "mean" if held.channels > 1 else "as it is"
+    return {**_described(found), **vars(held), "mono": mixed, "level_db": round(level_db(sound), 1)}

@@ -61,7 +61,7 @@ class MediaFile:
 
     @cached_property
     def _packets(self) -> dict[int, list[av.Packet]]:
-        """Of each stream, as far as the file can be read: a cut-off file ends where it was cut."""
+        """Packets of each stream, as far as the file can be read: a cut-off file ends where it was cut."""
         streams = [stream for stream in (self.video, self.audio) if stream is not None]
         kept: dict[int, list[av.Packet]] = {stream.index: [] for stream in streams}
         try:

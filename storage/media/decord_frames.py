@@ -19,7 +19,7 @@ from storage.media.probe import Probe
 
 def decord_frames(path: Path, found: Probe, numbers: Sequence[int]) -> dict[int, av.VideoFrame] | None:
     """Frame number -> RGB frame, upright, full size. None: decord is not to be trusted here."""
-    if not well_formed(found):
+    if not well_formed(found) or found.timeline is None:
         return None
     import decord
 

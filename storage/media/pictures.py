@@ -6,8 +6,9 @@ decord only when to ask it (decord_frames).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import numpy as np
@@ -50,7 +51,7 @@ def decode_windows(
     frames (`max_seconds` bounds each window); a file that cannot be read raises it: no_video, corrupt.
     """
     path = file.path
-    if found.timeline is None:
+    if found.timeline is None or file.video is None:
         raise MediaError("no_video", path, "no video stream")
     if not len(found.timeline.seconds):
         raise MediaError("corrupt", path, "no video frame")
@@ -67,7 +68,7 @@ def decode_windows(
         whole = decord_frames(path, found, sorted(wanted))
         pictures = None if whole is None else _cut(whole, wanted, size)
     if pictures is None:
-        pictures, used = _in_sequence(file, found.timeline, wanted, size), "pyav"
+        pictures, used = _in_sequence(file.frames(file.video), found.timeline, wanted, size), "pyav"
     if not pictures:
         raise MediaError("corrupt", path, "no video frame can be decoded")
     return [
@@ -79,7 +80,7 @@ def decode_windows(
 
 
 def _draw(
-    timeline: Timeline, window: Window, count: int, path: object, max_seconds: float | None
+    timeline: Timeline, window: Window, count: int, path: Path, max_seconds: float | None
 ) -> np.ndarray | MediaError:
     """Sorted frame numbers [count] of a window; with repeats only where it has fewer frames than `count`."""
     seconds = timeline.seconds
@@ -105,7 +106,7 @@ def _cut(whole: dict[int, av.VideoFrame], wanted: dict[int, set[str | None]], si
 
 
 def _in_sequence(
-    file: MediaFile, timeline: Timeline, wanted: dict[int, set[str | None]], size: int
+    frames: Iterable[av.VideoFrame], timeline: Timeline, wanted: dict[int, set[str | None]], size: int
 ) -> Pictures:
     """Pictures decoded one after the other up to the last wanted frame: seeking is wrong by up to thousands of
     frames in avi files with B-frames.
@@ -115,7 +116,7 @@ def _in_sequence(
     """
     pictures: Pictures = {}
     number, frame = -1, None
-    for frame in file.frames(file.video):
+    for frame in frames:
         number = _frame_number(frame, timeline, number + 1)
         for side in wanted.get(number, ()):
             pictures.setdefault(side, {}).setdefault(number, _picture(frame, side, size))
@@ -128,7 +129,7 @@ def _in_sequence(
 
 
 def _frame_number(frame: av.VideoFrame, timeline: Timeline, counted: int) -> int:
-    if timeline.origin is None or frame.pts is None:
+    if timeline.origin is None or frame.pts is None or frame.time_base is None:
         return counted
     return int(np.abs(timeline.seconds - (float(frame.pts * frame.time_base) - timeline.origin)).argmin())
 

@@ -42,7 +42,7 @@ class AudioFacts:
 class Timeline:
     """Seconds of every frame in display order, from 0; `origin` is the file's time of the first frame.
 
-    `origin` None: the packets carry no usable times, frames are told by counting them. `trimmed`: packets that
+    `origin` None: the packets carry no usable times, frames are numbered by counting them. `trimmed`: packets that
     are there to decode others and are never shown (an edit list hides them).
     """
 
@@ -68,17 +68,16 @@ class Probe:
 
 
 def probe(file: MediaFile) -> Probe:
-    """Of an opened file. MediaError: corrupt (it holds neither kind of stream)."""
+    """Probe an opened file. MediaError: corrupt (it holds neither kind of stream)."""
     if file.video is None and file.audio is None:
         raise MediaError("corrupt", file.path, "neither a video nor an audio stream")
-    timeline = None if file.video is None else _timeline(file)
-    return Probe(
-        file.format,
-        file.path.stat().st_size,
-        None if file.video is None else _video_facts(file.video, timeline),
-        None if file.audio is None else _audio_facts(file.audio, _Span(file.packets(file.audio))),
-        timeline,
-    )
+    video, audio, timeline = None, None, None
+    if file.video is not None:
+        timeline = _timeline(file, file.video)
+        video = _video_facts(file.video, timeline)
+    if file.audio is not None:
+        audio = _audio_facts(file.audio, _Span(file.packets(file.audio)))
+    return Probe(file.format, file.path.stat().st_size, video, audio, timeline)
 
 
 class _Span:
@@ -106,13 +105,13 @@ class _Span:
             self.times.append(time)
 
 
-def _timeline(file: MediaFile) -> Timeline:
-    span = _Span(file.packets(file.video))
+def _timeline(file: MediaFile, stream: av.VideoStream) -> Timeline:
+    span = _Span(file.packets(stream))
     # Avi with B-frames: packets in decoding order, with times that are missing or wrong.
     if file.format != "avi" and span.times and len(span.times) == span.shown:
         ordered = np.array(sorted(span.times))
         return Timeline(ordered - ordered[0], float(ordered[0]), span.trimmed)
-    return Timeline(np.arange(span.shown) / _rate(file.video), None, span.trimmed)
+    return Timeline(np.arange(span.shown) / _rate(stream), None, span.trimmed)
 
 
 def _rate(stream: av.VideoStream) -> float:

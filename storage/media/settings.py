@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class MediaSettings(BaseModel, frozen=True, extra="forbid"):
-    """Who decodes, and which clips are turned away. None of it is in the paper."""
+    """Who decodes, and which clips are rejected. None of it is in the paper."""
 
     decoder: Literal["pyav", "decord"] = Field(
         "pyav",

@@ -19,7 +19,7 @@ CENTRE = "FC"
 MOST_CHANNELS = 8
 """7.1. Damaged headers claim up to 64, and PyAV 18 reads arrays of more than 8 planes from memory that is not theirs."""
 SILENCE = 1e-4
-"""Peak below which nothing is there to be heard: -80 dB of full scale, three steps of 16-bit sound."""
+"""Peak level below which a clip counts as silent: -80 dB of full scale, three steps of 16-bit sound."""
 
 
 def decode_audio(file: MediaFile, max_seconds: float | None = None) -> np.ndarray:

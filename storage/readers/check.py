@@ -22,12 +22,12 @@ from storage.settings import DataSettings
 from storage.utterance import SPLITS, Reject
 
 UNUSED = ("not_read", "clip_without_row")
-"""Files that no row names: told, and no fault of a row."""
+"""Files that no row names: reported, but no row's fault."""
 
 
 @dataclass
 class Checked:
-    """One dataset. problems: "file:line: what is wrong"; told: what a person should know beside them."""
+    """One dataset. problems: "file:line: what is wrong"; told: other lines for the person."""
 
     title: str
     problems: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the readers share: their result types, the walk over a raw tree, copies of a file, and splits.
+"""What readers share: their result types, the walk over a raw tree, copies of a file, and splits.
 
 Knows nothing of any one dataset's layout, of labels, or of Parquet.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from storage.draws import draw_number
 from storage.errors import InputError
@@ -26,7 +27,7 @@ LFS_POINTER = b"version https://git-lfs"
 LFS_POINTER_SIZE = 200
 MOST_KINDS, MOST_EXAMPLES = 12, 3
 MOST_TURNS = 2**31 - 1
-"""Turns are 32-bit in the shards."""
+"""Highest turn number: turns are 32-bit in the shards."""
 
 
 class RawDataError(InputError):
@@ -51,7 +52,7 @@ class RawDataset:
 
 @dataclass
 class Dialogues:
-    """What a reader hands back: utterances sorted by key, what it turned away, and notes for the data card.
+    """What a reader hands back: utterances sorted by key, rejects, and notes for the data card.
 
     `rows` counts the rows looked at: each became an utterance or a reject. `defects` are faults that cost no
     row: clips withdrawn, not used or flagged, label lines that belong to nothing.
@@ -170,6 +171,41 @@ def copies_note(dataset: str, ignored: list[str]) -> list[str]:
     return [f"{dataset}: ignored deeper copies with the same rows: {', '.join(sorted(ignored))}"]
 
 
+class ReadFile(Protocol):
+    def __call__(self, path: str, split: str) -> Dialogues:
+        """What one file holds."""
+
+
+def read_splits(
+    dataset: str, files: Mapping[str, str], paths: Iterable[str], read_file: ReadFile
+) -> Dialogues:
+    """Read a text release that has one or more named files for each split.
+
+    files: name -> split. A missing file is noted.
+    """
+    result = Dialogues()
+    ignored: list[str] = []
+    for name, split in files.items():
+        copies = [path for path in paths if file_name(path) == name]
+        if not copies:
+            result.notes.append(f"{dataset}: no {name}")
+            continue
+        found, others = choose_copy(dataset, copies, partial(read_file, split=split), normalised_rows)
+        ignored += others
+        result.utterances += found.utterances
+        result.rejects += found.rejects
+        result.defects += found.defects
+    result.rows = len(result.utterances) + len(result.rejects)
+    result.notes += copies_note(dataset, ignored)
+    return result
+
+
+def normalised_rows(read: Dialogues) -> list[tuple]:
+    """The rows, normalised, by which two copies of a file are compared."""
+    rows = [(u.dialogue_id, u.turn, u.speaker, u.text, u.emotion_raw or "") for u in read.utterances]
+    return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in read.rejects + read.defects)
+
+
 def choose_file(root: Path, what: str, candidates: Iterable[str]) -> tuple[str, list[str]]:
     """The shallowest of several files that are to show one thing, and the others.
 
@@ -281,8 +317,8 @@ def smallest_hashes(dialogues: Collection[tuple[str, str]], count: int, seed: in
     return set(ranked[:count])
 
 
-def test_part(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
-    """Of a release without splits, what is tested on: the draw that all readers share."""
+def draw_test_split(parts: Collection[str], share: float, seed: int, dataset: str) -> set[str]:
+    """For a release without splits: the parts that become its test split."""
     return hold_out(parts, share, seed, dataset, "test")
 
 

@@ -1,4 +1,4 @@
-"""Reader of CREMA-D: acted sentences told by their file names; sound from the wavs, pictures from the flvs.
+"""Reader of CREMA-D: acted sentences described by their file names; sound from the wavs, pictures from the flvs.
 
 One utterance for each clip: no dialogue, and no reply. The release has no official split; its utterances leave
 here without one. Knows nothing of decoding.

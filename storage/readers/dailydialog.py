@@ -8,7 +8,7 @@ Source: the release's readme; Li et al., IJCNLP 2017.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from storage.fetch.sources import Plain, RemoteFile, Source
@@ -17,11 +17,10 @@ from storage.readers.common import (
     Dialogues,
     RawDataError,
     RawDataset,
-    choose_copy,
-    copies_note,
     file_name,
     lines_of,
     one_line,
+    read_splits,
     read_text,
     without_repeated_dialogues,
 )
@@ -61,15 +60,6 @@ LABELS = LabelTable(
 )
 
 
-@dataclass
-class Part:
-    """The dialogues of one file, what are no turns, and labels that do not fit."""
-
-    utterances: list[Utterance] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    defects: list[Reject] = field(default_factory=list)
-
-
 def claim(paths: list[str]) -> list[str]:
     """Of all files under a root, those of DailyDialog. RawDataError: the splits are still packed."""
     texts = [p for p in paths if file_name(p) in EMOTION_FILES]
@@ -91,37 +81,26 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
 
     A dialogue that stands word for word in a split that is tested on is taken out of the others.
     """
-    result = Dialogues()
-    ignored: list[str] = []
     names = {file_name(p) for p in raw.files}
     wanted = {n: s for n, s in SPLIT_FILES.items() if n in names} or {WHOLE_FILE: ""}
-    if WHOLE_FILE in names and WHOLE_FILE not in wanted:
-        result.notes.append(f"{DATASET}: {WHOLE_FILE} not read: the splits hold the same dialogues")
-    for name, split in wanted.items():
-        copies = [p for p in raw.files if file_name(p) == name]
-        found, others = choose_copy(
-            DATASET, copies, lambda p, s=split: read_part(root, p, s, raw.files, settings), normalised_rows
-        )
-        ignored += others
-        result.utterances += found.utterances
-        result.rejects += found.rejects
-        result.defects += found.defects
-    result.rows = len(result.utterances) + len(result.rejects)
+    read_file = partial(read_part, root, files=raw.files, settings=settings)
+    result = read_splits(DATASET, wanted, raw.files, read_file)
     result = without_repeated_dialogues(result, key=lambda said: tuple(u.text.casefold() for u in said))
-    result.notes += copies_note(DATASET, ignored)
+    if WHOLE_FILE in names and WHOLE_FILE not in wanted:
+        result.notes.insert(0, f"{DATASET}: {WHOLE_FILE} not read: the splits hold the same dialogues")
     if not any(u.emotion_raw for u in result.utterances):
         result.notes.append(f"{DATASET}: no file of emotions, so no labels")
     return result
 
 
-def read_part(root: Path, path: str, split: str, files: tuple[str, ...], settings: DataSettings) -> Part:
+def read_part(root: Path, path: str, split: str, files: tuple[str, ...], settings: DataSettings) -> Dialogues:
     """One file of dialogues with its file of emotions. LabelError: a number that is no emotion."""
     folder, _, name = path.rpartition("/")
     emotions_path = f"{folder}/{EMOTION_FILES[name]}" if folder else EMOTION_FILES[name]
     labels: list[str] | None = None
     if emotions_path in files:
         labels = without_blank_end(lines_of(read_text(root, emotions_path)))
-    result = Part()
+    result = Dialogues()
     lines = without_blank_end(lines_of(read_text(root, path)))
     for number, line in enumerate(lines, start=1):
         told = None if labels is None else labels[number - 1].split() if number <= len(labels) else []
@@ -139,7 +118,7 @@ def read_dialogue(
     number: int,
     path: str,
     emotions_path: str,
-    result: Part,
+    result: Dialogues,
     settings: DataSettings,
 ) -> None:
     """One line -> the turns of a dialogue, or rejects. Labels that are more or fewer than turns are none."""
@@ -171,11 +150,6 @@ def without_blank_end(lines: list[str]) -> list[str]:
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
-
-
-def normalised_rows(part: Part) -> list[tuple]:
-    rows = [(u.dialogue_id, u.turn, u.text, u.emotion_raw or "") for u in part.utterances]
-    return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in part.rejects + part.defects)
 
 
 ENTRY = Dataset(

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from storage.fetch.sources import Source
 from storage.labels import LabelTable
-from storage.readers.common import Dialogues, RawDataset, test_part
+from storage.readers.common import Dialogues, RawDataset, draw_test_split
 from storage.readers.known_bad import KnownBad
 from storage.readers.published import Published
 from storage.settings import DataSettings
 
 
 def no_test_parts(name: str, parts: set[str], settings: DataSettings) -> set[str]:
-    """Of a release with its own splits."""
+    """For a release with its own splits."""
     return set()
 
 
@@ -30,9 +30,9 @@ class Dataset:
     name: in keys, shards and settings. title: what people call it. example: a file by which it is recognised.
     claim(paths): of all files under a root, those it reads. read: its utterances, sorted by nothing yet.
     test_parts(name, parts, settings): where a release has no splits, which dialogues (of single clips: which
-    actors) are tested on. single_clips: it teaches emotion, and holds neither dialogues nor replies. source: who
-    publishes it; None: nobody does. known_bad, published: see there. not_needed: paths of files that the release
-    ships and no reader needs; whatever else is walked past is told.
+    actors) are tested on. single_clips: clips for emotion recognition alone, without dialogues or replies. source:
+    its publisher, or None. known_bad, published: see there. not_needed: paths of files that the release
+    ships and no reader needs; all other files are reported.
     """
 
     name: str
@@ -50,15 +50,15 @@ class Dataset:
 
     @property
     def unit(self) -> str:
-        """What a split may not tear apart."""
+        """What must stay in one split: a dialogue, or a single clip's actor."""
         return "actors" if self.single_clips else "dialogues"
 
 
 def share_of_dialogues(name: str, parts: set[str], settings: DataSettings) -> set[str]:
     """`data.test_share` of the dialogues."""
-    return test_part(parts, settings.test_share, settings.seed, name)
+    return draw_test_split(parts, settings.test_share, settings.seed, name)
 
 
 def share_of_actors(name: str, parts: set[str], settings: DataSettings) -> set[str]:
     """`data.actor_test_share` of the actors of single clips."""
-    return test_part(parts, settings.actor_test_share, settings.seed, name)
+    return draw_test_split(parts, settings.actor_test_share, settings.seed, name)

@@ -10,7 +10,7 @@ Source: the release's README and issues; Rashkin et al., ACL 2019.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from storage.fetch.sources import Plain, RemoteFile, Source
@@ -19,12 +19,11 @@ from storage.readers.common import (
     Dialogues,
     RawDataError,
     RawDataset,
-    choose_copy,
-    copies_note,
     file_name,
     lines_of,
     one_line,
     printable,
+    read_splits,
     read_text,
     whole_number,
     without_repeated_dialogues,
@@ -50,14 +49,6 @@ SITUATIONS = (
 LABELS = LabelTable(DATASET, dict.fromkeys(SITUATIONS))
 
 
-@dataclass
-class Part:
-    """The rows of one file, and those that are none."""
-
-    utterances: list[Utterance] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-
-
 def claim(paths: list[str]) -> list[str]:
     """Of all files under a root, those of EmpatheticDialogues: in a folder of that name, or all three side by side."""
     named = [p for p in paths if file_name(p) in FILES]
@@ -71,29 +62,15 @@ def claim(paths: list[str]) -> list[str]:
 
 def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     """Utterances with their official split; dialogue_id is conv_id, turn is utterance_idx (from 1)."""
-    result = Dialogues()
-    ignored: list[str] = []
-    for name, split in FILES.items():
-        copies = [p for p in raw.files if file_name(p) == name]
-        if not copies:
-            result.notes.append(f"{DATASET}: no {name}")
-            continue
-        found, others = choose_copy(
-            DATASET, copies, lambda p, s=split: read_part(root, p, s, settings), normalised_rows
-        )
-        ignored += others
-        result.utterances += found.utterances
-        result.rejects += found.rejects
-    result.rows = len(result.utterances) + len(result.rejects)
+    result = read_splits(DATASET, FILES, raw.files, partial(read_part, root, settings=settings))
     result = without_repeated_dialogues(result, key=lambda said: said[0].dialogue_id)
-    result.notes += copies_note(DATASET, ignored)
     result.notes.append(
         f"{DATASET}: the label is of the situation; it stands with the opening utterance, the others have none"
     )
     return result
 
 
-def read_part(root: Path, path: str, split: str, settings: DataSettings) -> Part:
+def read_part(root: Path, path: str, split: str, settings: DataSettings) -> Dialogues:
     """One file. RawDataError: its columns are others; LabelError: an unknown situation."""
     lines = lines_of(read_text(root, path))
     header = tuple(name.strip() for name in lines[0].split(","))
@@ -102,7 +79,7 @@ def read_part(root: Path, path: str, split: str, settings: DataSettings) -> Part
             f"{path}: columns {', '.join(header)[:200] or 'missing'}; wanted {', '.join(COLUMNS)}; if this is no "
             "EmpatheticDialogues file, take it out of the raw folder"
         )
-    result = Part()
+    result = Dialogues()
     seen: set[tuple[str, int]] = set()
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
@@ -113,9 +90,9 @@ def read_part(root: Path, path: str, split: str, settings: DataSettings) -> Part
 
 
 def read_row(
-    line: str, split: str, where: str, seen: set[tuple[str, int]], result: Part, settings: DataSettings
+    line: str, split: str, where: str, seen: set[tuple[str, int]], result: Dialogues, settings: DataSettings
 ) -> None:
-    """One line -> an utterance or a reject of `result`. A row whose fields are shifted is told by its ids."""
+    """One line -> an utterance or a reject of `result`. A row whose fields are shifted is recognised by its ids."""
     # The candidates that fill the ninth field of valid and test may be long; nothing here reads them.
     fields = line.split(",", len(COLUMNS))
     conversation = fields[0].strip()
@@ -149,11 +126,6 @@ def read_row(
             situation if opens else None,
         )
     )
-
-
-def normalised_rows(part: Part) -> list[tuple]:
-    rows = [(u.dialogue_id, u.turn, u.speaker, u.text, u.emotion_raw or "") for u in part.utterances]
-    return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in part.rejects)
 
 
 ENTRY = Dataset(

@@ -1,4 +1,4 @@
-"""Find the datasets under a raw root, and read one: the readers' common front.
+"""Find the datasets under a raw root, and read one with its reader.
 
 Knows subsets, splits, known-bad clips and media digests; nothing of any one dataset, nor of Parquet.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from storage.readers.common import (
 from storage.readers.dataset import Dataset
 from storage.readers.known_bad import withdraw
 from storage.readers.registry import DATASETS, dataset_named
+from storage.readers.shared_clips import part_shared_clips
 from storage.sample import MARKER
 from storage.settings import DataSettings
 from storage.utterance import SPLITS, Reject, Utterance
@@ -36,7 +37,7 @@ TEXT_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
 
 
 def find_datasets(root: Path) -> list[RawDataset]:
-    """The known datasets below `root`, told by folder and file names alone (no file is opened).
+    """The known datasets below `root`, recognised by folder and file names alone (no file is opened).
 
     RawDataError: the root is missing or empty, holds no known layout, or one that may be read in two ways.
     """
@@ -110,7 +111,7 @@ def suffix_of(path: str) -> str:
 def told_of(dataset: Dataset, beside: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(notes, lines on what is not read) of the files beside a dataset's own."""
     needless = [p for p in beside if dataset.not_needed and dataset.not_needed.fullmatch(p)]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if needless:
         notes = (
             f"{dataset.name}: {len(needless)} files and folders of the release that nothing here needs "
@@ -274,30 +275,20 @@ def assign_splits(
 
 
 def part_clips(
-    utterances: Iterable[Utterance], digests: dict[str, str]
+    utterances: Sequence[Utterance], digests: dict[str, str]
 ) -> tuple[list[Utterance], list[Reject]]:
-    """Withdraw from train, and from dev, clips whose very bytes dev or test show too; flag repeats inside a split.
+    """`part_shared_clips` by the very bytes of the clips' files.
 
     Files that hold a whole dialogue (IEMOCAP's avi) are left out: their dialogue is in one split.
     """
-    if not digests:
-        return list(utterances), []
-    owners: dict[str, Utterance] = {}
-    kept, told = [], []
-    for u in sorted(utterances, key=lambda u: (-SPLITS.index(u.split), u.key)):
+
+    def contents(u: Utterance) -> list[str]:
         files = {p for p in (u.video_path, u.audio_path) if p is not None and u.start is None}
-        twins = [o for o in (owners.setdefault(digests[p], u) for p in sorted(files)) if o is not u]
-        if twins:
-            leaks = any(twin.split != u.split for twin in twins)
-            reason = "clip_in_two_splits" if leaks else "repeated_clip"
-            twin = "/".join(map(str, twins[0].key[1:]))
-            told.append(
-                Reject(*u.key, reason=reason, detail=f"{'withdrawn' if leaks else 'flagged'}: same as {twin}")
-            )
-            if leaks:
-                u = replace(u, video_path=None, audio_path=None, media_digest=None)
-        kept.append(u)
-    return kept, told
+        return [digests[p] for p in sorted(files)] if digests else []
+
+    return part_shared_clips(
+        utterances, contents, lambda owner: f"same as {'/'.join(map(str, owner.key[1:]))}"
+    )
 
 
 # Media -------------------------------------------------------------------------------------------------

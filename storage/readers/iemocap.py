@@ -19,9 +19,9 @@ from storage.readers.common import (
     choose_copy,
     choose_file,
     copies_note,
+    draw_test_split,
     lines_of,
     read_text,
-    test_part,
 )
 from storage.readers.dataset import Dataset
 from storage.readers.published import Published
@@ -78,7 +78,7 @@ class Line:
 
 @dataclass
 class Session:
-    """The text of one session: turns in order and labels of each dialogue, and what was turned away."""
+    """The text of one session: turns in order, labels of each dialogue, and rejects."""
 
     turns: dict[str, list[Line]] = field(default_factory=dict)
     labels: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -126,11 +126,11 @@ def session_folders(paths: tuple[str, ...]) -> list[list[str]]:
     return [sorted(folders[name]) for name in sorted(folders)]
 
 
-def test_dialogues(name: str, dialogues: set[str], settings: DataSettings) -> set[str]:
+def choose_test_dialogues(name: str, dialogues: set[str], settings: DataSettings) -> set[str]:
     """Those of the session to be left out, or a share of all. RawDataError: there is no such session."""
     session = settings.iemocap_test_session
     if session is None:
-        return test_part(dialogues, settings.iemocap_test_share, settings.seed, name)
+        return draw_test_split(dialogues, settings.iemocap_test_share, settings.seed, name)
     left_out = {dialogue for dialogue in dialogues if session_of(dialogue) == session}
     if not left_out:
         raise RawDataError(f"{name}: no Session{session} to leave out as test")
@@ -170,7 +170,7 @@ def read_turns(root: Path, path: str, dialogue: str, session: Session) -> list[L
         where = f"{path} line {number}"
         match = TURN_LINE.fullmatch(line.strip())
         reason = "junk_line" if match is None else turn_problem(match, dialogue, seen)
-        if reason:
+        if match is None or reason:
             session.rejects.append(
                 Reject(DATASET, "", dialogue, None, reason, f"{where}: {line.strip()[:80]}")
             )
@@ -302,7 +302,7 @@ ENTRY = Dataset(
     claim,
     read,
     LABELS,
-    test_parts=test_dialogues,
+    test_parts=choose_test_dialogues,
     source=Source(
         "IEMOCAP (Busso et al., 2008)",
         "an agreement with USC's SAIL, for each user",

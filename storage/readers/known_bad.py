@@ -14,6 +14,8 @@ from typing import Literal
 
 from storage.utterance import Reject, Utterance
 
+Action = Literal["media", "video", "audio", "flag", "missing"]
+
 
 @dataclass(frozen=True)
 class KnownBad:
@@ -22,7 +24,7 @@ class KnownBad:
     split: str | None
     dialogue_id: str
     turn: int | None
-    action: Literal["media", "video", "audio", "flag", "missing"]
+    action: Action
     reason: str
     source: str
 
@@ -62,8 +64,8 @@ def _line(entry: KnownBad, utterance: Utterance) -> Reject:
 
 
 def _without(utterance: Utterance, action: str) -> Utterance:
-    gone = {"media": ("video_path", "audio_path"), "video": ("video_path",), "audio": ("audio_path",)}
-    changes = dict.fromkeys(gone.get(action, ()))
+    if action in ("media", "audio"):
+        utterance = replace(utterance, audio_path=None)
     if action in ("media", "video"):
-        changes |= dict.fromkeys(("start", "end", "side"))
-    return replace(utterance, **changes) if changes else utterance
+        utterance = replace(utterance, video_path=None, start=None, end=None, side=None)
+    return utterance

@@ -1,7 +1,7 @@
 """Reader of MELD: the three label files and the clip folders, wherever the user's tar left them.
 
-Knows nothing of decoding: a clip that is there but broken is turned away by whoever decodes it.
-Sources: the release's README and issues; Poria et al., ACL 2019.
+Knows nothing of decoding: a broken clip is rejected by the stage that decodes it. Sources: the release's README and
+issues; Poria et al., ACL 2019.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from storage.fetch.sources import Plain, RemoteFile, Source
@@ -27,8 +28,9 @@ from storage.readers.common import (
     whole_number,
 )
 from storage.readers.dataset import Dataset
-from storage.readers.known_bad import KnownBad
+from storage.readers.meld_known_bad import KNOWN_BAD
 from storage.readers.published import Published
+from storage.readers.shared_clips import part_shared_clips
 from storage.settings import DataSettings
 from storage.utterance import Reject, Utterance
 
@@ -59,7 +61,7 @@ CLOCK = re.compile(r"([0-9]{1,2}):([0-5]?[0-9]):([0-5]?[0-9])[,.]([0-9]{3})")
 MISREAD = re.compile("[\x80-\xa0]")
 
 MOST_SHARING = 4
-"""Rows of one span; times that more rows share are placeholders and say nothing."""
+"""Most rows that may share one span of time; times shared by more are placeholders."""
 
 Key = tuple[str, str, int]
 """Split, Dialogue_ID and Utterance_ID."""
@@ -69,7 +71,7 @@ Span = tuple[str, ...]
 
 @dataclass
 class LabelFile:
-    """The rows of one label file, normalised, and those that are no rows."""
+    """The rows of one label file, normalised, and its rejects."""
 
     utterances: list[Utterance] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -115,9 +117,8 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
         if not copies:
             result.notes.append(f"meld: no {split}_sent_emo.csv, so no {split} split")
             continue
-        labels, others = choose_copy(
-            DATASET, copies, lambda p, s=split: read_labels(root, p, s, settings), normalised_rows
-        )
+        read_copy = partial(read_labels, root, split=split, settings=settings)
+        labels, others = choose_copy(DATASET, copies, read_copy, normalised_rows)
         ignored += others
         spans |= labels.spans
         result.utterances += [with_clip(u, clips) for u in labels.utterances]
@@ -283,32 +284,16 @@ def clips_without_row(clips: dict[Key, str], read: Dialogues) -> list[Reject]:
 def without_shared_clips(
     utterances: list[Utterance], spans: dict[Key, Span]
 ) -> tuple[list[Utterance], list[Reject]]:
-    """Rows that name the same seconds of the same episode have one clip between them.
-
-    Of two splits the one less used for testing loses it, so that no clip is both learned from and tested on;
-    within a split both keep it and are flagged.
-    """
-    if not any(u.video_path for u in utterances):
-        return utterances, []
+    """`part_shared_clips` by the seconds of the episode: rows that name the same have one clip between them."""
     counts = Counter(spans.values())
-    owners: dict[Span, Key] = {}
-    kept, told = {}, []
-    rank = {"test": 0, "dev": 1, "train": 2}
-    for u in sorted(utterances, key=lambda u: (rank[u.split], u.key)):
-        span = spans[u.key[1:]]
-        if u.video_path and 1 < counts[span] <= MOST_SHARING and all(span):
-            owner = owners.setdefault(span, u.key[1:])
-            if owner != u.key[1:]:
-                shared = owner[0] != u.split
-                what = "withdrawn" if shared else "flagged"
-                detail = f"{what}: the same seconds of the episode as {clip_name(owner)}"
-                told.append(
-                    Reject(*u.key, reason="clip_in_two_splits" if shared else "repeated_clip", detail=detail)
-                )
-                if shared:
-                    u = replace(u, video_path=None, audio_path=None)
-        kept[u.key] = u
-    return [kept[u.key] for u in utterances], told
+
+    def seconds(u: Utterance) -> list[Span]:
+        span = spans[u.key[1:]] if u.video_path else ()
+        return [span] if span and counts[span] <= MOST_SHARING and all(span) else []
+
+    return part_shared_clips(
+        utterances, seconds, lambda owner: f"the same seconds of the episode as {clip_name(owner.key[1:])}"
+    )
 
 
 def clip_notes(utterances: list[Utterance], clips: dict[Key, str], spare: int) -> list[str]:
@@ -333,38 +318,6 @@ def time_notes(utterances: list[Utterance]) -> list[str]:
     if not unread:
         return []
     return [f"meld: {unread} utterances without a length: StartTime or EndTime is missing or out of order"]
-
-
-# What is known of the release ---------------------------------------------------------------------------
-
-DAMAGED = "declare-lab/MELD issues 39 and 52"
-MISSING = "declare-lab/MELD issues 22 and 27"
-MISCUT = "declare-lab/MELD issue 20"
-DRIFT = "declare-lab/MELD issue 9"
-TIMES_SAY = "the label file: StartTime and EndTime"
-
-
-def known_bad(
-    split: str | None, action: str, reason: str, reporter: str, *clips: tuple[int, int | None]
-) -> list[KnownBad]:
-    """clips: dialogue and turn."""
-    return [KnownBad(split, str(dialogue), turn, action, reason, reporter) for dialogue, turn in clips]
-
-
-KNOWN_BAD = (
-    *known_bad("train", "media", "damaged file: no index", DAMAGED, (125, 3)),
-    *known_bad("dev", "missing", "missing from the release", MISSING, (110, 7)),
-    *known_bad("test", "media", "wrong cut of minutes", MISCUT, (38, 4), (220, 0)),
-    *known_bad("train", "media", "wrong cut of 41 s", MISCUT, (309, 0)),
-    *known_bad("train", "media", "cut of two frames", TIMES_SAY,
-               (71, 0), (179, 8), (312, 9), (332, 1), (338, 3), (406, 2), (523, 10), (598, 3)),
-    *known_bad("dev", "media", "cut of two frames", TIMES_SAY, (99, 3), (108, 5)),
-    *known_bad("test", "media", "start and end are equal", TIMES_SAY, (155, 3)),
-    *known_bad("train", "flag", "text and clip drift apart", DRIFT,
-               (793, 0), (682, 1), (529, 2), (1029, 1), (1008, 1), (757, 7)),
-    *known_bad("train", "flag", "cut of 26 s", DRIFT, (485, 0)),
-    *known_bad(None, "flag", "text and clip drift apart", DRIFT, (164, 5), (241, None)),
-)  # fmt: skip
 
 
 def published(split: str, dialogues: int, utterances: int, *labels: int) -> Published:

@@ -1,7 +1,7 @@
 """Reader of a user's own dialogues: JSON lines or CSV, one turn a row.
 
-Files are told by their names: dialogues.jsonl, dialogues.csv, or with a name before it (train.dialogues.csv). A row
-has dialogue_id, turn, speaker and text, and may have emotion, clip and split. A name of train, dev or test before
+Files are recognised by their names: dialogues.jsonl, dialogues.csv, or with a name before it (train.dialogues.csv). A
+row has dialogue_id, turn, speaker and text, and may have emotion, clip and split. A name of train, dev or test before
 ".dialogues" is the split of rows that name none. Clips lie below the file's folder. Knows nothing of decoding.
 """
 
@@ -43,7 +43,7 @@ SPLIT_NAMES = {"train": "train", "dev": "dev", "valid": "dev", "validation": "de
 SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
 FILMS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv")
 MOST_LINES, MOST_CHARS = 200, 100_000
-"""Of one row of a CSV: a quote that is left open must not swallow the rest of its file."""
+"""Characters of one CSV row: a quote that is left open must not swallow the rest of its file."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Rows:
 
 
 class RowError(ValueError):
-    """A row that is no turn: the reject's reason, and what is wrong."""
+    """A row that is not a turn: the reject's reason, and what is wrong."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)

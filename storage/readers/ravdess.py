@@ -1,4 +1,4 @@
-"""Reader of RAVDESS: acted sentences, spoken and sung, all told by their file names.
+"""Reader of RAVDESS: acted sentences, spoken and sung, all described by their file names.
 
 One utterance for each trial, whichever of its modalities lie there: no dialogue, and no reply. The release has no
 official split; its utterances leave here without one. Knows nothing of decoding.
@@ -72,6 +72,7 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     trials, copies = index_trials(root, raw.files, result)
     for trial, files in sorted(trials.items()):
         match = TRIAL.fullmatch(trial)
+        assert match is not None, "index_trials keeps trials alone"
         if match["channel"] == SONG and not settings.ravdess_song:
             continue
         result.rows += 1
@@ -96,11 +97,13 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
 def index_trials(
     root: Path, paths: tuple[str, ...], result: Dialogues
 ) -> tuple[dict[str, dict[str, str]], int]:
-    """Trial -> modality -> file, and how many files are copies by name. What is no trial is rejected."""
+    """Trial -> modality -> file, and how many files are copies by name. Files that are not trials are rejected."""
     found: dict[tuple[str, str], list[str]] = {}
     pointers = []
     for path in paths:
-        modality, trial, suffix = NAME.fullmatch(file_name(path)).groups()
+        match = NAME.fullmatch(file_name(path))
+        assert match is not None, "claim took it by its name"
+        modality, trial, suffix = match.groups()
         if is_pointer_file(root / path):
             pointers.append(path)
         elif TRIAL.fullmatch(trial) is None or SUFFIX[modality] != suffix:

@@ -30,10 +30,12 @@ DATASETS: tuple[Dataset, ...] = (
     multidialog.ENTRY,
     own.ENTRY,
 )
-"""In the order in which they claim files: a file belongs to one, and those told by their own names go first."""
+"""In the order in which they claim files: a file belongs to one, and those recognised by their own file names go
+first.
+"""
 
 SINGLE_CLIPS = frozenset(dataset.name for dataset in DATASETS if dataset.single_clips)
-"""Datasets of single acted clips: they teach emotion, and hold neither dialogues nor replies."""
+"""Datasets of single acted clips: for emotion recognition alone, without dialogues or replies."""
 
 
 def dataset_named(name: str) -> Dataset:

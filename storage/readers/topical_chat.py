@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from storage.fetch.sources import Plain, RemoteFile, Source
@@ -17,12 +17,11 @@ from storage.readers.common import (
     Dialogues,
     RawDataError,
     RawDataset,
-    choose_copy,
-    copies_note,
     file_name,
     is_text,
     one_line,
     printable,
+    read_splits,
     read_text,
     without_repeated_dialogues,
 )
@@ -63,14 +62,6 @@ LABELS = LabelTable(
 )
 
 
-@dataclass
-class Conversations:
-    """The turns of one file, and what are none."""
-
-    utterances: list[Utterance] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-
-
 def claim(paths: list[str]) -> list[str]:
     """Of all files under a root, those of Topical-Chat; a train.json alone is anybody's."""
     named = [p for p in paths if file_name(p) in FILES and not READING_SETS.fullmatch(p)]
@@ -80,26 +71,12 @@ def claim(paths: list[str]) -> list[str]:
 
 def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     """Utterances in train, dev and test; dialogue_id the conversation's key, turn the place in its content."""
-    result = Dialogues()
-    ignored: list[str] = []
-    for name, split in FILES.items():
-        copies = [p for p in raw.files if file_name(p) == name]
-        if not copies:
-            result.notes.append(f"{DATASET}: no {name}")
-            continue
-        found, others = choose_copy(
-            DATASET, copies, lambda p, s=split: read_conversations(root, p, s, settings), normalised_rows
-        )
-        ignored += others
-        result.utterances += found.utterances
-        result.rejects += found.rejects
-    result.rows = len(result.utterances) + len(result.rejects)
-    result = without_repeated_dialogues(result, key=lambda said: said[0].dialogue_id)
-    result.notes += copies_note(DATASET, ignored)
-    return result
+    read_file = partial(read_conversations, root, settings=settings)
+    result = read_splits(DATASET, FILES, raw.files, read_file)
+    return without_repeated_dialogues(result, key=lambda said: said[0].dialogue_id)
 
 
-def read_conversations(root: Path, path: str, split: str, settings: DataSettings) -> Conversations:
+def read_conversations(root: Path, path: str, split: str, settings: DataSettings) -> Dialogues:
     """One file. RawDataError: it is not JSON, or not an object of conversations; LabelError: an unknown sentiment."""
     try:
         content = json.loads(read_text(root, path))
@@ -107,7 +84,7 @@ def read_conversations(root: Path, path: str, split: str, settings: DataSettings
         raise RawDataError(f"{path}: not JSON ({error}); download it again") from None
     if not isinstance(content, dict):
         raise RawDataError(f"{path}: no object of conversations; download it again")
-    result = Conversations()
+    result = Dialogues()
     for key, conversation in content.items():
         turns = conversation.get("content") if isinstance(conversation, dict) else None
         if not is_text(key) or not key.isprintable() or not isinstance(turns, list):
@@ -139,11 +116,6 @@ def text_of(said: object) -> tuple[str, str]:
         return "", "bad_row"
     text = one_line(said["message"])
     return text, "" if text and said["agent"].strip() else "empty_text"
-
-
-def normalised_rows(found: Conversations) -> list[tuple]:
-    rows = [(u.dialogue_id, u.turn, u.speaker, u.text, u.emotion_raw) for u in found.utterances]
-    return sorted(rows) + sorted((r.dialogue_id, r.turn or -1, r.reason) for r in found.rejects)
 
 
 TEXTS = "https://raw.githubusercontent.com/alexa/Topical-Chat/master/conversations"

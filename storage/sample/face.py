@@ -120,15 +120,21 @@ def face(
         share = 1.0 if listening is None else 1.0 - float(listening[index])
         pose = _pose(expression, share, float(loudness[index]), blinks[index])
         picture = stage.draw(pose, sway[index])
-        film[index] = ImageChops.add(picture, grain[index % len(grain)], 1, -GREY)
+        film[index] = np.asarray(ImageChops.add(picture, grain[index % len(grain)], 1, -GREY))
     return film
 
 
 def _look(speaker: str) -> Look:
     rng = np.random.default_rng([digest_seed("face", speaker)])
-    colours = [options[rng.integers(len(options))] for options in (SKINS, HAIRS, WALLS, IRISES, SHIRTS)]
+    skin, hair, wall, iris, shirt = (
+        options[rng.integers(len(options))] for options in (SKINS, HAIRS, WALLS, IRISES, SHIRTS)
+    )
     return Look(
-        *colours,
+        skin,
+        hair,
+        wall,
+        iris,
+        shirt,
         width=rng.uniform(0.72, 0.84),
         long_hair=speaker.endswith("F") if speaker.startswith("Ses") else bool(rng.integers(2)),
         brow_weight=rng.uniform(0.035, 0.06),
@@ -186,7 +192,14 @@ def _grain(height: int, width: int, rng: np.random.Generator) -> list[Image.Imag
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
-    return tuple(int(min(255, channel * factor)) for channel in colour)
+    red, green, blue = (int(min(255, channel * factor)) for channel in colour)
+    return red, green, blue
+
+
+def _mix(first: Colour, second: Colour, share: float) -> Colour:
+    """`share` of the first colour and the rest of the second."""
+    red, green, blue = (int(share * a + (1 - share) * b) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 class _Stage:
@@ -312,7 +325,7 @@ class _Stage:
                  for u, b in zip(across, bend, strict=True)]  # fmt: skip
         lower = [(half * u, 0.50 - raise_corner * u * u + raise_corner * 0.4 + (0.65 * gap + 0.012) * b)
                  for u, b in zip(across, bend, strict=True)]  # fmt: skip
-        lip = tuple(int(0.55 * a + 0.45 * b) for a, b in zip(self.look.skin, (170, 60, 66), strict=True))
+        lip = _mix(self.look.skin, (170, 60, 66), 0.55)
         brush.polygon(upper + lower[::-1], (74, 26, 30))
         if gap > 0.05:
             # Away from the corners, where the lips meet.

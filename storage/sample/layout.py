@@ -10,21 +10,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from storage.errors import InputError
-from storage.sample import MARKER, actor, face
-from storage.sample.media import write_avi, write_mp4, write_wav
+from storage.sample import MARKER
+from storage.sample.clips import write_clips
+from storage.sample.places import (
+    Span,
+    iemocap_names,
+    iemocap_session,
+    multidialog_stem,
+    overlapping,
+    turn_after_turn,
+)
 from storage.sample.script import (
     DATASETS,
     IEMOCAP,
@@ -36,10 +37,6 @@ from storage.sample.script import (
     load_scripts,
 )
 
-FPS = 12
-"""Pictures a second of the per-utterance clips."""
-AVI_FPS = 12
-MELD_VIDEO = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
 MELD_HEADER = (
     "Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID",
     "Season", "Episode", "StartTime", "EndTime",
@@ -68,29 +65,10 @@ IEMOCAP_AFFECT = {
 """Valence, activation and dominance, 1 to 5."""
 TIED_VOTES = ("neu", "fru", "sad")
 """Three evaluators who disagree: no majority, label xxx."""
-AVI_HEIGHT, AVI_WIDTH, AVI_HEAD = 480, 720, 256
 
 
 class SampleError(InputError):
     """The sample cannot be written there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """When a line is spoken, in seconds from the start of its dialogue."""
-
-    start: float
-    end: float
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The media of one utterance, or of one whole IEMOCAP dialogue (`turn` None), to be made in a worker."""
-
-    script: Script
-    turn: int | None
-    seed: int
-    root: Path
 
 
 def write_sample(
@@ -100,12 +78,14 @@ def write_sample(
     workers: int = 2,
     dialogues: int | None = None,
     turns: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, int]]:
     """Write the raw trees under `root`, all or nothing.
 
     `seed` moves voices, faces and timings, never the text. Without `media` only the text files are written.
     `workers` processes make the media. `dialogues` keeps at most that many dialogues of every (dataset,
-    split), those with media first, and `turns` the first turns of each. Returns {dataset: {"dialogues", "utterances", "with_media"}}.
+    split), those with media first, and `turns` the first turns of each. progress(utterances filmed, of how many), before
+    the first one too. Returns {dataset: {"dialogues", "utterances", "with_media"}}.
     Raises SampleError where `root` exists and is not an empty folder.
     """
     root = Path(root)
@@ -115,18 +95,18 @@ def write_sample(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise SampleError(f"{root}: exists and is not an empty folder; name a new one or remove it")
     scripts = load_scripts(dialogues, turns)
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    unfinished = root.with_name(f".{root.name}.partial-{os.getpid()}")
+    unfinished.mkdir(parents=True)
     try:
-        _write_meld(partial, [s for s in scripts if s.dataset == MELD], seed)
-        _write_multidialog(partial, [s for s in scripts if s.dataset == MULTIDIALOG])
-        _write_iemocap(partial, [s for s in scripts if s.dataset == IEMOCAP], seed)
+        _write_meld(unfinished, [s for s in scripts if s.dataset == MELD], seed)
+        _write_multidialog(unfinished, [s for s in scripts if s.dataset == MULTIDIALOG])
+        _write_iemocap(unfinished, [s for s in scripts if s.dataset == IEMOCAP], seed)
         if media:
-            _write_media(partial, [s for s in scripts if s.media], seed, workers)
-        (partial / MARKER).write_text("synthetic faces and voices, made by a procedural actor\n")
-        os.replace(partial, root)
+            write_clips(unfinished, [s for s in scripts if s.media], seed, workers, progress)
+        (unfinished / MARKER).write_text("synthetic faces and voices, made by a procedural actor\n")
+        os.replace(unfinished, root)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return {dataset: _count([s for s in scripts if s.dataset == dataset], media) for dataset in DATASETS}
 
@@ -156,7 +136,7 @@ def _meld_rows(script: Script, seed: int) -> list[tuple]:
     season, episode = 1 + int(script.dialogue_id) % 4, 1 + int(script.dialogue_id)
     offset = 60.0 + digest_seed(seed, "episode", script.split, script.dialogue_id) % 1_200_000 / 1000
     rows = []
-    for turn, (line, span) in enumerate(zip(script.lines, _turn_after_turn(script, seed), strict=True)):
+    for turn, (line, span) in enumerate(zip(script.lines, turn_after_turn(script, seed), strict=True)):
         label = MELD_EMOTION[line.emotion]
         positive, plain = label == "joy", label in ("neutral", "surprise")
         sentiment = "positive" if positive else "neutral" if plain else "negative"
@@ -173,7 +153,7 @@ def _clock(seconds: float) -> str:
 
 
 def _write_multidialog(root: Path, scripts: list[Script]) -> None:
-    for split in dict.fromkeys(s.split for s in scripts):
+    for split in dict.fromkeys(s.official_split for s in scripts):
         rows = [row for s in scripts if s.split == split for row in _multidialog_rows(s)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         _write_text(root / "MultiDialog" / "metadata" / split / f"{split}_metadata_0000.jsonl", text)
@@ -182,7 +162,7 @@ def _write_multidialog(root: Path, scripts: list[Script]) -> None:
 def _multidialog_rows(script: Script) -> list[dict]:
     rows = []
     for turn, line in enumerate(script.lines):
-        name = f"{script.dialogue_id}/{_multidialog_stem(script, turn)}.wav"
+        name = f"{script.dialogue_id}/{multidialog_stem(script, turn)}.wav"
         role = "gpt" if line.speaker == script.lines[0].speaker else "human"
         rows.append(
             {
@@ -198,14 +178,10 @@ def _multidialog_rows(script: Script) -> list[dict]:
     return rows
 
 
-def _multidialog_stem(script: Script, turn: int) -> str:
-    return f"{script.dialogue_id}_{turn}{script.lines[turn].speaker}"
-
-
 def _write_iemocap(root: Path, scripts: list[Script], seed: int) -> None:
     for script in scripts:
-        dialog = _iemocap_session(root, script) / "dialog"
-        turns = list(zip(script.lines, _iemocap_names(script), _overlapping(script, seed), strict=True))
+        dialog = iemocap_session(root, script) / "dialog"
+        turns = list(zip(script.lines, iemocap_names(script), overlapping(script, seed), strict=True))
         spoken = "".join(
             f"{name} [{span.start:08.4f}-{span.end:08.4f}]: {line.text}\n" for line, name, span in turns
         )
@@ -214,20 +190,6 @@ def _write_iemocap(root: Path, scripts: list[Script], seed: int) -> None:
         women_first = sorted(turns, key=lambda turn: turn[0].speaker)
         blocks = "".join(_evaluation(line, name, span) for line, name, span in women_first)
         _write_text(dialog / "EmoEvaluation" / f"{script.dialogue_id}.txt", header + blocks)
-
-
-def _iemocap_session(root: Path, script: Script) -> Path:
-    return root / "IEMOCAP_full_release" / f"Session{int(script.dialogue_id[3:5])}"
-
-
-def _iemocap_names(script: Script) -> list[str]:
-    """Utterance names in the order of speaking; each actor is counted separately."""
-    spoken = {"F": 0, "M": 0}
-    names = []
-    for line in script.lines:
-        names.append(f"{script.dialogue_id}_{line.speaker}{spoken[line.speaker]:03}")
-        spoken[line.speaker] += 1
-    return names
 
 
 def _evaluation(line: Line, name: str, span: Span) -> str:
@@ -248,171 +210,3 @@ def _evaluation(line: Line, name: str, span: Span) -> str:
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("utf-8"))
-
-
-# --- timing -----------------------------------------------------------------------------------------------
-
-
-def _seed(script: Script, turn: int, seed: int) -> int:
-    return digest_seed(seed, script.dataset, script.split, script.dialogue_id, turn)
-
-
-def _seconds(script: Script, turn: int, seed: int) -> float:
-    line = script.lines[turn]
-    return actor.duration(line.text, line.acted, _seed(script, turn, seed))
-
-
-def _turn_after_turn(script: Script, seed: int) -> list[Span]:
-    """Spans with a fifth of a second between turns."""
-    spans, now = [], 0.0
-    for turn in range(len(script.lines)):
-        spans.append(Span(now, now + _seconds(script, turn, seed)))
-        now = spans[-1].end + 0.2
-    return spans
-
-
-def _overlapping(script: Script, seed: int) -> list[Span]:
-    """Spans that overlap a little, as IEMOCAP's segments do; on the 16 kHz grid."""
-    spans, now = [], 0.8
-    for turn in range(len(script.lines)):
-        start = round(now * actor.RATE) / actor.RATE
-        spans.append(Span(start, start + _seconds(script, turn, seed)))
-        step = digest_seed("overlap", _seed(script, turn, seed)) % 1000 / 1000
-        now = spans[-1].end - 0.15 + 0.4 * step
-    return spans
-
-
-# --- media ------------------------------------------------------------------------------------------------
-
-
-def _write_media(root: Path, scripts: list[Script], seed: int, workers: int) -> None:
-    jobs = []
-    # Whole dialogues take longest: first, so that no worker ends alone.
-    for script in sorted(scripts, key=lambda s: s.dataset != IEMOCAP):
-        turns = (None,) if script.dataset == IEMOCAP else range(len(script.lines))
-        jobs += [Job(script, turn, seed, root) for turn in turns]
-    if workers == 1:
-        for job in jobs:
-            _make(job)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        for _ in pool.map(_make, jobs):
-            pass
-
-
-def _end_with_parent() -> None:
-    """A process of the pool waits for work for ever where its parent was killed; a terminal's Ctrl-C is the parent's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _make(job: Job) -> None:
-    makers: dict[str, Callable[[Job], None]] = {
-        MELD: _make_meld,
-        MULTIDIALOG: _make_multidialog,
-        IEMOCAP: _make_iemocap,
-    }
-    makers[job.script.dataset](job)
-
-
-def _perform(script: Script, turn: int, seed: int, speaker: str) -> tuple[np.ndarray, np.ndarray]:
-    """One utterance: the film [frames, 224, 224, 3] and the samples."""
-    line, own = script.lines[turn], _seed(script, turn, seed)
-    samples = actor.voice(line.text, line.acted, speaker, own)
-    frames = int(len(samples) / actor.RATE * FPS)
-    film = face.face(line.acted, speaker, own, frames, actor.loudness(samples, frames, FPS))
-    return film, samples
-
-
-def _make_meld(job: Job) -> None:
-    script = job.script
-    film, samples = _perform(script, job.turn, job.seed, script.lines[job.turn].speaker)
-    folder = _folder(job.root / "MELD.Raw" / MELD_VIDEO[script.split])
-    path = folder / f"dia{script.dialogue_id}_utt{job.turn}.mp4"
-    write_mp4(path, film, FPS, samples, actor.RATE, channels=2)
-
-
-def _make_multidialog(job: Job) -> None:
-    script = job.script
-    film, samples = _perform(script, job.turn, job.seed, f"MultiDialog {script.lines[job.turn].speaker}")
-    base, stem = job.root / "MultiDialog", _multidialog_stem(script, job.turn)
-    place = Path(script.split) / script.dialogue_id
-    write_wav(_folder(base / "data" / place) / f"{stem}.wav", samples, actor.RATE)
-    write_mp4(_folder(base / "video" / place) / f"{stem}.mp4", film, FPS, samples, actor.RATE, channels=1)
-
-
-def _make_iemocap(job: Job) -> None:
-    """Sentence wavs, the stereo dialog wav (F left, M right) and the avi of one dialogue."""
-    script, session = job.script, _iemocap_session(job.root, job.script)
-    spans = _overlapping(script, job.seed)
-    length = max(span.end for span in spans) + 0.5
-    stereo = np.zeros((round(length * actor.RATE), 2), np.float32)
-    sentences = _folder(session / "sentences" / "wav" / script.dialogue_id)
-    for turn, (line, name, span) in enumerate(zip(script.lines, _iemocap_names(script), spans, strict=True)):
-        speaker = _iemocap_actor(script, line.speaker)
-        samples = actor.voice(line.text, line.acted, speaker, _seed(script, turn, job.seed))
-        write_wav(sentences / f"{name}.wav", samples, actor.RATE)
-        first = round(span.start * actor.RATE)
-        near = 0 if line.speaker == "F" else 1
-        stereo[first : first + len(samples), near] += samples
-        stereo[first : first + len(samples), 1 - near] += 0.15 * samples
-    dialog = session / "dialog"
-    write_wav(_folder(dialog / "wav") / f"{script.dialogue_id}.wav", stereo, actor.RATE)
-    avi = _folder(dialog / "avi" / "DivX") / f"{script.dialogue_id}.avi"
-    write_avi(avi, _two_shot(script, spans, stereo, job.seed), AVI_FPS, AVI_HEIGHT, AVI_WIDTH)
-
-
-def _iemocap_actor(script: Script, letter: str) -> str:
-    return f"{script.dialogue_id[:5]}{letter}"
-
-
-def _two_shot(script: Script, spans: list[Span], stereo: np.ndarray, seed: int) -> np.ndarray:
-    """Both actors in one picture: uint8 [frames, 480, 720, 3]; the wearer of the markers on the left."""
-    wearer = script.dialogue_id[5]
-    halves = {wearer: slice(0, 360), "F" if wearer == "M" else "M": slice(360, 720)}
-    frames = int(len(stereo) / actor.RATE * AVI_FPS)
-    picture = np.empty((frames, AVI_HEIGHT, AVI_WIDTH, 3), np.uint8)
-    for letter, half in halves.items():
-        picture[:, :, half] = _one_side(script, spans, stereo, seed, letter, frames)
-    return picture
-
-
-def _one_side(
-    script: Script, spans: list[Span], stereo: np.ndarray, seed: int, letter: str, frames: int
-) -> np.ndarray:
-    """One actor through the whole dialogue, [frames, 480, 360, 3]: acting own lines, resting otherwise.
-
-    The film is cut where the actor's next line begins; between lines the last expression fades to rest.
-    """
-    own = [turn for turn, line in enumerate(script.lines) if line.speaker == letter]
-    starts = [int(spans[turn].start * AVI_FPS) for turn in own]
-    cuts = [0, *starts[1:], frames]
-    parts = []
-    for turn, begin, end in zip(own, cuts[:-1], cuts[1:], strict=True):
-        times = np.arange(begin, end) / AVI_FPS
-        span = spans[turn]
-        speaking = (times >= span.start - 1 / AVI_FPS) & (times < span.end)
-        after = np.clip((times - span.end) / 0.4, 0.0, 1.0)
-        listening = np.where(times < span.start - 1 / AVI_FPS, 1.0, after)
-        near = stereo[:, 0 if letter == "F" else 1]
-        first, last = int(begin * actor.RATE / AVI_FPS), int(end * actor.RATE / AVI_FPS)
-        loud = actor.loudness(near[first:last], end - begin, AVI_FPS) * speaking
-        emotion, speaker = script.lines[turn].acted, _iemocap_actor(script, letter)
-        parts.append(
-            face.face(
-                emotion, speaker, _seed(script, turn, seed), end - begin, loud,
-                AVI_HEIGHT, AVI_WIDTH // 2, AVI_HEAD, supersample=1, listening=listening,
-            )
-        )  # fmt: skip
-    return np.concatenate(parts)
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path

@@ -43,6 +43,12 @@ class Script:
     media: bool
     lines: tuple[Line, ...]
 
+    @property
+    def official_split(self) -> str:
+        """The split of a MELD or MultiDialog dialogue."""
+        assert self.split is not None, f"{self.dataset} has no official split"
+        return self.split
+
 
 def digest_seed(*parts: object) -> int:
     """A 64-bit seed that depends on the parts alone, in every process."""

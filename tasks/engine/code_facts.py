@@ -1,7 +1,7 @@
-"""What a source file's definitions come to: a digest of each, the names it reads, and what it imports.
+"""Facts of a source file: a digest of each definition, the names it reads, and what it imports.
 
-Read from the text alone, and remembered by its content in the user's cache, so that a file is parsed once in its
-life. Comments, docstrings, formatting and annotations of arguments do not count. Knows nothing of other files.
+Read from the text alone and cached by its content, so a file is parsed only once. Comments, docstrings, formatting
+and annotations of arguments do not count. Knows nothing of other files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from storage.user_cache import user_cache
 
 KEPT = 2000
-"""Files remembered at most; beyond, only those of this process are."""
+"""Most files in the cache; beyond, only those of this process are kept."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 Use = tuple[str, tuple[str, ...]]
@@ -36,7 +36,7 @@ _READING = threading.Lock()
 
 @dataclass(frozen=True)
 class Facts:
-    """What one definition comes to."""
+    """The facts of one definition."""
 
     digest: str
     uses: tuple[Use, ...]
@@ -173,7 +173,7 @@ def _digest(normal: ast.stmt) -> str:
 
 
 class _New:
-    """What this process has read and used; written when it ends."""
+    """This process's part of the cache; written when it ends."""
 
     keys: set[str] = set()
     used: set[str] = set()

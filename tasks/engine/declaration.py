@@ -20,7 +20,7 @@ from storage.store import Ref, Store
 Outputs = dict[str, tuple[Ref, ...]]
 """A settled stage's artefacts by item label."""
 EVERY_OTHER = ("*",)
-"""As a stage's needs: all other stages of the graph."""
+"""As a stage's `needs`: all other stages of the graph."""
 
 
 class Weights(BaseModel, frozen=True, extra="forbid"):
@@ -33,7 +33,7 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
 class RawFiles(BaseModel, frozen=True, extra="forbid"):
     """The raw files a stage reads: path relative to the raw root -> digest. synthetic: the sample corpus.
 
-    notes, not_read: what lies beside them, as it is told.
+    notes, not_read: lines on the files beside them.
     """
 
     dataset: str
@@ -51,7 +51,7 @@ def named_weights(name: str) -> Weights:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A stage that this run has nothing for, and why: "no media"."""
+    """Returned by `items` for a stage that this run has nothing for; reason: "no media"."""
 
     reason: str
 
@@ -111,15 +111,15 @@ class Made:
     store: Store
     raw_files: tuple[RawFiles, ...]
     outputs: Mapping[str, Outputs | None]
-    """Of each needed stage; None for one that was not run."""
+    """Outputs of each needed stage; None for one that was not run."""
     stages: tuple[Stage, ...] = ()
-    """The declarations of the needed stages, for one that tells of others."""
+    """The declarations of the needed stages, for a stage that reports on others."""
 
     def ran(self, stage: str) -> bool:
         return self.outputs.get(stage) is not None
 
     def refs(self, stage: str) -> list[Ref]:
-        """Every artefact of a needed stage; none of one that was not run."""
+        """Every artefact of a needed stage; none where the stage was not run."""
         return [ref for refs in (self.outputs[stage] or {}).values() for ref in refs]
 
     def only(self, stage: str) -> Ref:
@@ -188,7 +188,7 @@ class Stage:
         return {name: Reads(path) for name, path in self.weights.items()}
 
     def setting_path(self, argument: str) -> str:
-        """The name by which an argument's value is told to people: a setting's own, or the argument's."""
+        """The name of an argument's value for people: the setting's dotted name, or the argument's."""
         found = self.settings.get(argument)
         return argument if found is None else found.path if isinstance(found, Reads) else found
 

@@ -73,26 +73,25 @@ def _visit(module_name: str, name: str, seen: dict[str, str]) -> None:
     if name in module.definitions:
         facts = module.definitions[name]
         seen[label] = facts.digest
-        _follow(module_name, facts, seen)
-        _visit_statements(module_name, seen)
+        _follow(module_name, module, facts, seen)
+        _visit_statements(module_name, module, seen)
     elif name in module.imports:  # re-exported
         target, attribute = _resolved(module.imports[name])
         if attribute is not None:
             _visit(target, attribute, seen)
 
 
-def _visit_statements(module_name: str, seen: dict[str, str]) -> None:
-    statements = _module(module_name).statements
+def _visit_statements(module_name: str, module: ModuleFacts, seen: dict[str, str]) -> None:
+    statements = module.statements
     label = f"{_source(module_name)}:<on import>"
     if statements and label not in seen:
         joined = "".join(facts.digest for facts in statements)
         seen[label] = hashlib.blake2b(joined.encode(), digest_size=16).hexdigest()
         for facts in statements:
-            _follow(module_name, facts, seen)
+            _follow(module_name, module, facts, seen)
 
 
-def _follow(module_name: str, facts: Facts, seen: dict[str, str]) -> None:
-    module = _module(module_name)
+def _follow(module_name: str, module: ModuleFacts, facts: Facts, seen: dict[str, str]) -> None:
     for name, path in facts.uses:
         imported = facts.imports.get(name) or module.imports.get(name)
         if imported is not None:

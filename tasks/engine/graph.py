@@ -5,11 +5,13 @@ Knows nothing of Prefect, of what any stage does, or of which stages there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +22,9 @@ from tasks.engine.declaration import EVERY_OTHER, Made, NotRun, Outputs, RawFile
 from tasks.engine.fingerprint import follow
 from tasks.engine.item import Item
 from tasks.engine.planner import Node
+
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+"""Of a stage: Prefect takes no other characters in the keys of the tables that stages leave."""
 
 
 class GraphError(ValueError):
@@ -44,6 +49,7 @@ def build_graph(stages: Sequence[Stage], sources: Sources) -> list[Node]:
     """
     check(stages, type(sources.settings))
     asked = [stage for stage in stages if stage.asked(sources.settings)]
+    _each_once(asked)
     declared = {stage.name: stage for stage in asked}
     return [_node(stage, needs, declared, sources) for stage, needs in _ordered(asked)]
 
@@ -60,23 +66,26 @@ def declared_elsewhere(paths: Sequence[str]) -> list[Stage]:
             raise InputError(f"run.stages: {path!r} cannot be loaded: {error}") from None
         if not isinstance(stage, Stage):
             raise InputError(f"run.stages: {path!r} is no Stage")
-        follow(
-            package.__name__,
-            Path(package.__path__[0]).parent
-            if hasattr(package, "__path__")
-            else Path(package.__file__).parent,
-        )
+        follow(package.__name__, _folder_of(package))
         found.append(stage)
     return found
 
 
+def _folder_of(package: ModuleType) -> Path:
+    """Where a package, or a module that stands alone, lies."""
+    if hasattr(package, "__path__"):
+        return Path(package.__path__[0]).parent
+    return Path(str(package.__file__)).parent
+
+
 def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:
     """Raises GraphError where a declaration contradicts another, or names a setting that does not exist."""
-    known: dict[str, Stage] = {}
     for stage in stages:
-        twin = known.setdefault(stage.name, stage)
-        if twin is not stage:
-            raise GraphError(f"two stages are called {stage.name}: {twin.function} and {stage.function}")
+        if not NAME.fullmatch(stage.name):
+            raise GraphError(
+                f"a stage is called {stage.name!r}: lower-case letters, digits, dots and hyphens alone"
+            )
+    known = {stage.name for stage in stages}
     for stage in stages:
         for need in stage.needs:
             if need not in known and stage.needs != EVERY_OTHER:
@@ -87,6 +96,15 @@ def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:
         except ValueError as error:
             raise GraphError(f"{stage.name} reads a setting: {error}") from None
     _ordered(stages)
+
+
+def _each_once(asked: Sequence[Stage]) -> None:
+    """Raises GraphError where the settings ask for two stages of one name; of those that exclude each other one is."""
+    known: dict[str, Stage] = {}
+    for stage in asked:
+        twin = known.setdefault(stage.name, stage)
+        if twin is not stage:
+            raise GraphError(f"two stages are called {stage.name}: {twin.function} and {stage.function}")
 
 
 def _ordered(stages: Sequence[Stage]) -> list[tuple[Stage, tuple[str, ...]]]:
@@ -120,7 +138,7 @@ def _node(stage: Stage, needs: tuple[str, ...], declared: dict[str, Stage], sour
     retrain = sources.settings.retrain if stage.trains else None
     explain = None
     if stage.explain is not None:
-        explain = partial(_explained, stage, sources)
+        explain = partial(_explained, stage.explain, sources)
     needed = tuple(declared[name] for name in needs)
     return Node(stage, needs, partial(_items, stage, needed, sources), explain, retrain)
 
@@ -137,5 +155,7 @@ def _items(
     return [Item(stage, label, {**arguments, **declared}, unread) for label, arguments in calls.items()]
 
 
-def _explained(stage: Stage, sources: Sources, item: Item, outputs: tuple[Ref, ...]) -> list[str]:
-    return stage.explain(item.arguments, outputs, sources.store, sources.raw_root)
+def _explained(
+    explain: Callable[..., list[str]], sources: Sources, item: Item, outputs: tuple[Ref, ...]
+) -> list[str]:
+    return explain(item.arguments, outputs, sources.store, sources.raw_root)

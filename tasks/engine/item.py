@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import BaseModel
 
@@ -31,12 +31,12 @@ class Workspace:
     """What a running stage is given besides its arguments.
 
     raw: the raw root. basis: a digest of the code, libraries and weights the item is made with, for the keys
-    of its rows. progress: whom to tell, as progress(step, steps, figures). scratch: a folder of the item's own
+    of its rows. progress: called as progress(step, steps, figures). scratch: a folder of the item's own
     that outlives a kill and is removed once the item is done. events: a folder for a training's curves.
     """
 
     store: Store
-    raw: Path | None
+    raw: Path
     basis: str
     progress: Callable[[int, int, dict[str, float]], None]
     scratch: Path | None = None
@@ -44,13 +44,19 @@ class Workspace:
     events: Path | None = None
 
     def checkpoints(self) -> Checkpoints | None:
-        """Where a training run leaves its state, every `checkpoint_s` seconds, and goes on from after a kill."""
+        """Where a training saves its state every `checkpoint_s` seconds, to resume from after a kill."""
         from model.checkpoints import Checkpoints
 
         return None if self.scratch is None else Checkpoints(self.scratch, self.checkpoint_s, self.events)
 
+    @overload
+    def folder(self, tree: Ref) -> Path: ...
+
+    @overload
+    def folder(self, tree: None) -> None: ...
+
     def folder(self, tree: Ref | None) -> Path | None:
-        """A tree laid out as files; None of None."""
+        """A tree laid out as files; None for None."""
         return None if tree is None else self.store.folder(tree)
 
     def row_key(self, *inputs) -> str:
@@ -183,24 +189,33 @@ def reasons(
     last = store.last(item.stage.name, item.label)
     if last is None:
         return ["first run"]
-    before = last["parts"]
-    kinds = [kind for kind in parts if kind != SEEN]
-    found = [line for kind in kinds for line in _differences(kind, before.get(kind, {}), parts[kind])]
-    if explain is not None and before.get("input", {}) != parts["input"]:
+    before = {kind: last["parts"].get(kind, {}) for kind in parts}
+    changed = _changed_inputs(before, parts)
+    found = [line for kind in parts if kind != SEEN for line in _differences(kind, before[kind], parts[kind])]
+    if explain is not None and changed:
         record = store.record(item.stage.name, last["key"])
         found += [f"changed input: {line}" for line in (explain(item, record.outputs) if record else [])]
-    return _named(store, before, parts, found) or ["its record is gone"]
+    dialogues = changed_dialogues(store, shards(before, changed), shards(parts, changed))
+    return _by_dialogue(found, changed, dialogues) or ["its record is gone"]
 
 
-def _named(store: Store, before: dict, now: dict, lines: list[str]) -> list[str]:
-    """The lines with changed shards named by their dialogues and turns, where both versions are still there."""
-    old, new = before.get("input", {}), now["input"]
-    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-    dialogues = changed_dialogues(store, *(shards(parts, changed) for parts in (before, now)))
+def _changed_inputs(before: dict, now: dict) -> set[str]:
+    """Names of the inputs that came, went or changed."""
+    old, new = before["input"], now["input"]
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+
+
+def _by_dialogue(lines: list[str], changed: set[str], dialogues: list[str]) -> list[str]:
+    """The lines with those of changed shards replaced by `dialogues`, which say the same by dialogue and turn.
+
+    dialogues: none where a version of a shard is gone; then the lines stand.
+    """
     if not dialogues:
         return lines
-    told = {f"{what}: {name}" for name in changed if is_shard(artefact(name)) for what in INPUT_CHANGES}
-    return [f"changed input: {line}" for line in dialogues] + [line for line in lines if line not in told]
+    of_shards = {f"{what}: {name}" for name in changed if is_shard(artefact(name)) for what in INPUT_CHANGES}
+    return [f"changed input: {line}" for line in dialogues] + [
+        line for line in lines if line not in of_shards
+    ]
 
 
 def shards(parts: dict, names: set[str]) -> list[Ref]:

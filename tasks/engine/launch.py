@@ -1,8 +1,8 @@
 """A training item in several processes, which accelerate's launcher starts on this machine.
 
-The process that was given the item (`run_launched`) waits and hands on what the main one of them answers; each of
+The process that was given the item (`run_launched`) waits and passes on the main process's messages; each of
 them runs the same stage function with the same arguments, and they meet in the training loop (model/processes.py).
-They end when whoever started them does. Knows nothing of stages or of training.
+They end when their starter does. Knows nothing of stages or of training.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from storage.child_process import pipes
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch")
@@ -38,7 +40,7 @@ def run_launched(job: dict, answer: Callable[[dict], None]) -> int:
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         outcome = False
-        for line in launched.stdout:
+        for line in pipes(launched)[1]:
             if not line.startswith(b"{"):  # the launcher's own
                 sys.stderr.buffer.write(line)
                 continue

@@ -1,7 +1,7 @@
 """A program that ends when its standard input does: `python -m tasks.engine.lifeline MODULE ARGUMENTS…`.
 
-Whoever starts it keeps the other end of that pipe and writes nothing. The kernel closes it when the starter goes,
-however it goes, so that nothing is left behind by a kill. Knows nothing of the module.
+Whoever starts it keeps the other end of that pipe and writes nothing. The kernel closes it when the starter ends in
+any way, so a kill leaves nothing behind. Knows nothing of the module.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prefect tasks of stages: the one module here that knows Prefect.
+"""Prefect tasks for stages: the one module here that imports Prefect.
 
 Every stale item becomes a task run named after its stage and item; long ones show progress, and trainings their
 losses; every stage leaves a table artifact, and a run a markdown one. Knows nothing of what any stage does.
@@ -28,6 +28,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext, refresh_global_settings_context
 from prefect.exceptions import CancelledRun
 from prefect.futures import PrefectFuture
@@ -40,26 +41,36 @@ from tasks.engine.item import Item
 from tasks.engine.own_server import OwnServer
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest, executor, open_run
-from tasks.engine.stopping import Interrupted, Stop, Stopped, heeding_again, orchestrator_lost, stop_all
+from tasks.engine.stopping import (
+    TELL_S,
+    Interrupted,
+    Stop,
+    Stopped,
+    orchestrator_lost,
+    stop_all,
+    told_at_last,
+    with_our_signal_handlers,
+)
 from tasks.engine.worker import StageFailed
 from tasks.stages.utterances.cards import card_markdown, exchange_counts
 from tasks.stages.verdicts import verdict_line
 
 PROGRESS_EVERY_S = 3.0
 WHY = 2000
-"""Characters of the reasons among a task run's parameters; all of them stand in the stage's table artifact."""
+"""Most characters of reasons in a task run's parameters; the stage's table artifact has them all."""
 WATCH_EVERY_S = 2.0
 LEASE_EVERY_S, LEASE_S = 10.0, 90.0
-"""A deployment's place is asked for again this often, for so long: Prefect's own 300 s would keep it that long after a
-machine has gone."""
+"""How often a deployment's concurrency lease is renewed, and for how long: Prefect's own 300 s would hold the place
+that long after a machine is gone.
+"""
 UNREACHABLE_S = 60.0
-"""After so long without an answer of its server a run ends."""
+"""Seconds without an answer of its server after which a run ends."""
 GONE = "Its process has gone without a word: killed, or the machine was."
 SERVER = "prefect.server.api.server:create_app"
 
 
 def _item_name(parameters: dict) -> str:
-    """What an item is called where people see it."""
+    """The item's name in the Prefect UI and the terminal."""
     stage, label = parameters["stage"], parameters["label"]
     return stage if label == "all" else f"{stage} [{label}]"
 
@@ -128,14 +139,18 @@ def run_stages(request: RunRequest, flow: str) -> State | None:
     Returns the state for the flow to end in: Cancelled where the run is stopping, else None, which is Completed.
     Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
     """
-    with open_run(request) as run, _attended(run.session.stop, run.session.store), heeding_again():
+    with (
+        open_run(request) as run,
+        _monitored(run.session.stop, run.session.store),
+        with_our_signal_handlers(),
+    ):
         try:
             _run_stages(run, flow, request.until)
         except Stopped as stopped:
             return Cancelled(message=str(stopped))
         except BaseException as error:
             if not isinstance(error, Exception):  # a signal: this flow has the main thread
-                run.session.stop.ask(_told(error))
+                run.session.stop.ask(_message(error))
             if isinstance(error, Interrupted):
                 return Cancelled(message=str(error))
             raise
@@ -156,7 +171,7 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
     def submit(item: Item, why: list[str]) -> Future:
         answer: Future = Future()
         running = run_item.submit(request, item.stage.name, item.label, _bounded("; ".join(why)))
-        running.add_done_callback(partial(_hand_on, answer))
+        running.add_done_callback(partial(_pass_result, answer))
         return answer
 
     def on_settled(plan: StagePlan) -> None:
@@ -168,15 +183,15 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
         ]
         line = next((line for line in told if line), None)
         display.settled(plan, line)
-        _leave_table(plan, line)
+        _create_table(plan, line)
         if plan.stage.name == carded:
-            leave_cards(session.store, run.board.settled.get("utterances", plan), plan)
+            create_cards(session.store, run.board.settled.get("utterances", plan), plan)
 
     run_graph(session.store, mine, run.board, submit, on_settled)
 
 
 def _settle_earlier(run: Run, earlier: list[Node], mine: list[Node]) -> None:
-    """Put the stages of other flows on the board as they are; one that this flow needs and is stale is an error."""
+    """Put the stages of other flows on the board as they are; it is an error if one that this flow needs is stale."""
     for node in earlier:
         if all(need in run.board.settled for need in node.needs):
             plan = plan_stage(run.session.store, node, run.board.settled)
@@ -197,8 +212,8 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
     """
     stop = run.session.stop
     with (
-        _attended(run.session.stop, run.session.store),
-        heeding_again(),
+        _monitored(run.session.stop, run.session.store),
+        with_our_signal_handlers(),
         ThreadPoolExecutor(len(flows)) as pool,
     ):
         # Each thread gets the parent flow's context, so that these become its subflows.
@@ -206,7 +221,7 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
         try:
             wait(running)
         except BaseException as error:  # a signal: this is the main thread
-            stop.ask(_told(error))
+            stop.ask(_message(error))
             wait(running)
             if not isinstance(error, Interrupted):
                 raise  # Prefect's own, which it gives this flow's state by
@@ -218,11 +233,11 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
 
 
 @contextmanager
-def attending(request: RunRequest) -> Iterator[None]:
-    """For a flow that runs another one as all that it does: its run is attended from its first moment on."""
+def monitored(request: RunRequest) -> Iterator[None]:
+    """For a flow that only runs another one: its run is monitored from its first moment on."""
     stop = Stop()
-    stop.heard_by(stop_all)
-    with _attended(stop, Store(Path(request.store))):
+    stop.on_stop(stop_all)
+    with _monitored(stop, Store(Path(request.store))):
         yield
 
 
@@ -272,53 +287,59 @@ OWN = "EMPAMBA_OWN_SERVER"
 """In the environment: the database of this process's own server. Its address is another every time."""
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return str(error) or f"stopped by {type(error).__name__}"
 
 
 @contextmanager
-def _attended(stop: Stop, store: Store) -> Iterator[None]:
-    """While the current flow runs: it is known to live, and it hears when the server wants it cancelled.
+def _monitored(stop: Stop, store: Store) -> Iterator[None]:
+    """While the current flow runs it is marked as alive, and stops when the server cancels it.
 
-    What the server believes of runs of this store that were killed is put right first.
+    Runs of this store that were killed are marked Crashed first.
     """
     context = FlowRunContext.get()
+    flow_run = None if context is None else context.flow_run
     with ExitStack() as stack:
-        if context is not None:
+        if flow_run is not None:
             server = os.environ.get(OWN) or str(get_current_settings().api.url)
-            _bury(run_marks.dead(store, server))
-            stack.enter_context(run_marks.marked(store, str(context.flow_run.id), server))
-            stack.enter_context(_watched(stop, context.flow_run.id, _lease(context)))
+            _mark_crashed(run_marks.dead(store, server))
+            stack.enter_context(run_marks.marked(store, str(flow_run.id), server))
+            stack.enter_context(_watched(stop, flow_run.id, _lease(flow_run)))
         yield
 
 
-def _lease(context: FlowRunContext) -> UUID | None:
-    """The lease of the place in its deployment's limit that the flow run holds."""
-    state = context.flow_run.state
+def _lease(flow_run: FlowRun) -> UUID | None:
+    """The flow run's lease on its deployment's concurrency limit."""
+    state = flow_run.state
     return None if state is None else state.state_details.deployment_concurrency_lease_id
 
 
-def _bury(flow_runs: list[str]) -> None:
-    """Give flow runs whose process has gone, and what ran in them, the state that the server has not seen."""
+def _mark_crashed(flow_runs: list[str]) -> None:
+    """Mark flow runs whose process is gone, and their task runs, as Crashed."""
     if not flow_runs:
         return
-    state, theirs = Crashed(message=GONE), FlowRunFilter(id={"any_": flow_runs})
     try:
         with get_client(sync_client=True) as client:
-            for flow_run in client.read_flow_runs(flow_run_filter=theirs):
-                if flow_run.state is None or not flow_run.state.is_final():
-                    client.set_flow_run_state(flow_run.id, state, force=True)
-            for task_run in client.read_task_runs(flow_run_filter=theirs):
-                if task_run.state is None or not task_run.state.is_final():
-                    client.set_task_run_state(task_run.id, state, force=True)
-    except Exception as error:  # no run fails since another one died
+            _settle(client, flow_runs, Crashed(message=GONE))
+    except Exception as error:  # a run must not fail because another one died
         get_run_logger().warning("flow runs that died are not marked Crashed: %s", error)
+
+
+def _settle(client, flow_runs: list[str], state: State) -> None:
+    """Give flow runs, and what runs in them, this state where they are in none that is final."""
+    theirs = FlowRunFilter(id={"any_": flow_runs})
+    for flow_run in client.read_flow_runs(flow_run_filter=theirs):
+        if flow_run.state is None or not flow_run.state.is_final():
+            client.set_flow_run_state(flow_run.id, state, force=True)
+    for task_run in client.read_task_runs(flow_run_filter=theirs):
+        if task_run.state is None or not task_run.state.is_final():
+            client.set_task_run_state(task_run.id, state, force=True)
 
 
 class _Watch:
     """Asks the server from time to time whether flow runs of an open run are to be cancelled; stops the run then.
 
-    It also holds the place of a deployment's run, for a shorter time at once than Prefect does.
+    It also renews the concurrency leases of deployments, for a shorter time than Prefect does.
     """
 
     def __init__(self, stop: Stop):
@@ -326,11 +347,23 @@ class _Watch:
         """Flow run -> its lease, if it holds one."""
         self._stop, self._ended = stop, threading.Event()
         # The thread needs the settings of the flow's context, where a test or a caller has changed them.
-        context = copy_context()
+        context, self._context = copy_context(), copy_context()
         threading.Thread(target=context.run, args=(self._run,), name="watch", daemon=True).start()
+        self._telling = told_at_last(self.cut_off)
+        self._telling.__enter__()
 
     def end(self) -> None:
         self._ended.set()
+        self._telling.__exit__(None, None, None)
+
+    def cut_off(self, why: str) -> None:
+        """The process is about to end with its flow runs in mid-air: nobody else would tell the server."""
+        self._context.run(self._tell_cut_off, why)
+
+    def _tell_cut_off(self, why: str) -> None:
+        with suppress(Exception), get_client(sync_client=True, httpx_settings={"timeout": TELL_S}) as client:
+            state: State = Cancelled(message=f"{why}; it had not ended in time and was cut off")
+            _settle(client, [str(flow_run) for flow_run in tuple(self.flow_runs)], state)
 
     def _run(self) -> None:
         answered, renewed = time.monotonic(), -LEASE_EVERY_S
@@ -342,7 +375,7 @@ class _Watch:
                 try:
                     self._look(client)
                     answered = time.monotonic()
-                except Exception:  # no answer is no reason to stop, for a while
+                except Exception:  # a server that does not answer is waited for
                     if time.monotonic() - answered > UNREACHABLE_S and not self._ended.is_set():
                         orchestrator_lost(f"the Prefect server has not answered for {UNREACHABLE_S:.0f} s")
                         return
@@ -380,8 +413,8 @@ def _watched(stop: Stop, flow_run: UUID, lease: UUID | None) -> Iterator[None]:
                 del _watches[stop]
 
 
-def _hand_on(answer: Future, running: PrefectFuture) -> None:
-    """What a task run returned, or the error it ended with, becomes the answer."""
+def _pass_result(answer: Future, running: PrefectFuture) -> None:
+    """Set the future to what a task run returned, or to the error it ended with."""
     try:
         answer.set_result([Ref.model_validate(ref) for ref in running.result()])
     except CancelledRun as cancelled:
@@ -394,7 +427,7 @@ def _bounded(why: str) -> str:
     return why if len(why) <= WHY else why[: WHY - 1] + "…"
 
 
-def _leave_table(plan: StagePlan, verdict: str | None) -> None:
+def _create_table(plan: StagePlan, verdict: str | None) -> None:
     rows = [
         {
             "item": label,
@@ -414,7 +447,7 @@ def _leave_table(plan: StagePlan, verdict: str | None) -> None:
     )
 
 
-def leave_cards(store: Store, utterances: StagePlan, cut: StagePlan) -> None:
+def create_cards(store: Store, utterances: StagePlan, cut: StagePlan) -> None:
     """A markdown artifact for each dataset: its card, with the exchanges that were cut from it, if any were."""
     counts = exchange_counts((ref for refs in cut.outputs.values() for ref in refs), store)
     for ref in (r for refs in utterances.outputs.values() for r in refs if r.name.startswith("card/")):
@@ -433,7 +466,7 @@ def rejects(refs: tuple[Ref, ...]) -> int:
     return sum(ref.rejects for ref in refs if ref.name.startswith("rejects/"))
 
 
-def leave_summary(before: list[StagePlan], report: str | None) -> None:
+def create_summary(before: list[StagePlan], report: str | None) -> None:
     """The run's markdown artifact: what was stale and why, and where the report is."""
     lines = ["| stage | before | stale items | why |", "|---|---|---|---|"]
     for plan in before:

@@ -1,7 +1,7 @@
-"""A server on the loopback that lives as long as the process that started it, with a database of its own.
+"""A server on the loopback interface that lives as long as the process that started it, with a database of its own.
 
-The server ends with its starter whatever ends that (lifeline.py), and its starter learns at once when the server
-ends. Databases are numbered; a server takes the first that no living one holds, so that runs one after the other
+It ends with its starter, however that ends (lifeline.py), and its starter is notified at once when the server ends.
+Databases are numbered; a server takes the first that no living one holds, so that runs one after the other
 share a history and runs at once never share a database, which SQLite would lock. Knows nothing of what is served.
 """
 
@@ -14,7 +14,6 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -36,7 +35,7 @@ class OwnServer:
         self.database, self.log = folder / f"{number}.db", folder / f"{number}.log"
         self._application = application
         self._ending = False
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, environment: dict[str, str], timeout_s: float, lost: Callable[[str], None]) -> str:
         """Start it and wait until it answers; returns its address.
@@ -59,11 +58,13 @@ class OwnServer:
         except OSError as error:
             self.stop()
             raise ServerFailed(f"the run's own server did not start: {self._last_words() or error}") from None
-        threading.Thread(target=self._watch, args=(lost,), name="own server", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=(self._process, lost), name="own server", daemon=True
+        ).start()
         return address
 
-    def _watch(self, lost: Callable[[str], None]) -> None:
-        code = self._process.wait()
+    def _watch(self, process: subprocess.Popen[bytes], lost: Callable[[str], None]) -> None:
+        code = process.wait()
         if not self._ending:
             ending = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
             lost(f"the run's own server {ending} (log: {self.log})")
@@ -82,16 +83,19 @@ class OwnServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            self._process.stdin.close()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
         self._lock.close()
 
 
 def _first_free(folder: Path) -> tuple[IO, int]:
     """The first number whose lock nobody holds, and the lock, held. The server holds it too, for as long as it lives."""
-    for number in count():
+    number = 0
+    while True:
         lock = open(folder / f"{number}.lock", "w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return lock, number
         except BlockingIOError:
             lock.close()
+        number += 1

@@ -16,7 +16,7 @@ from storage.errors import InputError
 from storage.store import Ref, Store, StoreError
 from tasks.engine.declaration import NotRun, Outputs, Stage
 from tasks.engine.item import Item, fresh_record, reasons
-from tasks.engine.retrain import RetrainSettings, waits, warm_started
+from tasks.engine.retrain import RetrainSettings, deferred, warm_started
 
 Items = Callable[[dict[str, Outputs | None]], list[Item] | NotRun]
 
@@ -31,7 +31,7 @@ class Node:
     explain: Callable[[Item, tuple[Ref, ...]], list[str]] | None = None
     """explain(item, its last outputs) says what changed inside the raw files it reads; only asked when stale."""
     retrain: RetrainSettings | None = None
-    """Of a trained stage: when changed rows make it stale."""
+    """For a trained stage: when changed rows make it stale."""
     forced: bool = False
     """Every item runs, whatever its record."""
 
@@ -89,7 +89,7 @@ def plan_stage(store: Store, node: Node, settled: dict[str, StagePlan]) -> Stage
         parts = item.parts()
         record, stale_reason = fresh_record(store, node.stage.name, item.key(parts))
         if record is None and node.retrain is not None:
-            waiting = waits(store, item, parts, node.retrain)
+            waiting = deferred(store, item, parts, node.retrain)
             if waiting is not None:
                 record, plan.behind[item.label] = waiting
         if record is None:
@@ -149,7 +149,7 @@ class Board:
             self.changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """The first failure is kept: it stops new work everywhere and is raised once nothing runs."""
+        """Keep the first failure: it stops new work everywhere and is raised once nothing runs."""
         with self.changed:
             self.failure = self.failure or error
             self.changed.notify_all()

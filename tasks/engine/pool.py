@@ -25,7 +25,7 @@ class WorkerPool:
     environment: what the workers' processes are given besides this one's.
     """
 
-    def __init__(self, settings: RunSettings, store: Path, raw: Path | None, environment: dict[str, str]):
+    def __init__(self, settings: RunSettings, store: Path, raw: Path, environment: dict[str, str]):
         self.settings, self.store, self.raw = settings, store, raw
         threads = {} if settings.threads is None else {"OMP_NUM_THREADS": str(settings.threads)}
         self.environment = {**environment, **threads}
@@ -35,9 +35,17 @@ class WorkerPool:
         self._closed: str | None = None
 
     def run(
-        self, item: Item, scratch: Path, progress: Progress, on_line: LineCallback = ignore_line
+        self,
+        item: Item,
+        scratch: Path,
+        progress: Progress,
+        on_line: LineCallback = ignore_line,
+        rows_anew: bool = False,
     ) -> tuple[Ref, ...]:
-        """Run one item in a worker that is free, or in a new one. Raises StageFailed; Stopped once the pool is closed."""
+        """Run one item in a worker that is free, or in a new one. Raises StageFailed; Stopped once the pool is closed.
+
+        rows_anew: see StageWorker.run.
+        """
         name = self._name(item.stage)
         with self._guard:
             if self._closed is not None:
@@ -46,8 +54,8 @@ class WorkerPool:
         try:
             asked = self.settings
             outputs = worker.run(
-                item, progress, scratch, asked.checkpoint_s, on_line, asked.processes, asked.launch_config
-            )
+                item, progress, scratch, asked.checkpoint_s, on_line, asked.processes, asked.launch_config, rows_anew
+            )  # fmt: skip
         except BaseException as error:
             worker.kill()
             if self._closed is not None and isinstance(error, Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 from storage.filestat import StatCache
@@ -17,15 +16,21 @@ def read_raw_files(
 ) -> tuple[RawFiles, ...]:
     """The datasets below `root` with the digest of every file they depend on. Raises RawDataError.
 
-    reading(done, total) is told of every file that was looked at.
+    reading(done, total) is told how much is read of what has to be, in MB; before the first byte too.
     """
     found = list(find_datasets(root))
-    total, seen = sum(len(raw.files) for raw in found), count(1)
+    total, done = sum(cache.to_read(f"{root}/{path}") for raw in found for path in raw.files), 0
+
+    def read(size: int) -> None:
+        nonlocal done
+        done += size
+        reading(round(done / 1e6), max(1, round(total / 1e6)))
 
     def digest(path: str) -> str:
-        value = cache.digest(f"{root}/{path}")
-        reading(next(seen), total)
-        return value
+        return cache.digest(f"{root}/{path}", read)
+
+    if total:
+        read(0)
 
     return tuple(
         RawFiles(

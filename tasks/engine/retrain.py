@@ -1,8 +1,8 @@
 """When a trained stage whose data changed may wait, how far the model is then behind, and what training starts from.
 
-Only changed rows can wait, or go on from the weights of last time. Other code, settings, weights, libraries, or an
-earlier stage that was retrained, make the stage stale whatever the policy, and start it anew. Knows nothing of what
-is trained.
+Only changed rows can wait, or continue training from the last weights. Other code, settings, weights, libraries, or
+an earlier stage that was retrained, make the stage stale whatever the policy, and start it anew. Knows nothing of
+what is trained.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class RetrainSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 START = "start"
-"""The argument by which a trained stage is handed the weights of last time."""
+"""The argument that hands a trained stage its last weights."""
 
 
-def waits(store: Store, item: Item, parts: dict, settings: RetrainSettings) -> tuple[Record, str] | None:
-    """The record that goes on serving an item, and how far it is behind; None where the item must run."""
+def deferred(store: Store, item: Item, parts: dict, settings: RetrainSettings) -> tuple[Record, str] | None:
+    """The record that an item may keep, and how many rows it is behind; None where the item must run."""
     last = store.last(item.stage.name, item.label)
     if settings.when == "always" or last is None:
         return None
@@ -74,13 +74,16 @@ def _others(inputs: dict[str, str]) -> dict[str, str]:
 
 
 def warm_started(store: Store, item: Item) -> Item:
-    """The item, going on from its output of last time; as it is where more than rows changed, or that is gone.
+    """The item, warm-started from its last output; unchanged where more than rows changed, or where that output is
+    gone.
 
-    What training started from is part of its key. So an item for which nothing changed starts, on paper, from what
-    it started from then, and is fresh.
+    What training started from is part of its key. So an item for which nothing changed keeps the start that its
+    record names, and is fresh.
     """
     last = store.last(item.stage.name, item.label)
-    record = None if last is None else store.record(item.stage.name, last["key"])
+    if last is None:
+        return item
+    record = store.record(item.stage.name, last["key"])
     if record is None or not _only_rows_differ(last["parts"], item.parts()):
         return item
     before = _started_from(store, last["parts"]["input"])

@@ -1,4 +1,4 @@
-"""Which dialogues and turns changed between two versions of a shard: the last word of a reason.
+"""Which dialogues and turns changed between two versions of a shard: the most exact part of a stale reason.
 
 Reads shards only; knows nothing of stages, of keys, or of why anyone asks.
 """
@@ -17,7 +17,7 @@ NAMED = 5
 MOST_SHARDS = 32
 
 TABLES = tuple(VERSIONS)
-"""As stages make them."""
+"""Tables in the order in which stages make them."""
 
 Rows = dict[tuple[str, str], dict[tuple, dict]]
 """(place, dialogue id) -> rest of the row's key -> row."""
@@ -138,5 +138,5 @@ def _difference(before: dict | None, after: dict | None) -> str:
 
 
 def _natural(key: tuple[str, str]) -> tuple:
-    """Dialogue 9 before dialogue 10."""
+    """Sort key that puts dialogue 9 before dialogue 10."""
     return (key[0], (0, int(key[1]), "") if key[1].isdigit() else (1, 0, key[1]))

@@ -18,13 +18,13 @@ from storage.store import Ref, Store, StoreError, UnreadableError
 from tasks.display import Display, Waiting
 from tasks.engine.item import Item
 from tasks.engine.planner import Board, StagePlan
-from tasks.engine.runs import RunNote, RunRecord, noted
+from tasks.engine.runs import RunRecord, RunRecorder, recorded
 from tasks.engine.session import Session
 from tasks.engine.stopping import Stopped
 from tasks.settings import Settings, load_settings, profile_names
 
 PUBLISHED = ("report.html", "report.json", "report.csv")
-"""The artefacts that are copied to where people look for them."""
+"""The artefacts that are copied beside the store's artefacts, for people."""
 
 
 class RunRequest(BaseModel, frozen=True, extra="forbid"):
@@ -44,7 +44,7 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
     def session(self) -> Session:
         raw = None if self.raw is None else Path(self.raw)
         settings = self.settings()
-        with Waiting("reading the raw data", "files") as waiting:
+        with Waiting("reading the raw data", "MB") as waiting:
             return Session(
                 settings,
                 Path(self.profile).stem,
@@ -73,10 +73,10 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
     def _store_words(self) -> list[str]:
         return [] if self.store == DEFAULT_STORE else ["--store", self.store]
 
-    def noted(self) -> AbstractContextManager[RunNote]:
+    def recorded(self) -> AbstractContextManager[RunRecorder]:
         """The store's record of this run, from here to the end of the block; paths in it are absolute."""
         placed = self.placed()
-        return noted(Path(self.store), placed.profile, placed.changes, placed.raw, placed.until)
+        return recorded(Path(self.store), placed.profile, placed.changes, placed.raw, placed.until)
 
     def placed(self) -> RunRequest:
         """The same request with absolute paths, for a process that may work in another folder."""
@@ -97,7 +97,7 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True)
 class Executor:
-    """What a process executes a run's items with."""
+    """The session, display and board with which a process executes a run's items."""
 
     session: Session
     display: Display
@@ -114,7 +114,7 @@ class Run(Executor):
     """An open run. joined: other flows of the same run settle the stages that are not this flow's."""
 
     request: RunRequest
-    note: RunNote
+    note: RunRecorder
     joined: bool = False
 
     def settled(self) -> list[StagePlan]:
@@ -129,7 +129,7 @@ _OPEN: dict[RunRequest, Run] = {}
 
 @contextmanager
 def open_run(request: RunRequest) -> Iterator[Run]:
-    """A session whose raw data lies ready, holding the store against a clean-up, and its display.
+    """A session with its raw data in place and its display, protected from `gc`.
 
     Within an open run of the same request it joins that one.
     """
@@ -137,26 +137,25 @@ def open_run(request: RunRequest) -> Iterator[Run]:
     if placed in _OPEN:
         yield replace(_OPEN[placed], joined=True)
         return
-    with request.session() as session, session.store.lock("gc", shared=True), request.noted() as note:
+    with request.session() as session, session.store.lock("gc", shared=True), request.recorded() as note:
         session.lay_out_sample()
-        session.forget_rows()
         board = Board()
-        session.stop.heard_by(lambda why: board.fail(Stopped(why)))
+        session.stop.on_stop(lambda why: board.fail(Stopped(why)))
         with Display() as display:
-            # A terminal gets its cursor back whatever follows.
-            session.stop.heard_by(lambda _: display.__exit__())
+            # Gives the terminal its cursor back, whatever follows.
+            session.stop.on_stop(lambda _: display.__exit__())
             _OPEN[placed] = Run(session, display, board, request, note)
             try:
                 yield _OPEN[placed]
             finally:
                 del _OPEN[placed]
-                with suppress(StoreError):  # of a full disk the run itself has told
+                with suppress(StoreError):  # the run itself has reported a full disk
                     note.update(seconds=display.seconds)
 
 
 @contextmanager
 def executor(request: RunRequest) -> Iterator[Executor]:
-    """What executes an item of the request's run: that run, where this process holds it, else a session of its own.
+    """The executor for an item of the request's run: the open run, where this process holds it, else a new session.
 
     request: with absolute paths.
     """
@@ -180,7 +179,7 @@ def is_stale(request: RunRequest) -> bool:
     return any(plan.state in ("stale", "unknown") for plan in stale_plan(request))
 
 
-def publish_report(request: RunRequest, plans: list[StagePlan], note: RunNote) -> str | None:
+def publish_report(request: RunRequest, plans: list[StagePlan], note: RunRecorder) -> str | None:
     """Copy a run's report beside the store's artefacts, under its plain name; None where there is none.
 
     plans: the settled stages; what they did is added to the copy. A copy that stands already stays as it is

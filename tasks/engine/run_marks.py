@@ -1,8 +1,8 @@
-"""Which flow runs of a store have a process behind them: each holds the kernel lock of a file named after it.
+"""Which flow runs of a store are alive: each one's process holds the kernel lock of a file named after it.
 
-A process that goes, however it goes, lets go of its lock and leaves the file: its flow run is dead, whatever the
-orchestrator's server believes. A run that lives cannot be taken for one, since its lock is taken before anybody may
-look. Kernel locks are told apart by machine, so a mark is judged on its own machine only. Knows nothing of Prefect.
+A process that ends in any way releases its lock and leaves the file: its flow run is dead, whatever the server
+believes. A run that lives cannot be taken for one, since its lock is taken before anybody may look. Kernel locks do
+not reach other machines, so a mark is judged on its own machine only. Knows nothing of Prefect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIX = "flow-run-"
 
 @contextmanager
 def marked(store: Store, flow_run: str, server: str) -> Iterator[None]:
-    """Within the block the flow run is known to live. server: who was told of it."""
+    """Within the block the flow run is marked as alive. server: the one it was reported to."""
     path = _folder(store) / f"{PREFIX}{flow_run}"
     with store.lock("flow-runs"):
         file = open(path, "a+")
@@ -36,7 +36,9 @@ def marked(store: Store, flow_run: str, server: str) -> Iterator[None]:
 
 
 def dead(store: Store, server: str) -> list[str]:
-    """The flow runs told to this server, from this machine, whose process has gone without a word; each named once."""
+    """The flow runs reported to this server from this machine whose process ended without saying so; each is returned
+    once.
+    """
     found = []
     with store.lock("flow-runs"):
         for path in sorted(_folder(store).glob(f"{PREFIX}*")):
@@ -45,13 +47,13 @@ def dead(store: Store, server: str) -> list[str]:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                if _told(file.read()) == {"machine": socket.gethostname(), "server": server}:
+                if _parsed(file.read()) == {"machine": socket.gethostname(), "server": server}:
                     found.append(path.name.removeprefix(PREFIX))
                     path.unlink()
     return found
 
 
-def _told(text: str) -> dict | None:
+def _parsed(text: str) -> dict | None:
     try:
         return json.loads(text)
     except ValueError:

@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
@@ -28,7 +28,7 @@ from storage.errors import InputError
 from storage.files import on_store
 from storage.store import canonical, digest_bytes, write_atomic, writing
 
-VERSION = 1
+VERSION: Final = 1
 KEPT = 100
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 SAID = 300
@@ -58,14 +58,14 @@ class RunRecord(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def took_s(self) -> float | None:
-        """Seconds from start to end; None of a run that has not ended."""
+        """Seconds from start to end; None while the run has not ended."""
         if self.ended is None:
             return None
         return (self.ended - self.started).total_seconds()
 
 
-class RunNote:
-    """The record of the run that this process is in the middle of."""
+class RunRecorder:
+    """The record of the run in progress in this process."""
 
     def __init__(self, root: Path, record: RunRecord):
         self.root, self.record = root, record
@@ -77,17 +77,19 @@ class RunNote:
 
 
 @contextlib.contextmanager
-def noted(
+def recorded(
     root: Path, profile: str, changes: tuple[str, ...], raw: str | None, until: str | None
-) -> Iterator[RunNote]:
-    """Within it the store has a running run; at its end what became of it. StoreError in a read-only store."""
+) -> Iterator[RunRecorder]:
+    """Within the block the store has a running run; at its end its outcome is recorded. StoreError in a read-only
+    store.
+    """
     root = Path(root)
     run_id, lock = _claimed(root)
     with lock:
         record = RunRecord(
             id=run_id, started=_now(), profile=profile, changes=changes, raw=raw, until=until
         )  # fmt: skip
-        note = RunNote(root, record)
+        note = RunRecorder(root, record)
         _write(root, record)
         _prune(root)
         facts: dict = {"state": "finished"}
@@ -119,7 +121,7 @@ def runs(root: Path) -> tuple[list[RunRecord], dict[str, str]]:
 
 
 def run_of(root: Path, wanted: str | None) -> RunRecord:
-    """The run of this id, or of an id that begins so; of None the last. InputError, in one line, where there is none."""
+    """The run of this id, or of an id that begins so; None: the last. InputError, in one line, where there is none."""
     found, unreadable = runs(root)
     if wanted is None:
         if found:
@@ -143,7 +145,7 @@ def drop_unreadable(root: Path) -> None:
 
 
 def worked_seconds(root: Path, stage: str) -> float | None:
-    """What the stage took in the latest run that computed any of it; None where no record tells."""
+    """What the stage took in the latest run that computed any of it; None where no record says."""
     return next((r.seconds[stage] for r in runs(root)[0] if stage in r.seconds), None)
 
 

@@ -23,7 +23,7 @@ from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
 from tasks.engine.raw_files import read_raw_files
 from tasks.engine.slots import Slots, urgency
-from tasks.engine.stopping import Stop, listening
+from tasks.engine.stopping import Stop, stopped_by_signals
 from tasks.engine.worker import LineCallback, Progress, StageFailed, ignore_line
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
@@ -32,10 +32,10 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 
 
 class Session:
-    """Opened for `run` and for `status`. `raw` None stands for the bundled sample corpus.
+    """Opened for `run` and for `status`. raw None: the bundled sample corpus.
 
     workers: where items run; processes of the session's own, unless it is handed some of another. reading: told how
-    many of the raw files have been looked at, of how many.
+    much of the raw files has been read, of how much (read_raw_files).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Session:
     ):
         self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
         self.store = Store(store, self._stats)
-        self.store.refuse_strangers()
+        self.store.refuse_links()
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
         self.force, self._reading = force, reading
@@ -63,8 +63,8 @@ class Session:
         limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
         self.slots = Slots(settings.run.parallel, limits, urgency(graph))
         self.stop = Stop()
-        self.stop.heard_by(self.slots.close)
-        self.stop.heard_by(self.workers.close)
+        self.stop.on_stop(self.slots.close)
+        self.stop.on_stop(self.workers.close)
 
     # Raw data -----------------------------------------------------------------------------------------
 
@@ -85,9 +85,9 @@ class Session:
             from storage.sample.layout import write_sample  # the actor, which only a first run needs
 
             self.raw_root.parent.mkdir(parents=True, exist_ok=True)
-            with self.store.lock("sample"), Waiting("writing the sample corpus"):
+            with self.store.lock("sample"), Waiting("filming the sample corpus", "utterances") as waiting:
                 if not self.raw_root.is_dir():
-                    write_sample(self.raw_root)
+                    write_sample(self.raw_root, progress=waiting.progress)
             self._raw = self._raw_files()
         if not self.store.has_listing(self.raw_root):
             self.store.write_listing(self.raw_root)
@@ -147,27 +147,26 @@ class Session:
         graph = self._graph()
         return {name for stage in self.force for name in _named(graph, stage)}
 
-    def forget_rows(self) -> None:
-        """Drop the finished rows of forced stages, so that their items do all their work again."""
-        for stage in self._forced:
-            self.store.drop_rows(stage)
-
     # Executing ----------------------------------------------------------------------------------------
 
     def execute(self, item: Item, progress: Progress, on_line: LineCallback = ignore_line) -> list[Ref]:
-        """Run one item in a worker process and commit it; another run that has just done it is believed.
+        """Run one item in a worker process and commit it; if another run has just done it, its record is used.
 
         Raises StageFailed, and Stopped where the run is stopping.
         """
         parts = item.parts()
         key = item.key(parts)
         stage = item.stage.name
-        with self.store.lock(key):
+        # Another run may be at the same item for hours: waiting for it, this one still hears that it is to stop.
+        with self.store.lock(key, meanwhile=self.stop.check):
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self.stop.check()
                 self._drop_damaged(stage, key)
-                outputs = self.workers.run(item, self._scratch(key), progress, on_line)
+                # A forced item does all its work again; rows of other models, or of other prompts, stay.
+                outputs = self.workers.run(
+                    item, self._scratch(key), progress, on_line, rows_anew=stage in self._forced
+                )
                 inputs = tuple(sorted(_artefacts(item.arguments)))
                 record = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
                 self.store.commit(record, parts)
@@ -180,7 +179,7 @@ class Session:
         return self.store.root / "scratch" / key
 
     def _drop_damaged(self, stage: str, key: str) -> None:
-        """What an old record of this key names and is not whole is removed, so that it is written again."""
+        """Remove damaged artefacts that an old record of this key names, so that they are written again."""
         old = self.store.record(stage, key)
         for ref in old.outputs if old else ():
             if not self.store.holds(ref, rehash=True):
@@ -191,12 +190,12 @@ class Session:
         return Reads(stage.workers).of(self.settings) if isinstance(stage.workers, str) else stage.workers
 
     def __enter__(self) -> Session:
-        self._listening = listening(self.stop)
-        self._listening.__enter__()
+        self._signals = stopped_by_signals(self.stop)
+        self._signals.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
-        self._listening.__exit__(None, None, None)
+        self._signals.__exit__(None, None, None)
         if not self._handed:
             self.workers.close()
 

@@ -1,4 +1,4 @@
-"""Places for items that run at once, given out by urgency.
+"""Slots for items that run at once, given out by urgency.
 
 A free place goes to the waiting item whose stage has the longest chain of stages behind it, so that what holds up
 the most starts first. Knows nothing of what an item does.
@@ -27,7 +27,7 @@ def urgency(graph: list[Node]) -> dict[str, int]:
 
 
 class Slots:
-    """`places` in all; of one stage at most as many at once as `limits` says."""
+    """`places` slots in all; `limits`: stage -> how many of its items may run at once."""
 
     def __init__(self, places: int, limits: dict[str, int], urgency: dict[str, int]):
         self._places, self._limits, self._urgency = places, limits, urgency
@@ -38,14 +38,14 @@ class Slots:
         self._closed: str | None = None
 
     def close(self, why: str) -> None:
-        """No place is given any more: who waits for one, and who comes later, is told why."""
+        """Give out no more slots: whoever waits for one, or asks later, gets Stopped with the reason."""
         with self._changed:
             self._closed = why
             self._changed.notify_all()
 
     @contextmanager
     def take(self, stage: str) -> Iterator[None]:
-        """Wait for a place and hold it. Raises Stopped once there are none any more."""
+        """Wait for a slot and hold it. Raises Stopped once the slots are closed."""
         with self._changed:
             ticket = (-self._urgency[stage], next(self._arrivals), stage)
             self._waiting.append(ticket)

@@ -1,6 +1,6 @@
-"""Stopping a run: who asks for it, who hears of it, and when the process ends at the latest.
+"""Stopping a run: who asks for it, what is called then, and when the process ends at the latest.
 
-A signal is heeded once: the open sessions are asked to stop, and what the main thread was doing ends with
+A signal is handled once: the open sessions are asked to stop, and what the main thread was doing ends with
 `Interrupted`. What still works after PATIENCE_S is left behind, as a kill would leave it: the store goes on from
 there. Knows nothing of Prefect, of stages or of what is printed.
 """
@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 9.0
 """From a signal to the end of the process, whatever still works."""
+TELL_S = 1.5
+"""The last of it, in which what was cut off is told to whoever believes that it runs."""
 LOST_PATIENCE_S = 2.0
 """The same where the orchestrator is gone: nobody is left to tell, only workers to end."""
 
@@ -33,19 +36,19 @@ class Interrupted(BaseException):
 
 
 class Stop:
-    """A run's wish to stop: asked for once, and heard by all who work for it. Used from several threads."""
+    """Tells everything that works for a run to stop, once. Used from several threads."""
 
     def __init__(self) -> None:
         self.why: str | None = None
-        self._acts: list[Callable[[str], None]] = []
+        self._callbacks: list[Callable[[str], None]] = []
         self._guard = threading.RLock()
 
-    def heard_by(self, act: Callable[[str], None]) -> None:
-        """`act` is called with the reason when a stop is asked for, or now if one was."""
+    def on_stop(self, callback: Callable[[str], None]) -> None:
+        """`callback` is called with the reason when a stop is asked for, or now if one was."""
         with self._guard:
-            self._acts.append(act)
+            self._callbacks.append(callback)
         if self.why is not None:
-            act(self.why)
+            callback(self.why)
 
     def ask(self, why: str) -> None:
         """Ask everybody to stop. Returns at once, so that a signal's handler may call it; a second call does nothing."""
@@ -53,8 +56,10 @@ class Stop:
             if self.why is not None:
                 return
             self.why = why
-            acts = list(self._acts)
-        threading.Thread(target=lambda: [act(why) for act in acts], name="stopping", daemon=True).start()
+            callbacks = list(self._callbacks)
+        threading.Thread(
+            target=lambda: [callback(why) for callback in callbacks], name="stopping", daemon=True
+        ).start()
 
     def check(self) -> None:
         """Raises Stopped once a stop was asked for."""
@@ -63,11 +68,12 @@ class Stop:
 
 
 _open: set[Stop] = set()
-_heed: Heed | None = None
+_to_tell: set[Callable[[str], None]] = set()
+_handler: SignalHandler | None = None
 
 
 @contextmanager
-def listening(stop: Stop) -> Iterator[None]:
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
     """Within the block signals ask `stop` too."""
     _open.add(stop)
     try:
@@ -76,7 +82,17 @@ def listening(stop: Stop) -> Iterator[None]:
         _open.discard(stop)
 
 
-class Heed:
+@contextmanager
+def told_at_last(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within the block tell(why) is called where the process is ended before the block has."""
+    _to_tell.add(tell)
+    try:
+        yield
+    finally:
+        _to_tell.discard(tell)
+
+
+class SignalHandler:
     """How a process heeds its signals. code: its exit status once it is ending, else None; why: what ended it.
 
     last_words(why) is called before a process that has not ended in time is ended.
@@ -90,22 +106,34 @@ class Heed:
     def on_signal(self, number: int, _frame) -> None:
         """The handler. A second signal changes nothing: the first is being followed, and its time is limited."""
         interrupted = Interrupted(number)
-        if self.end(str(interrupted), 128 + number, PATIENCE_S):
+        if self.end(str(interrupted), 128 + number, PATIENCE_S, TELL_S):
             raise interrupted
 
-    def end(self, why: str, code: int, patience_s: float) -> bool:
-        """Ask every open session to stop, and end the process after `patience_s`. False where it is ending already."""
+    def end(self, why: str, code: int, patience_s: float, tell_s: float = 0.0) -> bool:
+        """Ask every open session to stop, and end the process after `patience_s`, the last `tell_s` of which are for
+        telling what is cut off. False where it is ending already."""
         if self.code is not None:
             return False
         self.code, self.why = code, why
-        threading.Thread(target=self._end_at_last, args=(patience_s,), name="at last", daemon=True).start()
+        threading.Thread(
+            target=self._end_at_last, args=(code, patience_s, tell_s), name="at last", daemon=True
+        ).start()
         stop_all(why)
         return True
 
-    def _end_at_last(self, patience_s: float) -> None:
-        threading.Event().wait(patience_s)
+    def _end_at_last(self, code: int, patience_s: float, tell_s: float) -> None:
+        threading.Event().wait(max(0.0, patience_s - tell_s))
+        if tell_s:
+            telling = [
+                threading.Thread(target=tell, args=(self.why,), daemon=True) for tell in tuple(_to_tell)
+            ]
+            for thread in telling:
+                thread.start()
+            until = time.monotonic() + tell_s
+            for thread in telling:
+                thread.join(max(0.0, until - time.monotonic()))
         self._last_words(self.why)
-        os._exit(self.code)
+        os._exit(code)
 
 
 def stop_all(why: str) -> None:
@@ -115,39 +143,38 @@ def stop_all(why: str) -> None:
 
 
 @contextmanager
-def heeding(last_words: Callable[[str], None]) -> Iterator[Heed]:
-    """Heed this process's signals within the block. One that is ignored, as under nohup, stays so."""
-    global _heed
-    _heed = Heed(last_words)
+def handling_signals(last_words: Callable[[str], None]) -> Iterator[SignalHandler]:
+    """Handle this process's signals within the block. A signal that is ignored, as under nohup, stays ignored."""
+    global _handler
+    _handler = SignalHandler(last_words)
     try:
-        with heeding_again():
-            yield _heed
+        with with_our_signal_handlers():
+            yield _handler
     finally:
-        if _heed.code is None:
-            _heed = None
+        if _handler.code is None:
+            _handler = None
 
 
 @contextmanager
-def heeding_again() -> Iterator[None]:
+def with_our_signal_handlers() -> Iterator[None]:
     """Take the signals back from a library that has put its own handlers in place; elsewhere nothing."""
-    if _heed is None or threading.current_thread() is not threading.main_thread():
+    if _handler is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in HEEDED}
+    before = {number: signal.getsignal(number) for number in HANDLED}
     mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in mine:
-        signal.signal(number, _heed.on_signal)
+        signal.signal(number, _handler.on_signal)
     try:
         yield
     finally:
-        if (
-            _heed is None or _heed.code is None
-        ):  # a process that is ending is not to be ended again on its last steps
+        # A process that is ending must not be ended again on its last steps.
+        if _handler is None or _handler.code is None:
             for number in mine:
                 signal.signal(number, before[number])
 
 
 def orchestrator_lost(why: str) -> None:
-    """The run's orchestrator is gone: everything stops, and a process that heeds signals ends with status 1."""
-    if _heed is None or not _heed.end(why, 1, LOST_PATIENCE_S):
+    """The run's orchestrator is gone: everything stops, and a process that handles signals ends with status 1."""
+    if _handler is None or not _handler.end(why, 1, LOST_PATIENCE_S):
         stop_all(why)

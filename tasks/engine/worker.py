@@ -29,6 +29,7 @@ from typing import get_type_hints
 
 from pydantic import BaseModel, TypeAdapter
 
+from storage.child_process import how_it_ended, pipes
 from storage.errors import InputError
 from storage.store import Ref, Store
 from tasks.engine.declaration import narrowed
@@ -37,17 +38,17 @@ from tasks.engine.launch import run_launched
 
 Progress = Callable[[int, int, dict[str, float]], None]
 LineCallback = Callable[[str], None]
-"""Called with a line for people."""
+"""Called with a message for people."""
 EVENTS = 12
-"""Characters of its key by which an item's curves are known."""
+"""Characters of an item's key that name the folder of its curves."""
 FORKS = "--forks"
 MODEL_LOG = logging.getLogger("model")
-"""Below it every module of model/ logs."""
-HEARD = (MODEL_LOG, logging.getLogger("storage"))
+"""Parent of the loggers of all modules in model/."""
+LOGGERS = (MODEL_LOG, logging.getLogger("storage"))
 
 
 def ignore_line(line: str) -> None:
-    """Tells nobody."""
+    """Ignores the line."""
 
 
 class StageFailed(RuntimeError):
@@ -65,9 +66,7 @@ class StageWorker:
     stays for the next one.
     """
 
-    def __init__(
-        self, pool: str, store: Path, raw: Path | None, environment: dict[str, str], forks: bool = False
-    ):
+    def __init__(self, pool: str, store: Path, raw: Path, environment: dict[str, str], forks: bool = False):
         log = store / "logs" / f"{pool}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log_path, self.store, self.raw = log, store, raw
@@ -82,6 +81,7 @@ class StageWorker:
             cwd=Path(__file__).resolve().parents[2],
             start_new_session=True,
         )
+        self._jobs, self._answers = pipes(self.process)
 
     def run(
         self,
@@ -92,11 +92,12 @@ class StageWorker:
         on_line: LineCallback = ignore_line,
         processes: int = 1,
         launch_config: str | None = None,
+        rows_anew: bool = False,
     ) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed.
 
         scratch, checkpoint_s: see Workspace; on_line: whom to tell what no figure can; processes, launch_config: see
-        RunSettings, followed where the stage trains.
+        RunSettings, followed where the stage trains; rows_anew: no row that is finished already is read back.
         """
         name = f"{item.stage.name} [{item.label}]"
         job = {
@@ -104,7 +105,7 @@ class StageWorker:
             "arguments": {name: _encode(value) for name, value in item.arguments.items()},
             "read": {name: list(names) for name, names in item.settings_read().items()},
             "store": str(self.store),
-            "raw": None if self.raw is None else str(self.raw),
+            "raw": str(self.raw),
             "basis": item.basis(),
             "scratch": None if scratch is None else str(scratch),
             "checkpoint_s": checkpoint_s,
@@ -113,10 +114,11 @@ class StageWorker:
             else str(events_folder(self.store, item.stage.name, scratch.name)),
             "processes": processes if item.stage.trains else 1,
             "launch_config": launch_config,
+            "rows_anew": rows_anew,
         }
         try:
-            self.process.stdin.write(json.dumps(job).encode() + b"\n")
-            self.process.stdin.flush()
+            self._jobs.write(json.dumps(job).encode() + b"\n")
+            self._jobs.flush()
             outcome, code = self._listen(progress, on_line)
         except BrokenPipeError:
             outcome, code = {}, self.process.wait()
@@ -124,7 +126,7 @@ class StageWorker:
             return [Ref(**ref) for ref in outcome["done"]]
         if "failed" in outcome:
             raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"])
-        raise StageFailed(f"{name}: its process {_ending(code)}; log: {self.log_path}")
+        raise StageFailed(f"{name}: its process {how_it_ended(code)}; log: {self.log_path}")
 
     def _listen(self, progress: Progress, on_line: LineCallback) -> tuple[dict, int]:
         """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
@@ -132,7 +134,7 @@ class StageWorker:
         Only once that process has ended is the next item sent.
         """
         outcome: dict = {}
-        for line in self.process.stdout:
+        for line in self._answers:
             answer = json.loads(line)
             if "progress" in answer:
                 progress(*answer["progress"])
@@ -147,7 +149,7 @@ class StageWorker:
     def close(self) -> None:
         """End the child: its input is closed, and what does not end by itself is killed with its children."""
         try:
-            self.process.stdin.close()
+            self._jobs.close()
             self.process.wait(timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             pass
@@ -163,12 +165,8 @@ class StageWorker:
             except ProcessLookupError:
                 pass
             self.process.wait()
-            self.process.stdout.close()
+            self._answers.close()
             self.log.close()
-
-
-def _ending(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
 
 def _encode(value):
@@ -190,7 +188,11 @@ def answers_on_stdout() -> Callable[[dict], None]:
     """How to answer on what is standard output now; what libraries print goes to the log, never between the answers."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    return lambda message: answers.write(json.dumps(message).encode() + b"\n")
+
+    def answer(message: dict) -> None:
+        answers.write(json.dumps(message).encode() + b"\n")
+
+    return answer
 
 
 def serve(forks: bool) -> None:
@@ -252,8 +254,8 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
 def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     """Run one item and tell the parent what came of it. Returns 0, the exit code of a process that did so."""
     work = Workspace(
-        store=Store(job["store"]),
-        raw=None if job["raw"] is None else Path(job["raw"]),
+        store=Store(job["store"], rows_anew=job["rows_anew"]),
+        raw=Path(job["raw"]),
         basis=job["basis"],
         progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
         scratch=None if job["scratch"] is None else Path(job["scratch"]),
@@ -262,11 +264,11 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     )
     told = _CallbackHandler(answer)
     MODEL_LOG.setLevel(logging.INFO)
-    for log in HEARD:
+    for log in LOGGERS:
         log.addHandler(told)
     try:
         answer({"done": [ref.model_dump() for ref in _call(job, work)]})
-    except Exception as error:  # the boundary of the process: every failure is told to the parent
+    except Exception as error:  # process boundary: every failure is reported to the parent
         text = str(error).strip() or type(error).__name__
         known = isinstance(error, (InputError, RuntimeError, ValueError))
         answer(
@@ -278,7 +280,7 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
         with contextlib.suppress(OSError):  # the log may lie on the disk that is full
             traceback.print_exc()
     finally:
-        for log in HEARD:
+        for log in LOGGERS:
             log.removeHandler(told)
     return 0
 

@@ -5,8 +5,10 @@ Each says with what n, interval and control, and comes out negative where the fi
 
 from __future__ import annotations
 
+import math
+
 from model.metrics.verdict import LEARNED
-from tasks.stages.replies.rungs import CONTROL, RUNGS
+from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
 from tasks.stages.verdicts import told
 
 TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung in RUNGS}
@@ -30,7 +32,7 @@ def _floors(facts: dict) -> dict:
     if not rows:
         return _told(about, None, "No rung answered, so nothing is beside the replies that read nothing.")
     # The floor that leaves least of a gain.
-    worst = min(rows, key=lambda row: row[EMOTION]["mean"] if row[EMOTION]["mean"] is not None else -9.0)
+    worst = min(rows, key=lambda row: _mean(row[EMOTION]))
     shown = worst[EMOTION]["grade"] == LEARNED
     seen = "nearer" if shown else "not seen to be nearer"
     return _told(
@@ -50,17 +52,24 @@ def _emotion(facts: dict) -> dict:
     step = _step(facts, "5-epo")
     if step is None:
         return _told(about, None, f"EPO has nothing to be compared with: {_why(facts, '5-epo')}.")
-    control = facts["control"]
-    found = control[CONTRAST]["difference"] if control else step[CONTRAST]
-    shown = control is not None and found["grade"] == LEARNED
+    # Of the controls that were asked for, the one that leaves EPO least.
+    differences = {name: c[CONTRAST]["difference"] for name, c in facts["controls"].items()}
+    hardest = min(differences, key=lambda name: _mean(differences[name]), default=None)
+    found = step[CONTRAST] if hardest is None else differences[hardest]
+    shown = hardest is not None and found["grade"] == LEARNED
     beside = (
-        f"beside {CONTROL.title}"
-        if control
-        else f"over {TITLES.get(step['against'], step['against'])}; no control was asked for, so that is no proof"
+        f"over {TITLES.get(step['against'], step['against'])}; no control was asked for, so that is no proof"
+        if hardest is None
+        else f"beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(differences)} controls"
     )
     seen = "It did, as far as the second scorer can tell" if shown else "That is not shown"
     words = told("emotion contrast", found)
     return _told(about, shown, f"{seen}: {words}, {beside}; {facts['scorers_line']}.")
+
+
+def _mean(found: dict) -> float:
+    """Of a verdict; one that could not be drawn comes first."""
+    return -math.inf if found["mean"] is None else found["mean"]
 
 
 def _memory(facts: dict) -> dict:

@@ -12,22 +12,24 @@ from pydantic import BaseModel
 from storage.store import Store
 from tasks.engine.declaration import Weights
 from tasks.report.answer import answer
-from tasks.report.counts import TABLES, Artefacts, collect_counts, read_named
+from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import MAIN, as_dicts
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.settings import Settings, flat, weight_names
-from tasks.stages.replies.rungs import LADDER, RUNGS
+from tasks.stages.ladder.arms import ARMS
+from tasks.stages.ladder.said import ladder_sentences
+from tasks.stages.replies.rungs import FULL_TEXT, LADDER, RUNGS
 from tasks.stages.verdicts import judged, scorers_line
 
 NOT_ASKED = "not asked for"
 TOLD = (
-    *TABLES,
+    *REJECTING,
     "scores.calibration",
     "pairs.quality",
-    "pairs.control",
     "extractor.test",
     "compressor.test",
+    "ladder",
     "metrics",
 )
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
@@ -49,6 +51,7 @@ BUDGETS = {
     "recognition.clips": "test clips of figure 6",
     "replies.exchanges": "test exchanges each rung answers",
     "reconstruction.conversations": "test conversations restored",
+    "ladder.exchanges": "test exchanges of each arm of the memory ladder",
 }
 """Setting -> what it limits."""
 
@@ -74,6 +77,7 @@ def collect(
     training = [_training(stage, artefacts, store, settings) for stage in stages if stage["trains"]]
     tokens = prompt_tokens(artefacts, store)
     recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
+    memory_ladder = _memory_ladder(read_named(artefacts, "ladder", "ladder.json", store))
     facts = {
         "title": f"Empamba report ({profile} profile)",
         "profile": profile,
@@ -98,13 +102,14 @@ def collect(
         "scorers_line": scorers_line(metrics.get("scorers")),
         "recognition": recognition,
         "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, why),
+        "memory_ladder": memory_ladder,
         "by_dataset": _by_dataset(systems),
         "table_3": _table_3(tokens),
         "training": training,
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
         "examples_compared": _examples_compared(artefacts, store),
         "quality": read_named(artefacts, "pairs.quality", "quality.json", store),
-        "control": metrics.get("control"),
+        "controls": metrics.get("controls") or {},
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
         "counts": counts,
@@ -113,7 +118,7 @@ def collect(
         "same_scorer": _same_scorer(weights),
         "others": _others(stages, artefacts, store),
         "settings": _settings(settings),
-        "budgets": _budgets(settings, counts, training, systems, recognition),
+        "budgets": _budgets(settings, counts, training, systems, recognition, memory_ladder),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
     return {**facts, "answer": answer(facts)}
@@ -139,6 +144,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "scorers": facts["scorers"],
         "recognition": facts["recognition"],
         "ladder": facts["ladder"],
+        "memory_ladder": facts["memory_ladder"],
         "training": {
             part["stage"]: {"not_run": part["reason"]}
             if part["report"] is None
@@ -148,7 +154,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "pairs": facts["pairs"],
         "examples_compared": facts["examples_compared"],
         "quality": facts["quality"],
-        "control": facts["control"],
+        "controls": facts["controls"],
         "counts": facts["counts"],
         "other_stages": {part["stage"]: part for part in facts["others"]},
         "licences": facts["licences"],
@@ -175,10 +181,12 @@ def _described(settings: BaseModel, prefix: str = "") -> dict[str, str]:
 def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dict) -> list[dict]:
     """The rungs of table 2, then any the paper lacks: the paper's figures, this run's over all data, notes."""
     whole = {row["rung"]: row for row in systems if row["dataset"] == "all"}
-    known = [rung.name for rung in LADDER]
-    rows = []
-    for rung in LADDER:
-        row = {
+    rungs = [r for r in (*LADDER, FULL_TEXT) if r in LADDER or r.adapter in why or r.name in whole]
+    rungs.sort(key=lambda rung: rung.name)  # 4f comes after 4
+    known = [rung.name for rung in rungs]
+    rows: list[dict] = []
+    for rung in rungs:
+        row: dict = {
             "rung": rung.name,
             "title": rung.title,
             "parts": [rung.ft, rung.mc, rung.av, rung.epo],
@@ -209,6 +217,14 @@ def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dic
         row["identical"] = same if same and same["share"] is not None else None
         row["flagged"] = bool(row["identical"] and row["identical"]["share"] >= IDENTICAL_SHARE)
     return rows
+
+
+def _memory_ladder(facts: dict | None) -> dict | None:
+    """ladder.json, the arms in their own order, with its sentences."""
+    if facts is None:
+        return None
+    ordered = {**facts, "arms": {name: facts["arms"][name] for name in ARMS if name in facts["arms"]}}
+    return {**ordered, "sentences": ladder_sentences(ordered)}
 
 
 def _named(figures: tuple | None) -> dict | None:
@@ -402,7 +418,12 @@ def _settings(settings: Settings) -> list[dict]:
 
 
 def _budgets(
-    settings: Settings, counts: dict, training: list[dict], systems: list[dict], recognition: dict | None
+    settings: Settings,
+    counts: dict,
+    training: list[dict],
+    systems: list[dict],
+    recognition: dict | None,
+    memory_ladder: dict | None,
 ) -> list[dict]:
     """Each budget, its limit (None: lifted) and what the run used of it (None: not run)."""
     values = flat(settings)
@@ -411,14 +432,19 @@ def _budgets(
             "name": name,
             "limits": text,
             "limit": values[name],
-            "used": _used(name, counts, training, systems, recognition),
+            "used": _used(name, counts, training, systems, recognition, memory_ladder),
         }
         for name, text in BUDGETS.items()
     ]
 
 
 def _used(
-    name: str, counts: dict, training: list[dict], systems: list[dict], recognition: dict | None
+    name: str,
+    counts: dict,
+    training: list[dict],
+    systems: list[dict],
+    recognition: dict | None,
+    memory_ladder: dict | None,
 ) -> list[int]:
     """What the run used of a budget; more than one number where several stages share it."""
     if name == "data.dialogues":
@@ -430,6 +456,8 @@ def _used(
         return [row["rows"] for row in counts["stages"] if row["stage"] == "candidates" and row["rows"]]
     if name == "recognition.clips":
         return [recognition["clips"]] if recognition else []
+    if name == "ladder.exchanges":
+        return [memory_ladder["exchanges"]] if memory_ladder else []
     if name == "replies.exchanges":
         ladder = {rung.name for rung in RUNGS}  # a floor may answer fewer
         return sorted({row["n"] for row in systems if row["dataset"] == "all" and row["rung"] in ladder})

@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from storage.shards import SCHEMAS, read_table
 from storage.store import Ref, Store
+from tasks.stages.pairs.stage import CONTROL_PAIRS
 from tasks.stages.utterances.cards import card_tables, exchange_counts, verdict
 
 Artefacts = dict[str, list[Ref] | None]
@@ -25,7 +26,7 @@ TABLES = {
 }
 """Stage -> the table it puts out, in the order of the pipeline."""
 
-REJECTING = (*TABLES, "pairs.control")
+REJECTING = (*TABLES, *(stage.name for stage in CONTROL_PAIRS))
 """The stages that turn rows away."""
 
 SYNTHETIC = "synthetic faces and voices"
@@ -79,12 +80,13 @@ def _is_synthetic(card: dict) -> bool:
 
 
 def _stage_counts(stage: str, table: str, artefacts: Artefacts) -> dict:
-    if artefacts.get(stage) is None:
+    refs = artefacts.get(stage)
+    if refs is None:
         return {"stage": stage, "table": table, "rows": None, "rejects": None, "by": {}}
     by: Counter = Counter()
     for ref in tables_of(artefacts, stage):
         by["/".join(ref.name.split("/")[1:3])] += ref.rows
-    rejects = sum(r.rejects for r in artefacts[stage] if r.name.startswith("rejects/"))
+    rejects = sum(r.rejects for r in refs if r.name.startswith("rejects/"))
     return {
         "stage": stage,
         "table": table,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -17,7 +18,10 @@ from matplotlib.figure import Figure as Canvas
 
 from tasks.report.figures import Figure
 
-STYLE = {
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "empamba",
     "svg.fonttype": "none",  # text stays text; the browser draws it
     "font.family": "sans-serif",
@@ -123,6 +127,25 @@ def _ladder_row(axes: Axes, height: float, row: dict, name: str) -> None:
         axes.plot([row["run"][name]], [height - 0.16], "o", color=TEAL, markersize=5.5)
 
 
+def memory_ladder(arms: Sequence[dict]) -> str:
+    """Other − own of each form of the history with its interval. arms: {"title", "gain"}, top first."""
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(6.4, 0.34 * len(arms) + 0.9, 1)
+        heights = np.arange(len(arms))[::-1]
+        for height, arm in zip(heights, arms, strict=True):
+            gain = arm["gain"]
+            if gain["mean"] is not None:
+                ends = (gain["mean"],) * 2 if gain["low"] is None else (gain["low"], gain["high"])
+                axes.plot(ends, [height] * 2, color=TEAL, linewidth=1.6)
+                axes.plot([gain["mean"]], [height], "o", color=TEAL, markersize=5.5)
+        axes.axvline(0, color=RUST, linewidth=1.2)
+        axes.set_yticks(heights, [arm["title"] for arm in arms])
+        axes.set_ylim(-0.6, len(arms) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("nats a token, another dialogue's history less the own")
+        return _uri(figure)
+
+
 def accuracy_bars(accuracy: dict[str, dict]) -> str:
     """Accuracy by input setting with its interval and n, against the commonest label's share and another clip's
     features (figure 6)."""
@@ -167,7 +190,9 @@ def least_cosines(least: Sequence[float], paper: float, in_force: float) -> str:
     with rc_context(STYLE):
         figure, (axes,) = _figure(5.2, 2.6, 1)
         low = min([*least, paper, in_force, 0.0])
-        axes.hist(least, bins=np.linspace(low, 1.0, 31), color=PALE, edgecolor="white", linewidth=0.5)
+        axes.hist(
+            least, bins=np.linspace(low, 1.0, 31).tolist(), color=PALE, edgecolor="white", linewidth=0.5
+        )
         _thresholds(axes, paper, in_force)
         axes.set_xlabel("least cosine of an exchange")
         axes.set_ylabel("exchanges")
@@ -216,7 +241,7 @@ def calibration(same: Sequence[float], different: Sequence[float], equal_error: 
     """Cosines between human utterances of the same and of different emotions."""
     with rc_context(STYLE):
         figure, (axes,) = _figure(5.2, 2.6, 1)
-        bins = np.linspace(min([*same, *different, 0.0]), 1.0, 31)
+        bins = np.linspace(min([*same, *different, 0.0]), 1.0, 31).tolist()
         axes.hist(different, bins=bins, color=RUST, alpha=0.45, label="different emotions")
         axes.hist(same, bins=bins, color=TEAL, alpha=0.5, label="same emotion")
         if equal_error is not None:
@@ -236,7 +261,8 @@ def _thresholds(axes: Axes, paper: float, in_force: float) -> None:
 def _thinned(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """A curve of at most POINTS points, each the mean of the steps it stands for."""
     parts = min(len(steps), POINTS)
-    return tuple(np.array([part.mean() for part in np.array_split(a, parts)]) for a in (steps, values))
+    means = [[part.mean() for part in np.array_split(of, parts)] for of in (steps, values)]
+    return np.array(means[0]), np.array(means[1])
 
 
 def _figure(

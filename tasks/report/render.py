@@ -8,6 +8,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from model.metrics.verdict import LEARNED
 from storage.utterance import EMOTIONS
+from tasks.nested import leaves
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
 from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link, figure_rows, verdict_rows
@@ -50,7 +51,7 @@ def render(facts: dict) -> str:
         "count": count,
         "bar": bar,
         "told": told,
-        "flat_figures": _flat,
+        "flat_figures": _plain_figures,
         "csv": csv_link,
         "figure_rows": figure_rows,
         "verdict_rows": verdict_rows,
@@ -61,6 +62,9 @@ def render(facts: dict) -> str:
     return environment.get_template("page.html.j2").render(
         facts=facts,
         ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
+        memory_plot=plots.memory_ladder(list(facts["memory_ladder"]["arms"].values()))
+        if facts["memory_ladder"]
+        else None,
         training=[_training_view(part) for part in facts["training"]],
         accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
         if facts["recognition"] and facts["recognition"]["accuracy"]
@@ -171,7 +175,7 @@ def _training_view(part: dict) -> dict:
     view["warnings"] = _warnings(report, history, part["judged"]["grade"])
     view["examples"] = (report.get("free_running") or {}).get("examples", [])[:4]
     shown = {"history", "heldout_before", "heldout_after", "compared"}
-    view["figures"] = _flat({k: v for k, v in report.items() if k not in shown})
+    view["figures"] = _plain_figures({k: v for k, v in report.items() if k not in shown})
     return view
 
 
@@ -180,7 +184,7 @@ def _before_and_after(report: dict, history: dict) -> list[dict]:
     checks = history.get("heldout") or []
     kept = (check for check in checks if check["step"] == history.get("best_step"))
     before = report.get("heldout_before") or (checks[0] if checks else {})
-    after = report.get("heldout_after") or next(kept, {})
+    after: dict = report.get("heldout_after") or next(kept, {})
     return [
         {"name": name, "before": before[name], "after": after[name], "change": after[name] - before[name]}
         for name in before
@@ -206,7 +210,9 @@ def _headline(stage: str, report: dict) -> str | None:
     if stage.startswith("dialogue") and "reply" in after:
         text = f"{number(before.get('reply'))} → {number(after['reply'])} nats a reply token"
         bare = report.get("heldout_no_history")
-        away = f"{text}; {number(bare)} when the history is withheld, which no prompt of training was like"
+        rows = report.get("train_histories_withheld")
+        met = f"as it was in {count(rows)} train rows" if rows else "which no prompt of training was like"
+        away = f"{text}; {number(bare)} when the history is withheld, {met}"
         return text if bare is None else away
     return None
 
@@ -222,21 +228,21 @@ def _warnings(report: dict, history: dict, grade: str | None) -> list[str]:
     return found
 
 
-def _flat(figures: dict, prefix: str = "") -> list[dict]:
+def _plain_figures(figures: dict) -> list[dict]:
     """{"name", "value"} of every plain figure; texts of examples are shown elsewhere."""
-    rows = []
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{name} · ")
-        elif isinstance(value, float):
-            rows.append({"name": f"{prefix}{name}", "value": number(value, 4)})
-        elif isinstance(value, int) and not isinstance(value, bool):
-            rows.append({"name": f"{prefix}{name}", "value": count(value)})
-        elif isinstance(value, (str, bool)) and value != "":
-            rows.append(
-                {"name": f"{prefix}{name}", "value": str(value).lower() if isinstance(value, bool) else value}
-            )
-    return rows
+    shown = ((" · ".join(names), _shown(value)) for names, value in leaves(figures, dict))
+    return [{"name": name, "value": value} for name, value in shown if value]
+
+
+def _shown(value: object) -> str:
+    """A figure as it is printed; empty for what is none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return number(value, 4)
+    if isinstance(value, int):
+        return count(value)
+    return value if isinstance(value, str) else ""
 
 
 def _is_number(value: object) -> bool:

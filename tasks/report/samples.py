@@ -8,8 +8,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
+from storage.answers import Candidate, Pair, Reply
 from storage.draws import draw_number
-from storage.shards import read_table
+from storage.exchanges import Exchange
+from storage.shards import read_table, row_to_candidate, row_to_exchange, row_to_pair, row_to_reply
 from storage.store import Ref, Store
 from storage.tables import KEY_COLUMNS
 from tasks.report.counts import Artefacts, tables_of
@@ -28,44 +30,47 @@ def candidate_examples(
     """
     shards = tables_of(artefacts, table)
     keys = _drawn(_keys(shards, table, store), "candidates", count)
-    found: dict[RowKey, list[dict]] = {key: [] for key in keys}
+    found: dict[RowKey, list[Candidate]] = {key: [] for key in keys}
     for row in _rows_of(shards, table, set(keys), store):
-        found[row_key(row)].append(row)
-    exchanges = {
-        row_key(r): r
-        for r in _rows_of(tables_of(artefacts, "utterances.exchanges"), "exchanges", set(keys), store)
-    }
-    pairs = {row_key(r): r for r in _rows_of(tables_of(artefacts, "pairs"), "pairs", set(keys), store)}
+        found[row_key(row)].append(row_to_candidate(row))
+    rows = _rows_of(tables_of(artefacts, "utterances.exchanges"), "exchanges", set(keys), store)
+    exchanges = {row_key(row): row_to_exchange(row)[0] for row in rows}
+    rows = _rows_of(tables_of(artefacts, "pairs"), "pairs", set(keys), store)
+    pairs = {row_key(row): row_to_pair(row) for row in rows}
     turned_away = {
-        row_key(row): row
+        row_key(row): row["reason"]
         for ref in artefacts.get("pairs") or []
         if ref.name == "rejects/pairs"
         for row in read_table(store.read(ref), "rejects")
     }
-    examples = []
-    for key in keys:
-        pair = pairs.get(key)
-        examples.append(
+    return [
+        _candidate_example(exchanges[key], found[key], pairs.get(key), turned_away.get(key, ""))
+        for key in keys
+    ]
+
+
+def _candidate_example(
+    exchange: Exchange, candidates: list[Candidate], pair: Pair | None, turned_away: str
+) -> dict:
+    """turned_away: why the exchange has no pair."""
+    return {
+        **_place(exchange.key),
+        "sentence": exchange.sentence,
+        "reply": exchange.reply,
+        "reply_emotion": exchange.reply_emotion,
+        "outcome": "" if pair else turned_away,
+        "candidates": [
             {
-                **_place(key),
-                "sentence": exchanges[key]["sentence"],
-                "reply": exchanges[key]["reply"],
-                "reply_emotion": exchanges[key]["reply_emotion"],
-                "outcome": "" if pair else turned_away.get(key, {}).get("reason", ""),
-                "candidates": [
-                    {
-                        "emotion": row["emotion"],
-                        "text": row["text"],
-                        "cosine": row.get("cosine"),
-                        "usable": row["usable"],
-                        "reason": row["reason"],
-                        "chosen": pair is not None and row["emotion"] == pair["rejected_emotion"],
-                    }
-                    for row in sorted(found[key], key=_by_cosine)
-                ],
+                "emotion": candidate.emotion or f"sample {candidate.sample + 1}",
+                "text": candidate.text,
+                "cosine": candidate.cosine,
+                "usable": candidate.usable,
+                "reason": candidate.reason,
+                "chosen": pair is not None and candidate.usable and candidate.text == pair.rejected,
             }
-        )
-    return examples
+            for candidate in sorted(candidates, key=_by_cosine)
+        ],
+    }
 
 
 def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
@@ -75,23 +80,26 @@ def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
         return []
     common = set.intersection(*(set(_keys([shard], "replies", store)) for shard in shards))
     keys = _drawn(common, "replies")
-    found: dict[RowKey, list[dict]] = {key: [] for key in keys}
+    found: dict[RowKey, list[Reply]] = {key: [] for key in keys}
     for row in _rows_of(shards, "replies", set(keys), store):
-        found[row_key(row)].append(row)
-    return [
-        {
-            **_place(key),
-            "sentence": found[key][0]["sentence"],
-            "reference": found[key][0]["reference"],
-            "sentence_emotion": found[key][0]["sentence_emotion"],
-            "reference_emotion": found[key][0]["reference_emotion"],
-            "replies": [
-                {"rung": row["rung"], "reply": row["reply"]}
-                for row in sorted(found[key], key=lambda row: row["rung"])
-            ],
-        }
-        for key in keys
-    ]
+        found[row_key(row)].append(row_to_reply(row))
+    return [_reply_example(found[key]) for key in keys]
+
+
+def _reply_example(replies: list[Reply]) -> dict:
+    """All rungs' replies to one exchange, of which each holds the sentence and the reference."""
+    first = replies[0]
+    return {
+        **_place(first.key),
+        "sentence": first.sentence,
+        "reference": first.reference,
+        "sentence_emotion": first.sentence_emotion,
+        "reference_emotion": first.reference_emotion,
+        "replies": [
+            {"rung": reply.rung, "reply": reply.reply}
+            for reply in sorted(replies, key=lambda reply: reply.rung)
+        ],
+    }
 
 
 def prompt_tokens(artefacts: Artefacts, store: Store) -> dict[str, float]:
@@ -105,10 +113,10 @@ def prompt_tokens(artefacts: Artefacts, store: Store) -> dict[str, float]:
     return means
 
 
-def _by_cosine(row: dict) -> tuple:
+def _by_cosine(candidate: Candidate) -> tuple:
     """Usable candidates by cosine, then the others."""
-    cosine = row.get("cosine")
-    return (not row["usable"], 2.0 if cosine is None else cosine, row["emotion"])
+    cosine = 2.0 if candidate.cosine is None else candidate.cosine
+    return (not candidate.usable, cosine, candidate.emotion or "", candidate.sample)
 
 
 def _place(key: RowKey) -> dict:

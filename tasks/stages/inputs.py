@@ -62,3 +62,8 @@ def exchange_shards(made: Made, *splits: str) -> list[Ref]:
 def dialogue_features(made: Made, *splits: str) -> list[Ref]:
     """The features of dialogues; none where there is no media."""
     return of_dialogue_sets(of_table(made.refs("features"), "features", *splits))
+
+
+def memory_compressor(made: Made) -> Ref | None:
+    """The compressor that dialogue models are given; None where a memory is the mean of an utterance's embeddings."""
+    return None if made.settings.dialogue.memory == "mean" else made.only("compressor.finetune")

@@ -183,6 +183,7 @@ def verdict_line(
         training_line(store, refs, intervals)
         or quality_line(store, refs)
         or recognition_line(store, refs)
+        or ladder_line(store, refs)
         or metrics_line(store, refs)
     )
 
@@ -228,6 +229,14 @@ def recognition_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
     stands_in = sorted(name for name, split in facts["splits"].items() if split == "dev")
     note = f"; of {', '.join(stands_in)} dev stands in for test" if stands_in else ""
     return f"{facts['clips']} of {facts['there']} test clips: {'; '.join(told_of) or 'none has media'}{note}"
+
+
+def ladder_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
+    """The memory ladder's first sentence."""
+    from tasks.stages.ladder.said import ladder_sentences  # which words verdicts by this module
+
+    facts = _named(store, refs, "ladder.json")
+    return next(iter(ladder_sentences(facts)), None) if facts else None
 
 
 def metrics_line(store: Store, refs: tuple[Ref, ...]) -> str | None:

@@ -21,7 +21,7 @@ STAGES = {
     "pairs.quality",
     "extractor", "compressor.pretrain", "compressor.finetune", "dialogue.text", "dialogue.memory",
     "dialogue.audiovisual", "epo", "replies.1-llm", "replies.2-ft", "replies.3-mc", "replies.4-av", "replies.5-epo",
-    "extractor.test", "metrics", "report",
+    "extractor.test", "ladder", "metrics", "report",
 }  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def test_a_truncated_clip_is_a_counted_reject(tmp_path, raw):
 
 def test_text_alone_goes_through_to_the_report(tmp_path):
     """And with the random control, which is a second EPO and a rung of its own."""
-    asked = ["--raw", str(tmp_path / "raw"), "--set", "pairs.control=true"]
+    asked = ["--raw", str(tmp_path / "raw"), "--set", "pairs.control=random"]
     write_sample(tmp_path / "raw", media=False, dialogues=2, turns=10)
     for tree in ("MultiDialog", "IEMOCAP_full_release"):
         shutil.rmtree(tmp_path / "raw" / tree)
@@ -253,7 +253,8 @@ def test_text_alone_goes_through_to_the_report(tmp_path):
     floors = {"floor-commonest", "floor-central", "floor-next", "floor-okay"}
     assert {row["rung"] for row in rows} == {"1-llm", "2-ft", "3-mc", "5-epo", "6-random", *floors}
     assert {row["split"] for row in rows} == {"dev"}
-    assert facts["control"]["base"] == "3-mc" and isinstance(facts["control"]["shown"], bool)
+    assert facts["controls"]["random"]["base"] == "3-mc"
+    assert isinstance(facts["controls"]["random"]["shown"], bool)
     assert facts["quality"]["pairs"] == facts["pairs"]["pairs"]
     page = (tmp_path / "store" / "report.html").read_text()
-    assert "EPO beside its control" in page and "Control: EPO on random replies" in page
+    assert "EPO beside its controls" in page and "Control: EPO on random replies" in page

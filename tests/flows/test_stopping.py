@@ -8,7 +8,7 @@ import pytest
 
 from storage.sample.layout import write_sample
 from tests.support.prefect_server import api, prefect_server, wait_for
-from tests.support.shell import Shell, last_line
+from tests.support.shell import ROOT, Shell, last_line
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +122,39 @@ def test_a_signal_ends_the_run_and_all_it_started(tmp_path, raw, server, kind, n
     assert found["reproduce"] == "Cancelled"
     assert {found[name] for name in SUBFLOWS} <= {"Cancelled", "Completed"}
     assert "Cancelled" in {found[name] for name in SUBFLOWS}
+
+
+STUCK = """
+import threading
+from pathlib import Path
+from tasks.engine.declaration import Stage
+
+def items(made):
+    if threading.current_thread() is not threading.main_thread():
+        Path("stuck").touch()
+        while True:
+            threading.Event().wait()
+    return {"all": {}}  # the plan before the run is made in the main thread
+
+STAGE = Stage(name="stuck", title="Stuck", flow="make_pairs", needs=(), items=items, function="stuck_stage:work")
+
+def work(work):
+    return []
+"""
+
+
+def test_what_the_forced_end_cuts_off_is_cancelled_and_not_left_running(tmp_path, raw, server):
+    """A stage of somebody's own whose planning never comes back, and hears nothing."""
+    (tmp_path / "stuck_stage.py").write_text(STUCK)
+    here = {**server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    asked = ("--set", 'run.stages=["stuck_stage:STAGE"]', "--until", "stuck")
+    with run(tmp_path, raw, here, *asked) as shell:
+        shell.until(lambda: (tmp_path / "stuck").exists())
+        shell.send(signal.SIGTERM)
+        assert shell.ends(WITHIN_S) == 143
+        assert "stopped by SIGTERM" in last_line(shell.text())
+    found = states(server)
+    assert (found["reproduce"], found["make-pairs"]) == ("Cancelled", "Cancelled")
 
 
 def test_work_in_the_command_itself_ends_too(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import archives
+from storage import archives, inflate
 from storage.archives import ArchiveError, list_members, local_file, read_member
 from storage.filestat import content_digest
 from storage.media.clip import Request, decode_clip
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def own_cache(tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.mktemp("cache") / "archives.sqlite"
     monkeypatch.setattr(archives, "_cache_file", lambda: cache)
-    monkeypatch.setattr(archives, "SPACING", 1 << 17)
+    monkeypatch.setattr(inflate, "SPACING", 1 << 17)
     return cache
 
 
@@ -64,7 +64,7 @@ def two_gzips(packed: bytes) -> bytes:
 def test_members_are_those_of_tarfile(tmp_path, members, packed, form, monkeypatch):
     data = {"two gzips in one": two_gzips(packed), "tar": gzip.decompress(packed)}.get(form, packed)
     if form == "without zlib's library":
-        monkeypatch.setattr(archives, "_zlib", lambda: None)
+        monkeypatch.setattr(inflate, "_load_zlib", lambda: None)
     (tmp_path / "x.tar.gz").write_bytes(data)
     listing = list_members(tmp_path, "x.tar.gz")
     assert listing.problem == "" and set(listing.digests) == set(members)
@@ -76,15 +76,15 @@ def test_a_member_costs_a_part_of_the_archive(tmp_path, packed, monkeypatch):
     (tmp_path / "x.tar.gz").write_bytes(packed)
     list_members(tmp_path, "x.tar.gz")
     inflated = []
-    real = archives._step
+    real = inflate._step
 
     def counted(*arguments):
         block, code = real(*arguments)
         inflated.append(len(block))
         return block, code
 
-    monkeypatch.setattr(archives, "_step", counted)
-    monkeypatch.setattr(archives, "CHUNK", 1 << 14)
+    monkeypatch.setattr(inflate, "_step", counted)
+    monkeypatch.setattr(inflate, "CHUNK", 1 << 14)
     last = read_member(tmp_path, "x.tar.gz::c/60.wav")
     assert sum(inflated) < len(last) + (1 << 17) + (1 << 16) < len(zlib.decompress(packed, 31)) / 2
 

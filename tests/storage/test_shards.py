@@ -60,10 +60,11 @@ def test_exchanges_and_rejects_survive():
 
 def test_answers_survive_and_their_rows_have_the_same_bytes_as_rows_by_hand():
     place = {"dataset": "meld", "split": "train", "dialogue_id": "0", "turn": 3}
-    written = {"emotion": "Sad", "prompt": "p", "text": "No.", "usable": False, "reason": "short", "seed": 1,
+    written = {"source": "prompted", "emotion": "Sad", "sample": 0, "prompt": "p", "text": "No.", "usable": False, "reason": "short", "seed": 1,
                "engine": "e", "weights": "w", "settings": "{}"}  # fmt: skip
     pair = {
         "sentence": "Hi.",
+        "reply": "Hello.",
         "chosen": "Hello.",
         "rejected": "No.",
         "rejected_emotion": "Sad",
@@ -73,6 +74,18 @@ def test_answers_survive_and_their_rows_have_the_same_bytes_as_rows_by_hand():
     for table, row, read, to_row in (
         ("scores", {**place, **written}, shards.row_to_candidate, shards.candidate_to_row),
         ("scores", {**place, **written, "cosine": 0.25}, shards.row_to_candidate, shards.candidate_to_row),
+        (
+            "scores",
+            {**place, **written, "source": "dialogue", "emotion": None, "sample": 3, "prompt": None},
+            shards.row_to_candidate,
+            shards.candidate_to_row,
+        ),
+        (
+            "pairs",
+            {**place, **pair, "rejected_emotion": None, "chosen": "Oh.", "chosen_cosine": 0.5},
+            shards.row_to_pair,
+            shards.pair_to_row,
+        ),
         ("pairs", {**place, **pair}, shards.row_to_pair, shards.pair_to_row),
         ("replies", {**place, **reply}, shards.row_to_reply, shards.reply_to_row),
     ):

@@ -398,7 +398,7 @@ def test_what_a_message_says_to_do_names_the_store(store, monkeypatch):
         (lambda: store.read(ref), "verify --repair"),
         (lambda: store.read_record(record), "verify --repair"),
         (lambda: store.rows("epo").get("0" * 32), "verify --repair"),
-        (store.refuse_strangers, "verify --repair"),
+        (store.refuse_links, "verify --repair"),
         (lambda: store.read(ref.model_copy(update={"digest": "0" * 32})), "runs"),
     ]
     for fault, verb in faults:

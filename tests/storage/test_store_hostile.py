@@ -221,13 +221,13 @@ def test_a_link_out_of_the_store_is_refused_and_repair_removes_the_link(store, p
         link.rename(store.root / "aside")
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(tmp_path / "precious")
-    for act in (store.refuse_strangers, lambda: collect(store.root), lambda: collect(store.root, dry=True)):
+    for act in (store.refuse_links, lambda: collect(store.root), lambda: collect(store.root, dry=True)):
         with pytest.raises(StoreError, match=f"{link}: a link"):
             act()
     assert any(str(link) in line for line in damaged(store.root, repair=False)) and link.is_symlink()
     assert any(str(link) in line for line in damaged(store.root, repair=True))
     assert not link.is_symlink()
-    store.refuse_strangers()
+    store.refuse_links()
     collect(store.root)
 
 

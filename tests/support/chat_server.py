@@ -1,4 +1,4 @@
-"""A server of chat completions on the loopback, which misbehaves as it is told."""
+"""A chat completions server on the loopback interface that misbehaves as a test asks."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ class ChatServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def text(self, request: dict, weights: str | None = None) -> str:
-        """What these weights answer; the server's own unless told."""
+        """What these weights answer; by default the server's own."""
         told = [request["messages"], request.get("seed"), self.weights if weights is None else weights]
         return f"Word {hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}."
 
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, tuple):
             return self.answer(*fault)
         if fault == "hang":
-            self.server.closing.wait()  # for as long as the client does
+            self.server.closing.wait()  # as long as the client waits
             return
         if fault == "drop":
             self.connection.close()

@@ -13,7 +13,7 @@ COMMAND = (sys.executable, "-m", "flows.cli")
 
 
 def environment(folder: Path, width: int = 400) -> dict[str, str]:
-    """An orchestrator's home in `folder`, and a terminal of so many characters."""
+    """Environment with Prefect's home in `folder`, and a terminal of `width` characters."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),

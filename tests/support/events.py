@@ -1,4 +1,4 @@
-"""Reads TensorBoard's event files by their published framing; no part of the project's own."""
+"""Reads TensorBoard's event files by their published framing, without the project's writer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Tag -> step -> value, of the one event file in `folder`. A step told twice is an error."""
+    """Tag -> step -> value, of the one event file in `folder`. A step that occurs twice is an error."""
     (file,) = folder.glob("events.out.tfevents.*")
     found: dict[str, dict[int, float]] = {}
     data, at = file.read_bytes(), 0

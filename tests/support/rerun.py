@@ -38,11 +38,10 @@ def run(opened: Session, until: str | None = None, progress: Progress = lambda *
     """Run what is stale; returns "stage label" of every item that this run computed itself, sorted."""
     ran: list[str] = []
     compute = opened.workers.run
-    opened.forget_rows()
 
-    def counted(item: Item, *rest):
+    def counted(item: Item, *rest, **more):
         ran.append(f"{item.stage.name} {item.label}")
-        return compute(item, *rest)
+        return compute(item, *rest, **more)
 
     def execute(item: Item):
         with opened.slots.take(item.stage.name):

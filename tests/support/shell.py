@@ -51,7 +51,7 @@ class Shell:
         return self.log.read_text(errors="replace")
 
     def family(self) -> list[psutil.Process]:
-        """All processes that it has been seen to have below it and that still run."""
+        """Every process once seen below it that still runs."""
         try:
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 self._family.setdefault(child.pid, child)

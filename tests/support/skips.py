@@ -1,4 +1,4 @@
-"""A skip that nobody expects fails the run where CI is set: what a test needs was lost, and nothing else would tell.
+"""An unexpected skip fails the run where CI is set: a test's requirement was lost, and nothing else would show it.
 
 A pytest plugin; tests/conftest.py loads it. Without CI, on a machine that lacks some of it, skips are only skips.
 """

@@ -1,4 +1,4 @@
-"""Waiting for what can be seen, in place of a sleep that hopes it has happened."""
+"""Waiting for a condition, in place of a sleep that hopes it has happened."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def wait_for(what, seconds: float = 60.0):
 
 
 def waits_for_a_lock(pid: int) -> bool:
-    """Whether a thread of this process is held up by a kernel file lock (proc(5), /proc/locks: "->" is a waiter)."""
+    """Whether a thread of this process waits for a kernel file lock (proc(5), /proc/locks: "->" is a waiter)."""
     lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     return any(line.split()[1] == "->" and str(pid) in line.split()[2:6] for line in lines)

@@ -36,15 +36,17 @@ class Pipeline:
         self.changes = ["candidates.budget=null", "candidates.engine=openai"]
         self.changes += [f"candidates.server.{name}={json.dumps(value)}" for name, value in asked.items()]
 
-    def run(self, *changes: str, until: str = "candidates", progress=lambda *_: None) -> list[dict]:
+    def run(
+        self, *changes: str, until: str = "candidates", progress=lambda *_: None, force: tuple[str, ...] = ()
+    ) -> list[dict]:
         """The candidates' rows."""
-        with self.session(*changes) as opened:
+        with self.session(*changes, force=force) as opened:
             run(opened, "utterances")  # whose progress is not what `progress` is to hear of
             run(opened, until, progress)
             return [r for ref in self.refs(opened, "candidates") for r in self.read(opened, ref)]
 
-    def session(self, *changes: str) -> Session:
-        return session("tiny", self.folder / "store", self.raw, [*self.changes, *changes])
+    def session(self, *changes: str, **options) -> Session:
+        return session("tiny", self.folder / "store", self.raw, [*self.changes, *changes], **options)
 
     def refs(self, session, table):
         plans = session.plan("candidates")

@@ -65,6 +65,28 @@ def test_one_changed_sentence_is_eight_rows(pipeline, chat_server):
     assert all("Truly." in body["messages"][-1]["content"] for _, _, body in chat_server.asked)
 
 
+def test_forced_candidates_are_asked_for_again_and_no_other_models_rows_are_lost(pipeline, chat_server):
+    one, other = "candidates.server.model=some-7b", "candidates.server.model=other-7b"
+    for model in (one, other):
+        pipeline.run(model)
+
+    def stored() -> set[str]:
+        with closing(sqlite3.connect(pipeline.folder / "store" / "rows" / "candidates.sqlite")) as rows:
+            return {key for (key,) in rows.execute("select key from rows")}
+
+    before, asked = stored(), len(chat_server.asked)
+    pipeline.run(other, force=("candidates",))
+    again = chat_server.asked[asked:]
+    prompts = {row["prompt"] for row in pipeline.run(other)}
+    assert len(again) == len(prompts) == asked / 2
+    assert stored() == before
+    # With its record gone and its rows still there, the first model is asked nothing.
+    for record in (pipeline.folder / "store" / "records" / "candidates").glob("*.json"):
+        record.unlink()
+    pipeline.run(one)
+    assert len(chat_server.asked) == asked + len(again)
+
+
 def test_an_engine_that_is_killed_again_and_again_loses_no_finished_row(pipeline, chat_server):
     """Killed with SIGKILL whenever it is some rows on: the stage gives up, and the next run asks for the rest."""
     steps, kills = [], []

@@ -1,5 +1,6 @@
-"""EPO and its random control, from the scores on: the same rows, and no pair in common."""
+"""EPO and its controls, from the scores on: the same rows, and EPO's own steps."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tasks.engine.item import Workspace
 from tasks.pipeline import STAGES
 from tasks.settings import load_settings
 from tasks.stages.epo.fit import fit_epo
-from tasks.stages.pairs.choose import choose_pairs, random_pairs
+from tasks.stages.pairs.choose import choose_pairs, control_pairs
 from tasks.stages.shards import write_shard
 
 SPLITS = {"train": 24, "dev": 8}
@@ -57,7 +58,7 @@ def exchange(split: str, number: int) -> list[dict]:
 def scored(split: str, number: int) -> list[dict]:
     return [
         {
-            **place(split, number), "emotion": emotion, "prompt": "p", "text": f"{emotion} {number}",
+            **place(split, number), "source": "prompted", "emotion": emotion, "sample": 0, "prompt": "p", "text": f"{emotion} {number}",
             "usable": n == 2 or f"d{number}" not in LONE[split], "reason": None, "seed": n, "engine": "e",
             "weights": "w", "settings": "{}", "cosine": ((n * 5 + number) % 8) / 100,
         }
@@ -71,12 +72,15 @@ def test_the_arms_share_their_rows_and_no_pair(work, monkeypatch):
     )
     chosen = choose_pairs(scores, exchanges, None, PairSettings(), work)
     chosen = [ref for ref in chosen if ref.name.startswith("pairs/")]
-    control = [ref for ref in random_pairs(chosen, scores, PairSettings(), work) if ref.name.startswith("pairs/")]  # fmt: skip
+    arms = {"pairs": chosen}
+    for name in ("random", "most_similar"):
+        drawn = control_pairs(name, chosen, scores, PairSettings(), work)
+        arms[f"pairs.{name}"] = [ref for ref in drawn if ref.name.startswith("pairs/")]
     seen: list = []
 
-    def noted(model, train, heldout, settings, out: Path, progress, checkpoints, left_out):
-        seen.append(({"train": train, "heldout": heldout}, left_out))
-        (out / "report.json").write_text("{}")
+    def noted(model, train, heldout, settings, out: Path, progress, checkpoints, left_out, follows):
+        seen.append(({"train": train, "heldout": heldout}, left_out, settings.preference_weight, follows))
+        (out / "report.json").write_text(json.dumps({"history": {"best_step": 7}}))
 
     monkeypatch.setattr("tasks.stages.epo.fit.train_epo", noted)
     monkeypatch.setattr("tasks.stages.epo.fit.load_dialogue", lambda *_, **__: "the model")
@@ -84,55 +88,83 @@ def test_the_arms_share_their_rows_and_no_pair(work, monkeypatch):
     (work.store.root.parent / "tree" / "name").write_text("a tree")
     tree = work.store.put_tree("tree", work.store.root.parent / "tree")
     parts = (tree, tree, None, DialogueSettings(), EpoSettings(), Weights(name="tiny-llm", identity="x"))
-    for own, other in ((chosen, control), (control, chosen), (chosen, [])):
-        fit_epo(own, utterances, exchanges, [], *parts, work, other_pairs=other)
-    (epo, left_out), (random, left_out_there), (alone, told_alone) = seen
-    assert left_out == {"train": {"not_in_both": 2}, "heldout": {"not_in_both": 1}}
-    assert left_out_there == {"train": {"not_in_both": 0}, "heldout": {"not_in_both": 0}}
+
+    def fit(own: str, **asked):
+        others = {name: refs for name, refs in arms.items() if name != own}
+        (adapter,) = fit_epo(arms[own], utterances, exchanges, [], *parts, work, other_pairs=others, **asked)
+        return adapter
+
+    adapter = fit("pairs")
+    fit("pairs.random", follows=adapter)
+    fit("pairs.most_similar", follows=adapter)
+    fit("pairs", follows=adapter, preference=False)
+    fit_epo(chosen, utterances, exchanges, [], *parts, work)
+    (epo, left_out, *_), (random, left_out_there, *_), (similar, *_), nll, (alone, told_alone, *_) = seen
+    assert [(weight, follows) for *_, weight, follows in seen] == [
+        (1.0, None), (1.0, 7), (1.0, 7), (0.0, 7), (1.0, None),
+    ]  # fmt: skip
+    assert nll[:2] == (epo, left_out)
+    assert left_out == {"train": {"not_in_all": 2}, "heldout": {"not_in_all": 1}}
+    assert left_out_there == {"train": {"not_in_all": 0}, "heldout": {"not_in_all": 0}}
     for split, wanted in (("train", 22), ("heldout", 7)):
         keys = [pair.example.key for pair in epo[split]]
-        assert keys == [pair.example.key for pair in random[split]] and len(keys) == wanted
-        for pair, other in zip(epo[split], random[split], strict=True):
-            assert pair.example == other.example and pair.counter_emotional != other.counter_emotional
-            assert pair.beside == (other.counter_emotional,) and other.beside == (pair.counter_emotional,)
+        assert len(keys) == wanted
+        for arm in (random, similar):
+            assert keys == [pair.example.key for pair in arm[split]]
+        for own, drawn, most in zip(epo[split], random[split], similar[split], strict=True):
+            assert own.example == drawn.example == most.example and own.chosen is None
+            assert own.counter_emotional not in (drawn.counter_emotional, most.counter_emotional)
+            true = own.example.reply
+            assert own.beside == (true, most.counter_emotional, true, drawn.counter_emotional)
+            assert drawn.beside == (true, own.counter_emotional, true, most.counter_emotional)
     assert told_alone is None and [len(alone[split]) for split in alone] == list(SPLITS.values())
 
 
-def test_both_arms_are_handed_the_others_pairs(tmp_path):
+def test_each_arm_is_handed_the_others_pairs_and_controls_wait_for_epo(tmp_path):
     def ref(name: str, rows: int = 3) -> Ref:
         return Ref(name=name, digest="0" * 32, size=1, rows=rows)
 
     def outputs(*refs: Ref) -> dict:
         return {"all": refs}
 
-    chosen, drawn = ([ref(f"pairs/meld/{split}/{n}") for split in ("train", "dev")] for n in (0, 1))
+    names = ("pairs", "pairs.random", "pairs.shuffled")
+    shards = {
+        name: [ref(f"pairs/meld/{split}/{n}") for split in ("dev", "train")] for n, name in enumerate(names)
+    }
     tree = ref("tree").model_copy(update={"tree": True})
     needed = {
         "utterances": outputs(*(ref(f"utterances/meld/{split}/0") for split in ("train", "dev"))),
         "utterances.exchanges": outputs(ref("exchanges/meld/train/0")),
-        "pairs": outputs(*chosen, ref("rejects/pairs", 0)),
-        "pairs.control": outputs(*drawn, ref("rejects/pairs.control", 0)),
-        **dict.fromkeys(("compressor.finetune", "dialogue.memory"), outputs(tree)),
+        **{name: outputs(*refs, ref(f"rejects/{name}", 0)) for name, refs in shards.items()},
+        **dict.fromkeys(("compressor.finetune", "dialogue.memory", "epo"), outputs(tree)),
         **dict.fromkeys(("features", "extractor", "dialogue.audiovisual")),
     }
-    names = {"epo": (chosen, drawn), "epo.control": (drawn, chosen)}
-    for asked in (True, False):
-        settings = load_settings("tiny", [f"pairs.control={str(asked).lower()}"])
+
+    def items(asked: list[str], **changed) -> dict:
+        settings = load_settings("tiny", [f"pairs.control={json.dumps(asked)}"])
         graph = build_graph(STAGES, Sources(settings, "tiny", Store(tmp_path / "store"), (), tmp_path))
-        nodes = {node.stage.name: node for node in graph if node.stage.name in names}
-        assert set(nodes) == (set(names) if asked else {"epo"})
-        for name, node in nodes.items():
-            (item,) = node.items({need: needed.get(need) for need in node.needs})
-            own, other = names[name]
-            found = {part: sorted(r.name for r in item.arguments[part]) for part in ("pairs", "other_pairs")}
-            assert found["pairs"] == sorted(r.name for r in own)
-            assert found["other_pairs"] == (sorted(r.name for r in other) if asked else [])
-    needed["pairs.control"] = outputs(ref("pairs/meld/train/1"), ref("rejects/pairs.control", 3))
+        given = {**needed, **changed}
+        return {
+            node.stage.name: node.items({need: given.get(need) for need in node.needs})
+            for node in graph
+            if node.stage.name.split(".")[0] == "epo"
+        }
+
+    own = {"epo": "pairs", "epo.random": "pairs.random", "epo.shuffled": "pairs.shuffled", "epo.nll": "pairs"}
+    for asked in (["random", "shuffled", "nll"], ["nll"], []):
+        found = items(asked)
+        arms = {name: shards[name] for name in names if name == "pairs" or name[6:] in asked}
+        assert set(found) == {"epo", *(f"epo.{name}" for name in asked)}
+        for name, (item,) in found.items():
+            given = item.arguments
+            assert sorted(given["pairs"], key=str) == sorted(arms[own[name]], key=str)
+            assert given["other_pairs"].keys() == arms.keys() - {own[name]}
+            assert given["follows"] == (None if name == "epo" else tree)
+            assert given["preference"] is (name != "epo.nll")
     store = Store(tmp_path / "store")
     summary = store.put_bytes("pairs.json", b'{"threshold": 0.1}')
-    needed["pairs"] = outputs(*chosen, summary)
-    settings = load_settings("tiny", ["pairs.control=true"])
-    for node in build_graph(STAGES, Sources(settings, "tiny", store, (), tmp_path)):
-        if node.stage.name in names:
-            found = node.items({need: needed.get(need) for need in node.needs})
-            assert isinstance(found, NotRun) and "0 in dev" in found.reason
+    without = {"pairs.random": outputs(ref("pairs/meld/train/1"), ref("rejects/pairs.random", 3))}
+    without["pairs"] = outputs(*shards["pairs"], summary)
+    for found in items(["random"], **without).values():
+        assert isinstance(found, NotRun) and "0 in dev" in found.reason
+    assert items(["random"], epo=None)["epo.random"].reason == "epo was not run"

@@ -33,11 +33,13 @@ from tasks.stages.candidates.write import write_candidates
 from tasks.stages.compressor.fit import finetune_compressor, pretrain_compressor
 from tasks.stages.dialogue.fit import fit_dialogue
 from tasks.stages.epo.fit import fit_epo
+from tasks.stages.evaluation import evaluation_split
 from tasks.stages.examples import dialogue_examples, emotion_examples
 from tasks.stages.extractor.fit import fit_extractor
 from tasks.stages.metrics.measure import measure_replies
 from tasks.stages.pairs.choose import choose_pairs
-from tasks.stages.replies.write import evaluation_split, write_replies
+from tasks.stages.replies.likely import Likely
+from tasks.stages.replies.write import write_replies
 from tasks.stages.scores.score import calibrate_scores, score_candidates
 from tasks.stages.shards import write_shard
 from tasks.stages.utterances.exchanges import selected_counts, write_exchanges
@@ -128,7 +130,7 @@ def test_exchanges_are_cut_where_one_speaker_answers_another(tmp_path):
     }
     # Each reply of train is said once: the first by its letters.
     said = [exchange("meld", "train", turn)["reply"] for turn in EXCHANGES["meld"]]
-    assert json.loads(two.store.read(common)) == {"reply": min(said)}
+    assert json.loads(two.store.read(common)) == {"reply": min(said), "sample": sorted(said)}
 
 
 def test_as_many_are_selected_of_each_split_as_asked_and_none_of_test(tmp_path):
@@ -243,7 +245,9 @@ def by_hand(two, texts: dict[str, str | None], turn: int = 0, cosines: dict | No
     rows = [
         {
             **place("meld", "train", turn),
+            "source": "prompted",
             "emotion": felt,
+            "sample": 0,
             "prompt": "p",
             "text": words or "",
             "usable": words is not None,
@@ -281,7 +285,7 @@ def test_a_candidate_is_scored_against_the_reply_and_not_the_sentence(tmp_path):
 
 
 def test_scoring_tells_how_far_it_is_after_each_batch(tmp_path):
-    """Of three distinct texts; what is scored already is no work."""
+    """Of three pairs of three distinct texts, from before the scorer is loaded; what is scored already is no work."""
     two = two_dialogues(tmp_path, ["train"], [])
     candidates = by_hand(
         two, {"Happy": text("meld", 1), "Sad": text("meld", 0), "Calm": "What a lovely day!"}
@@ -290,7 +294,7 @@ def test_scoring_tells_how_far_it_is_after_each_batch(tmp_path):
     work = replace(two.work, progress=lambda *steps: told.append(steps))
     for _ in range(2):
         score_candidates(candidates, two.exchanges[0], ScorerSettings(batch_size=2), weights(SCORER), work)
-    assert told == [(2, 3, {}), (3, 3, {})]
+    assert told == [(0, 3, {}), (2, 3, {}), (3, 3, {})]
 
 
 def test_calibration_asks_human_pairs_of_melds_train(tmp_path):
@@ -322,10 +326,12 @@ def test_a_pair_is_the_true_reply_and_the_least_similar_candidate(tmp_path):
         {
             **place("meld", "train", 1),
             "sentence": text("meld", 1),
+            "reply": text("meld", 2),
             "chosen": text("meld", 2),
             "rejected": "c d",
             "rejected_emotion": "Sad",
             "cosine": -0.2,
+            "chosen_cosine": None,
         }
     ]
     facts = json.loads(two.store.read(summary))
@@ -490,6 +496,10 @@ ANSWERED = [("iemocap", "dev", turn) for turn in EXCHANGES["iemocap"]]
 ANSWERED += [("meld", "test", turn) for turn in EXCHANGES["meld"]]
 
 
+LIKELY = ("reference_nats", "reference_tokens", "opposed_nats", "same_nats")
+"""Columns that tests/tasks/test_likelihoods.py holds to passes of their own."""
+
+
 def written(two, **changes) -> list[dict]:
     """The rows of one rung's replies, two at a time."""
     training = TrainingSettings(dtype="float32")
@@ -539,6 +549,8 @@ def test_a_prompt_holds_all_that_came_before_and_nothing_after(tmp_path, monkeyp
         places = [own.index(earlier) for earlier in before(dataset, turn)]
         assert places == sorted(places) and bool(own) == bool(places)
         assert not any(later in prompt for later in after(dataset, turn))
+        likely = {name: row.pop(name) for name in LIKELY}
+        assert likely["reference_nats"] > 0 and likely["reference_tokens"] > 0
         assert row == {
             **place(dataset, split, turn),
             "rung": "1-llm",
@@ -563,19 +575,22 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
     adapter, compressor, extractor = (two.tree(n) for n in ("adapter", "compressor", "extractor"))
 
     class Model:
-        """Prompts of unlike lengths, longest first, so that the order they are run in is another."""
+        """Its prompts are of unlike lengths."""
 
         given: list = []
 
-        def prompts(self, examples):
+        def pieces(self, examples, reply):
             self.given += examples
-            return [range(100 - 10 * i) for i in range(len(examples))]
+            assert reply == 5
+            return [[range(90 - 10 * i), range(10)] for i in range(len(examples))]
 
-        def reply(self, examples, max_new_tokens):
-            assert len(examples) <= 2 and max_new_tokens == 5
-            return [f"to {e.key}" for e in examples]
+        def reply_to(self, prompts, max_new_tokens, progress):
+            assert max_new_tokens == 5
+            progress(len(prompts), len(prompts), {})
+            return [f"to {self.given[9 - len(words) // 10].key}" for words, _ in prompts]
 
     model = Model()
+    likely = spied(monkeypatch, "tasks.stages.replies.write.likelihoods", answer=[Likely(2.5, 4, 0.5)] * 6)
     loaded = spied(monkeypatch, "tasks.stages.replies.write.load_dialogue", answer=model)
     rows = written(
         two, rung="5-epo", history="memory", adapter=adapter, compressor=compressor, extractor=extractor
@@ -589,6 +604,7 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
     assert_exchanges(model.given[3:], "meld", "test", media=True)
     assert [r["reply"] for r in rows] == [f"to {key(*where)}" for where in ANSWERED]
     assert [r["prompt_tokens"] for r in rows] == [100, 90, 80, 70, 60, 50]
+    assert [tuple(r[name] for name in LIKELY) for r in rows] == [(2.5, 4, 0.5, None)] * 6 and len(likely) == 1
 
 
 def replies(two, rung: str, said: list[str], tokens: list[int] | None = None):

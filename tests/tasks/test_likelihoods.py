@@ -42,7 +42,7 @@ def test_likelihoods_are_those_of_a_pass_of_its_own():
         DialogueExample("y", (), "Well?", "   "),
         DialogueExample("z", (), "And?", "Yes, and it rained."),
     ]
-    found = likelihoods(model, examples, [("No!", "Fine."), ("No!", None), (None, "word " * 300)])
+    found = likelihoods(model, examples, [("No!", "Fine."), ("No!", None), (None, "word " * 300)], 2)
     assert found[1] == (None, None, None, None) and found[2].opposed is None and found[2].same is None
     (prompt,) = [embed(llm, pieces) for pieces in model.pieces(examples[:1])]
     for text, told in (("I am fine.", found[0].nats), ("No!", found[0].opposed), ("Fine.", found[0].same)):

@@ -23,6 +23,7 @@ def pairs(count: int = 2) -> list[dict]:
     return [
         {
             "dataset": "iemocap", "split": "train", "dialogue_id": "Ses01F_impro01", "turn": turn, "sentence": SENTENCE,
+            "reply": f"No {turn}. {SENTENCE}",
             "chosen": f"No {turn}. {SENTENCE}", "rejected": f"Yes {turn}! {SENTENCE}", "rejected_emotion": "Disgust",
             "cosine": 0.0754321,
         }

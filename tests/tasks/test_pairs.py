@@ -6,11 +6,14 @@ import pytest
 
 from model.candidates.settings import GENERATION_EMOTIONS
 from model.pairs.settings import PairSettings, QualitySettings
+from model.scorer.scorer import EmotionScorer
+from model.scorer.settings import ScorerSettings
 from storage.errors import InputError
 from storage.shards import read_table
 from storage.store import Store
+from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
-from tasks.stages.pairs.choose import check_pairs, choose_pairs, random_pairs
+from tasks.stages.pairs.choose import check_pairs, choose_pairs, control_pairs, other_replies, shuffled_pairs
 from tasks.stages.shards import write_shard
 from tasks.stages.verdicts import quality_line
 
@@ -45,7 +48,9 @@ def _shards(work: Workspace):
             scores[place["split"]].append(
                 {
                     **place,
+                    "source": "prompted",
                     "emotion": emotion,
+                    "sample": 0,
                     "prompt": "p",
                     "text": " ".join(["word"] * (n + 3)),
                     "usable": n != 7,
@@ -117,17 +122,17 @@ def test_the_control_keeps_the_exchanges_and_draws_another_usable_reply(work):
     refs = [
         r for r in choose_pairs(scores, exchanges, None, PairSettings(), work) if r.name.startswith("pairs/")
     ]
-    *drawn, rejects = random_pairs(refs, scores, PairSettings(), work)
+    *drawn, rejects = control_pairs("random", refs, scores, PairSettings(), work)
     assert [r.name for r in drawn] == [r.name for r in refs]
-    assert rejects.name == "rejects/pairs.control" and rejects.rejects == 0
+    assert rejects.name == "rejects/pairs.random" and rejects.rejects == 0
     pairs, control = _rows(work, refs), _rows(work, drawn)
     same = ("dataset", "split", "dialogue_id", "turn", "sentence", "chosen")
     assert [[p[c] for c in same] for p in pairs] == [[p[c] for c in same] for p in control]
     emotions = {pair["rejected_emotion"] for pair in control}
     assert len(emotions) >= 5 and GENERATION_EMOTIONS[7] not in emotions  # never an unusable one
     assert not any(p["rejected"] == c["rejected"] for p, c in zip(pairs, control, strict=True))
-    assert random_pairs(refs, scores, PairSettings(), work)[:-1] == drawn
-    assert random_pairs(refs, scores, PairSettings(seed=1), work)[:-1] != drawn
+    assert control_pairs("random", refs, scores, PairSettings(), work)[:-1] == drawn
+    assert control_pairs("random", refs, scores, PairSettings(seed=1), work)[:-1] != drawn
 
 
 def test_an_exchange_with_one_usable_candidate_has_no_control_and_is_named(work):
@@ -144,11 +149,11 @@ def test_an_exchange_with_one_usable_candidate_has_no_control_and_is_named(work)
         changed.append(write_shard(work.store, "scores", ref.name, rows))
     refs = choose_pairs(changed, exchanges, None, PairSettings(), work)
     refs = [r for r in refs if r.name.startswith("pairs/")]
-    drawn = random_pairs(refs, changed, PairSettings(), work)
+    drawn = control_pairs("random", refs, changed, PairSettings(), work)
     chosen, control = ({p["dialogue_id"] for p in _rows(work, found)} for found in (refs, drawn))
     assert chosen - control == {"d1", "d2"} and control < chosen
     told = [(r["dialogue_id"], r["stage"], r["reason"]) for r in _rows(work, drawn, "rejects")]
-    assert sorted(told) == [(d, "pairs.control", "no_other_candidate") for d in ("d1", "d2")]
+    assert sorted(told) == [(d, "pairs.random", "no_other_candidate") for d in ("d1", "d2")]
 
 
 def test_quality_warns_loudly_or_stops_the_run(work):
@@ -165,3 +170,110 @@ def test_quality_warns_loudly_or_stops_the_run(work):
     assert "\n" not in str(failure.value)
     (few,) = check_pairs([], QualitySettings(error=True), work)
     assert quality_line(work.store, (few,)).startswith("too few pairs")
+
+
+REPLY, OTHER = "I am so happy for you, this is wonderful!", "I hate you, leave me alone."
+SAID = ("How lovely, congratulations!", "You make me so angry.", "It is raining.", "I am scared of the dark.")
+
+
+def _sampled(work: Workspace):
+    """Four exchanges of four dialogues, each with four samples of the dialogue LLM; the fourth has one usable sample."""
+    exchanges, scores = [], []
+    for number in range(4):
+        place = {"dataset": "meld", "split": "train", "dialogue_id": f"d{number}", "turn": 0}
+        texts = {"sentence": f"sentence {number}", "reply": OTHER if number % 2 else REPLY}
+        speakers = {"sentence_speaker": "A", "reply_speaker": "B", "selected": True}
+        exchanges.append({**place, **texts, **speakers})
+        scores += [
+            {
+                **place, "source": "dialogue", "emotion": None, "sample": n, "prompt": None, "text": said,
+                "usable": number < 3 or n == 0, "reason": None, "seed": n, "engine": "e", "weights": "w",
+                "settings": "{}", "cosine": (0.6, -0.4, 0.05, 0.2)[n],
+            }
+            for n, said in enumerate(SAID)
+        ]  # fmt: skip
+    tables = {"scores": scores, "exchanges": exchanges}
+    return [[write_shard(work.store, table, f"{table}/meld/train/0", rows)] for table, rows in tables.items()]
+
+
+def test_on_policy_the_most_similar_is_chosen_and_the_true_reply_stays(work):
+    scores, exchanges = _sampled(work)
+    refs = choose_pairs(scores, exchanges, None, PairSettings(chosen="most_similar"), work)
+    pairs, rejects = _rows(work, refs), _rows(work, refs, "rejects")
+    assert [(p["reply"], p["chosen"], p["chosen_cosine"]) for p in pairs] == [
+        (reply, SAID[0], 0.6) for reply in (REPLY, OTHER, REPLY)
+    ]
+    assert {(p["rejected"], p["cosine"], p["rejected_emotion"]) for p in pairs} == {(SAID[1], -0.4, None)}
+    assert [(r["dialogue_id"], r["reason"]) for r in rejects] == [("d3", "no_other_candidate")]
+    facts = json.loads(work.store.read(refs[-1]))
+    assert (facts["chosen"], facts["sources"], facts["rejected_emotions"]) == (
+        "most_similar",
+        ["dialogue"],
+        {},
+    )
+    human = _rows(work, choose_pairs(scores, exchanges, None, PairSettings(), work))
+    assert [(p["reply"], p["chosen_cosine"]) for p in human] == [(p["chosen"], None) for p in human]
+
+
+def test_the_length_that_is_matched_is_that_of_what_is_chosen(work):
+    scores, exchanges = _sampled(work)
+    asked = PairSettings(chosen="most_similar", selection="length_matched", threshold=0.5)
+    kept = _rows(work, choose_pairs(scores, exchanges, None, asked, work))
+    assert {p["rejected"] for p in kept} == {
+        SAID[2]
+    }  # three words, as what is chosen; the true replies have more
+    plain = asked.model_copy(update={"selection": "least_similar"})
+    assert {p["rejected"] for p in _rows(work, choose_pairs(scores, exchanges, None, plain, work))} == {
+        SAID[1]
+    }
+
+
+def test_the_most_similar_of_the_others_is_rejected(work):
+    scores, exchanges = _sampled(work)
+    for chosen, wanted in (("human", SAID[0]), ("most_similar", SAID[3])):
+        refs = choose_pairs(scores, exchanges, None, PairSettings(chosen=chosen), work)
+        refs = [ref for ref in refs if ref.name.startswith("pairs/")]
+        control = _rows(work, control_pairs("most_similar", refs, scores, PairSettings(), work))
+        assert {p["rejected"] for p in control} == {wanted}
+        assert [p["chosen"] for p in control] == [p["chosen"] for p in _rows(work, refs)]
+
+
+@pytest.mark.parametrize("chosen", ["human", "most_similar"])
+def test_another_exchanges_reply_chooses_the_shuffled_pair(work, chosen):
+    """Where the own reply is happy the other one is angry: what is like the one is unlike the other."""
+    scores, exchanges = _sampled(work)
+    settings = PairSettings(chosen=chosen)
+    refs = choose_pairs(scores, exchanges, None, settings, work)
+    given = [ref for ref in refs if ref.name.startswith("pairs/") or ref.name == "pairs.json"]
+    scorer = Weights(name="goemotions-minilm", identity="wheel:x")
+    drawn = shuffled_pairs(given, scores, settings, ScorerSettings(), scorer, work)
+    own, shuffled = _rows(work, refs), _rows(work, drawn)
+    assert len(own) == len(shuffled) == 3 and drawn[-1].name == "rejects/pairs.shuffled"
+    features = EmotionScorer.load(scorer.name, ScorerSettings()).features([*SAID, REPLY, OTHER])
+    like = dict(zip((REPLY, OTHER), (features[:4] @ features[4:].T).T.tolist(), strict=True))
+    for pair in shuffled:
+        other = OTHER if pair["reply"] == REPLY else REPLY
+        by_other = sorted(range(4), key=lambda n: like[other][n])
+        assert pair["rejected"] == SAID[by_other[0]]
+        assert pair["cosine"] == pytest.approx(like[other][by_other[0]], abs=1e-4)
+        assert pair["chosen"] == (pair["reply"] if chosen == "human" else SAID[by_other[-1]])
+    assert {p["reply"] for p in shuffled} == {REPLY, OTHER}  # the autoregressive loss is of the own reply
+
+
+def test_the_other_exchange_is_of_another_dialogue_of_the_split_and_says_something_else():
+    keys = [("meld", split, f"d{n // 2}", n) for split in ("train", "dev") for n in range(20)]
+    replies = [(key, f"{key[1]} {key[3] % 5}") for key in keys]
+    given, said = other_replies(replies, 0), dict(replies)
+    assert given.keys() == set(keys)
+    for key, reply in given.items():
+        assert reply.startswith(key[1]) and reply != said[key]
+    lonely = [(("meld", "train", "d", n), f"{n}") for n in range(5)]
+    assert other_replies(lonely, 0) == {} and other_replies([], 0) == {}
+    one_of_dev = [*lonely, (("meld", "dev", "e", 0), "of dev")]
+    assert other_replies(one_of_dev, 0).keys() == {
+        key for key, _ in one_of_dev
+    }  # of any split where its own has none
+    alike = [(("meld", "train", f"d{n}", 0), "Yeah.") for n in range(5)]
+    assert other_replies(alike, 0) == {}
+    more = other_replies([*replies, (("meld", "train", "new", 0), "new")], 0)
+    assert sum(more[key] != reply for key, reply in given.items()) <= 2

@@ -83,6 +83,61 @@ def test_what_was_cut_off_goes_on_to_the_same_bytes(tmp_path, texts, cut_off, mo
         assert (cut_off / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+CURRICULUM = {
+    "memory_span": None,
+    "span_curriculum": [{"span": 1, "max_tokens": 200}, {"span": 2, "max_tokens": 200}],
+    "reader_rank": 2,
+    "reader_alpha": 4,
+    "prompt": "bare",
+    "half_products": True,
+}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_curriculum_cut_off_in_any_stage_goes_on_to_the_same_bytes(tmp_path, texts, monkeypatch, stage):
+    chosen = settings(tmp_path)
+    chosen.write_text(json.dumps({**json.loads(chosen.read_text()), **CURRICULUM}), encoding="utf-8")
+    began = []
+
+    def kill(step, steps, logs):
+        began.append(step)
+        if began.count(1) == stage and step == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "due", lambda _: True)
+        patch.setattr("tasks.pretraining._tell", kill)
+        with pytest.raises(Killed):
+            pretrain_on_texts([texts], tmp_path / "cut", chosen, "tiny-llm")
+    other = tmp_path / "other.json"
+    changed = [{"span": 1, "max_tokens": 200}, {"span": 3, "max_tokens": 200}]
+    other.write_text(json.dumps({**json.loads(chosen.read_text()), "span_curriculum": changed}))
+    with monkeypatch.context() as patch:
+        patch.setattr("model.zoo.resolve.resolve", None)  # it is refused before any weights are looked for
+        with pytest.raises(InputError, match=r"\(differing: settings\.span_curriculum\); remove the folder"):
+            pretrain_on_texts([texts], tmp_path / "cut", other, "tiny-llm")
+    ran = []
+    monkeypatch.setattr("tasks.pretraining._tell", lambda step, *_: ran.append(step))
+    report = pretrain_on_texts([texts], tmp_path / "cut", chosen, "tiny-llm")
+    assert ran[0] == 4 and ran.count(1) == 3 - stage  # finished stages are not run again
+    pretrain_on_texts([texts], tmp_path / "whole", chosen, "tiny-llm")
+    names = (
+        "model.safetensors",
+        "config.json",
+        "report.json",
+        "card.json",
+        "reader/adapter_model.safetensors",
+    )
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert [s["span"] for s in report["stages"]] == [1, 2, None]
+    assert report["history"]["tokens"] == sum(s["tokens"] for s in report["stages"])
+    assert set(json.loads((tmp_path / "cut" / "card.json").read_text())["files"]) == {
+        "model.safetensors",
+        "reader/adapter_model.safetensors",
+    }
+
+
 def test_another_training_does_not_go_on_from_what_was_cut_off(tmp_path, texts, cut_off):
     """Neither under another corpus, setting, LLM or start, nor by starting over without a word."""
     more = tmp_path / "more.txt"

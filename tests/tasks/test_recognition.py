@@ -64,6 +64,17 @@ def test_each_dataset_has_its_own_bars():
     assert facts["ravdess"]["A"]["accuracy_ci"] is None  # one dialogue or actor: no interval
 
 
+def test_settings_are_compared_on_the_clips_that_both_have():
+    facts = figure_6(CLIPS, OWN, OTHER, BootstrapSettings())
+    # Of the five clips with sound A has all but the second, T the first two: three to A alone, one to T alone.
+    line = {"first": "A", "second": "T", "n": 5, "only_first": 3, "only_second": 1, "p": 10 / 16}
+    assert facts["mcnemar"] == [line]
+    assert facts["mcnemar_by_dataset"] == {
+        "meld": [{**line, "n": 4, "only_first": 2, "p": 1.0}],
+        "ravdess": [{**line, "n": 1, "only_first": 1, "only_second": 0, "p": 1.0}],
+    }
+
+
 def test_it_reads_test_and_dev_and_never_train():
     stage = next(stage for stage in STAGES if stage.name == "extractor.test")
 

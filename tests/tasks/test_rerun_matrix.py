@@ -38,6 +38,7 @@ SMALL = (
     "extractor.training.heldout_rows=4", "compressor.pretrain.heldout_rows=4",
     "compressor.finetune.heldout_rows=1", "dialogue.training.heldout_rows=2", "epo.training.heldout_rows=2",
     "compressor.free_running_rows=1", "recognition.clips=3", "replies.exchanges=2", "replies.max_new_tokens=6",
+    "ladder.exchanges=2",
     "pairs.threshold=1.0", "pairs.fallback=none",
 )  # fmt: skip
 """Budgets that bring a run in seconds; every exchange of train and dev has its candidates."""
@@ -73,6 +74,7 @@ MODELS = {
     "replies.3-mc": ("dialogue.memory", "compressor.finetune"),
     "replies.4-av": ("dialogue.audiovisual", "extractor", "compressor.finetune"),
     "replies.5-epo": ("epo", "extractor", "compressor.finetune"),
+    "ladder": ("dialogue.text", "dialogue.memory", "compressor.finetune"),
     "metrics": (*REPLIES, "train_replies.json/"),
 }
 """Stage -> the stages (with a slash: the table) whose artefacts it reads: it runs where their bytes changed."""
@@ -365,7 +367,7 @@ def test_another_library_version(corpora, monkeypatch):
     corpus = corpora("tiny")
     real = item_module._version
     monkeypatch.setattr(item_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
-    readers = {"dialogue.text", "dialogue.memory", "dialogue.audiovisual", "epo", *REPLIES}
+    readers = {"dialogue.text", "dialogue.memory", "dialogue.audiovisual", "epo", "ladder", *REPLIES}
     assert corpus.run() == {f"{stage} all" for stage in readers}  # and all of it to the same bytes
 
 

@@ -10,12 +10,12 @@ import pytest
 from storage.errors import InputError
 from storage.store import canonical, digest_bytes
 from tasks.engine import runs as module
-from tasks.engine.runs import KEPT, drop_unreadable, noted, run_of, runs, worked_seconds
+from tasks.engine.runs import KEPT, drop_unreadable, recorded, run_of, runs, worked_seconds
 from tasks.upkeep import damaged
 
 
 def a_run(root, **facts):
-    with noted(root, "tiny", ("a.b=1",), "/raw", None) as note:
+    with recorded(root, "tiny", ("a.b=1",), "/raw", None) as note:
         note.update(**facts)
     return note.record
 
@@ -25,7 +25,7 @@ def file_of(root, record):
 
 
 def test_a_record_says_what_was_asked_for_and_what_became_of_it(tmp_path):
-    with noted(tmp_path, "tiny", ("a.b=1",), None, "pairs") as note:
+    with recorded(tmp_path, "tiny", ("a.b=1",), None, "pairs") as note:
         (running,), _ = runs(tmp_path)
         assert running.state == "running" and running.ended is None
         note.update(seconds={"epo": 2.5})
@@ -41,14 +41,14 @@ def test_a_record_says_what_was_asked_for_and_what_became_of_it(tmp_path):
     [(ValueError("no \nroom"), "failed"), (KeyboardInterrupt(), "stopped"), (SystemExit(1), "stopped")],
 )
 def test_how_it_ended_is_kept_and_the_error_goes_on(tmp_path, error, state):
-    with pytest.raises(type(error)), noted(tmp_path, "tiny", (), None, None):
+    with pytest.raises(type(error)), recorded(tmp_path, "tiny", (), None, None):
         raise error
     (found,), _ = runs(tmp_path)
     assert found.state == state and found.said and len(found.said) < 400
 
 
 def _hold(root, ready, end):
-    with noted(root, "tiny", (), None, None):
+    with recorded(root, "tiny", (), None, None):
         ready.set()
         end.wait()
 
@@ -69,7 +69,10 @@ def test_two_that_draw_the_same_id_get_two(tmp_path, monkeypatch):
     drawn = iter(["aaaaaa"] * 8 + ["bbbbbb"] * 8)
     monkeypatch.setattr(module.secrets, "token_hex", lambda _: next(drawn))
     monkeypatch.setattr(module, "_now", lambda: module.datetime(2030, 1, 2, 3, 4, 5, tzinfo=module.UTC))
-    with noted(tmp_path, "one", (), None, None) as first, noted(tmp_path, "two", (), None, None) as second:
+    with (
+        recorded(tmp_path, "one", (), None, None) as first,
+        recorded(tmp_path, "two", (), None, None) as second,
+    ):
         assert [first.record.id, second.record.id] == ["20300102-030405-aaaaaa", "20300102-030405-bbbbbb"]
         assert {record.profile for record in runs(tmp_path)[0]} == {"one", "two"}
 

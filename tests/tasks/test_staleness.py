@@ -107,20 +107,6 @@ def test_one_changed_sentence_rewrites_its_own_shard_only(store, raw, meld_csv):
     assert len([name for name in before if name.startswith("utterances/meld/train/")]) >= 4
 
 
-def test_a_setting_changed_and_changed_back(store, raw):
-    run(store, raw)
-    assert reasons(store, raw, "data.dialogues=2")["utterances"] == [
-        "changed setting: data.dialogues None → 2"
-    ]
-    assert len(run(store, raw, "data.dialogues=2")) == 4
-    assert run(store, raw) == []
-
-
-def test_a_setting_that_no_early_stage_reads(store, raw):
-    run(store, raw)
-    assert run(store, raw, "epo.gamma=0.4") == []
-
-
 def test_a_forced_stage_runs_and_what_follows_stays_fresh(store, raw):
     run(store, raw)
     (record,) = (store / "records" / "utterances.exchanges").glob("*.json")

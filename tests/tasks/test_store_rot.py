@@ -17,7 +17,7 @@ from flows import cli
 from storage.sample.layout import write_sample
 from storage.store import Store, unsealed
 from tasks.engine.run import RunRequest, publish_report
-from tasks.engine.runs import noted
+from tasks.engine.runs import recorded
 from tasks.upkeep import collect, damaged
 from tests.support.rerun import digests, run, session
 
@@ -198,7 +198,7 @@ def test_a_store_from_before_formats_opens_as_it_is(finished, raw, tmp_path):
 
 
 def publish(store, opened):
-    with noted(store, "tiny", (), None, None) as note:
+    with recorded(store, "tiny", (), None, None) as note:
         publish_report(RunRequest(profile="tiny", store=str(store)), opened.plan(), note)
 
 

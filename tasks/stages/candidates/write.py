@@ -18,13 +18,14 @@ from model.generation.client import GenerationEngine
 from model.generation.protocol import MAY_DO_BETTER, VARIES, GenerationRequest, ServerError, request_seed
 from model.generation.settings import EngineSettings
 from model.zoo.resolve import resolve
+from storage.answers import Candidate
 from storage.exchanges import Exchange
-from storage.shards import read_table, row_to_exchange
+from storage.shards import read_table, row_to_exchange, unscored_to_row
 from storage.store import Ref, RowStore, canonical, digest_bytes
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.selection import smallest_hashed
-from tasks.stages.shards import row_key, write_shard
+from tasks.stages.shards import write_shard
 
 UNCONFIRMED = "unconfirmed"
 """Field of a stored answer after which its server's model has not been identified yet."""
@@ -45,19 +46,20 @@ def write_candidates(
     utterances: the shard of the same dialogues where the prompt shows history. engine: "vllm", "transformers" or
     "openai", which asks for `llm.name` at its server; served/… then says what identified the model there.
     """
-    rows = [row_to_exchange(row) for row in read_table(work.store.read(exchanges), "exchanges")]
-    chosen = [exchange for exchange, selected in rows if selected]
+    read = [row_to_exchange(row) for row in read_table(work.store.read(exchanges), "exchanges")]
+    chosen = [exchange for exchange, selected in read if selected]
     histories = _histories(work, utterances, settings.history)
     place_ = "/".join(exchanges.name.split("/")[1:])
     writer = _Writer(settings, engine, llm, place_, work)
     out = _candidates(chosen, histories, settings, writer)
-    shards = [write_shard(work.store, "candidates", f"candidates/{place_}", out)]
+    rows = [unscored_to_row(candidate) for candidate in out]
+    shards = [write_shard(work.store, "candidates", f"candidates/{place_}", rows)]
     if settings.examples and settings.compare:
         few = smallest_hashed(chosen, settings.compare, settings.seed, "candidates.compare")
         keys = {exchange.key for exchange in few}
         plain = _candidates(few, histories, settings.model_copy(update={"examples": 0}), writer)
         facts = {
-            "with": _usable_counts([row for row in out if row_key(row) in keys]),
+            "with": _usable_counts([candidate for candidate in out if candidate.key in keys]),
             "without": _usable_counts(plain),
         }
         shards.append(work.store.put_bytes(f"plain/{place_}", canonical(facts)))
@@ -66,9 +68,10 @@ def write_candidates(
     return shards
 
 
-def _usable_counts(rows: list[dict]) -> dict:
-    reasons = Counter(row["reason"] for row in rows if not row["usable"])
-    return {"candidates": len(rows), "usable": sum(row["usable"] for row in rows), "unusable": dict(reasons)}
+def _usable_counts(candidates: list[Candidate]) -> dict:
+    reasons = Counter(candidate.reason for candidate in candidates if not candidate.usable)
+    usable_ones = sum(candidate.usable for candidate in candidates)
+    return {"candidates": len(candidates), "usable": usable_ones, "unusable": dict(reasons)}
 
 
 def _histories(work: Workspace, utterances: Ref | None, turns: int) -> dict[tuple, tuple[str, ...]]:
@@ -77,7 +80,7 @@ def _histories(work: Workspace, utterances: Ref | None, turns: int) -> dict[tupl
         return {}
     from tasks.stages.examples import read_dialogues, tagged  # torch, which the engine's process alone needs
 
-    found = {}
+    found: dict[tuple, tuple[str, ...]] = {}
     for dialogue in read_dialogues(work.store, [utterances]).values():
         lines = tagged(dialogue)
         found |= {u.key: lines[max(0, at - turns) : at] for at, u in enumerate(dialogue)}
@@ -89,8 +92,8 @@ def _candidates(
     histories: dict[tuple, tuple[str, ...]],
     settings: CandidateSettings,
     writer: _Writer,
-) -> list[dict]:
-    """A row for each exchange and emotion."""
+) -> list[Candidate]:
+    """One for each exchange and emotion."""
     requests = {
         (exchange.key, emotion): _request(exchange, emotion, histories.get(exchange.key, ()), settings)
         for exchange in exchanges
@@ -98,18 +101,17 @@ def _candidates(
     }
     answers = writer.answers({r.key: r for r in requests.values()})
     shown = {"examples": settings.examples, "history": settings.history}
-    made = {
-        "weights": writer.weights,
-        "settings": canonical(writer.made_with | shown).decode(),
-    }
+    made_with = canonical(writer.made_with | shown).decode()
     return [
-        {**row, **made}
+        candidate
         for exchange in exchanges
-        for row in _rows_of(
+        for candidate in _candidates_of(
             exchange,
             {emotion: requests[exchange.key, emotion] for emotion in settings.emotions},
             answers,
             settings.keep_garbled,
+            writer.weights,
+            made_with,
         )
     ]
 
@@ -255,11 +257,20 @@ def _engine(settings: EngineSettings) -> GenerationEngine:
     return started
 
 
-def _rows_of(
-    exchange: Exchange, requests: dict[str, GenerationRequest], answers: dict[str, dict], keep_garbled: bool
-) -> list[dict]:
-    """The exchange's rows, in the order of its emotions: the second of two alike is the duplicate."""
-    rows, earlier = [], []
+def _candidates_of(
+    exchange: Exchange,
+    requests: dict[str, GenerationRequest],
+    answers: dict[str, dict],
+    keep_garbled: bool,
+    weights: str,
+    made_with: str,
+) -> list[Candidate]:
+    """The exchange's candidates, in the order of its emotions: the second of two alike is the duplicate.
+
+    weights, made_with: what wrote them all, and the settings it wrote with.
+    """
+    candidates: list[Candidate] = []
+    earlier: list[str] = []
     for emotion, request in requests.items():
         answer = answers[request.key]
         ending = answer["finish_reason"]
@@ -268,20 +279,21 @@ def _rows_of(
         text = tidy(answer["text"], ending)
         good, reason = usable(text, ending, exchange.sentence, emotion, earlier)
         earlier.append(text)
-        rows.append(
-            {
-                "dataset": exchange.dataset,
-                "split": exchange.split,
-                "dialogue_id": exchange.dialogue_id,
-                "turn": exchange.turn,
-                "emotion": emotion,
-                "prompt": request.messages[-1]["content"],
-                "text": text,
-                "finish_reason": ending,
-                "usable": good,
-                "reason": reason,
-                "seed": request.seed,
-                "engine": answer["engine"],
-            }
+        candidates.append(
+            Candidate(
+                *exchange.key,
+                source="prompted",
+                emotion=emotion,
+                sample=0,
+                prompt=request.messages[-1]["content"],
+                text=text,
+                finish_reason=ending,
+                usable=good,
+                reason=reason,
+                seed=request.seed,
+                engine=answer["engine"],
+                weights=weights,
+                settings=made_with,
+            )
         )
-    return rows
+    return candidates

@@ -36,6 +36,7 @@ def pretrain_compressor(
     dialogues = [number for number, dialogue in enumerate(chosen) for _ in dialogue]
     with tempfile.TemporaryDirectory() as folder:
         if settings.pretrained:
+            assert base is not None, "the stage hands over what identifies the pretrained weights"
             adopt(resolve(llm.name), resolve(base.name), heldout, settings, Path(folder), dialogues)
             return [work.store.put_tree("compressor", Path(folder), rows=0)]
         train = [utterance.text for d in _dialogues(work, utterances, "train").values() for utterance in d]

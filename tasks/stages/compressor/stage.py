@@ -25,7 +25,7 @@ PRETRAIN = Stage(
     function="tasks.stages.compressor.fit:pretrain_compressor",
     settings={"settings": Reads("compressor", without=("finetune",))},
     weights={"llm": "llm.weights"},
-    libraries=TORCH,
+    libraries=(*TORCH, "peft"),
     trains=True,
     anew=True,
 )
@@ -47,6 +47,6 @@ FINETUNE = Stage(
     function="tasks.stages.compressor.fit:finetune_compressor",
     settings={"settings": Reads("compressor", without=("pretrain",))},
     weights={"llm": "llm.weights"},
-    libraries=TORCH,
+    libraries=(*TORCH, "peft"),
     trains=True,
 )

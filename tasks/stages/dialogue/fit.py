@@ -6,9 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from model.adapter import AdapterError
+from model.compressor.reader import checked_reader
 from model.dialogue.settings import DialogueSettings
 from model.dialogue.train import train_dialogue
 from model.zoo.resolve import resolve
+from storage.errors import InputError
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
@@ -35,6 +38,9 @@ def fit_dialogue(
     train = dialogue_examples(work.store, utterances, exchanges, features, "train")
     heldout = dialogue_examples(work.store, utterances, exchanges, features, "dev")
     heldout = that_choose(heldout, work.store, utterances, stand_ins)
+    by_reader = settings.start_from_reader and settings.memory == "mamba" and history == "memory"
+    if by_reader and start is None:
+        _check_reader(work.folder(compressor), settings)
     with tempfile.TemporaryDirectory() as folder:
         train_dialogue(
             resolve(llm.name),
@@ -50,3 +56,11 @@ def fit_dialogue(
             start=work.folder(start),
         )
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]
+
+
+def _check_reader(compressor: Path | None, settings: DialogueSettings) -> None:
+    """InputError where the adapter cannot start from the compressor's reader, before anything is loaded."""
+    try:
+        checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
+    except AdapterError as error:
+        raise InputError(str(error)) from None

@@ -11,6 +11,7 @@ from tasks.stages.inputs import (
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
     stand_ins,
@@ -24,7 +25,7 @@ def text(made: Made) -> Calls | NotRun:
 
 @of_dialogues
 def memory(made: Made) -> Calls | NotRun:
-    return _call(made, history="memory", compressor=made.only("compressor.finetune"))
+    return _call(made, history="memory", compressor=memory_compressor(made))
 
 
 @of_dialogues
@@ -34,7 +35,19 @@ def audiovisual(made: Made) -> Calls | NotRun:
     return _call(
         made,
         history="memory",
-        compressor=made.only("compressor.finetune"),
+        compressor=memory_compressor(made),
+        extractor=made.only("extractor"),
+        features=dialogue_features(made, "train", "dev"),
+    )
+
+
+@of_dialogues
+def text_audiovisual(made: Made) -> Calls | NotRun:
+    if not made.ran("extractor"):
+        return NotRun(NO_MEDIA)
+    return _call(
+        made,
+        history="text",
         extractor=made.only("extractor"),
         features=dialogue_features(made, "train", "dev"),
     )
@@ -80,4 +93,12 @@ AUDIOVISUAL = replace(
     title="Dialogue LoRA, memories and audio-visual",
     needs=(*MEMORY.needs, "features", "extractor"),
     items=audiovisual,
+)
+TEXT_AUDIOVISUAL = replace(
+    TEXT,
+    name="dialogue.text-audiovisual",
+    title="Dialogue LoRA, history as text and audio-visual",
+    needs=(*TEXT.needs, "features", "extractor"),
+    items=text_audiovisual,
+    asked=lambda settings: settings.ladder.full_text_audiovisual,
 )

@@ -1,52 +1,57 @@
-"""Stages `epo` and `epo.control`, declared: the same training on other pairs of the same exchanges."""
+"""Stages `epo` and its controls, declared: the same training on other pairs of the same exchanges."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
 
+from model.pairs.settings import CONTROLS, stage_name
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
 from tasks.stages.inputs import (
     TORCH,
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
 )
+from tasks.stages.pairs.stage import CONTROL_PAIRS
 from tasks.stages.shard_names import of_table
 
 
-@of_dialogues
-def chosen_pairs(made: Made) -> Calls | NotRun:
-    return _pairs_of("pairs", made)
+def arms(made: Made) -> dict[str, list]:
+    """The stages whose pairs are trained on in this run -> their shards."""
+    controls = (stage_name("pairs", name) for name in made.settings.pairs.control if name != "nll")
+    return {name: of_table(made.refs(name), "pairs") for name in ("pairs", *controls)}
 
 
-@of_dialogues
-def random_pairs(made: Made) -> Calls | NotRun:
-    return _pairs_of("pairs.control", made)
+def own_pairs(table: str, control: str, made: Made) -> Calls | NotRun:
+    """table: the stage whose pairs it learns from. All arms learn from the rows that every one of them has.
 
-
-def _pairs_of(table: str, made: Made) -> Calls | NotRun:
-    """table: the stage whose pairs it learns from. Where there is a control, both learn from the rows that both have."""
-    tables = ("pairs", "pairs.control") if made.settings.pairs.control else ("pairs",)
-    arms = {name: of_table(made.refs(name), "pairs") for name in tables}
-    rows = partial(_rows, arms[tables[-1]])  # a control has no pair that the others lack
-    if not rows("train") or not rows("dev"):
+    control: "" for EPO itself, which the others follow step by step.
+    """
+    if control and not made.ran("epo"):
+        return NotRun("epo was not run")
+    shards = arms(made)
+    train, dev = (min(_rows(refs, split) for refs in shards.values()) for split in ("train", "dev"))
+    if not train or not dev:
         threshold = made.read_json("pairs", "pairs.json")["threshold"]
         return NotRun(
-            f"no preference pairs: {rows('train')} in train and {rows('dev')} in dev below the threshold {threshold:g}"
+            f"no preference pairs: {train} in train and {dev} in dev below the threshold {threshold:g}"
         )
     media = made.ran("dialogue.audiovisual")
     return {
         "all": {
-            "pairs": arms.pop(table),
-            "other_pairs": [ref for refs in arms.values() for ref in refs],
+            "pairs": shards.pop(table),
+            "other_pairs": shards,
+            "preference": control != "nll",
+            "follows": made.only("epo") if control else None,
             "utterances": seen_as("words", dialogue_shards(made, "train", "dev")),
             "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
             "features": dialogue_features(made, "train", "dev") if media else [],
             "adapter": made.only("dialogue.audiovisual" if media else "dialogue.memory"),
-            "compressor": made.only("compressor.finetune"),
+            "compressor": memory_compressor(made),
             "extractor": made.only("extractor") if media else None,
         }
     }
@@ -66,23 +71,37 @@ EPO = Stage(
         "features",
         "pairs",
         "pairs.quality",  # which may stop the run
-        "pairs.control",  # where it is asked for
+        *(stage.name for stage in CONTROL_PAIRS),  # where they are asked for
         "compressor.finetune",
         "extractor",
         "dialogue.memory",
         "dialogue.audiovisual",
     ),
-    items=chosen_pairs,
+    items=of_dialogues(partial(own_pairs, "pairs", "")),
     function="tasks.stages.epo.fit:fit_epo",
     settings={"dialogue": "dialogue", "settings": "epo"},
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     trains=True,
 )
-CONTROL_EPO = replace(
-    EPO,
-    name="epo.control",
-    title="Control: EPO on random replies",
-    items=random_pairs,
-    asked=lambda settings: settings.pairs.control,
-)
+TITLES = {
+    "random": "EPO on random replies",
+    "most_similar": "EPO on the most similar replies",
+    "shuffled": "EPO on pairs chosen by another exchange's reply",
+    "nll": "the autoregressive loss alone",
+}
+
+
+def _control(name: str) -> Stage:
+    table = "pairs" if name == "nll" else stage_name("pairs", name)
+    return replace(
+        EPO,
+        name=stage_name("epo", name),
+        title=f"Control: {TITLES[name]}",
+        needs=(*EPO.needs, "epo"),
+        items=of_dialogues(partial(own_pairs, table, name)),
+        asked=lambda settings: name in settings.pairs.control,
+    )
+
+
+CONTROLS_OF_EPO = tuple(map(_control, CONTROLS))

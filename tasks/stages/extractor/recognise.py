@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 
+from model.extractor.recognise import EMOTIONS
 from model.extractor.recognition import Answers, recognised
 from model.extractor.rows import INPUT_SETTINGS, EmotionExample
 from model.extractor.settings import RecognitionSettings
 from model.metrics.bootstrap import bootstrap_share
+from model.metrics.mcnemar import mcnemar
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import verdict
 from model.zoo.resolve import resolve
@@ -69,7 +72,10 @@ def recognise_test(
 def figure_6(
     clips: Sequence[EmotionExample], answers: Answers, others: Answers, intervals: BootstrapSettings
 ) -> dict:
-    """{"clips", "dialogues" (or actors), "accuracy": by input setting, "accuracy_by_dataset"}; see `_setting`."""
+    """{"clips", "dialogues" (or actors), "accuracy": by input setting, "accuracy_by_dataset"}; see `_setting`.
+
+    "mcnemar", "mcnemar_by_dataset": every two settings on the clips that both have, see `_compared`.
+    """
     by_dataset = {
         name: [i for i, clip in enumerate(clips) if clip.dataset == name]
         for name in sorted({clip.dataset for clip in clips})
@@ -85,9 +91,23 @@ def figure_6(
     return {
         "clips": len(clips),
         "dialogues": len({clip.group for clip in clips}),
+        "answers": list(EMOTIONS),
         "accuracy": part(range(len(clips))),
         "accuracy_by_dataset": {name: part(rows) for name, rows in by_dataset.items()},
+        "mcnemar": _compared(range(len(clips)), clips, answers),
+        "mcnemar_by_dataset": {name: _compared(rows, clips, answers) for name, rows in by_dataset.items()},
     }
+
+
+def _compared(rows: Sequence[int], clips: Sequence[EmotionExample], answers: Answers) -> list[dict]:
+    """Every two input settings by McNemar's exact test, on the clips that have both; no clip, no line."""
+    found = []
+    for first, second in combinations(INPUT_SETTINGS, 2):
+        both = [i for i in rows if answers[i][first] and answers[i][second]]
+        if both:
+            right = [[answers[i][name] == clips[i].emotion for i in both] for name in (first, second)]
+            found.append({"first": first, "second": second, **mcnemar(*right).as_dict()})
+    return found
 
 
 def _setting(

@@ -15,7 +15,7 @@ def labelled_clips(made: Made) -> Calls | NotRun:
     return {"all": _clips(made, "train", "dev")}
 
 
-def test_clips(made: Made) -> Calls | NotRun:
+def clips_to_recognise(made: Made) -> Calls | NotRun:
     """As `labelled_clips`; where a dataset has no test split, dev stands in."""
     if not made.ran("extractor"):
         return NotRun(NO_MEDIA)
@@ -52,7 +52,7 @@ RECOGNITION = Stage(
     title="Emotion recognition on test",
     flow="write_report",
     needs=("utterances", "features", "extractor"),
-    items=test_clips,
+    items=clips_to_recognise,
     function="tasks.stages.extractor.recognise:recognise_test",
     settings={
         "settings": "recognition",

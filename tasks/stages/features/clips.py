@@ -12,9 +12,9 @@ from pathlib import Path
 from model.features.settings import FeatureSettings
 from storage.media.clip import Clip, Request
 from storage.media.container import MediaError
+from storage.media.decoder_pool import DecoderPool
 from storage.media.decord_frames import require
 from storage.media.pictures import Window
-from storage.media.pool import DecoderPool
 from storage.media.settings import MediaSettings
 from storage.utterance import Utterance
 
@@ -75,6 +75,7 @@ def _requests(
 
 def _frame_seed(clip: Utterance, settings: FeatureSettings) -> int:
     """The frames follow from the clip's content and the seed, never from ids."""
+    assert clip.media_digest is not None, "only utterances with media are decoded"
     return int(clip.media_digest[:8], 16) ^ settings.seed
 
 
@@ -91,10 +92,15 @@ def _joined(
     film = next(answers)
     for place, clip in enumerate(group):
         heard = next(answers) if clip.audio_path else None
-        seen = film if isinstance(film, MediaError) else film.frames[place]
-        errors = [part for part in (seen, heard) if isinstance(part, MediaError)]
-        if errors:
-            yield clip, errors[0]
+        if isinstance(film, MediaError):
+            yield clip, film
+            continue
+        seen = film.frames[place]
+        if isinstance(seen, MediaError):
+            yield clip, seen
+            continue
+        if isinstance(heard, MediaError):
+            yield clip, heard
             continue
         seconds = heard.seconds if heard else (clip.end or film.seconds) - (clip.start or 0.0)
         facts = {**film.facts, **(heard.facts if heard else {})}

@@ -84,7 +84,7 @@ def _mis_cut(clip: Utterance, seconds: float, media: MediaSettings) -> MediaErro
         return None
     if abs(seconds - clip.seconds) <= media.mis_cut_seconds:
         return None
-    path = clip.audio_path or clip.video_path
+    path = clip.audio_path or clip.video_path or ""
     return MediaError("mis_cut", path, f"lasts {seconds:.2f} s, the release says {clip.seconds:.2f} s")
 
 
@@ -92,7 +92,7 @@ def summary(facts: dict[Utterance, dict], rejects: list[Reject]) -> dict:
     """What the clips of one shard are: hours, streams, who decoded them, and which utterances share a clip."""
     shared: dict[str, list[str]] = defaultdict(list)
     for clip in facts:
-        shared[clip.media_digest].append(f"{clip.dialogue_id} turn {clip.turn}")
+        shared[str(clip.media_digest)].append(f"{clip.dialogue_id} turn {clip.turn}")
     return {
         "clips": len(facts),
         "seconds": round(sum(told["seconds"] for told in facts.values()), 2),
@@ -120,8 +120,10 @@ def _key_columns(clip: Utterance) -> dict:
 def _encode(clip: Clip, settings: FeatureSettings, audio: str, video: str) -> dict:
     """Blobs and shapes of one decoded clip."""
     heard = None if clip.audio is None else _audio_encoder(audio, settings.dtype).states(clip.audio).numpy()
-    seen = _video_encoder(video, settings).states(clip.frames[0]).numpy() if clip.frames else None
-    row = {}
+    film = clip.frames[0] if clip.frames else None
+    assert not isinstance(film, MediaError), "a clip without its frames is an error of its own"
+    seen = None if film is None else _video_encoder(video, settings).states(film).numpy()
+    row: dict = {}
     for name, states in (("audio", heard), ("video", seen)):
         row[name], row[f"{name}_shape"] = pack_array(states)
     return row
@@ -150,7 +152,7 @@ def _unpack(data: bytes) -> tuple[dict, dict]:
     """Blobs and shapes, and what the clip is."""
     head, rest = data.split(b"\n", 1)
     facts = json.loads(head)
-    row = {}
+    row: dict = {}
     for name in ("audio", "video"):
         size = facts["sizes"][name]
         row[name], rest = (None, rest) if size is None else (rest[:size], rest[size:])

@@ -34,7 +34,7 @@ FEATURES = Stage(
     function="tasks.stages.features.extract:extract_features",
     settings={"settings": "features", "media": "media"},
     weights={"audio": "features.audio_weights", "video": "features.video_weights"},
-    code=("storage.media.worker:serve",),
+    code=("storage.media.decoder_process:serve",),
     libraries=(*TORCH, "av", "soxr", "decord", "pyarrow"),
     workers="run.feature_workers",
 )

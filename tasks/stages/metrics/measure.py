@@ -29,7 +29,7 @@ from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
-from tasks.stages.replies.rungs import CONTROL, LADDER, RUNGS
+from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
 ALL = "all"
@@ -56,9 +56,10 @@ def measure_replies(
     """Output: metrics.json.
 
     "systems": a row per rung, and per floor, and dataset, and one over all. "steps": what each rung adds to the one
-    before it; "over_floors": what the last one has over each floor. "scorers": how alike they are. "identical_to_previous": how alike neighbouring rungs reply. "control":
-    where it was asked for. "bertscore": with what it was measured. "answered": of how many exchanges each rung
-    answered which. train: the commonest replies of train and a sample of them, for floors.
+    before it; "over_floors": what the last one has over each floor. "scorers": how alike they are.
+    "identical_to_previous": how alike neighbouring rungs reply. "controls": EPO beside each that was asked for.
+    "bertscore": with what it was measured. "answered": how many exchanges each rung answered. train: the commonest
+    reply of train and a sample of them, for floors.
     """
     rungs = {
         ref.name.split("/")[-1]: [row_to_reply(row) for row in read_table(work.store.read(ref), "replies")]
@@ -70,11 +71,12 @@ def measure_replies(
     ran: list[System] = [(rung.name, rung.title, rungs[rung.name]) for rung in RUNGS if rung.name in rungs]
     exchanges = list({reply.key: reply for _, _, said in ran for reply in said}.values())
     systems = [*ran, *floors(exchanges, said_in_train, first)] if ran else []
-    pairs = [(reply.reply, reply.reference) for _, _, said in systems for reply in said]
+    every = [reply for _, _, said in systems for reply in said]
     chosen = settings.bertscore
     work.progress(0, len(systems) + 1, {})
     f1 = bert_score(
-        *([pair[side] for pair in pairs] for side in (0, 1)),
+        [reply.reply for reply in every],
+        [reply.reference for reply in every],
         resolve(bertscore.name),
         chosen.num_layers,
         chosen.batch_size,
@@ -103,9 +105,12 @@ def measure_replies(
         "bertscore": {"signature": signature(bertscore.name, chosen.num_layers), "weights": bertscore.identity,
                       "layer": chosen.num_layers, "rescaled_from": zero},
         "answered": answered_by(keys, list(rungs)),
+        "controls": {
+            name: gain_beside_control(rung.name, measured, keys, settings.intervals)
+            for name, rung in CONTROL_RUNGS.items()
+            if rung.name in rungs
+        },
     }  # fmt: skip
-    if CONTROL.name in rungs:
-        facts["control"] = gain_beside_control(measured, keys, settings.intervals)
     return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(rows))]
 
 
@@ -275,8 +280,13 @@ def _gain(measured: dict, keys: dict, name: str, pair: tuple[str, str], interval
 def steps(
     measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
 ) -> list[dict]:
-    """What each rung of the ladder adds to the one before it that ran: a verdict for each of COMPARED."""
+    """What each rung of the ladder adds to the one before it that ran: a verdict for each of COMPARED. Rung 4f, where
+    it was asked for, is beside 4 and comes after it."""
     ran = [rung.name for rung in LADDER if rung.name in keys]
+    pairs = list(zip(ran, ran[1:], strict=False))
+    beside = FULL_TEXT.against
+    if beside in ran and FULL_TEXT.name in keys:
+        pairs.insert(ran.index(beside), (beside, FULL_TEXT.name))
     return [
         {
             "rung": after,
@@ -287,7 +297,7 @@ def steps(
             },
             **{name: _gain(measured, keys, name, (after, before), intervals) for name in COMPARED},
         }
-        for before, after in zip(ran, ran[1:], strict=False)
+        for before, after in pairs
     ]
 
 
@@ -312,18 +322,18 @@ def over_floors(
 
 
 def gain_beside_control(
-    measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
+    control: str, measured: dict[str, Figures], keys: dict[str, list[tuple]], intervals: BootstrapSettings
 ) -> dict:
-    """What EPO gains over the rung it continues, what it gains on random replies, and the difference, each a verdict
-    over the same replies.
+    """What EPO gains over the rung it continues, what the rung `control` gains, and the difference, each a verdict over
+    the same replies.
 
     "shown": the difference in EmotionScore, by the scorer that took no part in selection, lies above zero.
     "exchange_shown": so does that in emotion contrast: it is this exchange's emotion, and not the usual one.
     """
     epo = next(rung.name for rung in LADDER if rung.epo)
     base = [rung.name for rung in LADDER if rung.name in keys and rung.mc and not rung.epo][-1]
-    found: dict = {"base": base, "rung": epo, "control": CONTROL.name}
-    pairs = {"epo": (epo, base), "random": (CONTROL.name, base), "difference": (epo, CONTROL.name)}
+    found: dict = {"base": base, "rung": epo, "control": control}
+    pairs = {"epo": (epo, base), "control": (control, base), "difference": (epo, control)}
     for name in COMPARED:
         found[name] = {what: _gain(measured, keys, name, pair, intervals) for what, pair in pairs.items()}
     return {
@@ -350,10 +360,11 @@ def scorers_alike(rungs: dict[str, list[Reply]], measured: dict[str, Figures], s
 
 
 def identical_to_previous(rungs: dict[str, list[Reply]]) -> dict[str, dict]:
-    """Rung -> the rung before it that ran, and the share of replies that are the same word for word."""
-    ran = [r.name for r in RUNGS if r.name in rungs]
+    """Rung -> the rung it is compared with that ran, and the share of replies that are the same word for word."""
+    ran = [r.name for r in LADDER if r.name in rungs]
+    beside = [(r.against, r.name) for r in RUNGS if r.name in rungs and r.against in rungs]
     found = {}
-    for before, after in zip(ran, ran[1:], strict=False):
+    for before, after in [*zip(ran, ran[1:], strict=False), *beside]:
         other = {reply.key: reply.reply for reply in rungs[before]}
         both = [(other[reply.key], reply.reply) for reply in rungs[after] if reply.key in other]
         same = sum(a == b for a, b in both)

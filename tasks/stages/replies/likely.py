@@ -79,11 +79,24 @@ def _nearest(rows: list[tuple[int, tuple, str]], e: Exchange) -> tuple[int, tupl
     )
 
 
-@torch.no_grad()
 def likelihoods(
+    model: DialogueModel,
+    examples: Sequence[DialogueExample],
+    others: Sequence[tuple[str | None, str | None]],
+    batch_size: int,
+) -> list[Likely]:
+    """Of each example's true reply and of its others, one pass over a prompt for all of them; `batch_size` prompts at once."""
+    found: list[Likely] = []
+    for start in range(0, len(examples), batch_size):
+        part = slice(start, start + batch_size)
+        found += _likelihoods(model, examples[part], others[part])
+    return found
+
+
+@torch.no_grad()
+def _likelihoods(
     model: DialogueModel, examples: Sequence[DialogueExample], others: Sequence[tuple[str | None, str | None]]
 ) -> list[Likely]:
-    """Of each example's true reply and of its others, one pass over a prompt for all of them."""
     said = [
         [
             None if not text or not text.strip() else reply_ids(model.tokenizer, text)

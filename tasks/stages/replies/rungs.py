@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from model.pairs.settings import stage_name
+
 
 @dataclass(frozen=True)
 class Rung:
-    """name: the replies' label. ft, mc, av, epo: the columns of table 2. adapter: the stage that trains it."""
+    """name: the replies' label. ft, mc, av, epo: the columns of table 2. adapter: the stage that trains it.
+
+    against: the rung it is compared with, where that is not the one before it.
+    """
 
     name: str
     title: str
@@ -18,6 +23,7 @@ class Rung:
     mc: bool = False
     av: bool = False
     epo: bool = False
+    against: str | None = None
 
 
 LADDER = (
@@ -29,9 +35,27 @@ LADDER = (
 )
 """The five rungs; without media the fourth is not run and the fifth continues the third (readings)."""
 
-CONTROL = Rung(
-    "6-random", "4 + EPO on random replies", "memory", "epo.control", ft=True, mc=True, av=True, epo=True
-)
-"""Not in the paper: what EPO gains when the rejected reply is another usable candidate at random. Only where asked for."""
+FULL_TEXT = Rung(
+    "4f-text", "4 with the full history as text", "text", "dialogue.text-audiovisual", ft=True, av=True,
+    against="4-av",
+)  # fmt: skip
+"""Not in the paper: what the memories cost beside audio and video. Only where asked for."""
+CONTROL_RUNGS = {
+    name: Rung(
+        f"{number}-{name.replace('_', '-')}", f"4 + {told}", "memory", stage_name("epo", name),
+        ft=True, mc=True, av=True, epo=True, against="5-epo",
+    )
+    for number, (name, told) in enumerate(
+        (
+            ("random", "EPO on random replies"),
+            ("most_similar", "EPO on the most similar replies"),
+            ("shuffled", "EPO on pairs by another exchange's reply"),
+            ("nll", "the autoregressive loss alone"),
+        ),
+        start=6,
+    )
+}  # fmt: skip
+"""Not in the paper: control (model/pairs/settings.py) -> its rung: what training on the same rows gains without the
+exchange's own emotion in its pairs. Only where asked for."""
 
-RUNGS = (*LADDER, CONTROL)
+RUNGS = (*LADDER, FULL_TEXT, *CONTROL_RUNGS.values())

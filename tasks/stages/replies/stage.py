@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
 from tasks.stages.inputs import (
@@ -10,13 +11,14 @@ from tasks.stages.inputs import (
     dialogue_features,
     dialogue_shards,
     exchange_shards,
+    memory_compressor,
     of_dialogues,
     seen_as,
 )
-from tasks.stages.replies.rungs import CONTROL, RUNGS, Rung
+from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, RUNGS, Rung
 
 
-def test_exchanges(rung: Rung, made: Made) -> Calls | NotRun:
+def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
     if rung.adapter and not made.ran(rung.adapter):
         return NotRun(f"{rung.adapter} was not run")
     media = rung.av and made.ran("extractor")
@@ -28,7 +30,7 @@ def test_exchanges(rung: Rung, made: Made) -> Calls | NotRun:
             "exchanges": exchange_shards(made, "test", "dev"),
             "features": dialogue_features(made, "test", "dev") if media else [],
             "adapter": made.only(rung.adapter) if rung.adapter else None,
-            "compressor": made.only("compressor.finetune") if rung.mc else None,
+            "compressor": memory_compressor(made) if rung.mc else None,
             "extractor": made.only("extractor") if media else None,
         }
     }
@@ -45,18 +47,25 @@ def _needs(rung: Rung) -> tuple[str, ...]:
     )
 
 
+def _asked(rung: Rung, settings: Any) -> bool:
+    if rung is FULL_TEXT:
+        return settings.ladder.full_text_audiovisual
+    absent = [other for name, other in CONTROL_RUNGS.items() if name not in settings.pairs.control]
+    return rung not in absent
+
+
 def _declared(rung: Rung) -> Stage:
     return Stage(
         name=f"replies.{rung.name}",
         title=f"Replies: {rung.title}",
         flow="write_report",
         needs=_needs(rung),
-        items=of_dialogues(partial(test_exchanges, rung)),
+        items=of_dialogues(partial(exchanges_to_answer, rung)),
         function="tasks.stages.replies.write:write_replies",
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},
         libraries=(*TORCH, "peft", "pyarrow"),
-        asked=lambda settings: rung is not CONTROL or settings.pairs.control,
+        asked=partial(_asked, rung),
     )
 
 

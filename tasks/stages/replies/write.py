@@ -4,35 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from model.dialogue.dialogue import load_dialogue
+from model.dialogue.dialogue import load_dialogue, prompt_tokens
 from model.dialogue.settings import DialogueSettings
 from model.zoo.resolve import resolve
 from storage.answers import Reply
 from storage.exchanges import Exchange
-from storage.shards import reply_to_row, row_to_exchange
+from storage.shards import reply_to_row
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
+from tasks.stages.evaluation import evaluation_exchanges
 from tasks.stages.examples import dialogue_examples, key_text
 from tasks.stages.replies.likely import Likely, likelihoods, other_replies
 from tasks.stages.selection import spread
-from tasks.stages.shard_names import of_table, place
-from tasks.stages.shards import dialogue_keys, read_rows, write_shard
-from tasks.stages.stand_in import evaluated
-
-
-def evaluation_split(exchanges: list[Ref]) -> dict[str, str]:
-    """Dataset -> the split that gives the numbers: test, or dev where there is no test (readings).
-
-    Of such a dev the dialogues that chose nothing are evaluated on (tasks/stages/stand_in.py).
-    """
-    splits: dict[str, set[str]] = {}
-    for ref in of_table(exchanges, "exchanges"):
-        dataset, split = place(ref)
-        if ref.rows:
-            splits.setdefault(dataset, set()).add(split)
-    return {dataset: "test" if "test" in found else "dev" for dataset, found in sorted(splits.items())}
+from tasks.stages.shards import write_shard
 
 
 def write_replies(
@@ -50,12 +36,7 @@ def write_replies(
     work: Workspace,
 ) -> list[Ref]:
     """Greedy replies of one rung, and how likely it finds the true ones and others. Output: replies/all/test/RUNG."""
-    splits = evaluation_split(exchanges)
-    rows = [row_to_exchange(r)[0] for r in read_rows(work.store, exchanges, "exchanges", "test", "dev")]
-    of_dev = dialogue_keys(read_rows(work.store, utterances, "utterances", "dev"))
-    may = evaluated(of_dev, [dataset for dataset, split in splits.items() if split == "dev"])
-    of_splits = [e for e in rows if splits.get(e.dataset) == e.split]
-    unseen = [e for e in of_splits if e.split == "test" or e.key[:3] in may]
+    unseen = evaluation_exchanges(work.store, utterances, exchanges)
     chosen = spread(unseen, settings.exchanges, settings.seed, "replies.exchanges")
     wanted = {key_text(e.key): e for e in sorted(chosen, key=lambda e: e.key)}
     found = dialogue_examples(work.store, utterances, exchanges, features, "test", "dev")
@@ -70,22 +51,13 @@ def write_replies(
         settings=dialogue,
         dtype=dialogue.training.dtype,
     )
-    tokens = [len(prompt) for prompt in model.prompts(examples)]
-    # Prompts of alike length together: less padding. The order is the examples' own, so the bytes are stable.
-    order = sorted(range(len(examples)), key=lambda i: (tokens[i], i))
-    others = other_replies([wanted[e.key] for e in examples], unseen)
-    replies: dict[int, str] = {}
-    likely: dict[int, Likely] = {}
-    for start in range(0, len(order), dialogue.reply_batch_size):
-        batch = order[start : start + dialogue.reply_batch_size]
-        answers = model.reply([examples[i] for i in batch], settings.max_new_tokens)
-        replies.update(zip(batch, answers, strict=True))
-        found_likely = likelihoods(model, [examples[i] for i in batch], [others[i] for i in batch])
-        likely.update(zip(batch, found_likely, strict=True))
-        work.progress(len(replies), len(examples), {})
+    prompts = model.pieces(examples, reply=settings.max_new_tokens)
+    replies = model.reply_to(prompts, settings.max_new_tokens, work.progress)
+    others = other_replies([wanted[example.key] for example in examples], unseen)
+    likely = likelihoods(model, examples, others, dialogue.reply_batch_size)
     out = [
-        reply_to_row(_reply(wanted[e.key], rung, replies[i], tokens[i], likely[i]))
-        for i, e in enumerate(examples)
+        reply_to_row(_reply(wanted[example.key], rung, reply, prompt_tokens(prompt), of_true))
+        for example, prompt, reply, of_true in zip(examples, prompts, replies, likely, strict=True)
     ]
     return [write_shard(work.store, "replies", f"replies/all/test/{rung}", out)]
 

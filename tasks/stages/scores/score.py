@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from functools import cache
-
-import numpy as np
 
 from model.pairs.selection import equal_error_cosine
 from model.pairs.settings import PairSettings
-from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from storage.draws import draw_number
 from storage.shards import candidate_to_row, read_table, row_to_candidate
@@ -22,6 +18,7 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.shard_names import place, shard_name
 from tasks.stages.shards import read_rows, row_key, write_shard
+from tasks.stages.similarity import cosines
 
 
 def score_candidates(
@@ -31,8 +28,8 @@ def score_candidates(
     written = [row_to_candidate(row) for row in read_table(work.store.read(candidates), "candidates")]
     replies = {row_key(e): e["reply"] for e in read_rows(work.store, [exchanges], "exchanges")}
     said = [candidate for candidate in written if candidate.text]
-    cosines = _cosines([(one.text, replies[one.key]) for one in said], scorer.name, settings, work)
-    scored = [replace(one, cosine=cosine) for one, cosine in zip(said, cosines, strict=True)]
+    found = cosines([(one.text, replies[one.key]) for one in said], scorer.name, settings, work)
+    scored = [replace(one, cosine=cosine) for one, cosine in zip(said, found, strict=True)]
     silent = [candidate for candidate in written if not candidate.text]
     rows = [candidate_to_row(candidate) for candidate in (*scored, *silent)]
     dataset, split = place(candidates)
@@ -50,10 +47,17 @@ def calibrate_scores(
     rows = read_rows(work.store, utterances, "utterances", "train")
     meld = [row for row in rows if row["dataset"] == "meld"]
     same, different = human_pairs(meld or rows, pairs.calibration_pairs, pairs.seed)
-    facts = {"pairs": len(same), "datasets": sorted({row["dataset"] for row in meld or rows})}
-    for name, drawn in (("same", same), ("different", different)):
-        facts[name] = [round(c, 6) for c in sorted(_cosines(drawn, scorer.name, settings, work))]
-    facts["equal_error"] = equal_error_cosine(facts["same"], facts["different"]) if same else None
+    found = [
+        [round(c, 6) for c in sorted(cosines(drawn, scorer.name, settings, work))]
+        for drawn in (same, different)
+    ]
+    facts = {
+        "pairs": len(same),
+        "datasets": sorted({row["dataset"] for row in meld or rows}),
+        "same": found[0],
+        "different": found[1],
+        "equal_error": equal_error_cosine(*found) if same else None,
+    }
     return [work.store.put_bytes("calibration.json", canonical(facts))]
 
 
@@ -74,28 +78,3 @@ def human_pairs(
             kind.append((first, second))
     least = min(len(same), len(different))
     return same[:least], different[:least]
-
-
-def _cosines(
-    pairs: list[tuple[str, str]], scorer: str, settings: ScorerSettings, work: Workspace
-) -> list[float]:
-    """Cosines of text pairs; those of an earlier run are read back."""
-    memo = work.store.rows("scores")
-    keys = [work.row_key(*pair) for pair in pairs]
-    known = {key: float(value) for key, value in memo.get_many(keys).items()}
-    missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-    if missing:
-        model = _scorer(scorer, settings)
-        # In one call, which runs each distinct text once.
-        texts = [text for pair in missing.values() for text in pair]
-        features = model.features(texts, lambda done, total: work.progress(done, total, {}))
-        for key, cosine in zip(missing, np.sum(features[0::2] * features[1::2], axis=1), strict=True):
-            known[key] = float(cosine)
-            memo.put(key, repr(known[key]).encode())
-    memo.close()
-    return [known[key] for key in keys]
-
-
-@cache
-def _scorer(name: str, settings: ScorerSettings) -> EmotionScorer:
-    return EmotionScorer.load(name, settings)

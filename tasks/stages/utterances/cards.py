@@ -136,7 +136,7 @@ def compare_published(published: Iterable[Published], splits: dict[str, dict]) -
 def exchange_counts(exchanges: Iterable[Ref], store: Store) -> dict[str, dict[str, dict[str, int]]]:
     """Dataset -> split -> how many exchanges were cut and how many pairs of neighbours fell out, by reason."""
     refs = list(exchanges)
-    summary = next((json.loads(store.read(r)) for r in refs if r.name == "exchanges.json"), {})
+    summary: dict = next((json.loads(store.read(r)) for r in refs if r.name == "exchanges.json"), {})
     found: dict[str, dict[str, dict[str, int]]] = {}
     for ref in of_table(refs, "exchanges"):
         dataset, split = place(ref)

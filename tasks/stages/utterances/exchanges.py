@@ -28,6 +28,7 @@ def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: 
     dialogues: set[DialogueKey] = set()
     fallen: dict[str, Counter] = {}
     read = of_table(utterances, "utterances")
+    work.progress(0, len(read), {})
     for number, ref in enumerate(read):
         rows = read_rows(work.store, [ref], "utterances")
         dialogues |= dialogue_keys(rows)
@@ -71,6 +72,6 @@ def selected_counts(candidates: CandidateSettings) -> dict[str, int | None]:
     if candidates.budget is None:
         return {"train": None, "dev": None}
     # One in eight goes to the held-out pairs that EPO's checkpoint is chosen on.
-    total = max(2, candidates.budget // len(candidates.emotions))
+    total = max(2, candidates.budget // candidates.per_exchange)
     dev = max(1, total // 8)
     return {"train": total - dev, "dev": dev}

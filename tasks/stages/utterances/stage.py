@@ -45,6 +45,6 @@ EXCHANGES = Stage(
     needs=("utterances",),
     items=all_dialogues,
     function="tasks.stages.utterances.exchanges:write_exchanges",
-    settings={"candidates": Reads("candidates", only=("budget", "emotions", "seed"))},
+    settings={"candidates": Reads("candidates", only=("budget", "source", "dialogue", "emotions", "seed"))},
     libraries=("pyarrow",),
 )

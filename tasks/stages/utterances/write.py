@@ -28,6 +28,7 @@ def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) 
     raw = _raw_dataset(source, work.raw)
     read = read_dataset(raw, work.raw, settings, lambda path: _digest(source, work.raw, path))
     rows = [utterance_to_row(u) for u in read.utterances]
+    work.progress(0, len(rows), {})
     shards = write_buckets(
         work.store, "utterances", rows, settings.bucket_rows, lambda done, all_: work.progress(done, all_, {})
     )

@@ -127,8 +127,8 @@ def test_histories_that_begin_another_share_its_pass(llm, compressor):
     found = model.memories([HISTORY[:1], HISTORY, other, HISTORY[:2], ()])
     assert set(found) == {HISTORY[:1], HISTORY, other, HISTORY[:2]}
     for history, memories in found.items():
-        assert torch.allclose(memories, compressor.compress([history])[0], atol=1e-6)
-    assert found[HISTORY[:1]].data_ptr() == found[HISTORY].data_ptr()
+        assert torch.allclose(torch.cat(memories), compressor.compress([history])[0], atol=1e-6)
+    assert found[HISTORY[:1]][0].data_ptr() == found[HISTORY][0].data_ptr()
 
 
 def test_the_oldest_utterances_are_dropped_and_counted(llm, compressor):
@@ -191,7 +191,11 @@ def test_replies_keep_the_order_and_do_not_depend_on_the_batch(llm, compressor):
         example(history=(), sentence="Yeah"),
         example(audio=VOICE, sentence="What a surprise"),
     ]
-    assert model.reply(batch) == [model.reply([wanted])[0] for wanted in batch]
+    alone = [model.reply([wanted])[0] for wanted in batch]
+    assert model.reply(batch) == alone
+    told = []
+    assert model.reply_to(model.pieces(batch), progress=lambda *steps: told.append(steps)) == alone
+    assert told == [(2, 3, {}), (3, 3, {})]
 
 
 @pytest.mark.parametrize("history", ["text", "memory"])

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from model.adapter import AdapterError
 from model.branches import reply_log_probs
-from model.checkpoints import Checkpoints
 from model.compressor.compressor import new_compressor
 from model.compressor.settings import CompressorSettings
 from model.dialogue.dialogue import DialogueModel, load_dialogue, load_parts
@@ -22,6 +21,7 @@ from model.dialogue.train import Exchanges, add_adapter, train_dialogue
 from model.llm import load_llm, reply_ids
 from model.settings import TrainingSettings
 from model.spoken import Spoken
+from tests.support.cut_off import assert_goes_on_as_if_never_cut_off
 
 WORDS = "happy sad beach train kitchen party friend surprise weather station".split()
 
@@ -257,27 +257,16 @@ def test_training_goes_on_from_an_adapter(responsive_llm_folder, compressor_fold
 
 
 def test_a_run_that_goes_on_keeps_the_rows_of_the_start(responsive_llm_folder, tmp_path):
-    def run(out: str, progress=None, checkpoints=None) -> dict:
+    def train(out, progress, checkpoints) -> dict:
         return train_dialogue(
             responsive_llm_folder,
             examples(16),
             examples(6),
             settings(2),
-            tmp_path / out,
+            out,
             "text",
             progress=progress,
             checkpoints=checkpoints,
         )
 
-    def cut_off(step: int, steps: int, _: dict) -> None:
-        if step == steps // 2 + 1:
-            raise KeyboardInterrupt
-
-    whole = run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        run("cut", cut_off, Checkpoints(tmp_path / "scratch", 0))
-    again = run("cut", None, Checkpoints(tmp_path / "scratch", 0))
-    assert again["history"]["best_step"] == whole["history"]["best_step"] > 0
-    for name, values in whole["compared"].items():
-        for value, wanted in zip(again["compared"][name], values, strict=True):
-            assert value == (None if wanted is None else pytest.approx(wanted, abs=1e-4)), name
+    assert_goes_on_as_if_never_cut_off(train, tmp_path)

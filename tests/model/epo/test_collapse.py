@@ -105,7 +105,8 @@ def test_a_training_that_collapses_says_so_while_it_runs(tmp_path, caplog):
     for name in ("reward_chosen", "reward_rejected"):
         assert steps[-1][name] < steps[0][name] - 1
     assert steps[-1]["margin"] > steps[0]["margin"]
-    assert report["collapsed"] and report["collapsed_at_step"] == COUNT < len(steps)
+    assert report["collapsed"] and report["collapsed_at_step"] == COUNT == len(steps)  # and it ends there
+    assert report["history"]["ended"] == f"collapse: both rewards fell for {COUNT} steps"
     told = [record for record in caplog.records if record.name == "model.epo.collapse"]
     assert [record.levelno for record in told] == [logging.WARNING]
     assert f"step {COUNT}: collapse" in told[0].getMessage()

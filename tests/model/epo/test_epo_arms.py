@@ -26,9 +26,7 @@ def model() -> DialogueModel:
 def arms() -> list[list[PreferenceExample]]:
     """The same rows twice: where one arm's rejected reply is long the other's is short, and the other way round."""
     examples = [
-        DialogueExample(
-            f"row{i}", (), "Why?" + " LineCallback me." * (i * 7 % 11), "Because." + " So." * (i % 3)
-        )
+        DialogueExample(f"row{i}", (), "Why?" + " Tell me." * (i * 7 % 11), "Because." + " So." * (i % 3))
         for i in range(ROWS)
     ]
     sides = [[SHORT, LONG * (1 + i % 5)][:: 1 if i % 2 else -1] for i in range(ROWS)]
@@ -109,7 +107,7 @@ def test_the_prompt_leaves_room_for_the_longest_reply_of_any_arm():
 
 def test_what_was_left_out_before_is_in_the_report(tmp_path):
     pairs = arms()[0]
-    left_out = {"train": {"not_in_both": 3}, "heldout": {"not_in_both": 1}}
+    left_out = {"train": {"not_in_all": 3}, "heldout": {"not_in_all": 1}}
     report = train_epo(model(), pairs[:8], pairs[:4], training(), tmp_path, left_out=left_out)
-    assert report["train_left_out"] == {"too_long": 0, "not_in_both": 3}
-    assert report["heldout_left_out"] == {"too_long": 0, "not_in_both": 1}
+    assert report["train_left_out"] == {"too_long": 0, "not_in_all": 3}
+    assert report["heldout_left_out"] == {"too_long": 0, "not_in_all": 1}

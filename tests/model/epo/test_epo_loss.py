@@ -227,4 +227,4 @@ def test_joined_batches_equal_one_batch():
     tokens = [len(CHOSEN[0]), sum(len(c) for c in CHOSEN[1:])]
     again = joined(parts, tokens)
     assert torch.allclose(whole.chosen, again.chosen, atol=1e-5)
-    assert again.chosen_token_mean.item() == pytest.approx(whole.chosen_token_mean.item(), rel=1e-5)
+    assert again.true_token_mean.item() == pytest.approx(whole.true_token_mean.item(), rel=1e-5)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from model.checkpoints import Checkpoints
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
@@ -17,6 +16,7 @@ from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken
 from model.zoo.resolve import resolve
+from tests.support.cut_off import assert_goes_on_as_if_never_cut_off
 
 SETTINGS = EpoSettings(
     training=TrainingSettings(learning_rate=5e-3, batch_size=4, epochs=6, dtype="float32", evaluations=2)
@@ -166,20 +166,7 @@ def test_bad_input_is_refused(tmp_path):
 
 
 def test_a_run_that_goes_on_keeps_the_rows_of_the_start(tmp_path):
-    def run(out: str, progress=None, checkpoints=None) -> dict:
-        return train_epo(
-            tiny_dialogue(), pairs(12), pairs(6), SETTINGS, tmp_path / out, progress, checkpoints
-        )
+    def train(out, progress, checkpoints) -> dict:
+        return train_epo(tiny_dialogue(), pairs(12), pairs(6), SETTINGS, out, progress, checkpoints)
 
-    def cut_off(step: int, steps: int, _: dict) -> None:
-        if step == steps // 2 + 1:
-            raise KeyboardInterrupt
-
-    whole = run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        run("cut", cut_off, Checkpoints(tmp_path / "scratch", 0))
-    again = run("cut", None, Checkpoints(tmp_path / "scratch", 0))
-    assert again["history"]["best_step"] == whole["history"]["best_step"] > 0
-    for name, values in whole["compared"].items():
-        for value, wanted in zip(again["compared"][name], values, strict=True):
-            assert value == (None if wanted is None else pytest.approx(wanted, abs=1e-4)), name
+    assert_goes_on_as_if_never_cut_off(train, tmp_path)

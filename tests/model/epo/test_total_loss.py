@@ -42,8 +42,8 @@ def test_batches_joined_weigh_their_tokens():
     one = PairLogProbs(torch.tensor([-1.0]), torch.tensor([-2.0]), torch.tensor(-1.0))
     both = joined([one, PAIRS], [1, 3])
     assert both.chosen.tolist() == [-1, -1, -2, -0.5] and both.rejected.tolist() == [-2, -1.5, -2, -3]
-    assert both.chosen_token_mean.item() == pytest.approx((-1.0 - 3 * 1.25) / 4)
-    assert joined([PAIRS], [7]).chosen_token_mean.item() == pytest.approx(-1.25)
+    assert both.true_token_mean.item() == pytest.approx((-1.0 - 3 * 1.25) / 4)
+    assert joined([PAIRS], [7]).true_token_mean.item() == pytest.approx(-1.25)
 
 
 def test_replies_that_do_not_pair_up_are_refused():

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from model.candidates.usable import tidy, usable
 from model.generation.client import EngineError, GenerationEngine
-from model.generation.openai_engine import PROBES, OpenAIEngine, _seconds
+from model.generation.openai_engine import PROBES, OpenAIEngine
 from model.generation.protocol import GenerationRequest, ServerError, request_seed
+from model.generation.server_errors import retry_after_s
 from model.generation.settings import EngineArgs, EngineSettings, Sampling, ServerSettings
 from tests.support.chat_server import completion
 
@@ -390,12 +391,12 @@ def test_further_fields_have_one_spelling():
     ],
 )
 def test_how_long_a_server_asks_to_wait(told, seconds):
-    assert _seconds(httpx.Headers([(b"Retry-After", told.encode())])) == seconds
+    assert retry_after_s(httpx.Headers([(b"Retry-After", told.encode())])) == seconds
 
 
 def test_a_wait_told_as_a_date():
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    assert 60 < _seconds(httpx.Headers({"Retry-After": later})) <= 100
+    assert 60 < retry_after_s(httpx.Headers({"Retry-After": later})) <= 100
 
 
 @pytest.mark.parametrize("told", ["9" * 400, "inf", "Fri, 29 Nov 2999 10:00:00 GMT", "1e9"])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from model.metrics import bootstrap as bootstrap_module
 from model.metrics.bootstrap import bootstrap, bootstrap_mean, bootstrap_share
 from model.metrics.settings import BootstrapSettings
 from model.metrics.student import t_quantile
@@ -23,13 +24,37 @@ def test_it_is_seeded_and_near_the_normal_interval():
 
 
 def test_of_nothing_of_a_constant_and_of_one_cluster():
-    assert all(map(math.isnan, bootstrap_mean([], [])))
+    assert all(map(math.isnan, bootstrap_mean([], []))) and bootstrap([], []).clusters == 0
     assert bootstrap_mean([0.25] * 5, range(5)) == (0.25, 0.25, 0.25)
     one = bootstrap([0.1, 0.2, 0.6], ["d", "d", "d"])
     assert one.interval.mean == pytest.approx(0.3) and one.clusters == 1
     assert math.isnan(one.interval.low) and math.isnan(one.interval.high) and math.isnan(one.error)
     with pytest.raises(ValueError, match="3 values but 2 clusters"):
         bootstrap([1, 2, 3], ["a", "b"])
+
+
+def test_alike_values_have_no_error_to_the_last_digit_however_long_their_clusters_are():
+    assert bootstrap([0.1] * 60, np.repeat(np.arange(8), range(4, 12))).error == 0.0
+
+
+def test_as_many_are_drawn_as_are_asked_for_and_no_more_at_a_time_than_fit(monkeypatch):
+    drawn, real = [], np.random.default_rng
+
+    class Noting:
+        def __init__(self, seed):
+            self.of = real(seed)
+
+        def integers(self, low, high, size):
+            drawn.append((low, high, size))
+            return self.of.integers(low, high, size)
+
+    monkeypatch.setattr(np.random, "default_rng", Noting)
+    monkeypatch.setattr(bootstrap_module, "CHUNK", 14)
+    bootstrap([1.0, 2.0, 3.0, 5.0], range(4), BootstrapSettings(resamples=10))
+    assert drawn == [(0, 4, (3, 4))] * 3 + [(0, 4, (1, 4))]
+    drawn.clear()
+    bootstrap(np.arange(20.0), range(20), BootstrapSettings(resamples=2))
+    assert drawn == [(0, 20, (1, 20))] * 2
 
 
 def test_of_two_clusters_by_hand():
@@ -86,6 +111,12 @@ def test_shares_by_hand():
     found = bootstrap_share([0.0] * 8, [0, 0, 0, 1, 1, 1, 2, 2])
     assert found == pytest.approx((0.0, 0.0, 3.8415 / 6.8415), abs=1e-4)
     assert bootstrap_share([1.0] * 4, range(4)) == pytest.approx((1.0, 4 / 7.8415, 1.0), abs=1e-4)
+    # Half of each of four dialogues is as two of four: Wilson's interval is 0.150 to 0.850 in any table.
+    half = bootstrap_share([0.0, 1.0] * 4, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert half == pytest.approx((0.5, 0.15, 0.85), abs=1e-4)
+    # A third of each of six, a share that no float is: two of six, 0.0968 to 0.7000.
+    third = bootstrap_share([1.0, 0.0, 0.0] * 6, np.repeat(np.arange(6), 3))
+    assert third == pytest.approx((1 / 3, 0.0968, 0.7), abs=1e-4)
     assert math.isnan(bootstrap_share([1.0], ["d"]).low)
     mixed = [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
     assert bootstrap_share(mixed, range(6)).high == 1.0 < bootstrap_mean(mixed, range(6)).high

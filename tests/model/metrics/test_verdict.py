@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from model.metrics.bootstrap import bootstrap
 from model.metrics.compared import MOST_ROWS, compared_rows
 from model.metrics.donors import donors, with_others
 from model.metrics.settings import BootstrapSettings
@@ -14,7 +15,9 @@ from model.metrics.verdict import (
     LEAST_DIALOGUES,
     NO_DIFFERENCE,
     NOT_FINITE,
+    NOT_TRAINED,
     WORSE,
+    Verdict,
     verdict,
 )
 
@@ -29,6 +32,19 @@ def test_grades():
     assert none.grade == NO_DIFFERENCE and none.low < 0 < none.high
     # sd of 0.1 … 0.3 in twelve steps is 0.0656 (n - 1); t of 11 degrees: 2.201 and 0.876.
     assert none.detectable == pytest.approx((2.201 + 0.876) * 0.0656 / 12**0.5, rel=0.08)
+
+
+def test_with_four_dialogues_t_has_three_degrees_and_figures_have_six_digits():
+    gains = np.array([0.1, 0.2, 0.4, 1 / 3])
+    found = verdict(gains, range(4))
+    # t of three degrees in any table: 3.182 two-sided 5 %, 0.978 one-sided 20 %.
+    assert found.detectable == pytest.approx((3.182 + 0.978) * bootstrap(gains, range(4)).error, rel=1e-3)
+    assert found.mean == 0.258333
+    told = found.as_dict()
+    assert (told["grade"], told["rows"], told["dialogues"]) == (found.grade, 4, 4)
+    assert all(told[name] == round(told[name], 6) != round(told[name], 5) for name in ("low", "detectable"))
+    nothing = Verdict(NOT_TRAINED)
+    assert (nothing.rows, nothing.dialogues, nothing.mean, nothing.detectable) == (0, 0, None, None)
 
 
 def test_too_few_dialogues_decide_nothing_however_many_rows_and_however_clear():

@@ -150,9 +150,15 @@ def test_avi_shows_the_speaker_on_the_right_side(small_tree):
 
 
 def test_same_bytes_for_any_number_of_workers(small_tree, tmp_path):
-    root, _ = small_tree
-    write_sample(tmp_path / "again", workers=2, dialogues=1, turns=2)
+    """And what is told of it: every utterance that is filmed, from before the first one to the last."""
+    (root, counts), told = small_tree, []
+    write_sample(
+        tmp_path / "again", workers=2, dialogues=1, turns=2, progress=lambda *parts: told.append(parts)
+    )
     assert digests(tmp_path / "again") == digests(root)
+    filmed = sum(found["with_media"] for found in counts.values())
+    assert {total for _, total in told} == {filmed} and told == sorted(told)
+    assert told[0][0] == 0 and told[-1][0] == filmed > len(told) - 1 > 1  # a whole dialogue is filmed at once
 
 
 def test_seed_moves_media_and_keeps_text(text_tree, tmp_path):
@@ -175,10 +181,10 @@ def test_refuses_a_folder_in_use(tmp_path):
 
 
 def test_failure_leaves_nothing(tmp_path, monkeypatch):
-    def broken(job):
+    def broken(*_):
         raise RuntimeError("no encoder")
 
-    monkeypatch.setattr("storage.sample.layout._make", broken)
+    monkeypatch.setattr("storage.sample.clips._make_iemocap", broken)
     with pytest.raises(RuntimeError, match="no encoder"):
         write_sample(tmp_path / "raw", workers=1, dialogues=1)
     assert list(tmp_path.iterdir()) == []

@@ -157,4 +157,7 @@ def test_the_real_stages_reach_the_method():
     forget()
     assert "model/epo/loss.py:epo_loss" in module.fingerprint("tasks.stages.epo.fit:fit_epo")
     decoding = module.fingerprint(FEATURES.function, *FEATURES.code)
-    assert {"storage/media/sound.py:decode_audio", "storage/media/worker.py:serve"} <= decoding.keys()
+    assert {
+        "storage/media/sound.py:decode_audio",
+        "storage/media/decoder_process.py:serve",
+    } <= decoding.keys()

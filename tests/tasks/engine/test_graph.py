@@ -31,10 +31,13 @@ def test_a_need_that_nobody_makes():
         check([stage("a"), stage("b", "a", "c")], Settings)
 
 
-def test_two_stages_of_one_name():
+def test_two_stages_of_one_name(tmp_path):
     other = replace(stage("a"), function="lab.other:go")
     with pytest.raises(GraphError, match=r"two stages are called a: lab\.a:go and lab\.other:go"):
-        check([stage("a"), other], Settings)
+        build_graph([stage("a"), other], Sources(Settings(), "paper", Store(tmp_path), (), tmp_path))
+    one = replace(other, asked=lambda settings: False)  # of two that exclude each other the graph has one
+    (node,) = build_graph([stage("a"), one], Sources(Settings(), "paper", Store(tmp_path), (), tmp_path))
+    assert node.stage.function == "lab.a:go"
 
 
 def test_a_cycle_is_named():
@@ -49,6 +52,12 @@ def test_a_cycle_is_named():
 def test_a_setting_that_does_not_exist(read, told):
     with pytest.raises(GraphError, match=f"a reads a setting: there is no setting {told}"):
         check([stage("a", settings={"settings": read})], Settings)
+
+
+@pytest.mark.parametrize("name", ["dialogue.text_av", "Dialogue", "", "a b", ".a"])
+def test_a_name_that_prefect_takes_for_no_key_is_refused(name):
+    with pytest.raises(GraphError, match="a stage is called .*lower-case letters, digits, dots and hyphens"):
+        check([stage(name)], Settings)
 
 
 def test_stages_stand_after_what_they_need_and_the_last_sees_all(tmp_path):

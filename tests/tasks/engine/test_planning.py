@@ -15,7 +15,7 @@ from storage.utterance import Utterance
 from tasks.engine.declaration import Made, NotRun, RawFiles, Reads, Stage, Weights
 from tasks.engine.item import Item, Workspace, artefact, fresh_record, reasons, shards
 from tasks.engine.planner import Board, Node, StagePlan, plan_all, plan_stage, run_graph
-from tasks.engine.retrain import START, RetrainSettings, waits, warm_started
+from tasks.engine.retrain import START, RetrainSettings, deferred, warm_started
 from tasks.settings import load_settings
 
 FUNCTION = "tasks.stages.shard_names:place"
@@ -55,6 +55,33 @@ def item(stage: Stage = STAGE, label: str = "all", **arguments) -> Item:
 
 def narrowed(*changes: str) -> PairSettings:
     return STAGE.declared_arguments(load_settings("paper", list(changes)))["settings"]
+
+
+def test_a_setting_that_cannot_change_the_output_is_no_part_of_the_key():
+    made = [
+        Item(STAGE, "all", {"settings": narrowed(f"pairs.threshold={value}")}, unread=("pairs.threshold",))
+        for value in (0.3, 0.4)
+    ]
+    assert made[0].key() == made[1].key() and "pairs.threshold" not in made[0].parts()["setting"]
+    assert item(settings=narrowed("pairs.threshold=0.3")).key() != made[0].key()
+
+
+def test_a_plans_items_are_found_by_their_labels():
+    items = [item(label=label) for label in ("meld/train/0", "meld/dev/0")]
+    plan = StagePlan(STAGE, "stale", items)
+    assert [plan.item(one.label) for one in items] == items
+    with pytest.raises(LookupError, match="s has no item 'meld/test/0'"):
+        plan.item("meld/test/0")
+
+
+def test_a_workspace_lays_trees_out_and_keeps_checkpoints_where_it_has_a_place(store, tmp_path):
+    tree = trained(store, "weights")
+    bare = Workspace(store, None, "basis", lambda *_: None)
+    assert bare.checkpoints() is None and bare.folder(None) is None
+    assert (bare.folder(tree) / "adapter.safetensors").read_text() == "weights"
+    placed = replace(bare, scratch=tmp_path / "scratch", checkpoint_s=7.0, events=tmp_path / "events")
+    found = placed.checkpoints()
+    assert (found.folder, found.every_s, found.events) == (tmp_path / "scratch", 7.0, tmp_path / "events")
 
 
 # Keys -----------------------------------------------------------------------------------------------------
@@ -332,7 +359,7 @@ def training(store: Store, *texts: str, **rest) -> Item:
 
 
 def waiting(store: Store, made: Item, **policy):
-    return waits(store, made, made.parts(), RetrainSettings(**policy))
+    return deferred(store, made, made.parts(), RetrainSettings(**policy))
 
 
 @pytest.fixture
@@ -372,6 +399,7 @@ def test_of_several_tables_the_one_that_changed_most_counts(store):
                 "dialogue_id": "7",
                 "turn": t,
                 "sentence": "s",
+                "reply": "c",
                 "chosen": "c",
             }
             | {"rejected": word, "rejected_emotion": "Sad", "cosine": 0.0}

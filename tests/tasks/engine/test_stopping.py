@@ -12,13 +12,14 @@ import pytest
 from tasks.engine.declaration import Stage
 from tasks.engine.item import Item
 from tasks.engine.pool import WorkerPool
+from tasks.engine.session import Session
 from tasks.engine.slots import Slots
 from tasks.engine.stopping import Stop, Stopped
-from tasks.settings import RunSettings
+from tasks.settings import RunSettings, load_settings
 from tests.support.shell import as_from_a_terminal
 
 ROOT = Path(__file__).resolve().parents[3]
-ITEM = Item(Stage("one", "tasks.stages.shards:place"), "all", {})
+ITEM = Item(Stage("one", "tasks.stages.shard_names:place"), "all", {})
 
 
 def test_everybody_hears_the_first_reason_once_and_who_comes_later_too():
@@ -28,12 +29,12 @@ def test_everybody_hears_the_first_reason_once_and_who_comes_later_too():
         heard.append(why)
         both.release()
 
-    stop.heard_by(hear)
+    stop.on_stop(hear)
     stop.check()
     stop.ask("first")
     stop.ask("second")
     assert both.acquire(timeout=20)
-    stop.heard_by(hear)
+    stop.on_stop(hear)
     assert heard == ["first", "first"]
     with pytest.raises(Stopped, match="first"):
         stop.check()
@@ -60,22 +61,47 @@ def test_who_waits_for_a_place_is_told_and_who_has_one_keeps_it():
 
 
 def test_a_closed_pool_starts_nothing(tmp_path):
-    pool = WorkerPool(RunSettings(), tmp_path, None, {})
+    pool = WorkerPool(RunSettings(), tmp_path, tmp_path, {})
     pool.close("enough")
     with pytest.raises(Stopped, match="enough"):
         pool.run(ITEM, tmp_path / "scratch", lambda *_: None)
     assert not (tmp_path / "logs").exists()
 
 
+def test_who_waits_for_another_runs_item_hears_the_stop(tmp_path):
+    """The other one holds the item's lock for as long as it works, which may be hours."""
+    told = []
+    with Session(load_settings("tiny"), "tiny", tmp_path / "store", None) as session:
+
+        def wait() -> None:
+            try:
+                session.execute(ITEM, lambda *_: None)
+            except Stopped as stopped:
+                told.append(str(stopped))
+
+        with session.store.lock(ITEM.key()):
+            waiting = threading.Thread(target=wait, daemon=True)
+            waiting.start()
+            assert told == []
+            session.stop.ask("enough")
+            waiting.join(20)
+            assert told == ["enough"]
+
+
 PROGRAM = """
 import sys, threading, os
-from tasks.engine.stopping import Interrupted, Stop, heeding, listening
+from tasks.engine.stopping import Interrupted, Stop, handling_signals, stopped_by_signals, told_at_last
 import tasks.engine.stopping as stopping
 stopping.PATIENCE_S = float(sys.argv[1])
 stop = Stop()
 def say(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # whole lines, from any thread
-with heeding(lambda why: say("last words:", why)) as heed, listening(stop):
-    stop.heard_by(lambda why: say("heard:", why))
+with (
+    handling_signals(lambda why: say("last words:", why)) as heed,
+    stopped_by_signals(stop),
+    told_at_last(lambda why: say("cut off:", why)),
+    told_at_last(lambda why: threading.Event().wait()),
+):
+    stop.on_stop(lambda why: say("heard:", why))
     try:
         say("ready")
         while True:
@@ -85,7 +111,7 @@ with heeding(lambda why: say("last words:", why)) as heed, listening(stop):
     if sys.argv[2] == "stuck":
         while True:
             threading.Event().wait()
-    sys.exit(heed.code)
+    sys.exit(handler.code)
 """
 
 
@@ -128,5 +154,8 @@ def test_what_does_not_end_in_time_is_ended_with_the_signals_code(process, numbe
     running = process("0.1", "stuck")
     os.kill(running.pid, number)
     assert running.wait(60) == 128 + number
-    said = running.stdout.read()
-    assert said.endswith(f"last words: stopped by {number.name}\n")
+    said = running.stdout.read().splitlines()
+    # Whoever does not come back from telling holds nobody up.
+    assert (
+        f"cut off: stopped by {number.name}" in said and said[-1] == f"last words: stopped by {number.name}"
+    )

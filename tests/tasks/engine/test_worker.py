@@ -50,7 +50,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def worker(tmp_path, environment):
-    started = StageWorker("shared", tmp_path, None, environment, forks=True)
+    started = StageWorker("shared", tmp_path, tmp_path, environment, forks=True)
     yield started
     started.kill()
 
@@ -74,7 +74,7 @@ def test_a_forked_item_leaves_nothing_behind(worker):
 
 
 def test_a_worker_of_one_stage_keeps_what_it_loaded(tmp_path, environment):
-    worker = StageWorker("remember", tmp_path, None, environment)
+    worker = StageWorker("remember", tmp_path, tmp_path, environment)
     try:
         assert seen(worker, "one") == (str(worker.process.pid), "one")
         assert seen(worker, "two") == (str(worker.process.pid), "one two")
@@ -92,7 +92,7 @@ def test_the_death_of_a_forked_item_is_told_and_the_next_one_runs(worker):
 def test_an_item_ends_with_all_it_started_when_the_run_is_killed(tmp_path, environment, forks):
     program = (
         "import sys; from test_worker import *\n"
-        f"worker = StageWorker('shared', Path(sys.argv[1]), None, {{}}, forks={forks})\n"
+        f"worker = StageWorker('shared', Path(sys.argv[1]), Path(sys.argv[1]), {{}}, forks={forks})\n"
         "worker.run(item('sleep', 'one'), lambda *_: print(worker.process.pid, flush=True))\n"
     )
     run = subprocess.Popen(
@@ -114,7 +114,7 @@ def test_a_worker_that_is_importing_ends_with_the_run_too(tmp_path, environment)
     """A fork server, which has no thread to look, in the middle of a stage's module."""
     program = (
         "import sys; from test_worker import *\n"
-        "worker = StageWorker('shared', Path(sys.argv[1]), None, {}, forks=True)\n"
+        "worker = StageWorker('shared', Path(sys.argv[1]), Path(sys.argv[1]), {}, forks=True)\n"
         "print(worker.process.pid, flush=True)\n"
         "worker.run(Item(Stage('slow', 'slow_module:nothing'), 'all', {}), lambda *_: None)\n"
     )

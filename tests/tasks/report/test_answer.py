@@ -8,7 +8,7 @@ NOTHING = Verdict(NO_DIFFERENCE, 0.01, -0.02, 0.04, rows=200, dialogues=40, dete
 LOSS = Verdict(WORSE, -0.05, -0.08, -0.02, rows=200, dialogues=40, detectable=0.04).as_dict()
 NAMES = ("bertscore", "emotionscore_second", "emotioncontrast_second")
 BARE = {
-    "over_floors": [], "steps": [], "ladder": [], "control": None, "scorers_line": "the two scorers correlate 0.88",
+    "over_floors": [], "steps": [], "ladder": [], "controls": {}, "scorers_line": "the two scorers correlate 0.88",
     "reconstruction": None, "table_3": [], "recognition": None,
 }  # fmt: skip
 
@@ -25,7 +25,12 @@ def facts(found: dict, control: dict | None = None, preference=(0.7, 0.6, 0.8), 
     return BARE | {
         "over_floors": [step("5-epo", "floor-a", GAIN), step("5-epo", "floor-b", found)],
         "steps": [step("3-mc", "2-ft", NOTHING), step("4-av", "3-mc", found), step("5-epo", "4-av", found)],
-        "control": control and {name: {"difference": control} for name in NAMES},
+        "controls": {
+            "random": dict.fromkeys(NAMES, {"difference": GAIN}),
+            "shuffled": dict.fromkeys(NAMES, {"difference": control}),
+        }
+        if control
+        else {},
         "ladder": [{"rung": "5-epo", "run": run, "not_run": None}],
         "reconstruction": {k: {"n": 32, "bleu_1": v, "bleu_1_ci": ci} for k, (v, ci) in ends.items()},
     }
@@ -39,7 +44,7 @@ def test_what_is_shown_is_said_with_n_interval_and_control():
     told = answer(facts(GAIN, control=GAIN, same=(0.5, 0.45, 0.55)))
     assert [part["grade"] for part in told] == ["shown"] * 5
     assert "0.050 (0.020 to 0.080), n = 200 (40 dialogues)" in told[0]["says"]
-    assert "random replies" in told[1]["says"] and "correlate 0.88" in told[1]["says"]
+    assert "the hardest of 2 controls" in told[1]["says"] and "correlate 0.88" in told[1]["says"]
     assert "BLEU-1 0.600 (0.500 to 0.700)" in told[2]["says"] and "another's with 0.100" in told[2]["says"]
     assert (
         "70% (0.600 to 0.800) of 150 (chance 50 %; 50 neutral" in told[4]["says"] and "50%" in told[4]["says"]

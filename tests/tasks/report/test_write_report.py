@@ -152,7 +152,9 @@ def _scores(store: Store) -> list[Ref]:
     rows = [
         {
             **_key(turn),
+            "source": "prompted",
             "emotion": emotion,
+            "sample": 0,
             "prompt": "p",
             "text": f"{emotion} answer to {turn}",
             "usable": place != 0,
@@ -176,6 +178,7 @@ def _pairs(store: Store) -> list[Ref]:
         {
             **_key(t),
             "sentence": "s",
+            "reply": "c",
             "chosen": "c",
             "rejected": f"{EMOTIONS[least[t]]} answer to {t}",
             "rejected_emotion": EMOTIONS[least[t]],
@@ -525,7 +528,8 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
     }
     recognition = {
         "clips": 59, "dialogues": 11, "there": 83, "splits": {"meld": "test", "ravdess": "dev"},
-        "accuracy": accuracy, "accuracy_by_dataset": {"meld": accuracy},
+        "accuracy": accuracy, "accuracy_by_dataset": {"meld": accuracy}, "answers": ["happy", "neutral", "sad"],
+        "mcnemar": [{"first": "A", "second": "A+V", "n": 59, "only_first": 2, "only_second": 11, "p": 0.022461}],
     }  # fmt: skip
     artefacts = _artefacts(store, tmp_path)
     clips = make_card("ravdess", Dialogues([], [], [], [], rows=0), DataSettings(), False)
@@ -539,7 +543,9 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
     text = page.text["training"]
     assert "53.7 % 43.7 % to 63.7 %" in text and "59 of 83 test clips" in text
     assert "of RAVDESS, which has no test split, dev stands in" in text
-    assert "happy 3, sad 56" in text
+    words = " ".join(text.split())
+    assert words.count("Label happy neutral sad sad 3 · 56") == 4  # one confusion matrix an input setting
+    assert "A and A+V 59 2 11 0.022" in words
     assert text.count("+0.010 −0.020 to 0.040") == 6  # beyond another clip's features, and beyond text alone
     assert facts["recognition"] == recognition
     assert "continues rung 3" not in page.text["ladder"] and "not run" not in page.text["ladder"]
@@ -649,18 +655,19 @@ def test_quality_within_the_bound_is_not_loud(store, tmp_path):
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_control_stands_beside_epos_gain(store, tmp_path, shown):
-    gains = dict.fromkeys(("epo", "random", "difference"), NO_GAIN)
-    artefacts = {**_artefacts(store, tmp_path), "epo.control": _trained(store, tmp_path / "c2", True)}
+    gains = dict.fromkeys(("epo", "control", "difference"), NO_GAIN)
+    artefacts = {**_artefacts(store, tmp_path), "epo.random": _trained(store, tmp_path / "c2", True)}
     metrics = json.loads(store.read(_metrics(store, [*RUNGS, "6-random"])[0]))
-    metrics["control"] = {"base": "3-mc", "rung": "5-epo", "control": "6-random", "shown": shown}
-    metrics["control"] |= {"exchange_shown": shown, **dict.fromkeys(RUNG_FIGURES, gains)}
+    told = {"base": "3-mc", "rung": "5-epo", "control": "6-random", "shown": shown}
+    told |= {"exchange_shown": shown, **dict.fromkeys(RUNG_FIGURES, gains)}
+    metrics["controls"] = {"random": told, "shuffled": {**told, "control": "8-shuffled"}}
     artefacts["metrics"] = [_json(store, "metrics.json", metrics)]
     html, facts = _report(tmp_path, artefacts, store)
     page = Page(html)
     assert ("The emotion signal is not shown." in page.text["ladder"]) is not shown
     assert "Gain over 3-mc" in page.text["ladder"] and "0.010 −0.020 to 0.040" in page.text["ladder"]
     assert ("and not the one that is usual, is not shown" in page.text["ladder"]) is not shown
-    assert "EPO on random replies" in page.text["training"] and facts["control"]["shown"] is shown
+    assert "EPO on random replies" in page.text["training"] and facts["controls"]["random"]["shown"] is shown
     assert "not in the paper" in page.text["ladder"]
 
 

@@ -34,42 +34,45 @@ def decode_request(line: bytes) -> Request:
 
 
 def encode_answer(answer: Clip | MediaError) -> tuple[bytes, list[np.ndarray]]:
-    """The line, and the arrays whose bytes follow it."""
+    """The answer's line, and the arrays whose bytes follow it."""
     if isinstance(answer, MediaError):
         return json.dumps({"error": _error(answer)}).encode() + b"\n", []
-    parts = [answer.audio, *answer.frames]
-    head = {"parts": [_part(part) for part in parts], "seconds": answer.seconds, "facts": answer.facts}
-    arrays = [np.ascontiguousarray(part) for part in parts if isinstance(part, np.ndarray)]
+    head = {
+        "audio": None if answer.audio is None else _shape(answer.audio),
+        "frames": [{"error": _error(f)} if isinstance(f, MediaError) else _shape(f) for f in answer.frames],
+        "seconds": answer.seconds,
+        "facts": answer.facts,
+    }
+    arrays = [
+        np.ascontiguousarray(part) for part in (answer.audio, *answer.frames) if isinstance(part, np.ndarray)
+    ]
     return json.dumps(head).encode() + b"\n", arrays
 
 
 def answer_bytes(head: dict) -> int:
     """How many bytes follow an answer's line."""
-    return sum(_size(part) for part in head.get("parts", ()) if part and "shape" in part)
+    parts = (head.get("audio"), *head.get("frames", ()))
+    return sum(_size(part) for part in parts if part is not None and "shape" in part)
 
 
 def decode_answer(head: dict, body: bytes | bytearray) -> Clip | MediaError:
     if "error" in head:
         return MediaError(*head["error"])
-    parts, at = [], 0
-    for part in head["parts"]:
-        if part is None:
-            parts.append(None)
-        elif "error" in part:
-            parts.append(MediaError(*part["error"]))
-        else:
-            count = int(np.prod(part["shape"]))
-            parts.append(np.frombuffer(body, part["dtype"], count, at).reshape(part["shape"]))
-            at += _size(part)
-    return Clip(parts[0], tuple(parts[1:]), head["seconds"], head["facts"])
+    at = 0
+
+    def array(part: dict) -> np.ndarray:
+        """The next array of the body."""
+        nonlocal at
+        start, at = at, at + _size(part)
+        return np.frombuffer(body, part["dtype"], int(np.prod(part["shape"])), start).reshape(part["shape"])
+
+    audio = None if head["audio"] is None else array(head["audio"])
+    frames = tuple(MediaError(*part["error"]) if "error" in part else array(part) for part in head["frames"])
+    return Clip(audio, frames, head["seconds"], head["facts"])
 
 
-def _part(part: np.ndarray | MediaError | None) -> dict | None:
-    if part is None:
-        return None
-    if isinstance(part, MediaError):
-        return {"error": _error(part)}
-    return {"dtype": part.dtype.str, "shape": list(part.shape)}
+def _shape(array: np.ndarray) -> dict:
+    return {"dtype": array.dtype.str, "shape": list(array.shape)}
 
 
 def _size(part: dict) -> int:
@@ -87,9 +90,7 @@ def _decode(request: Request) -> Clip | MediaError:
         return error
     except MemoryError:
         return MediaError("crashed", request.path, "decoding it takes more memory than a decoder is given")
-    except (
-        Exception
-    ) as error:  # the boundary of the process: what no file should do is told as that file's fault
+    except Exception as error:  # process boundary: an unexpected error is reported as this file's fault
         traceback.print_exc()
         return MediaError("crashed", request.path, f"{type(error).__name__}: {error}")
 
@@ -105,7 +106,7 @@ def serve(lines: Iterable[bytes], memory_bytes: int) -> None:
         head, arrays = encode_answer(_decode(decode_request(line)))
         answers.write(head)
         for array in arrays:
-            answers.write(array)
+            answers.write(array.data)
         answers.flush()
 
 

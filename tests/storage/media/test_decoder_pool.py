@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from storage.media.clip import Clip, Request, decode_clip
+from storage.media.decoder_pool import AHEAD, DecoderPool
 from storage.media.pictures import Window
-from storage.media.pool import AHEAD, DecoderPool
 from tests.support.waiting import wait_for
 
 
@@ -34,7 +34,7 @@ def request(folder, name):
 def decoders():
     """Child processes of this one that decode."""
     children = psutil.Process().children()
-    return [child for child in children if "storage.media.worker" in " ".join(child.cmdline())]
+    return [child for child in children if "storage.media.decoder_process" in " ".join(child.cmdline())]
 
 
 def test_answers_come_in_order_and_are_those_of_this_process(folder):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -18,15 +17,19 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from typing import IO
 
+from storage.child_process import how_it_ended, pipes
 from storage.media.clip import Clip, Request
 from storage.media.container import MediaError
-from storage.media.worker import answer_bytes, decode_answer, encode_request
+from storage.media.decoder_process import answer_bytes, decode_answer, encode_request
 
 MEMORY_BYTES = 4 << 30
 CHUNK = 1 << 20
 START_S = 120.0
-"""A process that is not there by then is taken for dead. Not a clip's time: a busy machine starts none in seconds."""
+"""A process that has not started by then is taken for dead. Not counted as a clip's time: starting is slow on a busy
+machine.
+"""
 AHEAD = 4
 """Requests in work or waiting for the reader, for each process: while one decodes a long clip, others go on."""
 
@@ -83,7 +86,7 @@ class DecoderPool:
 
 
 class _Ended(Exception):
-    """The child has gone without an answer."""
+    """The child ended without an answer."""
 
 
 class _Child:
@@ -91,59 +94,51 @@ class _Child:
 
     def __init__(self, timeout_s: float, memory_bytes: int):
         self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._pending = bytearray()
 
     def ask(self, request: Request) -> Clip | MediaError:
         try:
-            if self.process is None:
-                self._start()
+            requests, answers = pipes(self.process or self._start())
             deadline = time.monotonic() + self.timeout_s
-            self.process.stdin.write(encode_request(request))
-            self.process.stdin.flush()
-            head = json.loads(self._line(deadline))
-            return decode_answer(head, self._take(answer_bytes(head), deadline))
+            requests.write(encode_request(request))
+            requests.flush()
+            head = json.loads(self._line(answers, deadline))
+            return decode_answer(head, self._take(answers, answer_bytes(head), deadline))
         except TimeoutError:
             self.end()
             return MediaError("timeout", request.path, f"not decoded within {self.timeout_s:g} s")
         except (_Ended, BrokenPipeError):
-            return MediaError("crashed", request.path, f"its decoder {_ending(self.end(patience_s=5))}")
+            return MediaError("crashed", request.path, f"its decoder {how_it_ended(self.end(patience_s=5))}")
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         # One thread: clips are decoded side by side, and every further one would cost address space.
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "storage.media.worker", str(self.memory_bytes)],
+        process = subprocess.Popen(
+            [sys.executable, "-m", "storage.media.decoder_process", str(self.memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **threads},
             cwd=Path(__file__).resolve().parents[2],
         )
+        self.process = process
         try:
-            self._line(time.monotonic() + START_S)
+            self._line(pipes(process)[1], time.monotonic() + START_S)
         except TimeoutError:
             raise _Ended from None
+        return process
 
-    def _line(self, deadline: float) -> bytes:
+    def _line(self, answers: IO[bytes], deadline: float) -> bytes:
         while b"\n" not in self._pending:
-            self._pending += self._read(deadline, CHUNK)
+            self._pending += _read(answers, deadline, CHUNK)
         line, _, self._pending = self._pending.partition(b"\n")
         return bytes(line)
 
-    def _take(self, count: int, deadline: float) -> bytearray:
+    def _take(self, answers: IO[bytes], count: int, deadline: float) -> bytearray:
         body, self._pending = self._pending, bytearray()
         while len(body) < count:
-            body += self._read(deadline, min(CHUNK, count - len(body)))
+            body += _read(answers, deadline, min(CHUNK, count - len(body)))
         return body
-
-    def _read(self, deadline: float, most: int) -> bytes:
-        source = self.process.stdout.fileno()
-        if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise TimeoutError
-        data = os.read(source, most)
-        if not data:
-            raise _Ended
-        return data
 
     def stop(self) -> None:
         """Kill the process from another thread than the one that is asking it."""
@@ -162,13 +157,21 @@ class _Child:
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
-        process.stdout.close()
+        requests, answers = pipes(process)
+        answers.close()
         try:
-            process.stdin.close()
+            requests.close()
         except BrokenPipeError:
             pass  # the rest of a request that it never read
         return code
 
 
-def _ending(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+def _read(answers: IO[bytes], deadline: float, most: int) -> bytes:
+    """Up to `most` bytes as they come. TimeoutError: none by the deadline; _Ended: none will."""
+    source = answers.fileno()
+    if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        raise TimeoutError
+    data = os.read(source, most)
+    if not data:
+        raise _Ended
+    return data

@@ -1,0 +1,109 @@
+"""Stage `ladder`: the same true replies after each way of giving the history, in nats. Knows nothing of the report.
+
+An arm that has no adapter of its own is measured with that of rung 2 or 3, and the facts say which and whether that one
+was trained on such prompts. Nothing is generated, so a reply costs one forward pass for each history.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from model.dialogue.dialogue import load_dialogue
+from model.dialogue.examples import DialogueExample
+from model.dialogue.ladder import arm_rows, cache_bytes, with_other_histories
+from model.dialogue.settings import DialogueSettings
+from model.metrics.memory_ladder import FULL, TURNS, arm_figures, comparisons
+from model.metrics.settings import BootstrapSettings
+from model.zoo.resolve import resolve
+from storage.store import Ref, canonical
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
+from tasks.settings import LadderSettings
+from tasks.stages.evaluation import evaluation_exchanges
+from tasks.stages.examples import dialogue_examples, key_text
+from tasks.stages.ladder.arms import ARMS, Arm, known_by
+from tasks.stages.selection import spread
+
+OWN = "own"
+RUNG = {"text": "rung 2", "memory": "rung 3"}
+"""Whose adapter an arm without one of its own is measured with, by the form of its history."""
+
+
+def measure_ladder(
+    utterances: list[Ref],
+    exchanges: list[Ref],
+    own_adapters: dict[str, Ref],
+    text_adapter: Ref,
+    memory_adapter: Ref,
+    compressor: Ref,
+    dialogue: DialogueSettings,
+    settings: LadderSettings,
+    intervals: BootstrapSettings,
+    llm: Weights,
+    work: Workspace,
+) -> list[Ref]:
+    """Output: ladder.json: "arms" by name, "comparisons", "turns", how many exchanges, how many of them are "alone" (no
+    other dialogue of their dataset is there), and a cached token's bytes."""
+    examples, pool = evaluated_examples(utterances, exchanges, settings, work)
+    # Another history is of the same dataset, for another one's style would tell it.
+    others = with_other_histories(pool, [example.key.split("/")[0] for example in pool])
+    found: dict[str, list[dict]] = {}
+    facts: dict[str, dict] = {}
+    size = None
+    for done, name in enumerate(settings.arms):
+        arm = ARMS[name]
+        adapter = own_adapters.get(name) or (text_adapter if arm.history == "text" else memory_adapter)
+        model = load_dialogue(
+            resolve(llm.name),
+            adapter=work.store.folder(adapter),
+            compressor=work.store.folder(compressor) if arm.needs_compressor else None,
+            extractor=None,
+            history=arm.history,
+            settings=arm.settings(dialogue),
+            dtype=dialogue.training.dtype,
+        )
+        found[name] = arm_rows(model, examples, others, dialogue.reply_batch_size)
+        facts[name], size = _about(arm, name in own_adapters, dialogue), cache_bytes(model)
+        del model
+        gc.collect()
+        work.progress(done + 1, len(settings.arms), {})
+    measured = {
+        name: {**facts[name], **arm_figures(rows, found.get(FULL), intervals)} for name, rows in found.items()
+    }
+    return [
+        work.store.put_bytes(
+            "ladder.json",
+            canonical(
+                {
+                    "arms": measured,
+                    "comparisons": comparisons(found, intervals),
+                    "turns": list(TURNS),
+                    "exchanges": len(examples),
+                    "alone": sum(e.key not in others for e in examples),
+                    "cache_bytes": size,
+                }
+            ),
+            rows=len(examples),
+        )
+    ]
+
+
+def evaluated_examples(
+    utterances: list[Ref], exchanges: list[Ref], settings: LadderSettings, work: Workspace
+) -> tuple[list[DialogueExample], list[DialogueExample]]:
+    """The exchanges of all arms, by key, and those they are drawn from: all that give numbers with enough history."""
+    unseen = {key_text(e.key): e for e in evaluation_exchanges(work.store, utterances, exchanges)}
+    whole = dialogue_examples(work.store, utterances, exchanges, [], "test", "dev")
+    long = [e for e in whole if e.key in unseen and len(e.history) >= settings.least_history]
+    chosen = spread([unseen[e.key] for e in long], settings.exchanges, settings.seed, "ladder.exchanges")
+    wanted = {key_text(exchange.key) for exchange in chosen}
+    return [e for e in long if e.key in wanted], long
+
+
+def _about(arm: Arm, own: bool, dialogue: DialogueSettings) -> dict:
+    """prepared: whether the adapter was trained on prompts of this kind."""
+    return {
+        "title": arm.title,
+        "adapter": OWN if own else RUNG[arm.history],
+        "prepared": own or arm.name in known_by(arm.history, dialogue),
+    }

@@ -1,0 +1,93 @@
+"""The memory ladder in words, each sentence from figures and free to be negative. Knows nothing of how they were measured."""
+
+from __future__ import annotations
+
+from model.metrics.verdict import LEARNED, WORSE
+from tasks.stages.verdicts import told
+
+OWN = "own"
+LEARNT, MEAN, HYBRID, LAST, FULL = "memory", "mean", "memory-text-1", "text-1", "full"
+
+
+def ladder_sentences(facts: dict) -> list[str]:
+    """What ladder.json shows, the most asked-for first."""
+    found = [
+        _beside_mean(facts),
+        _content(facts),
+        _shares(facts),
+        _beside_last_turn(facts),
+        _unprepared(facts),
+    ]
+    return [sentence for sentence in found if sentence]
+
+
+def _compared(facts: dict, arm: str, than: str) -> dict | None:
+    pairs = (c for c in facts["comparisons"] if (c["arm"], c["than"]) == (arm, than))
+    return next((c["difference"] for c in pairs), None)
+
+
+def _beside_mean(facts: dict) -> str | None:
+    found = _compared(facts, LEARNT, MEAN)
+    if found is None:
+        return None
+    verb = {LEARNED: "beats", WORSE: "does not beat"}.get(found["grade"], "is not seen to beat")
+    spared = told("nats a token spared", found)
+    return f"The learnt memory {verb} mean embeddings in use: {spared}{_unlike(facts, LEARNT, MEAN)}."
+
+
+def _unlike(facts: dict, *arms: str) -> str:
+    """What to add where two arms' adapters do not come from one training schedule."""
+    alike = all(facts["arms"][arm]["adapter"] == OWN for arm in arms)
+    return "" if alike else "; their adapters were not trained for this comparison"
+
+
+def _content(facts: dict) -> str | None:
+    arm = facts["arms"].get(LEARNT)
+    if arm is None:
+        return None
+    carry = "carry" if arm["gain"]["grade"] == LEARNED else "are not seen to carry"
+    return (
+        f"The memories {carry} their own dialogue's content into the reply: "
+        f"{told('other − own, nats a token', arm['gain'])}."
+    )
+
+
+def _shares(facts: dict) -> str | None:
+    full = facts["arms"].get(FULL)
+    if full is None:
+        return None
+    if full["gain"]["grade"] != LEARNED:
+        return (
+            "The full history as text is not seen to help here, so no share of its gain can be given: "
+            f"{told('other − own, nats a token', full['gain'])}."
+        )
+    kept = [
+        f"{facts['arms'][arm]['title']} {_percent(shared[0])} ({_percent(shared[1])} to {_percent(shared[2])}) at "
+        f"{_saved(facts['arms'][arm]['saved'])} history tokens"
+        for arm in facts["arms"]
+        if arm not in (FULL, "none") and (shared := facts["arms"][arm]["share"])
+    ]
+    return f"Of the full history's own gain are kept: {'; '.join(kept)}." if kept else None
+
+
+def _beside_last_turn(facts: dict) -> str | None:
+    found = _compared(facts, HYBRID, LAST)
+    if found is None:
+        return None
+    verb = {LEARNED: "add to", WORSE: "take from"}.get(found["grade"], "are not seen to add to")
+    return f"Memories of the older turns {verb} the last turn as text: {told('nats a token spared', found)}{_unlike(facts, HYBRID, LAST)}."
+
+
+def _unprepared(facts: dict) -> str | None:
+    unprepared = [arm["title"] for arm in facts["arms"].values() if not arm["prepared"]]
+    if not unprepared:
+        return None
+    return f"Measured zero-shot, with an adapter that was trained on another kind of prompt: {'; '.join(unprepared)}."
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %".replace("-", "−")
+
+
+def _saved(value: float) -> str:
+    return f"{-100 * value + 0.0:+.0f} %".replace("-", "−")

@@ -1,0 +1,89 @@
+"""Stages `ladder.fit.ARM` and `ladder`, declared: what each way of giving the history is worth on the same replies."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from tasks.engine.declaration import Calls, Made, Reads, Stage
+from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
+from tasks.stages.ladder.arms import ARMS, Arm
+
+
+def own_training(arm: Arm, made: Made) -> Calls:
+    return {
+        "all": {
+            "arm": arm.name,
+            "utterances": seen_as("words", dialogue_shards(made, "train", "dev")),
+            "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
+            "compressor": made.only("compressor.finetune") if arm.needs_compressor else None,
+            "stand_ins": stand_ins(made),
+        }
+    }
+
+
+def _trained(arm: Arm, settings: Any) -> bool:
+    return arm.name in settings.ladder.trained
+
+
+FITS = tuple(
+    Stage(
+        name=f"ladder.fit.{arm.name}",
+        title=f"Memory ladder, LoRA: {arm.title}",
+        flow="train_models",
+        needs=(
+            "utterances",
+            "utterances.exchanges",
+            *(("compressor.finetune",) if arm.needs_compressor else ()),
+        ),
+        items=of_dialogues(partial(own_training, arm)),
+        function="tasks.stages.ladder.fit:fit_arm",
+        settings={"dialogue": "dialogue", "training": "ladder.training"},
+        weights={"llm": "llm.weights"},
+        libraries=(*TORCH, "peft"),
+        trains=True,
+        anew=True,
+        asked=partial(_trained, arm),
+    )
+    for arm in ARMS.values()
+)
+
+
+@of_dialogues
+def arms(made: Made) -> Calls:
+    own = {arm: f"ladder.fit.{arm}" for arm in made.settings.ladder.trained}
+    return {
+        "all": {
+            "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
+            "exchanges": exchange_shards(made, "test", "dev"),
+            "own_adapters": {arm: made.only(stage) for arm, stage in own.items()},
+            "text_adapter": made.only("dialogue.text"),
+            "memory_adapter": made.only("dialogue.memory"),
+            "compressor": made.only("compressor.finetune"),
+        }
+    }
+
+
+LADDER = Stage(
+    name="ladder",
+    title="Memory ladder",
+    flow="write_report",
+    needs=(
+        "utterances",
+        "utterances.exchanges",
+        "compressor.finetune",
+        "dialogue.text",
+        "dialogue.memory",
+        *(stage.name for stage in FITS),
+    ),
+    items=arms,
+    function="tasks.stages.ladder.measure:measure_ladder",
+    settings={
+        "dialogue": "dialogue",
+        "settings": Reads("ladder", only=("arms", "exchanges", "least_history", "seed")),
+        "intervals": "metrics.intervals",
+    },
+    weights={"llm": "llm.weights"},
+    libraries=(*TORCH, "peft"),
+    asked=lambda settings: bool(settings.ladder.arms),
+)

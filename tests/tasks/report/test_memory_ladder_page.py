@@ -1,0 +1,81 @@
+"""The memory ladder and rung 4f on the page and in the JSON, from figures made up by hand."""
+
+import pytest
+
+from model.metrics.memory_ladder import arm_figures, comparisons
+from model.metrics.settings import BootstrapSettings
+from storage.store import Store
+from tests.tasks.report.test_write_report import RUNGS, Page, _artefacts, _json, _metrics, _report
+
+
+def rows(gain: float, tokens: int, nats: float = 3.0) -> list[dict]:
+    """Twelve replies of as many dialogues: at turn 3, and the last two at turn 12."""
+    return [
+        {"key": f"k{i}", "dialogue": f"d{i}", "turn": 3 if i < 10 else 12, "own": nats + i / 10,
+         "other": nats + i / 10 + gain + (i - 5.5) / 100, "tokens": tokens}
+        for i in range(12)
+    ]  # fmt: skip
+
+
+def ladder() -> dict:
+    arms = {"full": rows(0.4, 200, 2.75), "mean": rows(0.1, 8, 3.0), "memory": rows(0.2, 8, 3.125)}
+    about = {
+        "full": ("the full history as text", "rung 2", True),
+        "mean": ("mean embeddings", "own", True),
+        "memory": ("MambaCompressor memories", "rung 3", False),
+    }
+    return {
+        "arms": {
+            name: dict(zip(("title", "adapter", "prepared"), about[name], strict=True))
+            | arm_figures(found, arms["full"], BootstrapSettings())
+            for name, found in arms.items()
+        },
+        "comparisons": comparisons(arms, BootstrapSettings()),
+        "turns": [2, 3],
+        "exchanges": 13,
+        "alone": 1,
+        "cache_bytes": 1024,
+    }
+
+
+def test_the_page_shows_each_arm_and_says_what_it_means(tmp_path):
+    store = Store(tmp_path / "store")
+    artefacts = _artefacts(store, tmp_path) | {"ladder": [_json(store, "ladder.json", ladder())]}
+    html, facts = _report(tmp_path, artefacts, store)
+    page = Page(html)
+    text = page.text["memory"]
+    assert text.index("mean embeddings 25 %") < text.index("MambaCompressor memories 50 %")
+    # The learnt memory leaves 0.125 nats more of every reply.
+    assert "The learnt memory does not beat mean embeddings in use: nats a token spared −0.125" in text
+    assert facts["memory_ladder"]["sentences"][0] in text
+    assert "50 %" in text and "25 %" in text  # 0.2 and 0.1 of 0.4
+    assert "96 %" in text and "200.0" in text and "8 KiB" in text  # 8 tokens of 200; of 1024 bytes each
+    assert text.count("zero-shot") == 2 and "an adapter of its own" in text  # the row, and the sentence
+    assert "1 of 13 exchanges are left out" in text and "10 to 14" in text and page.bare_tables == 0
+    assert any("Other minus own" in image["alt"] for image in page.images)
+    assert facts["other_stages"].keys().isdisjoint({"ladder"})
+    assert "test exchanges of each arm of the memory ladder" in html
+
+
+def test_a_run_without_it_has_no_such_section(tmp_path):
+    store = Store(tmp_path / "store")
+    html, facts = _report(tmp_path, _artefacts(store, tmp_path), store)
+    assert facts["memory_ladder"] is None and 'id="memory"' not in html
+
+
+def test_rung_4f_stands_after_4_with_its_parts(tmp_path):
+    store = Store(tmp_path / "store")
+    artefacts = _artefacts(store, tmp_path)
+    artefacts |= {"dialogue.audiovisual": artefacts["dialogue.memory"]}
+    artefacts |= {"dialogue.text-audiovisual": artefacts["dialogue.memory"]}
+    artefacts |= {"metrics": _metrics(store, [*RUNGS[:4], "4f-text", RUNGS[4]])}
+    html, facts = _report(tmp_path, artefacts, store)
+    table = [(row["rung"], row["parts"]) for row in facts["ladder"]]
+    assert table[3:] == [
+        ("4-av", [True, True, True, False]),
+        ("4f-text", [True, False, True, False]),
+        ("5-epo", [True, True, True, True]),
+    ]
+    row = next(row for row in facts["ladder"] if row["rung"] == "4f-text")
+    assert row["run"]["bertscore"] == pytest.approx(0.6) and row["paper"] is None
+    assert "4 with the full history as text" in Page(html).text["ladder"]
