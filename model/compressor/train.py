@@ -303,7 +303,13 @@ def _train(
     }
     if len(stages) > 1:
         report["stages"] = [
-            {"span": stage.span, "tokens": record.tokens, "steps": len(record.train), "ended": record.ended}
+            {
+                "span": stage.span,
+                "tokens": record.tokens,
+                "steps": len(record.train),
+                "ended": record.ended,
+                "heldout_after": record.best_check,
+            }
             for stage, record in zip(stages, (outcome.history for outcome in outcomes), strict=True)
         ]
     compressor.save(out, settings.saved_as)

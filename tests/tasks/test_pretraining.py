@@ -131,6 +131,7 @@ def test_a_curriculum_cut_off_in_any_stage_goes_on_to_the_same_bytes(tmp_path, t
     for name in names:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert [s["span"] for s in report["stages"]] == [1, 2, None]
+    assert report["stages"][-1]["heldout_after"]["loss"] == report["heldout_after"]["loss"]
     assert report["history"]["tokens"] == sum(s["tokens"] for s in report["stages"])
     assert set(json.loads((tmp_path / "cut" / "card.json").read_text())["files"]) == {
         "model.safetensors",
