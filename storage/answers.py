@@ -70,7 +70,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a rung of the ladder answered, beside the true reply (reference)."""
+    """What a rung of the ladder answered, beside the true reply (reference).
+
+    reference_nats, reference_tokens: of the true reply under the rung, end of turn included. opposed_nats, same_nats:
+    nats a token of a human reply of another dialogue, labelled with another emotion and with the same.
+    """
 
     dataset: str
     split: str
@@ -85,6 +89,10 @@ class Reply:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
+    reference_nats: float | None = None
+    reference_tokens: int | None = None
+    opposed_nats: float | None = None
+    same_nats: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:

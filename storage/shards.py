@@ -144,6 +144,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("finish_reason", _TEXT),
             pa.field("prompt_tokens", pa.int32()),
             pa.field("reply_tokens", pa.int32()),
+            pa.field("reference_nats", pa.float64()),
+            pa.field("reference_tokens", pa.int32()),
+            pa.field("opposed_nats", pa.float64()),
+            pa.field("same_nats", pa.float64()),
         ],
     ),
 }

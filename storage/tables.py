@@ -13,7 +13,7 @@ VERSIONS = {
     "scores": 3,
     "pairs": 2,
     "features": 1,
-    "replies": 1,
+    "replies": 2,
 }
 
 KEY_COLUMNS = ("dataset", "split", "dialogue_id", "turn")

@@ -14,6 +14,7 @@ from tasks.stages.features.stage import FEATURES
 from tasks.stages.ladder.stage import FITS, LADDER
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
+from tasks.stages.reconstruction.stage import RECONSTRUCTION
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.report.stage import REPORT
 from tasks.stages.scores.stage import CALIBRATION, SCORES
@@ -41,6 +42,7 @@ STAGES = (
     *CONTROLS_OF_EPO,  # the same training on those
     *FITS,  # an adapter for each way of giving the history that is asked for
     *REPLIES,  # each rung answers the test exchanges
+    RECONSTRUCTION,  # test conversations from their memories
     LADDER,  # what each way of giving the history is worth on true replies
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,

@@ -52,6 +52,20 @@ class ReplySettings(BaseModel, frozen=True, extra="forbid"):
     seed: int = Field(0, description="Chooses the test exchanges. Not in the paper.")
 
 
+class ReconstructionSettings(BaseModel, frozen=True, extra="forbid"):
+    """Conversations restored from their memories (table 8, figure 11)."""
+
+    conversations: int | None = Field(
+        None, ge=1, description="Test conversations that are restored; None takes all."
+    )
+    utterances: int = Field(5, ge=1, description="First utterances of a dialogue; five in figure 11.")
+    max_tokens: int = Field(
+        256, ge=1, description="Longer conversations are left out, and counted. Not in the paper."
+    )
+    batch_size: int = Field(16, ge=1, description="Conversations generated at once. Not in the paper.")
+    seed: int = Field(0, description="Chooses the conversations. Not in the paper.")
+
+
 class LadderSettings(BaseModel, frozen=True, extra="forbid"):
     """What is measured beside the paper's ladder of table 2. None of it is in the paper."""
 
@@ -150,6 +164,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     dialogue: DialogueSettings = DialogueSettings()
     epo: EpoSettings = EpoSettings()
     replies: ReplySettings = ReplySettings()
+    reconstruction: ReconstructionSettings = ReconstructionSettings()
     ladder: LadderSettings = LadderSettings()
     metrics: MetricSettings = MetricSettings()
     retrain: RetrainSettings = RetrainSettings()

@@ -26,6 +26,10 @@ class BertScores(NamedTuple):
     f1: np.ndarray
 
 
+PAIRS = 4096
+"""Pairs a call of upstream, which keeps the states of all their texts until it is done."""
+
+
 def bert_score(
     candidates: Sequence[str],
     references: Sequence[str],
@@ -35,8 +39,8 @@ def bert_score(
 ) -> BertScores:
     """BERTScore of each candidate against its reference (Zhang et al. 2020), not rescaled, without idf.
 
-    `folder` is a resolved encoder, `num_layers` the layer whose states are compared. A pair with an empty or blank
-    text scores 0. ValueError when the numbers of texts differ.
+    `folder` is a resolved encoder, `num_layers` the layer whose states are compared. Equal pairs are scored once. A
+    pair with an empty or blank text scores 0. ValueError when the numbers of texts differ.
     """
     if len(candidates) != len(references):
         raise ValueError(
@@ -47,10 +51,43 @@ def bert_score(
     from bert_score import BERTScorer
 
     scorer = BERTScorer(model_type=str(folder), num_layers=num_layers, device=_device(), idf=False)
+    pairs = list(zip(references, candidates, strict=True))
+    distinct = sorted(set(pairs))  # by reference, so that what systems share is in one call
+    found: dict[tuple[str, str], list[float]] = {}
     # Upstream announces empty texts on standard error; that they score 0 is said above.
     with _transformers_5_encoding(), contextlib.redirect_stderr(io.StringIO()):
-        scores = scorer.score(list(candidates), list(references), batch_size=batch_size)
-    return BertScores(*(part.double().numpy() for part in scores))
+        for start in range(0, len(distinct), PAIRS):
+            part = distinct[start : start + PAIRS]
+            true, said = (list(side) for side in zip(*part, strict=True))
+            scores = _by_pair(scorer.score(said, true, batch_size=batch_size))
+            found.update(zip(part, scores, strict=True))
+    return BertScores(*np.array([found[pair] for pair in pairs]).T)
+
+
+def _by_pair(parts) -> list[list[float]]:
+    """Precision, recall and F1 of each pair."""
+    return [list(row) for row in zip(*(part.double().tolist() for part in parts), strict=True)]
+
+
+def baseline(name: str, num_layers: int) -> float | None:
+    """What rescaling takes as zero of F1, as bert-score ships it for English; None where it has none.
+
+    name: of the weights, as their publisher calls them.
+    """
+    import bert_score
+
+    table = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{name}.tsv"
+    if not table.resolve().is_relative_to(table.parents[1]) or not table.is_file():
+        return None
+    rows = [line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:]]
+    return next((float(row[3]) for row in rows if int(row[0]) == num_layers), None)
+
+
+def signature(name: str, num_layers: int) -> str:
+    """What bert-score calls its hash: weights, layer, idf and versions, which a score must be told with."""
+    from importlib.metadata import version
+
+    return f"{name}_L{num_layers}_no-idf_version={version('bert-score')}(hug_trans={version('transformers')})"
 
 
 def _device() -> str:

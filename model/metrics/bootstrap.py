@@ -4,7 +4,7 @@ Rows of one dialogue are alike, so dialogues are drawn, each with all its rows; 
 that are too narrow. Knows nothing of metrics or systems.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -69,6 +69,36 @@ def bootstrap(
         error = 0.0
     reach = t_quantile((1 + settings.level) / 2, count - 1) * error
     return Bootstrap(Interval(mean, mean - reach, mean + reach), error, count)
+
+
+def bootstrap_of(
+    counts: np.ndarray,
+    clusters: Sequence[Hashable],
+    whole: Callable[[np.ndarray], float],
+    settings: BootstrapSettings | None = None,
+) -> Interval:
+    """As `bootstrap`, of a figure `whole` that is made of summed counts [k], of rows [n, k], as BLEU and perplexity are."""
+    settings = settings or BootstrapSettings()
+    if len(counts) != len(clusters):
+        raise ValueError(f"bootstrap_of: {len(counts)} rows but {len(clusters)} clusters; pair them up")
+    nothing = float("nan")
+    if not len(counts):
+        return Interval(nothing, nothing, nothing)
+    numbered: dict[Hashable, int] = {}
+    place = np.array([numbered.setdefault(cluster, len(numbered)) for cluster in clusters])
+    count, value = len(numbered), whole(counts.sum(0))
+    if count < LEAST_CLUSTERS:
+        return Interval(value, nothing, nothing)
+    sums = np.zeros((count, counts.shape[1]))
+    np.add.at(sums, place, counts)
+    generator = np.random.default_rng(settings.seed)
+    drawn = (
+        np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(settings.resamples)
+    )
+    figures = np.array([whole(times @ sums) for times in drawn])
+    error = float(figures.std() * np.sqrt(count / (count - 1)))
+    reach = t_quantile((1 + settings.level) / 2, count - 1) * error
+    return Interval(value, value - reach, value + reach)
 
 
 def bootstrap_mean(

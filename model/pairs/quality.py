@@ -15,6 +15,7 @@ import numpy as np
 
 from model.draws import draw_number
 from model.metrics.dist import words
+from model.metrics.repetition import repeats
 from model.pairs.settings import QualitySettings
 
 FUNCTION_WORDS = (
@@ -63,7 +64,7 @@ def pair_quality(pairs: Sequence[TextPair], settings: QualitySettings) -> dict:
         "longer": _mean([_gap(p) > 0 for p in pairs]),
         "shorter": _mean([_gap(p) < 0 for p in pairs]),
         "length_gap": _mean([abs(_gap(p)) for p in pairs]),
-        "repetition": {side: _mean([_repeats(words(t)) for t in texts]) for side, texts in _sides(pairs)},
+        "repetition": {side: _mean([repeats(words(t)) for t in texts]) for side, texts in _sides(pairs)},
         "echo": {
             "chosen": _mean([_echoes(p.sentence, p.chosen) for p in pairs]),
             "rejected": _mean([_echoes(p.sentence, p.rejected) for p in pairs]),
@@ -140,11 +141,6 @@ def _sides(pairs: Sequence[TextPair]) -> list[tuple[str, list[str]]]:
 def _gap(pair: TextPair) -> int:
     """Words by which the rejected reply is longer."""
     return len(words(pair.rejected)) - len(words(pair.chosen))
-
-
-def _repeats(found: list[str]) -> bool:
-    runs = list(zip(found, found[1:], found[2:], strict=False))
-    return len(set(runs)) < len(runs)
 
 
 def _echoes(sentence: str, reply: str) -> bool:

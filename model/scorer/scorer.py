@@ -126,6 +126,10 @@ class EmotionScorer:
         """Probabilities float32 [n, 28] in the order of GOEMOTIONS_LABELS, each label on its own."""
         return self._compute(texts)[1]
 
+    def features_and_probabilities(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Both, by one pass."""
+        return self._compute(texts)
+
     def _compute(
         self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

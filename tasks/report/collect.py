@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from storage.store import Store
 from tasks.engine.declaration import Weights
+from tasks.report.answer import answer
 from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import MAIN, as_dicts
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
@@ -18,11 +19,19 @@ from tasks.report.samples import candidate_examples, prompt_tokens, reply_exampl
 from tasks.settings import Settings, flat, weight_names
 from tasks.stages.ladder.arms import ARMS
 from tasks.stages.ladder.said import ladder_sentences
-from tasks.stages.replies.rungs import FULL_TEXT, LADDER
+from tasks.stages.replies.rungs import FULL_TEXT, LADDER, RUNGS
 from tasks.stages.verdicts import judged, scorers_line
 
 NOT_ASKED = "not asked for"
-TOLD = (*REJECTING, "scores.calibration", "pairs.quality", "extractor.test", "ladder", "metrics")
+TOLD = (
+    *REJECTING,
+    "scores.calibration",
+    "pairs.quality",
+    "extractor.test",
+    "compressor.test",
+    "ladder",
+    "metrics",
+)
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
 
 IDENTICAL_SHARE = 0.95
@@ -41,6 +50,7 @@ BUDGETS = {
     "epo.training.max_tokens": "training tokens, EPO",
     "recognition.clips": "test clips of figure 6",
     "replies.exchanges": "test exchanges each rung answers",
+    "reconstruction.conversations": "test conversations restored",
     "ladder.exchanges": "test exchanges of each arm of the memory ladder",
 }
 """Setting -> what it limits."""
@@ -68,7 +78,7 @@ def collect(
     tokens = prompt_tokens(artefacts, store)
     recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
     memory_ladder = _memory_ladder(read_named(artefacts, "ladder", "ladder.json", store))
-    return {
+    facts = {
         "title": f"Empamba report ({profile} profile)",
         "profile": profile,
         "synthetic": counts["synthetic"],
@@ -83,6 +93,11 @@ def collect(
         ),
         "systems": systems,
         "steps": metrics.get("steps") or [],
+        "over_floors": metrics.get("over_floors") or [],
+        "answered": metrics.get("answered"),
+        "bertscore": metrics.get("bertscore"),
+        "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
+        "reconstruction_not_run": why.get("compressor.test"),
         "scorers": metrics.get("scorers"),
         "scorers_line": scorers_line(metrics.get("scorers")),
         "recognition": recognition,
@@ -106,6 +121,7 @@ def collect(
         "budgets": _budgets(settings, counts, training, systems, recognition, memory_ladder),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
+    return {**facts, "answer": answer(facts)}
 
 
 def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dict:
@@ -116,9 +132,15 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "synthetic": bool(facts["synthetic"]),
         "synthetic_datasets": facts["synthetic"],
         "dev_stands_in": facts["dev_stands_in"],
+        "answer": facts["answer"],
         "figures": as_dicts(),
         "systems": facts["systems"],
         "steps": facts["steps"],
+        "over_floors": facts["over_floors"],
+        "answered": facts["answered"],
+        "bertscore": facts["bertscore"],
+        "reconstruction": facts["reconstruction"],
+        "table_3": facts["table_3"],
         "scorers": facts["scorers"],
         "recognition": facts["recognition"],
         "ladder": facts["ladder"],
@@ -437,7 +459,8 @@ def _used(
     if name == "ladder.exchanges":
         return [memory_ladder["exchanges"]] if memory_ladder else []
     if name == "replies.exchanges":
-        return sorted({row["n"] for row in systems if row["dataset"] == "all"})
+        ladder = {rung.name for rung in RUNGS}  # a floor may answer fewer
+        return sorted({row["n"] for row in systems if row["dataset"] == "all" and row["rung"] in ladder})
     stage = name.removesuffix(".max_tokens").removesuffix(".training")
     reports = [part["report"] for part in training if part["stage"].startswith(stage) and part["report"]]
     return [report["history"]["tokens"] for report in reports if "tokens" in report.get("history", {})]

@@ -1,102 +1,43 @@
-"""The figures of measured systems, as data: page, terminal, JSON and CSV loop over this table.
+"""The figures of measured systems, as the metrics' catalogue declares them: page, terminal, JSON and CSV loop over it.
 
-A figure that is added here, and measured under its key by the stage `metrics`, stands in all of them. Knows nothing
-of HTML, terminals or stores.
+Knows nothing of HTML, terminals or stores.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Sequence
 
-from tasks.report.paper_tables import METRICS
+from model.metrics.catalogue import METRICS as FIGURES
+from model.metrics.catalogue import Metric as Figure
 
+__all__ = [
+    "COLUMNS",
+    "FIGURES",
+    "FURTHER",
+    "MAIN",
+    "Figure",
+    "as_csv",
+    "as_dicts",
+    "csv_link",
+    "csv_of",
+    "figure_rows",
+    "verdict_rows",
+]
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure of a system. key: its name in metrics.json, where KEY_ci is its 95 % interval.
-
-    short: a column's head. digits: behind the point. better: the direction. source: where it comes from.
-    scorer: the role of the weights that measure it, "" for none: figures of two scorers share no axis.
-    steps, control: it stands in the table of what each rung adds, of EPO beside its control.
-    """
-
-    key: str
-    title: str
-    short: str
-    source: str
-    better: Literal["higher", "lower", "neither"] = "higher"
-    digits: int = 3
-    scorer: str = ""
-    steps: bool = False
-    control: bool = False
-
-    @property
-    def main(self) -> bool:
-        """Whether the paper's tables have it, and so the compact ones here."""
-        return self.key in METRICS
-
-
-FIGURES = (
-    Figure(
-        "bertscore",
-        "BERTScore",
-        "BERTScore",
-        "F1 without rescaling or idf (Zhang et al. 2020)",
-        scorer="BERTScore",
-        steps=True,
-        control=True,
-    ),
-    Figure(
-        "emotionscore",
-        "EmotionScore, the scorer that chose the pairs",
-        "EmotionScore",
-        "cosine of the emotion scorer's features of reply and true reply",
-        scorer="emotion scorer",
-        control=True,
-    ),
-    Figure("dist1", "Dist-1", "Dist-1", "different words among a reply's words, mean over replies"),
-    Figure(
-        "emotionscore_second",
-        "EmotionScore, second scorer",
-        "EmotionScore, second scorer",
-        "as EmotionScore, by a scorer that took no part in choosing pairs",
-        scorer="second emotion scorer",
-        steps=True,
-        control=True,
-    ),
-    Figure(
-        "emotioncontrast",
-        "Emotion contrast",
-        "Emotion contrast",
-        "EmotionScore less the mean over all other true replies of the dataset",
-        scorer="emotion scorer",
-    ),
-    Figure(
-        "emotioncontrast_second",
-        "Emotion contrast, second scorer",
-        "Emotion contrast, second scorer",
-        "as emotion contrast, by the second scorer",
-        scorer="second emotion scorer",
-        steps=True,
-        control=True,
-    ),
-    Figure("dist1_corpus", "Dist-1 of the corpus", "Dist-1 of the corpus", "over all replies together"),
-    Figure("reply_words", "Words a reply", "Words a reply", "mean over replies", "neither", digits=1),
-)
-MAIN = tuple(figure for figure in FIGURES if figure.main)
-FURTHER = tuple(figure for figure in FIGURES if not figure.main)
+MAIN = tuple(figure for figure in FIGURES if figure.paper)
+FURTHER = tuple(figure for figure in FIGURES if not figure.paper)
 COLUMNS = (
-    "rung", "system", "dataset", "split", "n", "dialogues", "figure", "title", "value", "low", "high", "better", "source",
+    "rung", "system", "dataset", "split", "n", "dialogues", "left_out", "figure", "title", "value", "low", "high", "better", "source",
 )  # fmt: skip
-"""Of the CSV: a line for each figure of each system."""
+"""Of the CSV: a line for each figure of each system. left_out: of the n replies, those that the figure is not of."""
 
 
 def as_dicts() -> list[dict]:
     """The table itself, for JSON."""
-    return [{**asdict(figure), "paper": figure.main} for figure in FIGURES]
+    return [figure.facts() for figure in FIGURES]
 
 
 def figure_rows(systems: list[dict]) -> list[dict]:
@@ -106,7 +47,13 @@ def figure_rows(systems: list[dict]) -> list[dict]:
         whose = {name: system.get(name) for name in COLUMNS[:6]}
         for figure in (f for f in FIGURES if system.get(f.key) is not None):
             low, high = system.get(f"{figure.key}_ci") or (None, None)
-            told = {"figure": figure.key, "title": figure.title, "value": system[figure.key]}
+            left_out = system.get(f"{figure.key}_left_out", 0)
+            told = {
+                "left_out": left_out,
+                "figure": figure.key,
+                "title": figure.title,
+                "value": system[figure.key],
+            }
             rows.append(
                 whose | told | {"low": low, "high": high, "better": figure.better, "source": figure.source}
             )
@@ -115,8 +62,29 @@ def figure_rows(systems: list[dict]) -> list[dict]:
 
 def as_csv(systems: list[dict]) -> bytes:
     """`figure_rows` as CSV with a header (RFC 4180); figures are not rounded, None is empty."""
+    return csv_of(figure_rows(systems), COLUMNS)
+
+
+def verdict_rows(rows: list[dict]) -> list[dict]:
+    """Verdicts of steps or floors, a line for each figure: rung, against, figure, grade, mean, low, high, n …"""
+    return [
+        {"rung": row["rung"], "against": row["against"], "figure": name, **found}
+        for row in rows
+        for name, found in row.items()
+        if isinstance(found, dict) and "grade" in found
+    ]
+
+
+def csv_of(rows: list[dict], columns: Sequence[str] | None = None) -> bytes:
+    """Rows as CSV with a header (RFC 4180); columns: all that any row has, unless told."""
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS)
+    names = columns or list(dict.fromkeys(name for row in rows for name in row))
+    table = csv.DictWriter(text, names, extrasaction="ignore")
     table.writeheader()
-    table.writerows(figure_rows(systems))
+    table.writerows(rows)
     return text.getvalue().encode("utf-8")
+
+
+def csv_link(rows: list[dict]) -> str:
+    """The rows inside a link, so that a page on its own holds its data."""
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(csv_of(rows)).decode("ascii")

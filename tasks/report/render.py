@@ -11,7 +11,7 @@ from storage.utterance import EMOTIONS
 from tasks.nested import leaves
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
-from tasks.report.figures import FIGURES, FURTHER, MAIN
+from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link, figure_rows, verdict_rows
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
@@ -52,6 +52,12 @@ def render(facts: dict) -> str:
         "bar": bar,
         "told": told,
         "flat_figures": _plain_figures,
+        "csv": csv_link,
+        "figure_rows": figure_rows,
+        "verdict_rows": verdict_rows,
+        "table_8_rows": lambda r: [{"memories": kind, **r[kind]} for kind in ("own", "other")],
+        "curve_rows": curve_rows,
+        "accuracy_rows": lambda accuracy: [{"input": name, **row} for name, row in accuracy.items()],
     }
     return environment.get_template("page.html.j2").render(
         facts=facts,
@@ -110,6 +116,16 @@ def bar(cosine: float) -> dict[str, str]:
     """Left edge and width of a cosine's bar, in per cent: -1 is the left end, 1 the right one, 0 in the middle."""
     end = 50 + 50 * max(-1.0, min(1.0, cosine))
     return {"left": f"{min(50, end):.1f}%", "width": f"{abs(end - 50):.1f}%"}
+
+
+def curve_rows(report: dict) -> list[dict]:
+    """The points of a training's curve: step, loss, and whether it is of the train set or the held-out set."""
+    history = report.get("history") or {}
+    return [
+        {"set": name, "step": point["step"], "loss": point["loss"]}
+        for name in ("train", "heldout")
+        for point in history.get(name) or []
+    ]
 
 
 # Plots ------------------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def test_text_alone_goes_through_to_the_report(tmp_path):
         assert found[stage]["reasons"] == ["no media: no utterance has a clip"], stage
     facts = json.loads((tmp_path / "store" / "report.json").read_text())
     rows = [row for row in facts["systems"] if row["dataset"] == "meld"]
-    floors = {"floor-commonest", "floor-okay"}
+    floors = {"floor-commonest", "floor-central", "floor-next", "floor-okay"}
     assert {row["rung"] for row in rows} == {"1-llm", "2-ft", "3-mc", "5-epo", "6-random", *floors}
     assert {row["split"] for row in rows} == {"dev"}
     assert facts["controls"]["random"]["base"] == "3-mc"

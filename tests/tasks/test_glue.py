@@ -38,6 +38,7 @@ from tasks.stages.examples import dialogue_examples, emotion_examples
 from tasks.stages.extractor.fit import fit_extractor
 from tasks.stages.metrics.measure import measure_replies
 from tasks.stages.pairs.choose import choose_pairs
+from tasks.stages.replies.likely import Likely
 from tasks.stages.replies.write import write_replies
 from tasks.stages.scores.score import calibrate_scores, score_candidates
 from tasks.stages.shards import write_shard
@@ -129,7 +130,7 @@ def test_exchanges_are_cut_where_one_speaker_answers_another(tmp_path):
     }
     # Each reply of train is said once: the first by its letters.
     said = [exchange("meld", "train", turn)["reply"] for turn in EXCHANGES["meld"]]
-    assert json.loads(two.store.read(common)) == {"reply": min(said)}
+    assert json.loads(two.store.read(common)) == {"reply": min(said), "sample": sorted(said)}
 
 
 def test_as_many_are_selected_of_each_split_as_asked_and_none_of_test(tmp_path):
@@ -496,6 +497,10 @@ ANSWERED = [("iemocap", "dev", turn) for turn in EXCHANGES["iemocap"]]
 ANSWERED += [("meld", "test", turn) for turn in EXCHANGES["meld"]]
 
 
+LIKELY = ("reference_nats", "reference_tokens", "opposed_nats", "same_nats")
+"""Columns that tests/tasks/test_likelihoods.py holds to passes of their own."""
+
+
 def written(two, **changes) -> list[dict]:
     """The rows of one rung's replies, two at a time."""
     training = TrainingSettings(dtype="float32")
@@ -545,6 +550,8 @@ def test_a_prompt_holds_all_that_came_before_and_nothing_after(tmp_path, monkeyp
         places = [own.index(earlier) for earlier in before(dataset, turn)]
         assert places == sorted(places) and bool(own) == bool(places)
         assert not any(later in prompt for later in after(dataset, turn))
+        likely = {name: row.pop(name) for name in LIKELY}
+        assert likely["reference_nats"] > 0 and likely["reference_tokens"] > 0
         assert row == {
             **place(dataset, split, turn),
             "rung": "1-llm",
@@ -584,6 +591,7 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
             return [f"to {self.given[9 - len(words) // 10].key}" for words, _ in prompts]
 
     model = Model()
+    likely = spied(monkeypatch, "tasks.stages.replies.write.likelihoods", answer=[Likely(2.5, 4, 0.5)] * 6)
     loaded = spied(monkeypatch, "tasks.stages.replies.write.load_dialogue", answer=model)
     rows = written(
         two, rung="5-epo", history="memory", adapter=adapter, compressor=compressor, extractor=extractor
@@ -597,6 +605,7 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
     assert_exchanges(model.given[3:], "meld", "test", media=True)
     assert [r["reply"] for r in rows] == [f"to {key(*where)}" for where in ANSWERED]
     assert [r["prompt_tokens"] for r in rows] == [100, 90, 80, 70, 60, 50]
+    assert [tuple(r[name] for name in LIKELY) for r in rows] == [(2.5, 4, 0.5, None)] * 6 and len(likely) == 1
 
 
 def replies(two, rung: str, said: list[str], tokens: list[int] | None = None):
@@ -643,11 +652,12 @@ def test_figures_are_each_datasets_own(tmp_path):
     )
     facts = json.loads(two.store.read(ref))
     found = {(row["rung"], row["dataset"]): row for row in facts["systems"]}
-    # Without a commonest reply of train the floors are "Okay." and, where there is one, another dialogue's reply.
+    # Without train the floors are "Okay." and, where there is one, another dialogue's reply and the next exchange's.
     floors = list(dict.fromkeys(row["rung"] for row in facts["systems"] if row["rung"] not in rungs))
-    assert floors[0] == "floor-okay" and len(floors) == 2
+    assert floors == ["floor-okay", "floor-people", "floor-next"]
     assert list(found) == [(name, d) for name in (*rungs, *floors) for d in ("all", "iemocap", "meld")]
-    shape = {name: (row["n"], row["split"]) for (_, name), row in found.items()}
+    assert found["floor-next", "meld"]["n"] == 1  # the last exchange has no next one
+    shape = {name: (row["n"], row["split"]) for (of, name), row in found.items() if of in rungs}
     assert shape == {"all": (4, "dev+test"), "iemocap": (2, "dev"), "meld": (2, "test")}
     first = {name: found["1-llm", name] for name in ("all", "iemocap", "meld")}
     assert [first[d]["bertscore"] for d in ("all", "iemocap", "meld")] == pytest.approx([0.5, 0, 1], abs=1e-5)

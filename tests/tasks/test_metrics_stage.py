@@ -7,8 +7,27 @@ import pytest
 
 from model.metrics.settings import BootstrapSettings
 from storage.answers import Reply
-from tasks.stages.metrics.measure import _row, floors, paired, scorers_alike, steps
+from tasks.stages.metrics.measure import (
+    COMPARED,
+    Remembered,
+    _row,
+    answered_by,
+    floors,
+    identical_to_previous,
+    paired,
+    scorers_alike,
+    steps,
+)
 from tasks.stages.utterances.exchanges import commonest_reply
+
+
+class Scorer:
+    """Features known by hand."""
+
+    vectors = {"up": [1.0, 0.0], "down": [-1.0, 0.0], "up and away": [0.6, 0.8]}
+
+    def features_and_probabilities(self, texts):
+        return np.array([self.vectors[text] for text in texts]), np.zeros((len(texts), 28))
 
 
 def rows(*dialogues: str, reply: str = "reply") -> list[Reply]:
@@ -60,10 +79,34 @@ def test_a_step_is_taken_from_the_rung_before_that_ran():
 
 def test_floors_read_nothing_and_a_human_reply_is_of_another_dialogue():
     made = rows("d", "d", "e")
-    found = {name: [reply.reply for reply in answered] for name, _, answered in floors(made, "I know.")}
+    train = {"reply": "I know.", "sample": ["up", "down", "up", "up and away"]}
+    found = {
+        name: [reply.reply for reply in said] for name, _, said in floors(made, train, Remembered(Scorer()))
+    }
     assert found["floor-okay"] == ["Okay."] * 3 and found["floor-commonest"] == ["I know."] * 3
     assert found["floor-people"][:2] == ["true 2"] * 2 and found["floor-people"][2] in ("true 0", "true 1")
-    assert [name for name, *_ in floors(rows("d", "d"), None)] == ["floor-okay"]
+    # The four have the mean [.4, .2]: "up" has .4 of it, "up and away" .24 + .16 = .4 too, and equals go by letters.
+    assert found["floor-central"] == ["up"] * 3
+    # The last exchange of a dialogue has no next one, and is left out.
+    assert found["floor-next"] == ["true 1"]
+    assert [name for name, *_ in floors(rows("d"), {}, Remembered(Scorer()))] == ["floor-okay"]
+
+
+def test_a_reply_left_out_is_counted_and_rungs_are_compared_where_both_answered():
+    answered = {"1-llm": keys(("d", 0), ("d", 1)), "2-ft": keys(("d", 1), ("e", 0), ("f", 0))}
+    said = {
+        name: [Reply(*key, name, "?", "true", f"{name} says") for key in of] for name, of in answered.items()
+    }
+    assert answered_by(answered, ["1-llm", "2-ft"]) == {
+        "exchanges": 4, "common": 1, "by_rung": {"1-llm": 2, "2-ft": 3},
+    }  # fmt: skip
+    assert identical_to_previous(said) == {"2-ft": {"rung": "1-llm", "share": 0.0}}
+    figures = dict.fromkeys(COMPARED, np.array([0.1, 0.2, 0.3]))
+    measured = {"1-llm": {name: values[:2] for name, values in figures.items()}, "2-ft": figures}
+    (step,) = steps(measured, answered, BootstrapSettings())
+    assert step["left_out"] == {"2-ft": 2, "1-llm": 1} and step["bertscore"]["rows"] == 1
+    row = _row("all", said["2-ft"], [0, 1, 2], {"chrf": np.array([0.5, math.nan, 0.7])}, BootstrapSettings())
+    assert (row["chrf"], row["chrf_left_out"], row["n"]) == (0.6, 1, 3)
 
 
 def test_the_commonest_reply():

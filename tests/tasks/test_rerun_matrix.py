@@ -75,7 +75,7 @@ MODELS = {
     "replies.4-av": ("dialogue.audiovisual", "extractor", "compressor.finetune"),
     "replies.5-epo": ("epo", "extractor", "compressor.finetune"),
     "ladder": ("dialogue.text", "dialogue.memory", "compressor.finetune"),
-    "metrics": (*REPLIES, "commonest.json/"),
+    "metrics": (*REPLIES, "train_replies.json/"),
 }
 """Stage -> the stages (with a slash: the table) whose artefacts it reads: it runs where their bytes changed."""
 

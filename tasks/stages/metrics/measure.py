@@ -1,23 +1,23 @@
-"""Stage `metrics`: the replies of every rung -> BERTScore, EmotionScore and Dist-1 (section 4.4), with intervals.
+"""Stage `metrics`: the replies of every rung -> each metric of the catalogue (section 4.4), with intervals.
 
-Beside the paper's figures: emotion contrast, which is EmotionScore less chance; floors, which are systems that read
-nothing; what each rung adds to the one before it; and how alike the two emotion scorers are. Intervals resample
-dialogues. Knows nothing of how a figure is computed (model/metrics) or shown.
+Beside the rungs stand floors, which are systems that read nothing of the exchange they answer; what each rung adds to
+the one before it; and how alike the two emotion scorers are. Intervals resample dialogues. Knows nothing of how a
+figure is computed (model/metrics) or shown.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from model.metrics.bertscore import bert_score
-from model.metrics.bootstrap import bootstrap
-from model.metrics.dist import dist1_corpus, dist1_per_reply, words
+from model.metrics.bertscore import baseline, bert_score, signature
+from model.metrics.bootstrap import Interval, bootstrap, bootstrap_of
+from model.metrics.catalogue import METRICS, Answers, Likelihoods, Metric
 from model.metrics.donors import donors
-from model.metrics.emotion_score import emotion_contrasts, emotion_scores
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import LEARNED, verdict
 from model.scorer.scorer import EmotionScorer
@@ -33,22 +33,19 @@ from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
 ALL = "all"
-SECOND = "_second"
-"""Ends the names of figures by the scorer that took no part in choosing pairs."""
-COMPARED = ("bertscore", "emotionscore", "emotionscore_second", "emotioncontrast", "emotioncontrast_second")
+COMPARED = (*(metric.key for metric in METRICS if metric.steps or metric.control), "emotioncontrast")
 """Figures in which rungs are compared reply by reply."""
 OKAY = "Okay."
-LEAST = {"dist1": 0.0, "bertscore": -1.0, "emotionscore": -1.0, "emotioncontrast": -2.0}
-MOST = {"dist1": 1.0, "bertscore": 1.0, "emotionscore": 1.0, "emotioncontrast": 2.0}
-"""What a figure can be: of very few dialogues an interval may reach beyond."""
 
 Figures = dict[str, np.ndarray]
-"""One value per reply, by figure; NaN where a reply has none."""
+"""By metric, one value a reply, or its counts; NaN where a reply has none."""
+System = tuple[str, str, list[Reply]]
+"""Name, title, replies."""
 
 
 def measure_replies(
     replies: list[Ref],
-    commonest: Ref | None,
+    train: Ref | None,
     settings: MetricSettings,
     scoring: ScorerSettings,
     bertscore: Weights,
@@ -59,92 +56,170 @@ def measure_replies(
     """Output: metrics.json.
 
     "systems": a row per rung, and per floor, and dataset, and one over all. "steps": what each rung adds to the one
-    before it. "scorers": how alike they are. "identical_to_previous": how alike neighbouring rungs reply.
-    "controls": EPO beside each that was asked for. commonest: the commonest reply of train, a floor.
+    before it; "over_floors": what the last one has over each floor. "scorers": how alike they are.
+    "identical_to_previous": how alike neighbouring rungs reply. "controls": EPO beside each that was asked for.
+    "bertscore": with what it was measured. "answered": how many exchanges each rung answered. train: the commonest
+    reply of train and a sample of them, for floors.
     """
     rungs = {
         ref.name.split("/")[-1]: [row_to_reply(row) for row in read_table(work.store.read(ref), "replies")]
         for ref in of_table(replies, "replies")
     }
     loaded = [EmotionScorer.load(weights.name, scoring) for weights in (scorer, second_scorer)]
-    first, second = (Remembered(one.features) for one in loaded)
-    ran = [(rung.name, rung.title, rungs[rung.name]) for rung in RUNGS if rung.name in rungs]
-    common = None if commonest is None else json.loads(work.store.read(commonest))["reply"]
-    answered = [*ran, *(floors(ran[0][2], common) if ran else [])]
-    systems, measured = [], {}
-    for done, (name, title, said) in enumerate(answered):
-        figures = measured[name] = _figures(said, settings, resolve(bertscore.name), first, second)
+    first, second = (Remembered(one) for one in loaded)
+    said_in_train = {} if train is None else json.loads(work.store.read(train))
+    ran: list[System] = [(rung.name, rung.title, rungs[rung.name]) for rung in RUNGS if rung.name in rungs]
+    exchanges = list({reply.key: reply for _, _, said in ran for reply in said}.values())
+    systems = [*ran, *floors(exchanges, said_in_train, first)] if ran else []
+    every = [reply for _, _, said in systems for reply in said]
+    chosen = settings.bertscore
+    work.progress(0, len(systems) + 1, {})
+    f1 = bert_score(
+        [reply.reply for reply in every],
+        [reply.reference for reply in every],
+        resolve(bertscore.name),
+        chosen.num_layers,
+        chosen.batch_size,
+    ).f1
+    zero = baseline(bertscore.name, chosen.num_layers)
+    rows: list[dict] = []
+    measured: dict[str, Figures] = {}
+    start = 0
+    for done, (name, title, said) in enumerate(systems):
+        of_f1, start = f1[start : start + len(said)], start + len(said)
+        answers = answers_of(said, first, second, of_f1, zero)
+        figures = measured[name] = {m.key: m.measure(answers) for m in METRICS if m.of is not None}
         for dataset in (ALL, *sorted({reply.dataset for reply in said})):
             inside = [i for i, reply in enumerate(said) if dataset in (ALL, reply.dataset)]
-            systems.append(
+            rows.append(
                 {"rung": name, "system": title, **_row(dataset, said, inside, figures, settings.intervals)}
             )
-        work.progress(done + 1, len(answered), {})
-    keys = {name: [reply.key for reply in replies] for name, replies in rungs.items()}
+        work.progress(done + 2, len(systems) + 1, {})
+    keys = {name: [reply.key for reply in said] for name, _, said in systems}
     facts = {
-        "systems": systems,
-        "steps": steps(measured, keys, settings.intervals),
+        "systems": rows,
+        "steps": steps(measured, {name: keys[name] for name in rungs}, settings.intervals),
+        "over_floors": over_floors(measured, keys, {name: title for name, title, _ in systems}, settings.intervals),
         "scorers": scorers_alike(rungs, measured, loaded[0].encoder == loaded[1].encoder),
         "identical_to_previous": identical_to_previous(rungs),
+        "bertscore": {"signature": signature(bertscore.name, chosen.num_layers), "weights": bertscore.identity,
+                      "layer": chosen.num_layers, "rescaled_from": zero},
+        "answered": answered_by(keys, list(rungs)),
         "controls": {
             name: gain_beside_control(rung.name, measured, keys, settings.intervals)
             for name, rung in CONTROL_RUNGS.items()
             if rung.name in rungs
         },
-    }
-    return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(systems))]
+    }  # fmt: skip
+    return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(rows))]
 
 
 class Remembered:
-    """A scorer's features, each distinct text computed once for all systems."""
+    """A scorer's features and probabilities, each distinct text computed once for all systems."""
 
-    def __init__(self, features: Callable[[Sequence[str]], np.ndarray]):
-        self._compute = features
-        self._known: dict[str, np.ndarray] = {}
+    def __init__(self, scorer: EmotionScorer):
+        self._scorer = scorer
+        self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def features(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [n, width]."""
+        return self._of(texts, 0)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, 28]."""
+        return self._of(texts, 1)
+
+    def _of(self, texts: Sequence[str], which: int) -> np.ndarray:
         new = sorted(set(texts) - self._known.keys())
         if new:
-            self._known.update(zip(new, self._compute(new), strict=True))
-        return np.array([self._known[text] for text in texts])
+            self._known.update(
+                zip(new, zip(*self._scorer.features_and_probabilities(new), strict=True), strict=True)
+            )
+        return np.array([self._known[text][which] for text in texts])
 
 
-def floors(answered: list[Reply], common: str | None) -> list[tuple[str, str, list[Reply]]]:
-    """(name, title, replies) of systems that read nothing of an exchange: what any gain must be beyond.
+def answers_of(
+    said: list[Reply], first: Remembered, second: Remembered, f1: np.ndarray, zero: float | None
+) -> Answers:
+    """Replies as the catalogue takes them."""
+    asked = ("reference_nats", "reference_tokens", "opposed_nats", "same_nats")
+    likely = [[getattr(reply, name) for reply in said] for name in asked]
+    return Answers(
+        [reply.reply for reply in said],
+        [reply.reference for reply in said],
+        [reply.dataset for reply in said],
+        [reply.reference_emotion for reply in said],
+        first,
+        second,
+        f1,
+        zero,
+        Likelihoods(*(np.array([math.nan if v is None else v for v in values], float) for values in likely)),
+    )
 
-    answered: the replies of any rung, which say what the exchanges are.
+
+def floors(exchanges: list[Reply], train: dict, scorer: Remembered) -> list[System]:
+    """Systems that read nothing of an exchange: what any gain must be beyond.
+
+    exchanges: a reply to each that any rung answered. train: its commonest "reply", and "sample", some of its replies.
+    A human reply of another dialogue is as long as the true one; that of the next exchange is of the same dialogue.
     """
-    dialogues = [reply.key[:3] for reply in answered]
-    given = donors(dialogues, [len(reply.reference) for reply in answered])
-    people = [
-        replace(reply, reply=answered[other].reference)
-        for reply, other in zip(answered, given, strict=True)
-        if other is not None
+    bare = [
+        replace(r, reply="", reference_nats=None, reference_tokens=None, opposed_nats=None, same_nats=None)
+        for r in exchanges
     ]
-    found = [("floor-okay", f'always "{OKAY}"', [replace(reply, reply=OKAY) for reply in answered])]
-    if common:
-        title = "the commonest reply of train"
-        found.append(("floor-commonest", title, [replace(reply, reply=common) for reply in answered]))
-    if people:
-        found.append(("floor-people", "a human reply of another dialogue", people))
+    found = [("floor-okay", f'always "{OKAY}"', [replace(reply, reply=OKAY) for reply in bare])]
+    common, central = train.get("reply"), most_central(train.get("sample") or [], scorer)
+    for name, title, text in (
+        ("floor-commonest", "the commonest reply of train", common),
+        ("floor-central", "the most central reply of train", central),
+    ):
+        if text:
+            found.append((name, title, [replace(reply, reply=text) for reply in bare]))
+    others = donors([reply.key[:3] for reply in bare], [len(reply.reference) for reply in bare])
+    place = {reply.key: at for at, reply in enumerate(bare)}
+    ordered = sorted(place)
+    following = {a: place[b] for a, b in zip(ordered, ordered[1:], strict=False) if a[:3] == b[:3]}
+    for name, title, given in (
+        ("floor-people", "a human reply of another dialogue", others),
+        (
+            "floor-next",
+            "the human reply of the dialogue's next exchange",
+            [following.get(r.key) for r in bare],
+        ),
+    ):
+        people = [
+            replace(reply, reply=bare[at].reference)
+            for reply, at in zip(bare, given, strict=True)
+            if at is not None
+        ]
+        if people:
+            found.append((name, title, people))
     return found
 
 
-def _figures(replies: list[Reply], settings: MetricSettings, folder, first, second) -> Figures:
-    said, true = [reply.reply for reply in replies], [reply.reference for reply in replies]
-    datasets = [reply.dataset for reply in replies]
-    chosen = settings.bertscore
-    found = {"bertscore": bert_score(said, true, folder, chosen.num_layers, chosen.batch_size).f1}
-    for end, scorer in (("", first), (SECOND, second)):
-        found[f"emotionscore{end}"] = emotion_scores(said, true, scorer)
-        found[f"emotioncontrast{end}"] = emotion_contrasts(said, true, datasets, scorer)
-    return {**found, "dist1": dist1_per_reply(said)}
+def most_central(texts: Sequence[str], scorer: Remembered) -> str | None:
+    """The text whose emotion features are nearest to all others' on average; of equals the first by its letters."""
+    ordered = sorted(set(texts))
+    if not ordered:
+        return None
+    mean = scorer.features(texts).mean(0)
+    return ordered[int(np.argmax(np.round(scorer.features(ordered) @ mean, 6)))]
+
+
+def answered_by(keys: dict[str, list[tuple]], rungs: list[str]) -> dict:
+    """{"exchanges", "common", "by_rung"}: how many any rung answered, "common": how many all did, and each did."""
+    sets = [set(keys[name]) for name in rungs]
+    return {
+        "exchanges": len(set().union(*sets)) if sets else 0,
+        "common": len(set.intersection(*sets)) if sets else 0,
+        "by_rung": {name: len(set(keys[name])) for name in rungs},
+    }
 
 
 def _row(
     dataset: str, replies: list[Reply], inside: list[int], figures: Figures, intervals: BootstrapSettings
 ) -> dict:
+    """Figures of the replies `inside`: KEY, KEY_ci, and KEY_left_out where some have none."""
     said = [replies[i].reply for i in inside]
     dialogues = [replies[i].key[:3] for i in inside]
     row = {
@@ -152,19 +227,37 @@ def _row(
         "split": "+".join(sorted({replies[i].split for i in inside})),
         "n": len(inside),
         "dialogues": len(set(dialogues)),
-        "dist1_corpus": round(dist1_corpus(said), 6),
-        "reply_words": round(float(np.mean([len(words(text)) for text in said])), 3),
         "empty_replies": sum(not text for text in said),
+        "without_reference": sum(not replies[i].reference.strip() for i in inside),
     }
-    for name, values in figures.items():
-        known = [(values[i], of) for i, of in zip(inside, dialogues, strict=True) if not np.isnan(values[i])]
-        found = bootstrap([value for value, _ in known], [of for _, of in known], intervals).interval
-        row[name] = None if np.isnan(found.mean) else round(found.mean, 6) + 0.0  # none is "-0.0"
-        # Of one dialogue there is no interval, which is not one of no width.
-        kind = name.removesuffix(SECOND)
-        ends = (max(LEAST[kind], found.low), min(MOST[kind], found.high))
-        row[f"{name}_ci"] = None if np.isnan(found.low) else [round(end, 6) + 0.0 for end in ends]
+    for metric in METRICS:
+        if metric.of is None:
+            assert metric.of_texts is not None
+            row[metric.key] = round(metric.of_texts(said), 6)
+        elif metric.key in figures:
+            row |= _figure(metric, figures[metric.key][inside], dialogues, intervals)
     return row
+
+
+def _figure(metric: Metric, values: np.ndarray, dialogues: list[tuple], intervals: BootstrapSettings) -> dict:
+    gone = np.isnan(values).reshape(len(values), -1).any(1)
+    known, of = (
+        values[~gone],
+        [dialogue for dialogue, absent in zip(dialogues, gone, strict=True) if not absent],
+    )
+    found: Interval = (
+        bootstrap(known, of, intervals).interval
+        if metric.whole is None
+        else bootstrap_of(known, of, metric.whole, intervals)
+    )
+    # Of one dialogue there is no interval, which is not one of no width.
+    ends = (max(metric.low, found.low), min(metric.high, found.high))
+    none = np.isnan(found.mean)
+    return {
+        metric.key: None if none else round(found.mean, 6) + 0.0,  # none is "-0.0"
+        f"{metric.key}_ci": None if np.isnan(found.low) else [round(end, 6) + 0.0 for end in ends],
+        **({f"{metric.key}_left_out": int(gone.sum())} if gone.any() else {}),
+    }
 
 
 def paired(
@@ -198,9 +291,33 @@ def steps(
         {
             "rung": after,
             "against": before,
+            "left_out": {
+                name: len(set(keys[name]) - (set(keys[after]) & set(keys[before])))
+                for name in (after, before)
+            },
             **{name: _gain(measured, keys, name, (after, before), intervals) for name in COMPARED},
         }
         for before, after in pairs
+    ]
+
+
+def over_floors(
+    measured: dict[str, Figures],
+    keys: dict[str, list[tuple]],
+    titles: dict[str, str],
+    intervals: BootstrapSettings,
+) -> list[dict]:
+    """What the last rung of the ladder that ran has over each floor: a verdict for each of COMPARED."""
+    ran = [rung.name for rung in LADDER if rung.name in keys]
+    return [
+        {
+            "rung": ran[-1],
+            "against": floor,
+            "system": titles[floor],
+            **{name: _gain(measured, keys, name, (ran[-1], floor), intervals) for name in COMPARED},
+        }
+        for floor in keys
+        if ran and floor.startswith("floor-")
     ]
 
 
@@ -236,7 +353,7 @@ def scorers_alike(rungs: dict[str, list[Reply]], measured: dict[str, Figures], s
         for name, replies in rungs.items()
         for i, reply in enumerate(replies)
     }
-    pairs = np.array(list(cosines.values()))
+    pairs = np.array([pair for pair in cosines.values() if not np.isnan(pair).any()])
     varied = len(pairs) > 2 and bool((pairs.std(0) > 0).all())
     correlation = round(float(np.corrcoef(pairs.T)[0, 1]), 4) if varied else None
     return {"correlation": correlation, "replies": len(pairs), "same_encoder": same_encoder}
@@ -248,7 +365,8 @@ def identical_to_previous(rungs: dict[str, list[Reply]]) -> dict[str, dict]:
     beside = [(r.against, r.name) for r in RUNGS if r.name in rungs and r.against in rungs]
     found = {}
     for before, after in [*zip(ran, ran[1:], strict=False), *beside]:
-        pairs = list(zip(rungs[before], rungs[after], strict=True))
-        same = sum(a.reply == b.reply for a, b in pairs)
-        found[after] = {"rung": before, "share": round(same / len(pairs), 6)}
+        other = {reply.key: reply.reply for reply in rungs[before]}
+        both = [(other[reply.key], reply.reply) for reply in rungs[after] if reply.key in other]
+        same = sum(a == b for a, b in both)
+        found[after] = {"rung": before, "share": round(same / len(both), 6) if both else None}
     return found

@@ -16,6 +16,7 @@ from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.evaluation import evaluation_exchanges
 from tasks.stages.examples import dialogue_examples, key_text
+from tasks.stages.replies.likely import Likely, likelihoods, other_replies
 from tasks.stages.selection import spread
 from tasks.stages.shards import write_shard
 
@@ -34,7 +35,7 @@ def write_replies(
     llm: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Greedy replies of one rung. Output: replies/all/test/RUNG."""
+    """Greedy replies of one rung, and how likely it finds the true ones and others. Output: replies/all/test/RUNG."""
     unseen = evaluation_exchanges(work.store, utterances, exchanges)
     chosen = spread(unseen, settings.exchanges, settings.seed, "replies.exchanges")
     wanted = {key_text(e.key): e for e in sorted(chosen, key=lambda e: e.key)}
@@ -52,14 +53,16 @@ def write_replies(
     )
     prompts = model.pieces(examples, reply=settings.max_new_tokens)
     replies = model.reply_to(prompts, settings.max_new_tokens, work.progress)
+    others = other_replies([wanted[example.key] for example in examples], unseen)
+    likely = likelihoods(model, examples, others, dialogue.reply_batch_size)
     out = [
-        reply_to_row(_reply(wanted[example.key], rung, reply, prompt_tokens(prompt)))
-        for example, prompt, reply in zip(examples, prompts, replies, strict=True)
+        reply_to_row(_reply(wanted[example.key], rung, reply, prompt_tokens(prompt), of_true))
+        for example, prompt, reply, of_true in zip(examples, prompts, replies, likely, strict=True)
     ]
     return [write_shard(work.store, "replies", f"replies/all/test/{rung}", out)]
 
 
-def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int) -> Reply:
+def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int, likely: Likely) -> Reply:
     return Reply(
         *exchange.key,
         rung=rung,
@@ -69,4 +72,8 @@ def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int) -> Rep
         sentence_emotion=exchange.sentence_emotion,
         reference_emotion=exchange.reply_emotion,
         prompt_tokens=prompt_tokens,
+        reference_nats=likely.nats,
+        reference_tokens=likely.tokens,
+        opposed_nats=likely.opposed,
+        same_nats=likely.same,
     )

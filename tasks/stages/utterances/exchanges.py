@@ -17,10 +17,13 @@ from tasks.stages.shard_names import of_table, place, shard_name
 from tasks.stages.shards import dialogue_keys, read_rows, write_shard
 from tasks.stages.stand_in import DialogueKey, choosing, stand_ins
 
+TRAIN_SAMPLE = 500
+"""Replies of train among which the most central one is looked for."""
+
 
 def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: Workspace) -> list[Ref]:
     """Outputs: exchanges/… beside each utterance shard; exchanges.json with what fell out and was selected; and
-    commonest.json, the commonest reply of train, which the metrics set beside every system."""
+    train_replies.json, the commonest reply of train and a sample of them, which the metrics set beside every system."""
     cut: dict[str, list[Exchange]] = {}
     dialogues: set[DialogueKey] = set()
     fallen: dict[str, Counter] = {}
@@ -48,13 +51,13 @@ def write_exchanges(utterances: list[Ref], candidates: CandidateSettings, work: 
         shards.append(write_shard(work.store, "exchanges", shard, rows))
     counts = {split: dict(sorted(reasons.items())) for split, reasons in sorted(fallen.items())}
     summary = canonical({"selected": selected, "fallen_out": counts})
-    common = canonical(
-        {"reply": commonest_reply([e.reply for es in cut.values() for e in es if e.split == "train"])}
-    )
+    of_train = [e for es in cut.values() for e in es if e.split == "train"]
+    sample = [e.reply for e in spread(of_train, TRAIN_SAMPLE, 0, "exchanges.train_replies")]
+    common = canonical({"reply": commonest_reply([e.reply for e in of_train]), "sample": sorted(sample)})
     return [
         *shards,
         work.store.put_bytes("exchanges.json", summary),
-        work.store.put_bytes("commonest.json", common),
+        work.store.put_bytes("train_replies.json", common),
     ]
 
 

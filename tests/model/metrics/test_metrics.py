@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.metrics.bertscore import bert_score, encode_sentence
-from model.metrics.dist import dist1_corpus, dist1_per_reply, words
+from model.metrics.dist import dist_corpus, dist_per_reply, words
 from model.metrics.emotion_score import emotion_contrasts, emotion_scores
 from model.zoo.errors import ZooError
 from model.zoo.resolve import is_cached, resolve
@@ -42,10 +42,10 @@ def test_words_are_lower_cased_runs_with_inner_apostrophes():
 
 def test_dist1_by_hand():
     replies = ["No, no, no!", "yes", "...", "yes I do, I do"]
-    assert dist1_per_reply(replies).tolist() == pytest.approx([1 / 3, 1.0, 0.0, 3 / 5])
+    assert dist_per_reply(replies).tolist() == pytest.approx([1 / 3, 1.0, 0.0, 3 / 5])
     # no no no yes yes I do I do: 4 distinct of 9.
-    assert dist1_corpus(replies) == pytest.approx(4 / 9)
-    assert dist1_corpus([]) == 0.0
+    assert dist_corpus(replies) == pytest.approx(4 / 9)
+    assert dist_corpus([]) == 0.0
 
 
 class SignScorer:

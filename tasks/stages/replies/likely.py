@@ -1,0 +1,131 @@
+"""How likely a rung finds the true reply, and human replies of other dialogues beside it. Knows nothing of metrics.
+
+Of the same corpus, spoken by people, and as long as can be: what differs is the emotion that a reply is labelled with,
+and that it answers another sentence. So there are two: one labelled with another emotion, one with the same.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.branches import branched_scores
+from model.dialogue.dialogue import DialogueModel
+from model.dialogue.examples import DialogueExample
+from model.llm import embed, reply_ids
+from storage.exchanges import Exchange
+
+NEUTRAL = "neutral"
+MOST_TOKENS = 256
+"""Of a reply whose likelihood is asked; a longer one is left out."""
+
+
+class Likely(NamedTuple):
+    """Of the true reply: nats and tokens; of the others nats a token. None: not asked."""
+
+    nats: float | None = None
+    tokens: int | None = None
+    opposed: float | None = None
+    same: float | None = None
+
+
+def other_replies(
+    wanted: Sequence[Exchange], pool: Sequence[Exchange]
+) -> list[tuple[str | None, str | None]]:
+    """For each exchange a human reply labelled with another emotion and one with the same, of `pool`; None: there is none.
+
+    Of another dialogue of the dataset, and nearest in length, ties by key. Neither is neutral, nor the true reply over again; an
+    exchange whose reply is neutral or unlabelled has none.
+    """
+    by_label: dict[tuple[str, str], list[tuple[int, tuple, str]]] = {}
+    for e in pool:
+        if e.reply_emotion not in (None, NEUTRAL):
+            by_label.setdefault((e.dataset, e.reply_emotion), []).append((len(e.reply), e.key, e.reply))
+    for rows in by_label.values():
+        rows.sort()
+    found: list[tuple[str | None, str | None]] = []
+    for e in wanted:
+        if e.reply_emotion in (None, NEUTRAL):
+            found.append((None, None))
+            continue
+        others = [
+            _nearest(rows, e)
+            for (dataset, label), rows in sorted(by_label.items())
+            if dataset == e.dataset and label != e.reply_emotion
+        ]
+        near = [other for other in others if other is not None]
+        opposed = min(near, key=lambda row: (abs(row[0] - len(e.reply)), row[1]), default=None)
+        same = _nearest(by_label.get((e.dataset, e.reply_emotion), []), e)
+        found.append((opposed and opposed[2], same and same[2]))
+    return found
+
+
+def _nearest(rows: list[tuple[int, tuple, str]], e: Exchange) -> tuple[int, tuple, str] | None:
+    """The row nearest in length to the exchange's reply, of another dialogue and another text."""
+    middle = bisect_left(rows, (len(e.reply),))
+    fits = [
+        next((r for r in side if r[1][:3] != e.key[:3] and r[2] != e.reply), None)
+        for side in (rows[middle:], reversed(rows[:middle]))
+    ]
+    return min(
+        (row for row in fits if row is not None),
+        key=lambda row: (abs(row[0] - len(e.reply)), row[1]),
+        default=None,
+    )
+
+
+def likelihoods(
+    model: DialogueModel,
+    examples: Sequence[DialogueExample],
+    others: Sequence[tuple[str | None, str | None]],
+    batch_size: int,
+) -> list[Likely]:
+    """Of each example's true reply and of its others, one pass over a prompt for all of them; `batch_size` prompts at once."""
+    found: list[Likely] = []
+    for start in range(0, len(examples), batch_size):
+        part = slice(start, start + batch_size)
+        found += _likelihoods(model, examples[part], others[part])
+    return found
+
+
+@torch.no_grad()
+def _likelihoods(
+    model: DialogueModel, examples: Sequence[DialogueExample], others: Sequence[tuple[str | None, str | None]]
+) -> list[Likely]:
+    said = [
+        [
+            None if not text or not text.strip() else reply_ids(model.tokenizer, text)
+            for text in (e.reply, *pair)
+        ]
+        for e, pair in zip(examples, others, strict=True)
+    ]
+    said = [[None if ids is None or len(ids) > MOST_TOKENS else ids for ids in row] for row in said]
+    room = max((len(ids) for row in said for ids in row if ids is not None), default=1)
+    prompts = model.fitting_pieces(examples, reply=room)
+    asked: dict[int, Tensor] = {
+        i: embed(model.llm, pieces)
+        for i, pieces in enumerate(prompts)
+        if pieces is not None and said[i][0] is not None
+    }
+    found = [Likely()] * len(examples)
+    if not asked:
+        return found
+    rows = [[ids for ids in said[i] if ids is not None] for i in asked]
+    scores = branched_scores(model.llm, list(asked.values()), rows)
+    nats = torch.zeros(sum(map(len, rows)), dtype=torch.float64)
+    nats.index_add_(0, scores.owner.cpu(), -scores.log_probs.double().cpu())
+    each = iter(nats.tolist())
+    for i in asked:
+        true, opposed, same = [(math.nan, 0) if ids is None else (next(each), len(ids)) for ids in said[i]]
+        found[i] = Likely(round(true[0], 6), true[1], _a_token(opposed), _a_token(same))
+    return found
+
+
+def _a_token(part: tuple[float, int]) -> float | None:
+    nats, tokens = part
+    return round(nats / tokens, 6) if tokens else None
