@@ -19,9 +19,13 @@ from transformers import CLIPVisionModel, WhisperFeatureExtractor, WhisperModel
 
 from model.llm import DTYPES
 from model.pretrained import from_folder, whole_model
+from model.zoo import mini_xception
 from model.zoo.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD, EfficientNetLite0
+from model.zoo.mini_xception import MiniXception
 
 SAMPLE_RATE = 16_000
+GREY = (0.299, 0.587, 0.114)
+"""How bright red, green and blue look (ITU-R BT.601)."""
 SAMPLES_PER_STATE = 320
 """Whisper: a mel frame is 160 samples, and the second convolution halves their number."""
 
@@ -116,10 +120,32 @@ class EfficientNetEncoder:
         return _half(_averaged(tokens, self.tokens_per_frame).flatten(0, 1))
 
 
+class FaceEncoder:
+    """Mini-Xception's last feature map before its expressions, of the whole frame in grey."""
+
+    def __init__(self, network: MiniXception, tokens_per_frame: int | None):
+        self.network, self.tokens_per_frame = network.eval().requires_grad_(False), tokens_per_frame
+
+    @property
+    def width(self) -> int:
+        return self.network.classifier.in_channels
+
+    @torch.no_grad()
+    def states(self, frames: np.ndarray) -> Tensor:
+        tokens = self.network(self.faces(frames))
+        return _half(_averaged(tokens, self.tokens_per_frame).flatten(0, 1))
+
+    def faces(self, frames: np.ndarray) -> Tensor:
+        """What the network is given: grey as television has it, [frames, 1, 64, 64] in -1 to 1."""
+        pixels = _pixels(frames, mini_xception.IMAGE_SIZE, [0.5] * 3, [0.5] * 3)
+        grey = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return grey.to(self.network.classifier.weight)
+
+
 def load_video_encoder(
     folder: Path, tokens_per_frame: int | None = None, dtype: str = "float32"
 ) -> VideoEncoder:
-    """The frame encoder that the folder's config.json names, CLIP or EfficientNet-Lite0, computing in `dtype`.
+    """The frame encoder that config.json names: CLIP, EfficientNet-Lite0 or Mini-Xception, computing in `dtype`.
 
     tokens_per_frame: as FeatureSettings.video_tokens_per_frame. FeatureError for any other model.
     """
@@ -127,12 +153,14 @@ def load_video_encoder(
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type == "efficientnet-lite0":
         return EfficientNetEncoder(EfficientNetLite0.from_folder(folder).to(DTYPES[dtype]), tokens_per_frame)
+    if model_type == "mini-xception":
+        return FaceEncoder(MiniXception.from_folder(folder).to(DTYPES[dtype]), tokens_per_frame)
     if model_type in ("clip", "clip_vision_model"):
         described = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         tower = _load(CLIPVisionModel, folder).to(DTYPES[dtype])
         return ClipEncoder(tower, described["image_mean"], described["image_std"], tokens_per_frame)
     raise FeatureError(
-        f"{folder}: model type {model_type!r} is no frame encoder; give CLIP or EfficientNet-Lite0"
+        f"{folder}: model type {model_type!r} is no frame encoder; give CLIP, EfficientNet-Lite0 or Mini-Xception"
     )
 
 

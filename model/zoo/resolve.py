@@ -171,6 +171,10 @@ def _converter(source: WeightSource) -> Callable[[Path, Path], None]:
         from model.zoo.convert_efficientnet import convert_efficientnet
 
         return convert_efficientnet
+    if source.name == "mini-xception-fer":
+        from model.zoo.convert_mini_xception import convert_mini_xception
+
+        return convert_mini_xception
     raise ZooError(f"weights {source.name!r}: no conversion is written for them")
 
 

@@ -50,9 +50,16 @@ def test_emotions(scripts):
 
 def test_media_everywhere(scripts):
     filmed = [s for s in scripts if s.media]
-    assert 140 <= sum(len(s.lines) for s in filmed) <= 170
+    assert 165 <= sum(len(s.lines) for s in filmed) <= 200
     assert {(s.dataset, s.split) for s in filmed} == {(s.dataset, s.split) for s in scripts}
     assert {s.dialogue_id[:5] for s in filmed if s.dataset == IEMOCAP} == {"Ses01", "Ses02", "Ses03"}
+
+
+def test_enough_is_tested_on_for_an_interval(scripts):
+    tested = [s for s in scripts if s.media and s.split in ("test", "test_freq")]
+    labels = Counter(line.emotion for s in tested for line in s.lines)
+    assert len(tested) >= 6 and sum(labels.values()) >= 60
+    assert max(labels.values()) / sum(labels.values()) < 0.25 and min(labels.values()) >= 6
 
 
 def test_text(scripts):
