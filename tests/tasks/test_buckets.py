@@ -39,7 +39,7 @@ def ingest(store: Store, root: Path, rows: list[list[str]]) -> dict[str, str]:
     work = Workspace(store, root, "basis", lambda step, steps, figures: told.append((step, steps)))
     refs = write_utterances(source, DataSettings(), work)
     rows_of = [ref.rows for ref in refs if ref.name.startswith("utterances/")]
-    assert told == [(done, sum(rows_of)) for done in accumulate(rows_of)]  # it tells how far it is
+    assert told == [(done, sum(rows_of)) for done in accumulate(rows_of, initial=0)]  # it tells how far it is
     return {ref.name: ref.digest for ref in refs if ref.name.startswith("utterances/")}
 
 
