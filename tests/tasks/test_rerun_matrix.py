@@ -67,6 +67,7 @@ MODELS = {
     "extractor": ("features",),
     "extractor.test": ("extractor",),
     "compressor.finetune": ("compressor.pretrain",),
+    "compressor.test": ("compressor.finetune",),
     "dialogue.memory": ("compressor.finetune",),
     "dialogue.audiovisual": ("features", "extractor", "compressor.finetune"),
     "epo": ("pairs/", "features", "dialogue.audiovisual", "extractor", "compressor.finetune"),

@@ -7,7 +7,7 @@ from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as, s
 
 
 @of_dialogues
-def test_dialogues(made: Made) -> Calls | NotRun:
+def restored_dialogues(made: Made) -> Calls | NotRun:
     if not made.ran("compressor.finetune"):
         return NotRun("compressor.finetune was not run")
     utterances = seen_as("words", dialogue_shards(made, "test", "dev"))
@@ -20,7 +20,7 @@ RECONSTRUCTION = Stage(
     title="Conversations restored from memories: Table 8",
     flow="write_report",
     needs=("utterances", "compressor.finetune"),
-    items=test_dialogues,
+    items=restored_dialogues,
     function="tasks.stages.reconstruction.restore:restore_conversations",
     settings={
         "settings": "reconstruction",
