@@ -73,7 +73,7 @@ def _mean(found: dict) -> float:
 
 
 def _memory(facts: dict) -> dict:
-    about = "Do memories stand in for the text of the history?"
+    about = "Do memories hold what was said, without a loss that was seen in the replies?"
     step, restored = _step(facts, "3-mc"), facts["reconstruction"]
     if step is None:
         return _told(about, None, f"No rung with memories is beside one with text: {_why(facts, '3-mc')}.")
