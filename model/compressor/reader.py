@@ -14,8 +14,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from model.adapter import AdapterError, check_adapter, for_inference, load_adapter, new_adapter, save_adapter
-from model.compressor.compressor import READER
+from model.compressor.compressor import READER, MambaCompressor
+from model.compressor.reconstruction import Reconstruction
 from model.compressor.settings import CompressorSettings
+from model.llm import load_llm
 
 
 def reader_folder(compressor: Path | None) -> Path | None:
@@ -43,6 +45,14 @@ def with_reader(llm: nn.Module, compressor: Path | None) -> nn.Module:
     """The frozen LLM as it reads the memories of a compressor's folder: with its reader, if it has one."""
     folder = reader_folder(compressor)
     return llm if folder is None else for_inference(load_adapter(llm, folder))
+
+
+def as_trained(llm: Path, compressor: Path, dtype: str) -> tuple[Reconstruction, MambaCompressor]:
+    """The dialogues' task as a compressor learnt it, and the compressor: its reader, if it has one, and its prompt."""
+    model, tokenizer = load_llm(llm, dtype)
+    encoder = MambaCompressor.load(compressor, tokenizer, model.get_input_embeddings().weight)
+    reading = with_reader(model, compressor)
+    return Reconstruction(reading, tokenizer, dialogue=True, cached=True, bare=encoder.bare), encoder
 
 
 def trained_reader(

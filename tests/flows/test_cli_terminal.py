@@ -106,7 +106,7 @@ def test_a_defect_is_shown_clean(tmp_path):
     """A traceback with a hostile message, as a broken library would raise it."""
     (tmp_path / "sitecustomize.py").write_text(
         "import storage.sample.layout as layout\n"
-        "def broken(*_):\n    raise RuntimeError('a \\x1b]0;taken\\x07 defect')\n"
+        "def broken(*_, **__):\n    raise RuntimeError('a \\x1b]0;taken\\x07 defect')\n"
         "layout.write_sample = broken\n"
     )
     path = os.pathsep.join([str(tmp_path), *[p for p in (os.environ.get("PYTHONPATH"),) if p]])

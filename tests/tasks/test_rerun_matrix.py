@@ -368,7 +368,16 @@ def test_another_library_version(corpora, monkeypatch):
     corpus = corpora("tiny")
     real = item_module._version
     monkeypatch.setattr(item_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
-    readers = {"dialogue.text", "dialogue.memory", "dialogue.audiovisual", "epo", "ladder", *REPLIES}
+    compressors = {"compressor.pretrain", "compressor.finetune", "compressor.test"}
+    readers = {
+        "dialogue.text",
+        "dialogue.memory",
+        "dialogue.audiovisual",
+        "epo",
+        "ladder",
+        *compressors,
+        *REPLIES,
+    }
     assert corpus.run() == {f"{stage} all" for stage in readers}  # and all of it to the same bytes
 
 

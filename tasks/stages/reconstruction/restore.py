@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.compressor.compressor import MambaCompressor
+from model.compressor.reader import as_trained
 from model.compressor.reconstruction import Reconstruction
-from model.llm import greedy_replies, load_llm
+from model.llm import greedy_replies
 from model.metrics.bertscore import bert_score
 from model.metrics.bootstrap import Interval, bootstrap, bootstrap_of
 from model.metrics.donors import donors
@@ -49,14 +49,11 @@ def restore_conversations(
     """Output: reconstruction.json. "own", "other": BLEU-1, BLEU-4, BERTScore and the share restored exactly, from the
     own memories and from another conversation's. "left_out": conversations that are too long, or have no other."""
     there = conversations(work, utterances, stand_ins, settings.utterances)
-    model, tokenizer = load_llm(resolve(llm.name), dtype)
-    task = Reconstruction(model, tokenizer, dialogue=True, cached=True)
+    task, encoder = as_trained(resolve(llm.name), work.store.folder(compressor), dtype)
     short = [(key, said) for key, said in there if len(_target(task, said)) <= settings.max_tokens]
     ordered = sorted(short, key=lambda c: (draw_number(settings.seed, "reconstruction", *c[0]), c[0]))
     chosen = ordered[: settings.conversations]
-    memories = MambaCompressor.load(work.store.folder(compressor), tokenizer, task.table).compress(
-        [said for _, said in chosen]
-    )
+    memories = encoder.compress([said for _, said in chosen])
     texts = ["\n".join(u.text for u in said) for _, said in chosen]
     sizes = [len(_target(task, said)) for _, said in chosen]
     given = donors([key for key, _ in chosen], sizes)

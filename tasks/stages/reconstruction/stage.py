@@ -29,5 +29,5 @@ RECONSTRUCTION = Stage(
         "intervals": "metrics.intervals",
     },
     weights={"llm": "llm.weights", "bertscore": "metrics.bertscore.weights"},
-    libraries=(*TORCH, "bert-score"),
+    libraries=(*TORCH, "peft", "bert-score"),
 )

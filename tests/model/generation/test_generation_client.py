@@ -224,7 +224,9 @@ def test_memory_that_runs_out_midway_costs_no_row(tiny_chat_model):
     settings = settings.model_copy(update={"args": settings.args.model_copy(update={"batch_size": 256})})
     requests = [
         GenerationRequest(
-            f"row{n}", ({"role": "user", "content": "w1" if n < 256 else f"w{n % 50} w{n // 50} " + "w1 " * 198},), n
+            f"row{n}",
+            ({"role": "user", "content": "w1" if n < 256 else f"w{n % 50} w{n // 50} " + "w1 " * 198},),
+            n,
         )
         for n in range(512)
     ]
