@@ -24,6 +24,7 @@ from tasks.settings import ReplySettings, load_settings
 from tasks.stages.compressor.fit import finetune_compressor, pretrain_compressor
 from tasks.stages.dialogue.fit import fit_dialogue
 from tasks.stages.extractor.fit import fit_extractor
+from tasks.stages.replies.likely import Likely
 from tasks.stages.replies.write import write_replies
 from tasks.stages.selection import smallest_hashed
 from tasks.stages.shard_names import of_table
@@ -215,6 +216,9 @@ def test_no_dialogue_both_chooses_and_is_evaluated(tmp_path, monkeypatch):
     assert chose == dict.fromkeys(chose, expected)
 
     monkeypatch.setattr("tasks.stages.replies.write.load_dialogue", lambda *_, **__: Model())
+    monkeypatch.setattr(
+        "tasks.stages.replies.write.likelihoods", lambda model, examples, *_: [Likely()] * len(examples)
+    )
     (ref,) = write_replies(
         "1-llm", two.of(two.utterances, "dev", "test"), two.of(exchanges, "dev", "test"), [], None, None, None,
         "text", DialogueSettings(), ReplySettings(), LLM, two.work,
