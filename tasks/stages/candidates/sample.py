@@ -23,7 +23,6 @@ from model.candidates.usable import tidy, usable
 from model.dialogue.examples import DialogueExample
 from model.dialogue.sampling import DialogueSampler, Draw, text_prompts, write_merged
 from model.dialogue.settings import DialogueSettings
-from model.generation.client import GenerationEngine
 from model.generation.protocol import MAY_DO_BETTER, Generation, GenerationRequest, Message, request_seed
 from model.generation.settings import EngineSettings
 from model.zoo.resolve import resolve
@@ -33,6 +32,7 @@ from storage.shards import read_table, row_to_exchange, unscored_to_row
 from storage.store import Ref, canonical, digest_bytes
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
+from tasks.stages.candidates.engine import process_engine
 from tasks.stages.examples import dialogue_examples, key_text
 from tasks.stages.shard_names import place
 from tasks.stages.shards import write_shard
@@ -174,7 +174,7 @@ def _sampled(
         else:
             requests.append(GenerationRequest(draw.key, (), draw.seed, tuple(tokens)))
     whole = _merged_folder(folder, folders["adapter"], args.dtype, work.store.root / "scratch")
-    engine = _engine(
+    engine = process_engine(
         EngineSettings(
             model=str(whole), engine=made_with["engine"], args=args, sampling=settings.dialogue_sampling
         )
@@ -199,14 +199,6 @@ def _merged_folder(llm: Path, adapter: Path, dtype: str, scratch: Path) -> Path:
     atexit.register(shutil.rmtree, out, ignore_errors=True)
     write_merged(llm, adapter, dtype, out)
     return out
-
-
-@cache
-def _engine(settings: EngineSettings) -> GenerationEngine:
-    """One engine for the life of this process; it ends with it."""
-    started = GenerationEngine(settings)
-    atexit.register(started.close)
-    return started
 
 
 def _candidates_of(

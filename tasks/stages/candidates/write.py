@@ -6,15 +6,12 @@ through one engine process. Knows nothing of scoring or of which candidate is ch
 
 from __future__ import annotations
 
-import atexit
 import json
 from collections import Counter
-from functools import cache
 
 from model.candidates.prompts import candidate_messages
 from model.candidates.settings import CandidateSettings
 from model.candidates.usable import tidy, usable
-from model.generation.client import GenerationEngine
 from model.generation.protocol import MAY_DO_BETTER, VARIES, GenerationRequest, ServerError, request_seed
 from model.generation.settings import EngineSettings
 from model.zoo.resolve import resolve
@@ -24,6 +21,7 @@ from storage.shards import read_table, row_to_exchange, unscored_to_row
 from storage.store import Ref, RowStore, canonical, digest_bytes
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
+from tasks.stages.candidates.engine import process_engine
 from tasks.stages.selection import smallest_hashed
 from tasks.stages.shards import write_shard
 
@@ -138,7 +136,7 @@ class _Writer:
         self.settings, self.kind, self.work, self.place = settings, engine, work, place
         self.served = engine == "openai"
         self.engine_settings = _engine_settings(settings, engine, llm)
-        self.identity = _engine(self.engine_settings).identify() if self.served else {}
+        self.identity = process_engine(self.engine_settings).identify() if self.served else {}
         self.weights = llm.identity
         if self.identity:
             self.weights += f"@{digest_bytes(canonical(self.identity))[:12]}"
@@ -189,7 +187,7 @@ class _Writer:
         step = self.settings.server.identify_every if self.identity else max(1, len(missing))
         for start in range(0, len(missing), step):
             asked = missing[start : start + step]
-            for row in _engine(self.engine_settings).generate(asked):
+            for row in process_engine(self.engine_settings).generate(asked):
                 answers[row.key] = {
                     "text": row.text,
                     "finish_reason": row.finish_reason,
@@ -227,7 +225,7 @@ class _Writer:
     def _same_as_before(self) -> None:
         identify_by = self.settings.server.identify_by
         for _ in range(LOOKS):  # a likeliest answer that is nearly tied may turn once
-            now = _engine(self.engine_settings).identify()
+            now = process_engine(self.engine_settings).identify()
             signs = [sign for sign in identify_by if now.get(sign) != self.identity.get(sign)]
             # Answers that varied from the start tell nothing; those that begin to may come of two models.
             if not signs or signs == ["probe"] and self.identity.get("probe") == VARIES:
@@ -247,14 +245,6 @@ def _engine_settings(settings: CandidateSettings, engine: str, llm: Weights) -> 
         sampling=settings.sampling,
         server=settings.server,
     )
-
-
-@cache
-def _engine(settings: EngineSettings) -> GenerationEngine:
-    """One engine for the life of this process; it ends with it."""
-    started = GenerationEngine(settings)
-    atexit.register(started.close)
-    return started
 
 
 def _candidates_of(

@@ -44,15 +44,6 @@ def settings(epochs: int = 1, **changes) -> DialogueSettings:
 
 
 @pytest.fixture(scope="module")
-def compressor_folder(responsive_llm_folder, tmp_path_factory):
-    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
-    out = tmp_path_factory.mktemp("compressor")
-    small = CompressorSettings(weights="", hidden=32, layers=1)
-    new_compressor(small, tokenizer, llm.get_input_embeddings().weight, None).save(out)
-    return out
-
-
-@pytest.fixture(scope="module")
 def trained(responsive_llm_folder, compressor_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
     report = train_dialogue(

@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.branches import reply_log_probs
-from model.compressor.compressor import MambaCompressor, new_compressor
-from model.compressor.settings import CompressorSettings
+from model.compressor.compressor import MambaCompressor
 from model.dialogue.dialogue import DialogueModel, load_dialogue, load_parts
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
@@ -39,15 +38,6 @@ def settings(epochs: int = 1, **changes) -> DialogueSettings:
         learning_rate=1e-2, batch_size=4, epochs=epochs, dtype="float32", threads=1, evaluations=1
     )
     return DialogueSettings(rank=4, alpha=8, training=training, **changes)
-
-
-@pytest.fixture(scope="module")
-def compressor_folder(responsive_llm_folder, tmp_path_factory):
-    llm, tokenizer = load_llm(responsive_llm_folder, "float32")
-    out = tmp_path_factory.mktemp("compressor")
-    small = CompressorSettings(weights="", hidden=32, layers=1)
-    new_compressor(small, tokenizer, llm.get_input_embeddings().weight, None).save(out)
-    return out
 
 
 def test_the_rows_without_a_history_are_drawn_by_key():
