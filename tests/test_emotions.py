@@ -42,10 +42,11 @@ def test_what_is_written_by_emotion_knows_all_of_them():
 
 
 def test_nowhere_else_are_they_listed():
-    """Tables by emotion, and labels as a release spells them, are no lists of ours."""
+    """Tables by emotion, and labels as a release of data or of weights spells them, are no lists of ours."""
     found = set()
+    released = {path for folder in ("storage/readers", "model/zoo") for path in (ROOT / folder).glob("*.py")}
     for package in ("storage", "model", "tasks", "flows"):
-        for path in set((ROOT / package).rglob("*.py")) - set((ROOT / "storage" / "readers").glob("*.py")):
+        for path in set((ROOT / package).rglob("*.py")) - released:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 listed = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else []
                 listed = node.values if isinstance(node, ast.Dict) and package != "storage" else listed

@@ -63,8 +63,10 @@ def _done(jobs: list[Callable[[], int]], workers: int) -> Iterator[int]:
         try:
             for future in as_completed(running):
                 yield future.result()
-        except BaseException:  # those that have not begun are not begun
+        except BaseException:  # those that have not begun are not begun, and a half-made film is of no use
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise
 
 
