@@ -18,6 +18,7 @@ from tasks.stages.reconstruction.stage import RECONSTRUCTION
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.report.stage import REPORT
 from tasks.stages.scores.stage import CALIBRATION, SCORES
+from tasks.stages.systems.stage import SYSTEMS
 from tasks.stages.utterances.stage import EXCHANGES, UTTERANCES
 
 STAGES = (
@@ -42,6 +43,7 @@ STAGES = (
     *CONTROLS_OF_EPO,  # the same training on those
     *FITS,  # an adapter for each way of giving the history that is asked for
     *REPLIES,  # each rung answers the test exchanges
+    SYSTEMS,  # and so does each system that a run names
     RECONSTRUCTION,  # test conversations from their memories
     LADDER,  # what each way of giving the history is worth on true replies
     RECOGNITION,  # the extractor's answers to test clips

@@ -31,6 +31,7 @@ from storage.settings import DataSettings, FetchLimits
 from tasks.engine.retrain import RetrainSettings
 from tasks.nested import leaves
 from tasks.stages.ladder.arms import ArmName
+from tasks.stages.systems.settings import ChatbotSystem, System
 
 Kind = TypeVar("Kind", bound=BaseModel)
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
@@ -166,6 +167,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     replies: ReplySettings = ReplySettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     ladder: LadderSettings = LadderSettings()
+    systems: tuple[System, ...] = Field(
+        (),
+        description="Further systems that answer the test exchanges (docs/systems.md): endpoints, dialogue models of before "
+        "chat LLMs.",
+    )
     metrics: MetricSettings = MetricSettings()
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
@@ -177,6 +183,14 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                 f"metrics.second_scorer and scorer.weights are both {self.scorer.weights}: the second one must have "
                 "taken no part in choosing pairs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _each_system_has_its_own_name(self) -> Settings:
+        names = [system.name for system in self.systems]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"systems: {', '.join(twice)} stands there twice; give each a name of its own")
         return self
 
     @model_validator(mode="after")
@@ -290,6 +304,7 @@ def weight_names(settings: Settings) -> dict[str, str]:
         "emotion scorer": settings.scorer.weights,
         "second emotion scorer": settings.metrics.second_scorer,
         "BERTScore": settings.metrics.bertscore.weights,
+        **{s.row: s.weights for s in settings.systems if isinstance(s, ChatbotSystem)},
     }
     return {role: name for role, name in names.items() if name}
 

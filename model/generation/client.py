@@ -45,10 +45,10 @@ class EngineError(RuntimeError):
         self.passing = passing
 
 
-Engine = Literal["vllm", "transformers", "openai"]
+Engine = Literal["vllm", "transformers", "openai", "chatbot"]
 
 
-def resolve_engine(kind: EngineKind) -> Engine:
+def resolve_engine(kind: EngineKind | Literal["chatbot"]) -> Engine:
     """The engine that `kind` means on this machine: "auto" is vLLM where it is installed."""
     if kind == "auto":
         return "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -88,7 +88,7 @@ class GenerationEngine:
         kind = resolve_engine(settings.engine)
         if kind == "openai":
             if not settings.model:
-                raise ValueError("candidates.server.model is empty; name the model as its server does")
+                raise ValueError(f"{settings.names.server}.model is empty; name the model as its server does")
             model = settings.model
         elif (Path(settings.model) / "config.json").is_file():
             model = str(Path(settings.model).resolve())
@@ -175,10 +175,11 @@ class GenerationEngine:
         if doubt and not self._told_doubts:
             self._told_doubts = True
             LOG.warning(
-                "%s (%s) %s: a change of its weights may go unnoticed; see candidates.server.identify_by",
+                "%s (%s) %s: a change of its weights may go unnoticed; see %s.identify_by",
                 self.settings.server.base_url,
                 self.settings.model,
                 doubt,
+                self.settings.names.server,
             )
 
     def _generate_and_restart(self, batch: Sequence[GenerationRequest]) -> Iterator[Generation]:
@@ -237,7 +238,7 @@ class _Child:
     """The worker process, the thread that reads its rows, and the file that takes its standard error."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._name = f"{settings.engine} engine"
+        self._name, self._args = f"{settings.engine} engine", settings.names.args
         self._stderr: IO[bytes] = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, "-m", worker.main.__module__, str(os.getpid())],
@@ -271,7 +272,7 @@ class _Child:
         except queue.Empty:
             raise EngineError(
                 f"{self._name} was silent for {timeout_s:g} s {when}; run again, or with a larger "
-                f"candidates.engine_args.{setting} ({self._last_words()})"
+                f"{self._args}.{setting} ({self._last_words()})"
             ) from None
         if line is None:
             status = self.process.wait()

@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import TypeVar
 
 import httpx
@@ -69,7 +70,7 @@ class OpenAIEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         """Raises ServerError for an address or a key that cannot be sent."""
-        self.settings, self.server = settings, settings.server
+        self.settings, self.server, self._names = settings, settings.server, settings.names
         self._key = self._read_key()
         self._base = self._read_address()
         self._gone = threading.Event()
@@ -145,13 +146,20 @@ class OpenAIEngine:
     # Asking -------------------------------------------------------------------------------------------
 
     def _answer(self, request: GenerationRequest) -> Generation:
+        tries = 0
+
+        def ask() -> Generation:
+            nonlocal tries
+            tries += 1
+            return self._ask(request)
+
         try:
-            return self._tried(lambda: self._ask(request))
+            return replace(self._tried(ask), tries=tries)
         except _Failed as failed:
             if failed.row is None or self._gone.is_set():
                 raise self._given_up(failed) from None
             self._last_fault = str(failed)
-            return Generation(request.key, "", failed.row, "openai", 0, 0)
+            return Generation(request.key, "", failed.row, "openai", 0, 0, tries)
 
     def _until_it_works(self, ask: Callable[[], Made]) -> Made:
         try:
@@ -286,7 +294,7 @@ class OpenAIEngine:
                     found += part
                     if len(found) > limit and whole:
                         raise _Failed(
-                            f"an answer of more than {limit} bytes (candidates.server.max_bytes)",
+                            f"an answer of more than {limit} bytes ({self._names.server}.max_bytes)",
                             row="malformed",
                         )
                     if len(found) > limit:
@@ -325,7 +333,7 @@ class OpenAIEngine:
         if status in REFUSED and not advice:
             self._last_fault = fault
             return "no_answer"
-        raise ServerError(f"{self._base}: {fault}; {advice or 'check the settings candidates.server'}")
+        raise ServerError(f"{self._base}: {fault}; {advice or f'check the settings {self._names.server}'}")
 
     def _unwell(self, status: int, headers: httpx.Headers, text: str) -> _Failed:
         own = None if status in PASSING else "no_answer"
@@ -333,12 +341,13 @@ class OpenAIEngine:
 
     def _advice(self, status: int, param: str, message: str) -> str:
         """The setting that makes up for what the server refuses; empty where none is to blame."""
+        server = self._names.server
         if status in (401, 403):
-            return f"check the key in {self.server.key_variable} (candidates.server.key_variable)"
+            return f"check the key in {self.server.key_variable} ({server}.key_variable)"
         if status == 404:
-            return "check candidates.server.model and candidates.server.base_url"
+            return f"check {server}.model and {server}.base_url"
         if status not in REFUSED:
-            return "check candidates.server.base_url" if 300 <= status < 400 or status == 405 else ""
+            return f"check {server}.base_url" if 300 <= status < 400 or status == 405 else ""
         ours = self.server.token_limit_field
         other = "max_completion_tokens" if ours == "max_tokens" else "max_tokens"
         extra = json.loads(self.server.extra) if self.server.extra else {}
@@ -351,11 +360,11 @@ class OpenAIEngine:
         if blamed is None:
             return ""
         if blamed in extra:
-            return f"take {self._told(blamed)} out of candidates.server.extra"
+            return f"take {self._told(blamed)} out of {server}.extra"
         if blamed == ours:
-            return f"set candidates.server.token_limit_field={other}"
+            return f"set {server}.token_limit_field={other}"
         left = json.dumps([*self.server.leave_out, blamed])
-        return f"set candidates.server.leave_out='{left}', and the server goes by its own {blamed}"
+        return f"set {server}.leave_out='{left}', and the server goes by its own {blamed}"
 
     def _too_many_bad(self, row: Generation) -> ServerError | None:
         """The error that ends a run of answers that are no replies."""
@@ -369,14 +378,15 @@ class OpenAIEngine:
         (most, _), *_ = self._bad.most_common(1)
         kinds = ", ".join(f"{n} {kind}" for kind, n in self._bad.most_common())
         self._bad.clear()
+        names = self._names
         advice = {
-            "thought": "raise candidates.max_new_tokens, or let it not think aloud (candidates.server.extra)",
-            "empty": "it may think aloud: raise candidates.max_new_tokens, or see candidates.server.extra",
-            "too_long": "give the server a longer window, or lower candidates.history",
+            "thought": f"raise {names.max_new_tokens}, or let it not think aloud ({names.server}.extra)",
+            "empty": f"it may think aloud: raise {names.max_new_tokens}, or see {names.server}.extra",
+            "too_long": f"give the server a longer window, or lower {names.history}",
         }.get(most, "see to the server")
         return ServerError(
             f"{self._base}: {count} answers in a row are no replies ({kinds}; the last: {self._last_fault}); {advice} "
-            "and run again (candidates.server.bad_in_a_row): finished rows are kept"
+            f"and run again ({names.server}.bad_in_a_row): finished rows are kept"
         )
 
     def _nonsense(self, text: str) -> _Failed:
@@ -404,7 +414,7 @@ class OpenAIEngine:
             if not httpx.URL(base).host:
                 raise httpx.InvalidURL("no host")
         except httpx.InvalidURL as error:
-            raise ServerError(f"candidates.server.base_url {base!r} is no address ({error})") from None
+            raise ServerError(f"{self._names.server}.base_url {base!r} is no address ({error})") from None
         return base
 
 

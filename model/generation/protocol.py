@@ -72,7 +72,7 @@ class Generation:
     (prompt and answer do not fit max_model_len: nothing was generated, the text is empty), "filtered" (a server
     withheld its answer, or told it to be a refusal), one of reply.py's reasons why an answer is no reply, or
     "no_answer" (a server gave none to this prompt, try after try). Token counts include the chat template's and the
-    end-of-turn token; 0 where a server does not tell them.
+    end-of-turn token; 0 where a server does not tell them. tries: how often a server was asked.
     """
 
     key: str
@@ -81,6 +81,7 @@ class Generation:
     engine: str
     prompt_tokens: int
     new_tokens: int
+    tries: int = 1
 
 
 def request_seed(messages: Sequence[Message], sampling: Sampling, sample: int | None = None) -> int:

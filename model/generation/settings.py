@@ -185,6 +185,15 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
         return self.timeout_s * (self.retries + 1) + self.longest_pause_s * self.retries
 
 
+class SettingNames(BaseModel, frozen=True, extra="forbid"):
+    """What a person calls the settings of an engine, for messages: another stage has other names for them."""
+
+    server: str = "candidates.server"
+    args: str = "candidates.engine_args"
+    max_new_tokens: str = "candidates.max_new_tokens"
+    history: str = "candidates.history"
+
+
 class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     """All that one engine process is told when it starts."""
 
@@ -192,7 +201,11 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
         description="Local folder of the LLM: config, safetensors, tokenizer, chat template; for the engine "
         "openai its name on the server."
     )
-    engine: EngineKind = Field("auto", description="Not in the paper. auto: vLLM where it is installed.")
+    engine: EngineKind | Literal["chatbot"] = Field(
+        "auto",
+        description="Not in the paper. auto: vLLM where it is installed; chatbot: a dialogue model of before chat LLMs.",
+    )
+    names: SettingNames = SettingNames()
     args: EngineArgs = EngineArgs()
     sampling: Sampling = Sampling()
     server: ServerSettings = ServerSettings()

@@ -74,7 +74,13 @@ def load_engine(settings: EngineSettings):
         from model.generation.openai_engine import OpenAIEngine
 
         return OpenAIEngine(settings)
-    raise ValueError(f"engine {settings.engine!r} cannot be loaded; name vllm, transformers or openai")
+    if settings.engine == "chatbot":
+        from model.generation.chatbot_engine import ChatbotEngine
+
+        return ChatbotEngine(settings)
+    raise ValueError(
+        f"engine {settings.engine!r} cannot be loaded; name vllm, transformers, openai or chatbot"
+    )
 
 
 def _serve(settings: EngineSettings, lines: _InputLines, out: TextIO) -> None:

@@ -14,8 +14,9 @@ from tasks.engine.declaration import Weights
 from tasks.report.answer import answer
 from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import MAIN, as_dicts
-from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
+from tasks.report.paper_tables import TABLE_2, TABLE_3, TABLE_3_RUNGS, by_metric
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
+from tasks.report.table_1 import by_dataset, other_systems
 from tasks.settings import Settings, flat, weight_names
 from tasks.stages.ladder.arms import ARMS
 from tasks.stages.ladder.said import ladder_sentences
@@ -94,6 +95,8 @@ def collect(
         "systems": systems,
         "steps": metrics.get("steps") or [],
         "over_floors": metrics.get("over_floors") or [],
+        "over_systems": metrics.get("over_systems") or [],
+        "other_systems": other_systems(settings, artefacts, why.get("systems"), store),
         "answered": metrics.get("answered"),
         "bertscore": metrics.get("bertscore"),
         "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
@@ -101,9 +104,11 @@ def collect(
         "scorers": metrics.get("scorers"),
         "scorers_line": scorers_line(metrics.get("scorers")),
         "recognition": recognition,
-        "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, why),
+        "ladder": _ladder(
+            _rungs_and_floors(systems, settings), metrics.get("identical_to_previous") or {}, artefacts, why
+        ),
         "memory_ladder": memory_ladder,
-        "by_dataset": _by_dataset(systems),
+        "by_dataset": by_dataset(systems, settings),
         "table_3": _table_3(tokens),
         "training": training,
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
@@ -137,6 +142,8 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "systems": facts["systems"],
         "steps": facts["steps"],
         "over_floors": facts["over_floors"],
+        "over_systems": facts["over_systems"],
+        "other_systems": facts["other_systems"],
         "answered": facts["answered"],
         "bertscore": facts["bertscore"],
         "reconstruction": facts["reconstruction"],
@@ -178,6 +185,12 @@ def _described(settings: BaseModel, prefix: str = "") -> dict[str, str]:
 # Metrics ----------------------------------------------------------------------------------------------
 
 
+def _rungs_and_floors(systems: list[dict], settings: Settings) -> list[dict]:
+    """Without the systems of table 1 that are no rung."""
+    others = {system.row for system in settings.systems}
+    return [row for row in systems if row["rung"] not in others]
+
+
 def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dict) -> list[dict]:
     """The rungs of table 2, then any the paper lacks: the paper's figures, this run's over all data, notes."""
     whole = {row["rung"]: row for row in systems if row["dataset"] == "all"}
@@ -190,7 +203,7 @@ def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dic
             "rung": rung.name,
             "title": rung.title,
             "parts": [rung.ft, rung.mc, rung.av, rung.epo],
-            "paper": _named(TABLE_2.get(rung.name)),
+            "paper": by_metric(TABLE_2.get(rung.name)),
             "run": whole.get(rung.name),
             "not_run": None,
         }
@@ -225,33 +238,6 @@ def _memory_ladder(facts: dict | None) -> dict | None:
         return None
     ordered = {**facts, "arms": {name: facts["arms"][name] for name in ARMS if name in facts["arms"]}}
     return {**ordered, "sentences": ladder_sentences(ordered)}
-
-
-def _named(figures: tuple | None) -> dict | None:
-    return None if figures is None else dict(zip(METRICS, figures, strict=True))
-
-
-def _by_dataset(systems: list[dict]) -> list[dict]:
-    """For each dataset: every rung's figures beside the system of table 1 it stands for."""
-    found = []
-    for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all"):
-        rows = [
-            {**row, "paper_system": TABLE_1_RUNGS.get(row["rung"]), "paper": _paper_figures(row, dataset)}
-            for row in systems
-            if row["dataset"] == dataset
-        ]
-        others = {
-            name: _named(figures[dataset])
-            for name, figures in TABLE_1.items()
-            if dataset in figures and name not in TABLE_1_RUNGS.values()
-        }
-        found.append({"dataset": dataset, "split": rows[0]["split"], "rows": rows, "others": others})
-    return found
-
-
-def _paper_figures(row: dict, dataset: str) -> dict | None:
-    system = TABLE_1_RUNGS.get(row["rung"])
-    return None if system is None else _named(TABLE_1[system].get(dataset))
 
 
 def _table_3(tokens: dict[str, float]) -> list[dict]:

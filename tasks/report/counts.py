@@ -26,7 +26,7 @@ TABLES = {
 }
 """Stage -> the table it puts out, in the order of the pipeline."""
 
-REJECTING = (*TABLES, *(stage.name for stage in CONTROL_PAIRS))
+REJECTING = (*TABLES, *(stage.name for stage in CONTROL_PAIRS), "systems")
 """The stages that turn rows away."""
 
 SYNTHETIC = "synthetic faces and voices"

@@ -8,6 +8,13 @@ from __future__ import annotations
 METRICS = ("bertscore", "emotionscore", "dist1")
 """Order of the figures below."""
 
+
+def by_metric(figures: tuple[float, float, float] | None) -> dict[str, float] | None:
+    """A row's figures by their metrics' keys."""
+    return None if figures is None else dict(zip(METRICS, figures, strict=True))
+
+
+
 TABLE_1_SOURCE = "Table 1: automatic evaluation; † finetuned on the training data"
 TABLE_1: dict[str, dict[str, tuple[float, float, float]]] = {
     "Qwen2.5-7B-Instruct": {

@@ -77,7 +77,7 @@ def render(facts: dict) -> str:
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=(*EMOTIONS, "none"),
         synthetic_mark=SYNTHETIC,
-        titles={rung.name: rung.title for rung in RUNGS},
+        titles={rung.name: rung.title for rung in RUNGS} | {s["row"]: s["title"] for s in facts["other_systems"]},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
                  "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
         table_2_title=TABLE_2_TITLE,

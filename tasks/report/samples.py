@@ -74,14 +74,15 @@ def _candidate_example(
 
 
 def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
-    """Exchanges that every rung answered, with the replies of all rungs beside the true one."""
+    """Exchanges that every rung answered, with the replies of all rungs, and of the systems that did, beside the true
+    one."""
     shards = tables_of(artefacts, "replies")
     if not shards:
         return []
     common = set.intersection(*(set(_keys([shard], "replies", store)) for shard in shards))
     keys = _drawn(common, "replies")
     found: dict[RowKey, list[Reply]] = {key: [] for key in keys}
-    for row in _rows_of(shards, "replies", set(keys), store):
+    for row in _rows_of([*shards, *tables_of(artefacts, "systems")], "replies", set(keys), store):
         found[row_key(row)].append(row_to_reply(row))
     return [_reply_example(found[key]) for key in keys]
 

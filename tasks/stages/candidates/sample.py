@@ -32,7 +32,7 @@ from storage.shards import read_table, row_to_exchange, unscored_to_row
 from storage.store import Ref, canonical, digest_bytes
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
-from tasks.stages.candidates.engine import process_engine
+from tasks.stages.engine import process_engine
 from tasks.stages.examples import dialogue_examples, key_text
 from tasks.stages.shard_names import place
 from tasks.stages.shards import write_shard

@@ -1,6 +1,6 @@
-"""Stage `metrics`: the replies of every rung -> each metric of the catalogue (section 4.4), with intervals.
+"""Stage `metrics`: the replies of every rung and system -> each metric of the catalogue (section 4.4), with intervals.
 
-Beside the rungs stand floors, which are systems that read nothing of the exchange they answer; what each rung adds to
+Beside them stand floors, which are systems that read nothing of the exchange they answer; what each rung adds to
 the one before it; and how alike the two emotion scorers are. Intervals resample dialogues. Knows nothing of how a
 figure is computed (model/metrics) or shown.
 """
@@ -46,6 +46,7 @@ System = tuple[str, str, list[Reply]]
 def measure_replies(
     replies: list[Ref],
     train: Ref | None,
+    titles: dict[str, str],
     settings: MetricSettings,
     scoring: ScorerSettings,
     bertscore: Weights,
@@ -55,22 +56,29 @@ def measure_replies(
 ) -> list[Ref]:
     """Output: metrics.json.
 
-    "systems": a row per rung, and per floor, and dataset, and one over all. "steps": what each rung adds to the one
-    before it; "over_floors": what the last one has over each floor. "scorers": how alike they are.
+    "systems": a row per rung, per system, per floor, and dataset, and one over all. "steps": what each rung adds to the
+    one before it; "over_floors", "over_systems": what the last one has over each floor and system. "scorers": how alike they are.
     "identical_to_previous": how alike neighbouring rungs reply. "controls": EPO beside each that was asked for.
     "bertscore": with what it was measured. "answered": how many exchanges each rung answered. train: the commonest
-    reply of train and a sample of them, for floors.
+    reply of train and a sample of them, for floors. titles: of the systems that are no rung.
     """
-    rungs = {
+    said_by = {
         ref.name.split("/")[-1]: [row_to_reply(row) for row in read_table(work.store.read(ref), "replies")]
         for ref in of_table(replies, "replies")
     }
     loaded = [EmotionScorer.load(weights.name, scoring) for weights in (scorer, second_scorer)]
     first, second = (Remembered(one) for one in loaded)
     said_in_train = {} if train is None else json.loads(work.store.read(train))
-    ran: list[System] = [(rung.name, rung.title, rungs[rung.name]) for rung in RUNGS if rung.name in rungs]
+    ran: list[System] = [
+        (rung.name, rung.title, said_by[rung.name]) for rung in RUNGS if rung.name in said_by
+    ]
+    rungs = {name: said for name, _, said in ran}
+    # One that answered nothing has no figures; its own counts say so.
+    others: list[System] = [
+        (name, title, said_by[name]) for name, title in titles.items() if said_by.get(name)
+    ]
     exchanges = list({reply.key: reply for _, _, said in ran for reply in said}.values())
-    systems = [*ran, *floors(exchanges, said_in_train, first)] if ran else []
+    systems = [*ran, *others, *floors(exchanges, said_in_train, first)] if ran else []
     every = [reply for _, _, said in systems for reply in said]
     chosen = settings.bertscore
     work.progress(0, len(systems) + 1, {})
@@ -96,10 +104,13 @@ def measure_replies(
             )
         work.progress(done + 2, len(systems) + 1, {})
     keys = {name: [reply.key for reply in said] for name, _, said in systems}
+    titled = {name: title for name, title, _ in systems}
+    the_floors = [name for name in keys if name.startswith("floor-")]
     facts = {
         "systems": rows,
         "steps": steps(measured, {name: keys[name] for name in rungs}, settings.intervals),
-        "over_floors": over_floors(measured, keys, {name: title for name, title, _ in systems}, settings.intervals),
+        "over_floors": last_rung_over(the_floors, measured, keys, titled, settings.intervals),
+        "over_systems": last_rung_over([name for name, *_ in others], measured, keys, titled, settings.intervals),
         "scorers": scorers_alike(rungs, measured, loaded[0].encoder == loaded[1].encoder),
         "identical_to_previous": identical_to_previous(rungs),
         "bertscore": {"signature": signature(bertscore.name, chosen.num_layers), "weights": bertscore.identity,
@@ -301,23 +312,26 @@ def steps(
     ]
 
 
-def over_floors(
+def last_rung_over(
+    others: Sequence[str],
     measured: dict[str, Figures],
     keys: dict[str, list[tuple]],
     titles: dict[str, str],
     intervals: BootstrapSettings,
 ) -> list[dict]:
-    """What the last rung of the ladder that ran has over each floor: a verdict for each of COMPARED."""
+    """What the last rung of the ladder that ran has over each floor or system: a verdict for each of COMPARED, over the
+    exchanges that both answered. "left_out": how many one of the two alone did."""
     ran = [rung.name for rung in LADDER if rung.name in keys]
     return [
         {
             "rung": ran[-1],
-            "against": floor,
-            "system": titles[floor],
-            **{name: _gain(measured, keys, name, (ran[-1], floor), intervals) for name in COMPARED},
+            "against": other,
+            "system": titles[other],
+            "left_out": len(set(keys[ran[-1]]) ^ set(keys[other])),
+            **{name: _gain(measured, keys, name, (ran[-1], other), intervals) for name in COMPARED},
         }
-        for floor in keys
-        if ran and floor.startswith("floor-")
+        for other in others
+        if ran
     ]
 
 

@@ -1,4 +1,4 @@
-"""The generation engine of a process that writes candidates. Knows nothing of what is asked of it."""
+"""The generation engine of a process that asks a model for texts. Knows nothing of what is asked of it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,99 @@
+"""Table 1: rungs and other systems by dataset; what each system was asked, answered and cost, what absent ones need.
+
+Knows nothing of HTML or of how they are asked.
+"""
+
+from __future__ import annotations
+
+import json
+
+from storage.store import Store
+from tasks.report.counts import Artefacts
+from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, by_metric
+from tasks.settings import Settings
+from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, Prices, System
+
+ENDPOINT = "an endpoint that serves it, named in `systems`"
+MULTIMODAL = "an engine that reads audio or video, and LoRA finetuning of it: this project has neither"
+NEEDED = {
+    name: MULTIMODAL if name.endswith("†") else ENDPOINT
+    for name in TABLE_1
+    if name not in TABLE_1_RUNGS.values()
+}
+"""System of table 1 that is no rung -> what it needs to be run."""
+CHATBOTS = "DialoGPT or BlenderBot class"
+"""Not in the paper, which its critics say lacks it: a dialogue model of before chat LLMs."""
+
+
+def paper_systems(settings: Settings) -> dict[str, str]:
+    """Row of a rung or a system -> the system of table 1 that it stands beside."""
+    named = {s.row: s.paper for s in settings.systems if isinstance(s, EndpointSystem) and s.paper}
+    return TABLE_1_RUNGS | named
+
+
+def by_dataset(systems: list[dict], settings: Settings) -> list[dict]:
+    """For each dataset: the figures of every rung and system beside the system of table 1 it stands for.
+
+    "others": those of table 1 that nothing here stands for, with the paper's figures and what each needs.
+    """
+    beside, found = paper_systems(settings), []
+    for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all"):
+        rows = [
+            {
+                **row,
+                "paper_system": beside.get(row["rung"]),
+                "paper": _paper_figures(beside.get(row["rung"]), dataset),
+            }
+            for row in systems
+            if row["dataset"] == dataset
+        ]
+        others = [
+            {**row, "paper": _paper_figures(row["paper"], dataset)}
+            for row in absent(settings)
+            if row["paper"] is None or dataset in TABLE_1[row["paper"]]
+        ]
+        found.append({"dataset": dataset, "split": rows[0]["split"], "rows": rows, "others": others})
+    return found
+
+
+def _paper_figures(system: str | None, dataset: str) -> dict | None:
+    return None if system is None else by_metric(TABLE_1[system].get(dataset))
+
+
+def other_systems(settings: Settings, artefacts: Artefacts, reason: str | None, store: Store) -> list[dict]:
+    """A row for each system that was asked, with its counts, and for each of the paper's that was not, with "not_run".
+
+    reason: why the stage was not run, if it was not.
+    """
+    refs = {ref.name: ref for ref in artefacts.get("systems") or []}
+    rows = []
+    for system in settings.systems:
+        ref = refs.get(f"{system.name}.json")
+        row = {"title": system.shown, "row": system.row, "paper": getattr(system, "paper", None)}
+        if ref is None:
+            rows.append({**row, "not_run": reason or "its replies are not there"})
+        else:
+            counts = json.loads(store.read(ref))
+            rows.append({**row, "not_run": None, **counts, "cost": _cost(system, counts)})
+    return rows + absent(settings)
+
+
+def absent(settings: Settings) -> list[dict]:
+    """The systems that nothing of the run stands for, each with what it needs."""
+    there = set(paper_systems(settings).values())
+    needed = {name: need for name, need in NEEDED.items() if name not in there}
+    if not any(isinstance(system, ChatbotSystem) for system in settings.systems):
+        needed[CHATBOTS] = "the folder of its weights, named in `systems`"
+    return [
+        {"title": name, "row": None, "paper": name if name in TABLE_1 else None, "not_run": f"needs {need}"}
+        for name, need in needed.items()
+    ]
+
+
+def _cost(system: System, counts: dict) -> dict | None:
+    """{"amount", "currency", "least": some answers told no tokens}; None without prices."""
+    prices: Prices | None = getattr(system, "prices", None)
+    if prices is None:
+        return None
+    amount = (counts["prompt_tokens"] * prices.prompt + counts["reply_tokens"] * prices.reply) / 1e6
+    return {"amount": amount, "currency": prices.currency, "least": counts["uncounted"] > 0}

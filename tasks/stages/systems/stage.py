@@ -1,0 +1,42 @@
+"""Stage `systems`, declared: the systems of table 1 that are no rung, an item each. Only where a run names some."""
+
+from __future__ import annotations
+
+from tasks.engine.declaration import Calls, Made, Reads, Stage, Weights, named_weights
+from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as
+from tasks.stages.systems.settings import EndpointSystem, System
+
+
+@of_dialogues
+def systems_to_ask(made: Made) -> Calls:
+    return {
+        system.name: {
+            "system": system.as_asked(),
+            "weights": _weights(system),
+            "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
+            "exchanges": exchange_shards(made, "test", "dev"),
+        }
+        for system in made.settings.systems
+    }
+
+
+def _weights(system: System) -> Weights:
+    """Of an endpoint the model's name there; the stage asks the server itself for more."""
+    if isinstance(system, EndpointSystem):
+        return Weights(name=system.server.model, identity=f"served:{system.server.model}")
+    return named_weights(system.weights)
+
+
+SYSTEMS = Stage(
+    name="systems",
+    title="Replies: other systems",
+    flow="write_report",
+    needs=("utterances", "utterances.exchanges"),
+    items=systems_to_ask,
+    function="tasks.stages.systems.ask:ask_system",
+    settings={"settings": "replies", "dialogue": Reads("dialogue", only=("max_history_utterances",))},
+    code=("model.generation.worker:main",),
+    libraries=(*TORCH, "pyarrow"),
+    own_process=True,
+    asked=lambda settings: bool(settings.systems),
+)
