@@ -8,7 +8,7 @@ from __future__ import annotations
 from tasks.report.counts import Artefacts
 from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
 from tasks.stages.ladder.arms import ARMS
-from tasks.stages.ladder.said import ladder_sentences
+from tasks.stages.ladder.sentences import ladder_sentences
 from tasks.stages.replies.rungs import FULL_TEXT, LADDER
 
 NOT_ASKED = "not asked for"
