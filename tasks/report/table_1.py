@@ -31,6 +31,12 @@ def paper_systems(settings: Settings) -> dict[str, str]:
     return TABLE_1_RUNGS | named
 
 
+def without_others(systems: list[dict], settings: Settings) -> list[dict]:
+    """The rows of rungs and floors alone, for table 2."""
+    others = {system.row for system in settings.systems}
+    return [row for row in systems if row["rung"] not in others]
+
+
 def by_dataset(systems: list[dict], settings: Settings) -> list[dict]:
     """For each dataset: the figures of every rung and system beside the system of table 1 it stands for.
 
