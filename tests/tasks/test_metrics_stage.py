@@ -14,6 +14,7 @@ from tasks.stages.metrics.measure import (
     answered_by,
     floors,
     identical_to_previous,
+    last_rung_over,
     paired,
     scorers_alike,
     steps,
@@ -107,6 +108,24 @@ def test_a_reply_left_out_is_counted_and_rungs_are_compared_where_both_answered(
     assert step["left_out"] == {"2-ft": 2, "1-llm": 1} and step["bertscore"]["rows"] == 1
     row = _row("all", said["2-ft"], [0, 1, 2], {"chrf": np.array([0.5, math.nan, 0.7])}, BootstrapSettings())
     assert (row["chrf"], row["chrf_left_out"], row["n"]) == (0.6, 1, 3)
+
+
+def test_a_system_that_answered_some_is_compared_on_the_exchanges_that_both_answered():
+    places = {
+        "3-mc": keys(*((f"d{i}", 0) for i in range(9))),
+        "5-epo": keys(*((f"d{i}", 0) for i in range(9))),
+        "system-a": keys(*((f"d{i}", 0) for i in range(1, 11))),
+    }
+    measured = {
+        "3-mc": dict.fromkeys(COMPARED, np.full(9, 9.0)),
+        "5-epo": dict.fromkeys(COMPARED, np.array([7.0, *(0.5 + i / 100 for i in range(8))])),
+        "system-a": dict.fromkeys(COMPARED, np.array([*(0.25 + i / 200 for i in range(8)), 8.0, 8.0])),
+    }
+    (row,) = last_rung_over(["system-a"], measured, places, {"system-a": "A"}, BootstrapSettings())
+    assert (row["rung"], row["against"], row["system"], row["left_out"]) == ("5-epo", "system-a", "A", 3)
+    # By hand: 0.25 and a half of i hundredths, of the eight that both answered.
+    assert row["bertscore"]["mean"] == pytest.approx(0.25 + 3.5 / 200) and row["bertscore"]["rows"] == 8
+    assert row["bertscore"]["grade"] == "learned"
 
 
 def test_the_commonest_reply():

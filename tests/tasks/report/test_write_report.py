@@ -333,8 +333,10 @@ def _artefacts(store: Store, folder, notes=()) -> dict[str, list[Ref] | None]:
     }
 
 
-def _report(root, artefacts, store: Store, profile: str = "cpu", more: tuple = ()) -> tuple[str, dict]:
-    settings = load_settings(profile)
+def _report(
+    root, artefacts, store: Store, profile: str = "cpu", more: tuple = (), changes: tuple = ()
+) -> tuple[str, dict]:
+    settings = load_settings(profile, changes)
     weights = {role: Weights(name=n, identity=f"wheel:{n}") for role, n in weight_names(settings).items()}
     work = Workspace(store, None, "basis", lambda *_: None)
     stages = [
@@ -409,6 +411,69 @@ def test_rungs_stand_beside_their_systems_of_table_1(text_run):
     )
     for system in TABLE_1_RUNGS.values():
         assert all(f"{value:.3f}" in page.text["datasets"] for value in TABLE_1[system]["meld"])
+
+
+SYSTEMS = [
+    {"kind": "endpoint", "name": "o", "title": "Some <o>", "paper": "GPT-4o", "server": {"model": "o"},
+     "prices": {"prompt": 2.5, "reply": 10, "currency": "EUR"}},
+    {"kind": "endpoint", "name": "down", "server": {"model": "down"}},
+    {"kind": "chatbot", "name": "old", "title": "An old chatbot", "weights": "tiny-llm"},
+]  # fmt: skip
+ASKED = {"prompts": 7, "retries": 3, "uncounted": 0, "prompt_tokens": 1_000_000, "reply_tokens": 50_000, "identity": {}}
+
+
+@pytest.fixture(scope="module")
+def systems_run(tmp_path_factory):
+    """One answered some, one nothing, and of one there is nothing."""
+    tmp_path = tmp_path_factory.mktemp("systems")
+    store = Store(tmp_path / "store")
+    artefacts = _artefacts(store, tmp_path)
+    rungs = [rung for rung in RUNGS if rung != "4-av"]
+    facts = json.loads(store.read(_metrics(store, [*rungs, "system-o"])[0]))
+    over = {"rung": "5-epo", "against": "system-o", "system": "Some <o>", "left_out": 3}
+    facts["over_systems"] = [{**over, **dict.fromkeys(RUNG_FIGURES, NO_GAIN)}]
+    facts["steps"] = facts["steps"][:-1]
+    artefacts["metrics"] = [_json(store, "metrics.json", facts)]
+    counts = {"exchanges": 7, "answered": 5, "failures": {"filtered": 2}, "model": "served:o@12ab", **ASKED}
+    rejects = [{**_key(3, "dev"), "stage": "systems", "reason": "filtered", "detail": "o gave no reply"}]
+    artefacts["systems"] = [
+        *_replies(store, ["system-o"]),
+        _rejects(store, "system-o", rejects),
+        _json(store, "o.json", {"name": "o", **counts}),
+        _json(store, "old.json", {"name": "old", **counts, "answered": 0, "failures": {"garbled": 7}}),
+    ]
+    html, facts = _report(tmp_path, artefacts, store, changes=(f"systems={json.dumps(SYSTEMS)}",))
+    return Page(html), facts
+
+
+def test_other_systems_stand_in_table_1_with_what_they_answered_and_cost(systems_run):
+    page, facts = systems_run
+    text = page.text["datasets"]
+    assert "Some <o>" in text and "served:o@12ab" in text
+    assert "5 of 7" in text and "2 filtered 2" in text and "1,000,000 50,000" in text
+    assert "3.0000 EUR" in text  # 2.50 for the million of the prompts, 0.50 for the twentieth of one
+    assert "its replies are not there" in text and "An old chatbot" in text
+    assert "3 answered by one alone left out" in text
+    (beside,) = [row for row in facts["other_systems"] if row["row"] == "system-o"]
+    assert beside["cost"] == {"amount": 3.0, "currency": "EUR", "least": False}
+    assert all(f"{value:.3f}" in text for value in TABLE_1["GPT-4o"]["meld"])
+
+
+def test_other_systems_are_no_rungs_of_table_2_and_stand_beside_the_replies(systems_run):
+    page, facts = systems_run
+    assert "Some <o>" not in page.text["ladder"] and all(row["rung"] != "system-o" for row in facts["ladder"])
+    assert "system-o says" in page.text["replies"]
+    assert "o gave no reply" in page.text["data"]
+
+
+def test_a_system_that_was_not_asked_says_what_it_needs(systems_run, text_run):
+    asked, none = systems_run[0].text["datasets"], text_run[1].text["datasets"]
+    for name in ("Qwen-Audio-Chat†", "LLaVA-NeXT†", "Claude 3.5 haiku", "Gemini 1.5 flash"):
+        assert name in asked and name in none
+    assert "not run: needs an endpoint" in none and "not run: needs an engine that reads audio or video" in none
+    assert "DialoGPT or BlenderBot class" in none and "DialoGPT or BlenderBot class" not in asked
+    rows = {row["title"]: row["not_run"] for row in text_run[2]["other_systems"]}
+    assert "GPT-4o" in rows and all(rows.values()) and len(rows) == 6
 
 
 def test_tables_of_the_paper_agree_where_they_overlap():
