@@ -11,6 +11,7 @@ from tasks.stages.dialogue.stage import AUDIOVISUAL, MEMORY, TEXT, TEXT_AUDIOVIS
 from tasks.stages.epo.stage import CONTROLS_OF_EPO, EPO
 from tasks.stages.extractor.stage import EXTRACTOR, RECOGNITION
 from tasks.stages.features.stage import FEATURES
+from tasks.stages.judge.stage import JUDGE
 from tasks.stages.ladder.stage import FITS, LADDER
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
@@ -48,5 +49,6 @@ STAGES = (
     LADDER,  # what each way of giving the history is worth on true replies
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,
+    JUDGE,  # where one is named: who replies better, to an LLM
     REPORT,
 )

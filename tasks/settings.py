@@ -30,6 +30,7 @@ from storage.media.settings import MediaSettings
 from storage.settings import DataSettings, FetchLimits
 from tasks.engine.retrain import RetrainSettings
 from tasks.nested import leaves
+from tasks.stages.judge.settings import JudgeSettings
 from tasks.stages.ladder.arms import ArmName
 from tasks.stages.systems.settings import ChatbotSystem, System
 
@@ -173,6 +174,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         "chat LLMs.",
     )
     metrics: MetricSettings = MetricSettings()
+    judge: JudgeSettings | None = Field(
+        None,
+        description="An LLM behind an endpoint that compares replies (docs/systems.md). Not in the paper.",
+    )
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
 

@@ -14,7 +14,7 @@ from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import as_dicts
 from tasks.report.rungs import NOT_ASKED, ladder_rows, memory_ladder_facts, table_3_rows
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
-from tasks.report.table_1 import by_dataset, other_systems, without_others
+from tasks.report.table_1 import by_dataset, judgements, other_systems, without_others
 from tasks.report.weights_and_settings import (
     budget_rows,
     other_models,
@@ -33,6 +33,7 @@ COVERED = (
     "compressor.test",
     "ladder",
     "metrics",
+    "judge",
 )
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
 
@@ -77,6 +78,8 @@ def collect(
         "over_floors": metrics.get("over_floors") or [],
         "over_systems": metrics.get("over_systems") or [],
         "other_systems": other_systems(settings, artefacts, why.get("systems"), store),
+        "judge": judgements(artefacts, store),
+        "judge_not_run": why.get("judge") if settings.judge else None,
         "answered": metrics.get("answered"),
         "bertscore": metrics.get("bertscore"),
         "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
@@ -124,6 +127,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "over_floors": facts["over_floors"],
         "over_systems": facts["over_systems"],
         "other_systems": facts["other_systems"],
+        "judge": facts["judge"],
         "answered": facts["answered"],
         "bertscore": facts["bertscore"],
         "reconstruction": facts["reconstruction"],

@@ -14,7 +14,6 @@ def by_metric(figures: tuple[float, float, float] | None) -> dict[str, float] | 
     return None if figures is None else dict(zip(METRICS, figures, strict=True))
 
 
-
 TABLE_1_SOURCE = "Table 1: automatic evaluation; † finetuned on the training data"
 TABLE_1: dict[str, dict[str, tuple[float, float, float]]] = {
     "Qwen2.5-7B-Instruct": {

@@ -56,6 +56,7 @@ def render(facts: dict) -> str:
         "figure_rows": figure_rows,
         "verdict_rows": verdict_rows,
         "table_8_rows": lambda r: [{"memories": kind, **r[kind]} for kind in ("own", "other")],
+        "judge_rows": judge_rows,
         "curve_rows": curve_rows,
         "accuracy_rows": lambda accuracy: [{"input": name, **row} for name, row in accuracy.items()],
     }
@@ -116,6 +117,15 @@ def bar(cosine: float) -> dict[str, str]:
     """Left edge and width of a cosine's bar, in per cent: -1 is the left end, 1 the right one, 0 in the middle."""
     end = 50 + 50 * max(-1.0, min(1.0, cosine))
     return {"left": f"{min(50, end):.1f}%", "width": f"{abs(end - 50):.1f}%"}
+
+
+def judge_rows(pairs: list[dict]) -> list[dict]:
+    """Every judged exchange of every pair of systems."""
+    return [
+        {"first": pair["first"], "second": pair["second"], **row, "key": "/".join(map(str, row["key"]))}
+        for pair in pairs
+        for row in pair["rows"]
+    ]
 
 
 def curve_rows(report: dict) -> list[dict]:

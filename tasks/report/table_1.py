@@ -103,3 +103,9 @@ def _cost(system: System, counts: dict) -> dict | None:
         return None
     amount = (counts["prompt_tokens"] * prices.prompt + counts["reply_tokens"] * prices.reply) / 1e6
     return {"amount": amount, "currency": prices.currency, "least": counts["uncounted"] > 0}
+
+
+def judgements(artefacts: Artefacts, store: Store) -> list[dict]:
+    """What the judge said of each pair of systems; none where no judge was asked."""
+    refs = sorted(artefacts.get("judge") or [], key=lambda ref: ref.name)
+    return [json.loads(store.read(ref)) for ref in refs]

@@ -71,8 +71,8 @@ def setting_rows(settings: Settings) -> list[dict]:
         {
             "name": name,
             "value": value,
-            "default": defaults[name],
-            "differs": value != defaults[name],
+            "default": defaults.get(name),  # of a group that is none by default: none
+            "differs": value != defaults.get(name),
             "description": descriptions[name],
         }
         for name, value in flat(settings).items()

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from model.generation.chatbot_engine import ChatbotEngine
 from model.generation.client import GenerationEngine
 from model.generation.protocol import GenerationRequest
+from model.generation.reply import reply_of
 from model.generation.settings import EngineArgs, EngineSettings, Sampling
 from tests.support.chatbots import END, KINDS, WINDOW, write_chatbot
 
@@ -77,9 +78,8 @@ def test_replies_are_the_likeliest_tokens_after_the_turns_whatever_the_batch(cha
     for request in _requests()[:6]:
         text, ending = _by_hand(kind, folder, [message["content"] for message in request.messages])
         row = rows[request.key]
-        garbled = row.finish_reason == "garbled"  # a random model writes bytes
-        assert garbled or (row.text, row.finish_reason) == (text, ending)
-    assert sum(row.finish_reason != "garbled" for row in rows.values()) > 3
+        expected = reply_of(text, ending)  # a random model writes bytes, which any engine's answers are rid of
+        assert (row.text, row.finish_reason) == (expected.text, expected.finish_reason)
 
 
 def test_a_dialogue_beyond_the_window_loses_its_oldest_turns_and_a_turn_beyond_it_is_told(chatbot):

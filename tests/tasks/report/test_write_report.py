@@ -419,7 +419,14 @@ SYSTEMS = [
     {"kind": "endpoint", "name": "down", "server": {"model": "down"}},
     {"kind": "chatbot", "name": "old", "title": "An old chatbot", "weights": "tiny-llm"},
 ]  # fmt: skip
-ASKED = {"prompts": 7, "retries": 3, "uncounted": 0, "prompt_tokens": 1_000_000, "reply_tokens": 50_000, "identity": {}}
+ASKED = {
+    "prompts": 7,
+    "retries": 3,
+    "uncounted": 0,
+    "prompt_tokens": 1_000_000,
+    "reply_tokens": 50_000,
+    "identity": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -470,7 +477,9 @@ def test_a_system_that_was_not_asked_says_what_it_needs(systems_run, text_run):
     asked, none = systems_run[0].text["datasets"], text_run[1].text["datasets"]
     for name in ("Qwen-Audio-Chat†", "LLaVA-NeXT†", "Claude 3.5 haiku", "Gemini 1.5 flash"):
         assert name in asked and name in none
-    assert "not run: needs an endpoint" in none and "not run: needs an engine that reads audio or video" in none
+    assert (
+        "not run: needs an endpoint" in none and "not run: needs an engine that reads audio or video" in none
+    )
     assert "DialoGPT or BlenderBot class" in none and "DialoGPT or BlenderBot class" not in asked
     rows = {row["title"]: row["not_run"] for row in text_run[2]["other_systems"]}
     assert "GPT-4o" in rows and all(rows.values()) and len(rows) == 6
