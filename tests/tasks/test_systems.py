@@ -216,6 +216,7 @@ def raw(tmp_path) -> Path:
     return tmp_path / "raw"
 
 
+@pytest.mark.slow
 def test_systems_answer_what_the_rungs_answer_each_an_item_and_titles_and_prices_ask_nobody(
     tmp_path, raw, chat_server
 ):

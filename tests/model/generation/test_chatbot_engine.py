@@ -78,7 +78,9 @@ def test_replies_are_the_likeliest_tokens_after_the_turns_whatever_the_batch(cha
     for request in _requests()[:6]:
         text, ending = _by_hand(kind, folder, [message["content"] for message in request.messages])
         row = rows[request.key]
-        expected = reply_of(text, ending)  # a random model writes bytes, which any engine's answers are rid of
+        expected = reply_of(
+            text, ending
+        )  # a random model writes bytes, which any engine's answers are rid of
         assert (row.text, row.finish_reason) == (expected.text, expected.finish_reason)
 
 
