@@ -125,9 +125,7 @@ def test_a_call_that_fails_is_a_reject_and_no_reply_and_tries_are_counted(data, 
     assert len(chat_server.asked) == before + 1 and len(rows) == 5 and facts["failures"] == {"filtered": 1}
 
 
-def test_what_was_paid_for_is_not_asked_again_for_other_code_and_a_chatbots_replies_are(
-    data, chat_server, tmp_path
-):
+def test_what_was_paid_for_is_not_asked_again_for_other_code(data, chat_server):
     system = EndpointSystem.model_validate(endpoint(chat_server))
     first = ask(data, system)
     data.work.basis = "other code"

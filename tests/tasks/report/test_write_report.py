@@ -428,6 +428,22 @@ ASKED = {
     "identity": {},
 }
 
+_QUESTION = {
+    "agreed": 5,
+    "agreement": [0.8333, 0.31, 0.97],
+    "tie": 1,
+    "second": 1,
+    "dialogues": 4,
+    "share": [0.75, 0.3, 0.95],
+}
+JUDGED = {
+    "first": "5-epo", "second": "system-o", "judge": "served:judge-7b@77", "common": 7, "exchanges": 7, "identical": 0,
+    "failures": {"unreadable": 1}, "judged": 6, "calls": 14, "retries": 0, "prompt_tokens": 1, "reply_tokens": 1,
+    "questions": {"empathy": {**_QUESTION, "first": 3, "grade": "no difference seen"},
+                  "fit": {**_QUESTION, "first": 3, "share": None, "agreement": [0.5], "grade": "not distinguishable"}},
+    "rows": [{"key": ["meld", "dev", "d1", 3], "failure": None, "empathy": "first", "fit": None}],
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def systems_run(tmp_path_factory):
@@ -449,7 +465,10 @@ def systems_run(tmp_path_factory):
         _json(store, "o.json", {"name": "o", **counts}),
         _json(store, "old.json", {"name": "old", **counts, "answered": 0, "failures": {"garbled": 7}}),
     ]
-    html, facts = _report(tmp_path, artefacts, store, changes=(f"systems={json.dumps(SYSTEMS)}",))
+    artefacts["judge"] = [_json(store, "judge-system-o.json", JUDGED)]
+    judge = {"server": {"model": "judge-7b"}, "exchanges": 7}
+    changes = (f"systems={json.dumps(SYSTEMS)}", f"judge={json.dumps(judge)}")
+    html, facts = _report(tmp_path, artefacts, store, changes=changes)
     return Page(html), facts
 
 
@@ -471,6 +490,22 @@ def test_other_systems_are_no_rungs_of_table_2_and_stand_beside_the_replies(syst
     assert "Some <o>" not in page.text["ladder"] and all(row["rung"] != "system-o" for row in facts["ladder"])
     assert "system-o says" in page.text["replies"]
     assert "o gave no reply" in page.text["data"]
+
+
+def test_a_judges_verdicts_stand_with_their_n_failures_and_agreement_and_each_row_is_inside(
+    systems_run, text_run
+):
+    page, facts = systems_run
+    text = page.text["datasets"]
+    assert (
+        "empathy 6 of 7 1 unreadable 1 5 83 %, 0.31 to 0.97 3 1 1 0.75 0.30 to 0.95 no difference seen"
+        in text
+    )
+    assert "fit 6 of 7 1 unreadable 1 5 50 % 3 1 1 – not distinguishable" in text
+    assert "served:judge-7b@77" in text and facts["judge"] == [JUDGED]
+    links = [base64.b64decode(a.split(",", 1)[1]) for a in page.addresses if a.startswith("data:text/csv")]
+    assert b"5-epo,system-o,meld/dev/d1/3,,first,\r\n" in b"".join(links)
+    assert "to a judge" not in text_run[1].text["datasets"] and text_run[2]["judge"] == []
 
 
 def test_a_system_that_was_not_asked_says_what_it_needs(systems_run, text_run):
