@@ -77,7 +77,7 @@ def main() -> None:
             from prefect import flow
 
             from tasks.display import Display
-            from tasks.engine.orchestration import run_stages
+            from tasks.orchestration.run_stages import run_stages
             from tasks.engine.run import Run
 
             @flow(name="overhead")

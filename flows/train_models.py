@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import State, flow
 
-from tasks.engine.orchestration import run_stages
+from tasks.orchestration.run_stages import run_stages
 from tasks.engine.run import RunRequest
 
 

@@ -151,21 +151,21 @@ class MambaCompressor(nn.Module):
             states, left = self.mamba.advance(packed.laid_out(inputs, self.mem), past)
             memories = checkpoint_memories(states[packed.row, packed.place], self.projector)
         if roles is not None:
-            told = [role for dialogue in roles for role in dialogue]
+            speakers = [role for dialogue in roles for role in dialogue]
             by_memory = [
-                role for role, count in zip(told, packed.of_utterance, strict=True) for _ in range(count)
+                role for role, count in zip(speakers, packed.of_utterance, strict=True) for _ in range(count)
             ]
             memories = self._with_roles(memories, by_memory)
         return list((self.mean + self.spread * memories).split(packed.of_dialogue)), left
 
     def _with_roles(self, memories: Tensor, roles: Sequence[int | None]) -> Tensor:
         """memories [n, llm_width] and the vector of each one's role, where it has one."""
-        told = [place for place, role in enumerate(roles) if role is not None]
-        if not told:
+        with_role = [place for place, role in enumerate(roles) if role is not None]
+        if not with_role:
             return memories
         last = self.shape.roles - 1
-        numbers = torch.tensor([min(roles[place], last) for place in told], device=memories.device)
-        places = torch.tensor(told, device=memories.device)
+        numbers = torch.tensor([min(roles[place], last) for place in with_role], device=memories.device)
+        places = torch.tensor(with_role, device=memories.device)
         return memories.index_add(0, places, F.embedding(numbers, self.roles))
 
     def compress(self, dialogues: Sequence[Sequence[Spoken]], learning: bool = False) -> list[Tensor]:

@@ -21,8 +21,8 @@ def with_other_histories(
 
     kinds: what two must have in common, such as their dataset. Without such another, or a history, an example has none.
     """
-    told = [kind if e.history else None for e, kind in zip(examples, kinds, strict=True)]
-    found = with_others(examples, ("history",), told, [len(e.history) for e in examples])
+    named = [kind if e.history else None for e, kind in zip(examples, kinds, strict=True)]
+    found = with_others(examples, ("history",), named, [len(e.history) for e in examples])
     return {example.key: example for example in found if example is not None}
 
 

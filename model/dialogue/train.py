@@ -97,12 +97,12 @@ def train_dialogue(
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}
         return reply + weight * reconstruction, logs
 
-    learnt = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
     if learns is not None:
-        learnt |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
+        trained |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
     names = [example.key for example in train_set.examples]
     outcome = run_training(
-        Trainable(learnt, [part for part in (model.llm, *parts) if part is not None]),
+        Trainable(trained, [part for part in (model.llm, *parts) if part is not None]),
         TrainRows(train_set.lengths, names, train_set.shared_lengths if shared_schedule else None),
         loss,
         lambda: heldout_set.check(batch, weight),

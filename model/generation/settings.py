@@ -16,7 +16,7 @@ SamplingField = Literal["temperature", "top_p", "seed"]
 Sign = Literal["models", "fingerprint", "probe"]
 """What tells one model behind a server's name from another."""
 
-HOW_IT_IS_ASKED = (
+TRANSPORT_FIELDS = (
     "identify_every",
     "concurrency",
     "timeout_s",

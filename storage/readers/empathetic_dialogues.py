@@ -13,7 +13,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from storage.fetch.sources import Plain, RemoteFile, Source
+from storage.fetch.sources import FixedFiles, RemoteFile, Source
 from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
@@ -140,7 +140,7 @@ ENTRY = Dataset(
         "CC BY-NC 4.0",
         "https://github.com/facebookresearch/EmpatheticDialogues/blob/main/LICENSE",
         (
-            Plain(
+            FixedFiles(
                 (
                     RemoteFile(
                         "empatheticdialogues.tar.gz",

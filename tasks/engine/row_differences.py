@@ -132,8 +132,8 @@ def _difference(before: dict | None, after: dict | None) -> str:
         if old == new:
             continue
         columns = [] if old is None or new is None else [name for name in new if old.get(name) != new[name]]
-        told = "new" if old is None else "gone" if new is None else ", ".join(columns)
-        parts.append(f"turn {key[0]} ({told})")
+        change = "new" if old is None else "gone" if new is None else ", ".join(columns)
+        parts.append(f"turn {key[0]} ({change})")
     return "; ".join(dict.fromkeys(parts[:3])) + ("; …" if len(parts) > 3 else "")
 
 
