@@ -99,7 +99,7 @@ class GenerationEngine:
         self.version: str | None = None
         """The engine and its version, as the child named it; None until it has started."""
         self._child: _Child | None = None
-        self._warned = False
+        self._told_doubts = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> GenerationEngine:
@@ -149,7 +149,7 @@ class GenerationEngine:
                 try:
                     child = self._started()
                     child.send(encode_identify())
-                    message = child.receive(
+                    told = child.receive(
                         2 * self.settings.stall_limit_s,
                         "stall_timeout_s",
                         "while it asked which model answers",
@@ -160,10 +160,10 @@ class GenerationEngine:
                     if not error.passing or restarts == self.settings.restarts:
                         raise
                     time.sleep(self.settings.restart_backoff_s * 2**restarts)
-        self._warn_of_identity(message["identity"])
-        return message["identity"]
+        self._tell_doubts(told["identity"])
+        return told["identity"]
 
-    def _warn_of_identity(self, identity: dict) -> None:
+    def _tell_doubts(self, identity: dict) -> None:
         """Say once what will go unnoticed."""
         doubt = ""
         if not identity:
@@ -172,8 +172,8 @@ class GenerationEngine:
             doubt = (
                 "answers one prompt in two ways at temperature 0, so that these answers do not tell its model"
             )
-        if doubt and not self._warned:
-            self._warned = True
+        if doubt and not self._told_doubts:
+            self._told_doubts = True
             LOG.warning(
                 "%s (%s) %s: a change of its weights may go unnoticed; see candidates.server.identify_by",
                 self.settings.server.base_url,

@@ -96,9 +96,9 @@ class OpenAIEngine:
         given `bad_in_a_row` of those; rows that were under way are still given before.
         """
         self._gone.clear()
-        futures = [self._pool.submit(self._answer, request) for request in requests]
+        asked = [self._pool.submit(self._answer, request) for request in requests]
         failure: BaseException | None = None
-        for future in as_completed(futures):
+        for future in as_completed(asked):
             if future.cancelled():
                 continue
             error = future.exception()
@@ -107,7 +107,7 @@ class OpenAIEngine:
                 error = self._too_many_bad(future.result())
             if error is not None and failure is None:
                 failure = error
-                self._stop(futures)
+                self._stop(asked)
         if failure is not None:
             raise failure
 
@@ -131,13 +131,13 @@ class OpenAIEngine:
             found["models"] = entry
         probing = "probe" in wanted and "temperature" not in self.server.leave_out
         if probing or "fingerprint" in wanted:
-            prompts = [probe for probe in PROBES for _ in range(2)] if probing else [PROBES[0]]
-            probed = list(self._pool.map(lambda p: self._until_it_works(lambda: self._probe(p)), prompts))
-            prints = sorted({mark for _, mark in probed if mark})
+            asked = [probe for probe in PROBES for _ in range(2)] if probing else [PROBES[0]]
+            told = list(self._pool.map(lambda p: self._until_it_works(lambda: self._probe(p)), asked))
+            prints = sorted({mark for _, mark in told if mark})
             if "fingerprint" in wanted and prints:
                 found["fingerprint"] = " ".join(prints)
-            if probing and all(answer is not None for answer, _ in probed):
-                answers = [answer for answer, _ in probed]
+            if probing and all(answer is not None for answer, _ in told):
+                answers = [answer for answer, _ in told]
                 steady = answers[0::2] == answers[1::2]
                 found["probe"] = _digest(answers[0::2]) if steady else VARIES
         return found
@@ -146,7 +146,7 @@ class OpenAIEngine:
 
     def _answer(self, request: GenerationRequest) -> Generation:
         try:
-            return self._tried(lambda: self._chat(request))
+            return self._tried(lambda: self._ask(request))
         except _Failed as failed:
             if failed.row is None or self._gone.is_set():
                 raise self._given_up(failed) from None
@@ -175,13 +175,13 @@ class OpenAIEngine:
     def _given_up(self, failed: _Failed) -> ServerError:
         return ServerError(f"{self._base}: {failed}; see to the server and run again: finished rows are kept")
 
-    def _stop(self, futures: Sequence[Future]) -> None:
+    def _stop(self, asked: Sequence[Future]) -> None:
         """Ask nothing new and try nothing again."""
         self._gone.set()
-        for future in futures:
+        for future in asked:
             future.cancel()
 
-    def _chat(self, request: GenerationRequest) -> Generation:
+    def _ask(self, request: GenerationRequest) -> Generation:
         sampling = self.settings.sampling
         body = self._body(
             request.messages, sampling.max_new_tokens, sampling.temperature, sampling.top_p, request.seed
@@ -195,7 +195,7 @@ class OpenAIEngine:
         if reply.finish_reason == "malformed":
             raise self._nonsense(text)
         if reply.finish_reason in NO_REPLY or not reply.text.strip():
-            self._last_fault = self._excerpt(text)
+            self._last_fault = self._told(text)
         usage = answer.get("usage")
         counts = [
             _count(usage.get(name)) if isinstance(usage, Mapping) else 0
@@ -266,7 +266,7 @@ class OpenAIEngine:
         except TimeoutError:
             raise _Failed(f"no answer within {self.server.timeout_s:g} s", row="no_answer") from None
         except httpx.TransportError as error:
-            raise _Failed(f"no connection ({self._excerpt(str(error)) or type(error).__name__})") from None
+            raise _Failed(f"no connection ({self._told(str(error)) or type(error).__name__})") from None
 
     async def _transfer(self, method: str, url: str, content: bytes | None) -> tuple[int, httpx.Headers, str]:
         async with asyncio.timeout(self.server.timeout_s):
@@ -277,7 +277,7 @@ class OpenAIEngine:
                     if not whole:
                         return response.status_code, response.headers, ""
                     raise _Failed(
-                        f"a compressed answer ({self._excerpt(packed, 20)}), which was not asked for",
+                        f"a compressed answer ({self._told(packed, 20)}), which was not asked for",
                         row="malformed",
                     )
                 limit = self.server.max_bytes if whole else ERROR_BYTES
@@ -320,7 +320,7 @@ class OpenAIEngine:
             return "filtered"
         if status >= 500 or status in PASSING:
             raise self._unwell(status, headers, text)
-        fault = f"status {status} ({self._excerpt(text)})"
+        fault = f"status {status} ({self._told(text)})"
         advice = self._advice(status, error["param"], message)
         if status in REFUSED and not advice:
             self._last_fault = fault
@@ -329,7 +329,7 @@ class OpenAIEngine:
 
     def _unwell(self, status: int, headers: httpx.Headers, text: str) -> _Failed:
         own = None if status in PASSING else "no_answer"
-        return _Failed(f"status {status} ({self._excerpt(text)})", retry_after_s(headers), own)
+        return _Failed(f"status {status} ({self._told(text)})", retry_after_s(headers), own)
 
     def _advice(self, status: int, param: str, message: str) -> str:
         """The setting that makes up for what the server refuses; empty where none is to blame."""
@@ -351,7 +351,7 @@ class OpenAIEngine:
         if blamed is None:
             return ""
         if blamed in extra:
-            return f"take {self._excerpt(blamed)} out of candidates.server.extra"
+            return f"take {self._told(blamed)} out of candidates.server.extra"
         if blamed == ours:
             return f"set candidates.server.token_limit_field={other}"
         left = json.dumps([*self.server.leave_out, blamed])
@@ -380,9 +380,9 @@ class OpenAIEngine:
         )
 
     def _nonsense(self, text: str) -> _Failed:
-        return _Failed(f"an answer that makes no sense ({self._excerpt(text)})", row="malformed")
+        return _Failed(f"an answer that makes no sense ({self._told(text)})", row="malformed")
 
-    def _excerpt(self, text: str, longest: int = 200) -> str:
+    def _told(self, text: str, longest: int = 200) -> str:
         """What the server said, in one short printable line and without the key, which some servers repeat."""
         if self._key:
             text = text.replace(self._key, "***")
