@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import State, flow
 
 from flows.reproduce import reproduce
+from tasks.engine.run import RunRequest, is_stale
 from tasks.orchestration.monitor import monitored
 from tasks.orchestration.run_stages import as_part
-from tasks.engine.run import RunRequest, is_stale
 
 
 @flow(name="refresh", log_prints=True)

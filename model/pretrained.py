@@ -43,7 +43,8 @@ def whole_model(kind: Any, folder: str | Path, **options: Any) -> nn.Module:
         {
             "missing": sorted(loading["missing_keys"]),
             "of another shape": sorted(
-                f"{name} {list(found)} for {list(wanted)}" for name, found, wanted in loading["mismatched_keys"]
+                f"{name} {list(found)} for {list(wanted)}"
+                for name, found, wanted in loading["mismatched_keys"]
             ),
         }
     )

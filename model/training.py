@@ -287,8 +287,8 @@ def fit(
 def _why_it_ends(history: History, settings: TrainingSettings, rule: Rule) -> str:
     """The rule's reason, or that as many held-out checks as `patience` says were no better than the best; "": neither."""
     converged = settings.patience is not None and history.stale_checks >= settings.patience
-    converged_text = f"converged: {history.stale_checks} checks without improvement" if converged else ""
-    return rule.ends(history) or converged_text
+    converged_after = f"converged: {history.stale_checks} checks without improvement" if converged else ""
+    return rule.ends(history) or converged_after
 
 
 def _gradients(
@@ -360,7 +360,7 @@ def _failure(
     file = checkpoints.folder / FAILED_BATCH
     figures = {name: str(value) for name, value in logs.items() if name != "loss"}
     write_json({"step": state.step + 1, "what": what, "rows": batch, "names": called, "logs": figures}, file)
-    return TrainingError(f"{told}; saved in {file}; look at these rows, or lower the learning rate")
+    return TrainingError(f"{failure}; saved in {file}; look at these rows, or lower the learning rate")
 
 
 @dataclass

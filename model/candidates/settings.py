@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from model.generation.settings import (
-    TRANSPORT_FIELDS,
     HOW_LONG_IS_WAITED,
+    TRANSPORT_FIELDS,
     EngineArgs,
     EngineKind,
     Sampling,

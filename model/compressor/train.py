@@ -42,8 +42,9 @@ from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken, alone
 from model.training import History, Progress, Trainable, TrainRows, looked_at
-from model.training_run import Check, Outcome, run_training, use_threads, write_results
+from model.training_run import Outcome, run_training, use_threads, write_results
 from model.zoo.resolve import resolve
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from storage.fetch.sources import NamedInCsv, FixedFiles, RemoteFile, Source
+from storage.fetch.sources import FixedFiles, NamedInCsv, RemoteFile, Source
 from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,

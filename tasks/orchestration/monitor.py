@@ -114,7 +114,10 @@ class _Watch:
         self._context.run(self._cancel_on_server, why)
 
     def _cancel_on_server(self, why: str) -> None:
-        with suppress(Exception), get_client(sync_client=True, httpx_settings={"timeout": NOTIFY_S}) as client:
+        with (
+            suppress(Exception),
+            get_client(sync_client=True, httpx_settings={"timeout": NOTIFY_S}) as client,
+        ):
             state: State = Cancelled(message=f"{why}; it had not ended in time and was cut off")
             _settle(client, [str(flow_run) for flow_run in tuple(self.flow_runs)], state)
 

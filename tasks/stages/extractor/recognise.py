@@ -50,7 +50,9 @@ def recognise_test(
         for split in ("test", "dev")
     }
     splits = {clip.dataset: split for split in ("dev", "test") for clip in found[split]}
-    evaluated_clips = [clip for split, clips in found.items() for clip in clips if splits[clip.dataset] == split]
+    evaluated_clips = [
+        clip for split, clips in found.items() for clip in clips if splits[clip.dataset] == split
+    ]
     evaluated_clips = that_are_evaluated(evaluated_clips, work.store, utterances, stand_ins)
     clips = spread(evaluated_clips, settings.clips, settings.seed, "recognition.clips")
     clips.sort(key=lambda clip: clip.key)

@@ -61,7 +61,12 @@ def test_a_name_that_prefect_takes_for_no_key_is_refused(name):
 
 
 def test_stages_stand_after_what_they_need_and_the_last_sees_all(tmp_path):
-    stages = [stage("z", *EVERY_OTHER), stage("b", "a"), stage("a"), stage("c", enabled=lambda settings: False)]
+    stages = [
+        stage("z", *EVERY_OTHER),
+        stage("b", "a"),
+        stage("a"),
+        stage("c", enabled=lambda settings: False),
+    ]
     graph = build_graph(stages, Sources(Settings(), "paper", Store(tmp_path), (), tmp_path))
     assert [(node.stage.name, node.needs) for node in graph] == [("a", ()), ("b", ("a",)), ("z", ("b", "a"))]
 
