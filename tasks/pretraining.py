@@ -44,7 +44,9 @@ def pretrain_on_texts(
 
     chosen = CompressorSettings() if settings is None else read_json_settings(CompressorSettings, settings)
     if start is not None and start.resolve() == out.resolve():
-        raise InputError(f"{out}: cannot be written while it is what is gone on from; use another OUT")
+        raise InputError(
+            f"{out}: is the compressor that training starts from, so it cannot be written; use another OUT"
+        )
     rows, left_out = read_texts(texts)
     if len(rows) <= HELDOUT:
         raise InputError(

@@ -2,7 +2,7 @@
 
 A dialogue is one sequence u1 <MEM> u2 <MEM> ..., so a memory knows what came before and nothing that comes
 after; with a span, a <MEM> stands after every so many tokens of an utterance and at its end. What is read is the bare
-utterance; who said it is told by a vector per role, added to its memories where the LLM reads them: so the LLM sees it
+utterance; who said it is marked by a vector per role, added to its memories where the LLM reads them: so the LLM sees it
 whatever the Mamba does, the text's own memory is what it was in pretraining, and turn by turn costs nothing more. What
 is common stands here; small.py and checkpoint.py have what sets the two kinds apart. Knows nothing of prompts, of how
 the LLM uses memories, or of how the compressor is trained.
@@ -110,7 +110,7 @@ class MambaCompressor(nn.Module):
     ) -> list[Tensor]:
         """Per dialogue its memories [n_memories, llm_width], from the token ids [n] of its utterances.
 
-        roles: of each utterance the place of its speaker, or None; without, nobody is told. An utterance beyond
+        roles: of each utterance the place of its speaker, or None; without roles no speaker is marked. An utterance beyond
         `max_utterance_tokens` is cut there. Rows are right-padded: nothing that stands before the padding can see it.
         """
         return self._read(dialogues, roles, None)[0]

@@ -69,7 +69,7 @@ def figures(
     """Nats per token ("loss") and teacher-forced token accuracy over `rows`.
 
     memories: "own"; "none", the memory line left out of the prompt; "other", each row given those of a row of another
-    dialogue, which tells what a memory says of its utterance from what any memory says of the task. Rows without
+    dialogue, which separates what a memory says of its utterance from what any memory says of the task. Rows without
     such another are left out.
     """
     return _together(_row_sums(compressor, task, rows, batch_size, memories))

@@ -163,7 +163,7 @@ class Exchanges:
 
     Tokens, memories and emotion embeddings do not change in training and are computed once, held on the CPU;
     ids become embeddings when a batch is run. Where the compressor learns, memories do change, and a batch's prompts are
-    made anew. `left_out` says how many exchanges fit the LLM's window in no way;
+    made anew. `left_out` counts the exchanges that do not fit the LLM's window even without history;
     the model's counts, how many utterances of the others' histories are not reconstructed.
     """
 

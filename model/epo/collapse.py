@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
 LOG = logging.getLogger(__name__)
-"""Where a run is told of its collapse while it can still be stopped."""
+"""Warns of a collapse while the run can still be stopped."""
 
 REWARDS = ("reward_chosen", "reward_rejected")
 """In the log of every step."""

@@ -46,7 +46,7 @@ def changed_dialogues(store: Store, old: list[Ref], new: list[Ref]) -> list[str]
 def changed_rows(store: Store, old: list[Ref], new: list[Ref]) -> tuple[int, int] | None:
     """(rows changed, added or removed, rows there are now) of the table of which the largest share changed.
 
-    None where it cannot be told: an old shard is not there any more.
+    None where it is not known: an old shard is not there any more.
     """
     counts = []
     for table in {_table(ref) for ref in (*old, *new)}:

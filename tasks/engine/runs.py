@@ -38,7 +38,7 @@ ERROR_CHARACTERS = 300
 class RunRecord(BaseModel, frozen=True, extra="forbid"):
     """One run. Times are UTC. raw None: the sample corpus; paths are absolute.
 
-    state: "running" in the file of a run that never ended is told as "killed". report, page: digests of the
+    state: "running" in the file of a run that never ended is reported as "killed". report, page: digests of the
     artefacts report.json and report.html, where the run came to one. seconds: of work by stage, items added up.
     """
 

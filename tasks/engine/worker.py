@@ -96,7 +96,7 @@ class StageWorker:
     ) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed.
 
-        scratch, checkpoint_s: see Workspace; on_line: whom to tell what no figure can; processes, launch_config: see
+        scratch, checkpoint_s: see Workspace; on_line: called with messages that are no figures; processes, launch_config: see
         RunSettings, followed where the stage trains; rows_anew: no row that is finished already is read back.
         """
         name = f"{item.stage.name} [{item.label}]"

@@ -110,7 +110,7 @@ class _Watch:
         self._notifying.__exit__(None, None, None)
 
     def cut_off(self, why: str) -> None:
-        """The process is about to end with its flow runs in mid-air: nobody else would tell the server."""
+        """The process is about to end with flow runs unfinished: nobody else would report that to the server."""
         self._context.run(self._cancel_on_server, why)
 
     def _cancel_on_server(self, why: str) -> None:
