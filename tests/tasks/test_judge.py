@@ -142,4 +142,4 @@ def test_the_last_rung_is_beside_all_that_answered_or_those_that_are_named(work)
     assert list(items("system-x")) == ["system-x"]
     found = items("4-av")
     assert isinstance(found, NotRun) and "4-av" in found.reason
-    assert not JUDGE.asked(load_settings("tiny"))
+    assert not JUDGE.enabled(load_settings("tiny"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.generation.settings import HOW_IT_IS_ASKED
+from model.generation.settings import TRANSPORT_FIELDS
 from storage.store import Ref
 from tasks.engine.declaration import Calls, Made, NotRun, Stage, Weights
 from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as
@@ -47,9 +47,9 @@ JUDGE = Stage(
     items=pairs_to_judge,
     function="tasks.stages.judge.compare:judge_pair",
     settings={"settings": "judge", "intervals": "metrics.intervals"},
-    without_effect=lambda settings: ["judge.against", *(f"judge.server.{name}" for name in HOW_IT_IS_ASKED)],
+    without_effect=lambda settings: ["judge.against", *(f"judge.server.{name}" for name in TRANSPORT_FIELDS)],
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
     own_process=True,
-    asked=lambda settings: settings.judge is not None,
+    enabled=lambda settings: settings.judge is not None,
 )

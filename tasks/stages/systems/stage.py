@@ -38,5 +38,5 @@ SYSTEMS = Stage(
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
     own_process=True,
-    asked=lambda settings: bool(settings.systems),
+    enabled=lambda settings: bool(settings.systems),
 )
