@@ -639,10 +639,16 @@ def test_figures_are_each_datasets_own(tmp_path):
         "3-mc": ["no no yes", "", true[0], "no no"],
     }
     refs = [replies(two, rung, said) for rung, said in rungs.items()]
+    # Systems that are no rungs: one says what the LLM says, and one never answered.
+    refs += [
+        replies(two, "system-x", rungs["1-llm"]),
+        write_shard(two.store, "replies", "replies/all/test/system-y", []),
+    ]
     settings = MetricSettings(bertscore=BertScoreSettings(weights="minilm-l6", num_layers=6))
     (ref,) = measure_replies(
         refs,
         None,
+        {"system-x": "X", "system-y": "Y"},
         settings,
         ScorerSettings(),
         weights("minilm-l6"),
@@ -651,7 +657,16 @@ def test_figures_are_each_datasets_own(tmp_path):
         two.work,
     )
     facts = json.loads(two.store.read(ref))
+    of_x = {row["dataset"]: row for row in facts["systems"] if row["rung"] == "system-x"}
+    facts["systems"] = [row for row in facts["systems"] if row["rung"] != "system-x"]
     found = {(row["rung"], row["dataset"]): row for row in facts["systems"]}
+    assert of_x == {
+        d: {**found["1-llm", d], "rung": "system-x", "system": "X"} for d in ("all", "iemocap", "meld")
+    }
+    assert [(row["rung"], row["against"], row["left_out"]) for row in facts["over_systems"]] == [
+        ("3-mc", "system-x", 0)
+    ]
+    assert list(facts["answered"]["by_rung"]) == list(rungs)
     # Without train the floors are "Okay." and, where there is one, another dialogue's reply and the next exchange's.
     floors = list(dict.fromkeys(row["rung"] for row in facts["systems"] if row["rung"] not in rungs))
     assert floors == ["floor-okay", "floor-people", "floor-next"]

@@ -92,7 +92,8 @@ def _request(prompt: str, settings: JudgeSettings) -> GenerationRequest:
 
 def _row(reply: Reply, straight: dict, turned: dict) -> dict:
     """An exchange's verdicts by question, None where the orders disagree; or why there is no judgement."""
-    row = {"key": list(reply.key), "failure": None, **dict.fromkeys(QUESTIONS)}
+    row: dict = {"key": list(reply.key), "failure": None}
+    row.update(dict.fromkeys(QUESTIONS))
     failed = [answer["finish_reason"] for answer in (straight, turned) if answer["finish_reason"] in NO_REPLY]
     if failed:
         return {**row, "failure": failed[0]}
