@@ -122,7 +122,13 @@ def bar(cosine: float) -> dict[str, str]:
 def judge_rows(pairs: list[dict]) -> list[dict]:
     """Every judged exchange of every pair of systems."""
     return [
-        {"first": pair["first"], "second": pair["second"], **row, "key": "/".join(map(str, row["key"]))}
+        {
+            "first": pair["first"],
+            "second": pair["second"],
+            "key": "/".join(map(str, row["key"])),
+            "failure": row["failure"],
+            **{question: row[question] for question in pair["questions"]},
+        }
         for pair in pairs
         for row in pair["rows"]
     ]
