@@ -71,20 +71,20 @@ def machine() -> str:
 
 
 def _gpus() -> list[str]:
-    told = _said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    return [line.strip() for line in told.splitlines() if line.strip()]
+    printed = _output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return [line.strip() for line in printed.splitlines() if line.strip()]
 
 
 def commit() -> str:
     """The commit of the code, and whether files differ from it; where there is none, the package's version."""
-    head = _said(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) if (ROOT / ".git").exists() else ""
+    head = _output_of(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) if (ROOT / ".git").exists() else ""
     if not head:
         return f"none; empamba {_version('empamba')}"
-    changed = _said(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])
+    changed = _output_of(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])
     return head + (" with changes" if changed else "")
 
 
-def _said(command: list[str]) -> str:
+def _output_of(command: list[str]) -> str:
     """What a program prints; nothing where it is not there, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_S)
