@@ -153,5 +153,5 @@ EPO_TEST = Stage(
     },
     weights={"llm": "llm.weights", "scorer": "metrics.second_scorer"},
     libraries=(*TORCH, "peft"),
-    asked=lambda settings: settings.epo_test.exchanges > 0,
+    enabled=lambda settings: settings.epo_test.exchanges > 0,
 )
