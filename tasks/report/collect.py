@@ -30,6 +30,7 @@ COVERED = (
     "pairs.quality",
     "extractor.test",
     "compressor.test",
+    "epo.test",
     "ladder",
     "metrics",
 )
@@ -90,6 +91,7 @@ def collect(
         "examples_compared": _examples_compared(artefacts, store),
         "quality": read_named(artefacts, "pairs.quality", "quality.json", store),
         "controls": metrics.get("controls") or {},
+        "epo_test": read_named(artefacts, "epo.test", "epo_test.json", store),
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
         "counts": counts,
@@ -135,6 +137,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "examples_compared": facts["examples_compared"],
         "quality": facts["quality"],
         "controls": facts["controls"],
+        "epo_test": facts["epo_test"],
         "counts": facts["counts"],
         "other_stages": {part["stage"]: part for part in facts["others"]},
         "licences": facts["licences"],
