@@ -9,7 +9,7 @@ import math
 
 from model.metrics.verdict import LEARNED
 from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
-from tasks.stages.verdicts import told
+from tasks.stages.verdicts import interval_text, told
 
 TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung in RUNGS}
 SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run"
@@ -148,4 +148,4 @@ def _number(value: float | None) -> str:
 
 
 def _ends(interval: list[float] | None) -> str:
-    return "" if not interval else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return "" if not interval else f" ({interval_text(*interval)})"

@@ -96,6 +96,7 @@ def collect(
         "over_floors": metrics.get("over_floors") or [],
         "answered": metrics.get("answered"),
         "bertscore": metrics.get("bertscore"),
+        "by_reply": _by_reply(artefacts),
         "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
         "reconstruction_not_run": why.get("compressor.test"),
         "scorers": metrics.get("scorers"),
@@ -139,6 +140,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "over_floors": facts["over_floors"],
         "answered": facts["answered"],
         "bertscore": facts["bertscore"],
+        "by_reply": facts["by_reply"],
         "reconstruction": facts["reconstruction"],
         "table_3": facts["table_3"],
         "scorers": facts["scorers"],
@@ -217,6 +219,12 @@ def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dic
         row["identical"] = same if same and same["share"] is not None else None
         row["flagged"] = bool(row["identical"] and row["identical"]["share"] >= IDENTICAL_SHARE)
     return rows
+
+
+def _by_reply(artefacts: Artefacts) -> dict | None:
+    """The artefact that holds the rungs' figures reply by reply: another run's report finds it by its digest."""
+    ref = next((r for r in artefacts.get("metrics") or [] if r.name == "by_reply.json"), None)
+    return None if ref is None else {"name": ref.name, "digest": ref.digest, "size": ref.size}
 
 
 def _memory_ladder(facts: dict | None) -> dict | None:

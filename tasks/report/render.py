@@ -24,7 +24,7 @@ from tasks.report.paper_tables import (
 )
 from tasks.report.templates import TEMPLATES, template
 from tasks.stages.replies.rungs import RUNGS
-from tasks.stages.verdicts import told
+from tasks.stages.verdicts import interval_text, told
 
 ABSENT = "–"
 SHOWN = 2
@@ -34,32 +34,7 @@ SHOWN = 2
 def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
     titles = {**facts["counts"]["titles"], "all": "all datasets"}
-    environment = Environment(
-        loader=DictLoader({name: template(name) for name in TEMPLATES}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "percent": percent,
-        "interval": interval,
-        "dataset": lambda name: titles.get(name, name),
-        "setting": setting,
-        "count": count,
-        "bar": bar,
-        "told": told,
-        "flat_figures": _plain_figures,
-        "csv": csv_link,
-        "figure_rows": figure_rows,
-        "verdict_rows": verdict_rows,
-        "table_8_rows": lambda r: [{"memories": kind, **r[kind]} for kind in ("own", "other")],
-        "curve_rows": curve_rows,
-        "accuracy_rows": lambda accuracy: [{"input": name, **row} for name, row in accuracy.items()],
-    }
-    return environment.get_template("page.html.j2").render(
+    return page_environment(titles).get_template("page.html.j2").render(
         facts=facts,
         ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
         memory_plot=plots.memory_ladder(list(facts["memory_ladder"]["arms"].values()))
@@ -86,6 +61,36 @@ def render(facts: dict) -> str:
     )  # fmt: skip
 
 
+def page_environment(titles: dict[str, str]) -> Environment:
+    """The templates with all their filters. titles: dataset -> its name for people."""
+    environment = Environment(
+        loader=DictLoader({name: template(name) for name in TEMPLATES}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "interval": interval,
+        "dataset": lambda name: titles.get(name, name),
+        "setting": setting,
+        "count": count,
+        "bar": bar,
+        "told": told,
+        "flat_figures": _plain_figures,
+        "csv": csv_link,
+        "figure_rows": figure_rows,
+        "verdict_rows": verdict_rows,
+        "table_8_rows": lambda r: [{"memories": kind, **r[kind]} for kind in ("own", "other")],
+        "curve_rows": curve_rows,
+        "accuracy_rows": lambda accuracy: [{"input": name, **row} for name, row in accuracy.items()],
+    }
+    return environment
+
+
 # Filters ----------------------------------------------------------------------------------------------
 
 
@@ -100,7 +105,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 def interval(value: list[float] | None, digits: int = 3) -> str:
     if not value or value[0] is None:
         return ""
-    return f"{number(value[0], digits)} to {number(value[1], digits)}"
+    return interval_text(value[0], value[1], digits)
 
 
 def count(value: int | None) -> str:
