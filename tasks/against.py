@@ -12,14 +12,14 @@ from storage.files import on_store
 from storage.store import Ref, Store, StoreError
 from tasks.engine.run import RunRequest, published, read_report
 from tasks.engine.runs import RunRecord, run_of, runs
-from tasks.report.compare import Told, compare
+from tasks.report.compare import Side, compare
 
 UNKNOWN = "not recorded"
 CARD = {"run": "run", "started": "date", "commit": "commit", "profile": "profile", "raw data": "raw data"}
 """What a card tells -> its name in a published report's provenance."""
 
 
-def compared(root: Path, wanted: str, now: Told) -> dict:
+def compared(root: Path, wanted: str, now: Side) -> dict:
     """`now` beside the run that `wanted` names: an id in this store, another store's folder, or a report.json.
 
     InputError, in one line, where there is none; StoreError where its report is gone or damaged.
@@ -35,10 +35,10 @@ def compared(root: Path, wanted: str, now: Told) -> dict:
         ) from error
 
 
-def other_run(root: Path, wanted: str) -> Told:
+def other_run(root: Path, wanted: str) -> Side:
     """The run that `wanted` names, as `compared` reads it."""
     if any(record.id.startswith(wanted) for record in runs(root)[0]):
-        return told_of(root, run_of(root, wanted, "--against"))
+        return side_of(root, run_of(root, wanted, "--against"))
     place = Path(wanted)
     if place.is_file():
         return _of_file(place)
@@ -48,13 +48,13 @@ def other_run(root: Path, wanted: str) -> Told:
             raise InputError(
                 f"--against {wanted}: no run in it came to a report; {on_store('runs', place)} lists them"
             )
-        return told_of(place, latest)
+        return side_of(place, latest)
     raise InputError(
         f"--against {wanted}: no such run in {root}, and no store or report.json there; {on_store('runs', root)} lists runs"
     )
 
 
-def told_of(root: Path, record: RunRecord) -> Told:
+def side_of(root: Path, record: RunRecord) -> Side:
     """A run of a store. InputError where it came to no report; StoreError where that is gone or damaged."""
     if record.report is None:
         raise InputError(
@@ -69,10 +69,10 @@ def told_of(root: Path, record: RunRecord) -> Told:
         "profile": record.profile,
         "raw data": record.raw or "the bundled sample corpus",
     }
-    return Told(report, _replies(Store(root), report), known)
+    return Side(report, _replies(Store(root), report), known)
 
 
-def told_of_settings(request: RunRequest, digest: str) -> Told:
+def side_of_settings(request: RunRequest, digest: str) -> Side:
     """What lies in the store with these settings and data, whichever run made it."""
     report = read_report(request, digest)
     raw = request.raw or "the bundled sample corpus"
@@ -83,7 +83,7 @@ def told_of_settings(request: RunRequest, digest: str) -> Told:
         "profile": request.profile,
         "raw data": raw,
     }
-    return Told(report, _replies(Store(Path(request.store)), report), known)
+    return Side(report, _replies(Store(Path(request.store)), report), known)
 
 
 def page_of(root: Path, digest: str, page: str) -> str:
@@ -94,7 +94,7 @@ def page_of(root: Path, digest: str, page: str) -> str:
     return store.read(Ref(name="report.html", digest=page, size=0)).decode("utf-8")
 
 
-def _of_file(path: Path) -> Told:
+def _of_file(path: Path) -> Side:
     """A report.json; single replies are at hand where it lies in its store."""
     try:
         report = json.loads(path.read_bytes())
@@ -104,7 +104,7 @@ def _of_file(path: Path) -> Told:
         raise InputError(f"--against {path}: is no report.json of Empamba") from None
     made = _provenance(report)
     known = {name: str(made.get(of, UNKNOWN)) for name, of in CARD.items()}
-    return Told(report, _replies(Store(path.parent), report), {**known, "run": str(made.get("run", path))})
+    return Side(report, _replies(Store(path.parent), report), {**known, "run": str(made.get("run", path))})
 
 
 def _provenance(report: dict) -> dict:

@@ -81,9 +81,9 @@ def report(which: WhichRun, against: Against = None, as_json: AsJson = False) ->
         hint = "" if other is None else f"; --run {other} has one"
         raise InputError(f"{why}: `{request.command('run')}` writes one{hint}")
     if against is not None:
-        from tasks.against import compared, told_of, told_of_settings
+        from tasks.against import compared, side_of, side_of_settings
 
-        now = told_of_settings(request, digest) if record is None else told_of(which.store, record)
+        now = side_of_settings(request, digest) if record is None else side_of(which.store, record)
         comparison = compared(which.store, against, now)
         if as_json:
             json_line(comparison)

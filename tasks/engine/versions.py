@@ -14,19 +14,19 @@ GIT_S = 10
 def commit() -> str:
     """The commit of the code, and whether files differ from it; where there is none, the package's version."""
     head = (
-        said(["git", "--no-optional-locks", "-C", str(ROOT), "rev-parse", "HEAD"])
+        output_of(["git", "--no-optional-locks", "-C", str(ROOT), "rev-parse", "HEAD"])
         if (ROOT / ".git").exists()
         else ""
     )
     if not head:
         return f"none; empamba {version_of('empamba')}"
-    changed = said(
+    changed = output_of(
         ["git", "--no-optional-locks", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"]
     )
     return head + (" with changes" if changed else "")
 
 
-def said(command: list[str]) -> str:
+def output_of(command: list[str]) -> str:
     """What a program prints; nothing where it is not there, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_S)

@@ -84,7 +84,7 @@ def figure_rows(rows: list[dict], intervals: bool) -> list[dict]:
             "then": _with_ends(row["then"], row["then_ends"], row["digits"], intervals),
             "now": _with_ends(row["now"], row["now_ends"], row["digits"], intervals),
             "difference": _difference(row),
-            "": _said(row),
+            "": _verdict(row),
         }
         for row in rows
     ]
@@ -100,7 +100,7 @@ def _with_ends(value: float, ends: tuple | list | None, digits: int, intervals: 
     return number(value, digits) + (f" ({interval_text(*ends, digits)})" if ends and intervals else "")
 
 
-def _said(row: dict) -> str:
+def _verdict(row: dict) -> str:
     if row["why"]:
         return "not paired"
     counted = f", n = {row['rows']} ({row['dialogues']} dialogues)"

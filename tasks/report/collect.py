@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import json
 
-from pydantic import BaseModel
-
 from storage.store import Store
 from tasks.engine.declaration import Weights
 from tasks.report.answer import answer
 from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
-from tasks.report.figures import MAIN, as_dicts
-from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
+from tasks.report.figures import as_dicts
+from tasks.report.rungs import NOT_ASKED, by_dataset, ladder_rows, memory_ladder_facts, table_3_rows
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
-from tasks.settings import Settings, flat, weight_names
-from tasks.stages.ladder.arms import ARMS
-from tasks.stages.ladder.said import ladder_sentences
-from tasks.stages.replies.rungs import FULL_TEXT, LADDER, RUNGS
+from tasks.report.weights_and_settings import (
+    budget_rows,
+    other_models,
+    same_scorer,
+    setting_rows,
+    weight_rows,
+)
+from tasks.settings import Settings, flat
 from tasks.stages.verdicts import judged, scorers_line
 
-NOT_ASKED = "not asked for"
-TOLD = (
+COVERED = (
     *REJECTING,
     "scores.calibration",
     "pairs.quality",
@@ -33,27 +34,6 @@ TOLD = (
     "metrics",
 )
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
-
-IDENTICAL_SHARE = 0.95
-"""From this share of equal replies on, a rung is flagged as no different from the one before."""
-
-PAPER_ROLES = ("LLM", "audio encoder", "video encoder", "compressor", "emotion scorer")
-"""Roles whose weights the paper names (sections 4.2 and 4.4); it names none for BERTScore."""
-
-BUDGETS = {
-    "data.dialogues": "dialogues read of each dataset",
-    "candidates.budget": "candidates written",
-    "extractor.training.max_tokens": "training tokens, extractor",
-    "compressor.pretrain.max_tokens": "training tokens, compressor pretraining",
-    "compressor.finetune.max_tokens": "training tokens, compressor finetuning",
-    "dialogue.training.max_tokens": "training tokens, each dialogue LoRA",
-    "epo.training.max_tokens": "training tokens, EPO",
-    "recognition.clips": "test clips of figure 6",
-    "replies.exchanges": "test exchanges each rung answers",
-    "reconstruction.conversations": "test conversations restored",
-    "ladder.exchanges": "test exchanges of each arm of the memory ladder",
-}
-"""Setting -> what it limits."""
 
 
 def collect(
@@ -77,13 +57,13 @@ def collect(
     training = [_training(stage, artefacts, store, settings) for stage in stages if stage["trains"]]
     tokens = prompt_tokens(artefacts, store)
     recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
-    memory_ladder = _memory_ladder(read_named(artefacts, "ladder", "ladder.json", store))
+    memory_ladder = memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store))
     facts = {
         "title": f"Empamba report ({profile} profile)",
         "profile": profile,
         "synthetic": counts["synthetic"],
         "media": any(row["with_media"] for row in counts["splits"]),
-        "other_models": _other_models(weights),
+        "other_models": other_models(weights),
         "random_models": sorted(role for role, w in weights.items() if w.identity.startswith("random:")),
         "dev_stands_in": sorted(
             {row["dataset"] for row in systems if row["split"] == "dev" and row["dataset"] != "all"}
@@ -102,10 +82,10 @@ def collect(
         "scorers": metrics.get("scorers"),
         "scorers_line": scorers_line(metrics.get("scorers")),
         "recognition": recognition,
-        "ladder": _ladder(systems, metrics.get("identical_to_previous") or {}, artefacts, why),
+        "ladder": ladder_rows(systems, metrics.get("identical_to_previous") or {}, artefacts, why),
         "memory_ladder": memory_ladder,
-        "by_dataset": _by_dataset(systems),
-        "table_3": _table_3(tokens),
+        "by_dataset": by_dataset(systems),
+        "table_3": table_3_rows(tokens),
         "training": training,
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
         "examples_compared": _examples_compared(artefacts, store),
@@ -114,12 +94,12 @@ def collect(
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
         "counts": counts,
-        "weights": _weights(weights),
+        "weights": weight_rows(weights),
         "licences": licences,
-        "same_scorer": _same_scorer(weights),
+        "same_scorer": same_scorer(weights),
         "others": _others(stages, artefacts, store),
-        "settings": _settings(settings),
-        "budgets": _budgets(settings, counts, training, systems, recognition, memory_ladder),
+        "settings": setting_rows(settings),
+        "budgets": budget_rows(settings, counts, training, systems, recognition, memory_ladder),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
     return {**facts, "answer": answer(facts)}
@@ -165,116 +145,10 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
     }
 
 
-def _described(settings: BaseModel, prefix: str = "") -> dict[str, str]:
-    """Dotted name -> description, as `flat`."""
-    found: dict[str, str] = {}
-    for name, value in settings:
-        field = type(settings).model_fields[name]
-        if isinstance(value, BaseModel):
-            found |= _described(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = field.description or ""
-    return found
-
-
-# Metrics ----------------------------------------------------------------------------------------------
-
-
-def _ladder(systems: list[dict], identical: dict, artefacts: Artefacts, why: dict) -> list[dict]:
-    """The rungs of table 2, then any the paper lacks: the paper's figures, this run's over all data, notes."""
-    whole = {row["rung"]: row for row in systems if row["dataset"] == "all"}
-    rungs = [r for r in (*LADDER, FULL_TEXT) if r in LADDER or r.adapter in why or r.name in whole]
-    rungs.sort(key=lambda rung: rung.name)  # 4f comes after 4
-    known = [rung.name for rung in rungs]
-    rows: list[dict] = []
-    for rung in rungs:
-        row: dict = {
-            "rung": rung.name,
-            "title": rung.title,
-            "parts": [rung.ft, rung.mc, rung.av, rung.epo],
-            "paper": _named(TABLE_2.get(rung.name)),
-            "run": whole.get(rung.name),
-            "not_run": None,
-        }
-        if row["run"] is None:
-            row["not_run"] = why.get(rung.adapter) or NOT_ASKED
-        row["continues"] = (
-            "3" if rung.epo and row["run"] and artefacts.get("dialogue.audiovisual") is None else None
-        )
-        rows.append(row)
-    for name in dict.fromkeys(row["rung"] for row in systems if row["rung"] not in known):
-        extra = next(row for row in systems if row["rung"] == name)
-        rows.append(
-            {
-                "rung": name,
-                "title": extra["system"],
-                "parts": [None] * 4,
-                "paper": None,
-                "run": whole.get(name),
-            }
-            | {"not_run": None, "continues": None}
-        )
-    for row in rows:
-        same = identical.get(row["rung"])
-        row["identical"] = same if same and same["share"] is not None else None
-        row["flagged"] = bool(row["identical"] and row["identical"]["share"] >= IDENTICAL_SHARE)
-    return rows
-
-
 def _by_reply(artefacts: Artefacts) -> dict | None:
     """The artefact that holds the rungs' figures reply by reply: another run's report finds it by its digest."""
     ref = next((r for r in artefacts.get("metrics") or [] if r.name == "by_reply.json"), None)
     return None if ref is None else {"name": ref.name, "digest": ref.digest, "size": ref.size}
-
-
-def _memory_ladder(facts: dict | None) -> dict | None:
-    """ladder.json, the arms in their own order, with its sentences."""
-    if facts is None:
-        return None
-    ordered = {**facts, "arms": {name: facts["arms"][name] for name in ARMS if name in facts["arms"]}}
-    return {**ordered, "sentences": ladder_sentences(ordered)}
-
-
-def _named(figures: tuple | None) -> dict | None:
-    return None if figures is None else dict(zip(METRICS, figures, strict=True))
-
-
-def _by_dataset(systems: list[dict]) -> list[dict]:
-    """For each dataset: every rung's figures beside the system of table 1 it stands for."""
-    found = []
-    for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all"):
-        rows = [
-            {**row, "paper_system": TABLE_1_RUNGS.get(row["rung"]), "paper": _paper_figures(row, dataset)}
-            for row in systems
-            if row["dataset"] == dataset
-        ]
-        others = {
-            name: _named(figures[dataset])
-            for name, figures in TABLE_1.items()
-            if dataset in figures and name not in TABLE_1_RUNGS.values()
-        }
-        found.append({"dataset": dataset, "split": rows[0]["split"], "rows": rows, "others": others})
-    return found
-
-
-def _paper_figures(row: dict, dataset: str) -> dict | None:
-    system = TABLE_1_RUNGS.get(row["rung"])
-    return None if system is None else _named(TABLE_1[system].get(dataset))
-
-
-def _table_3(tokens: dict[str, float]) -> list[dict]:
-    """Mean prompt tokens with and without memories; empty where the replies did not count them."""
-    if not set(TABLE_3_RUNGS.values()) <= tokens.keys():
-        return []
-    return [
-        {
-            "system": name,
-            "paper": figures["input"],
-            "rung": TABLE_3_RUNGS[name],
-            "run": tokens[TABLE_3_RUNGS[name]],
-        }
-        for name, figures in TABLE_3.items()
-    ]
 
 
 # Training ---------------------------------------------------------------------------------------------
@@ -313,11 +187,11 @@ def _others(stages: list[dict], artefacts: Artefacts, store: Store) -> list[dict
     found = []
     for stage in stages:
         name = stage["name"]
-        if stage["trains"] or name in TOLD:
+        if stage["trains"] or name in COVERED:
             continue
         refs = artefacts.get(name)
         if refs is None and name not in artefacts:
-            continue  # told together with its kind, as the replies of the rungs
+            continue  # shown together with its kind, as the replies of the rungs
         tables: dict[str, dict] = {}
         for ref in refs or []:
             kind = tables.setdefault(ref.name.split("/")[0], {"files": 0, "rows": 0, "rejects": 0})
@@ -372,103 +246,3 @@ def _examples_compared(artefacts: Artefacts, store: Store) -> dict | None:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-# Settings and weights ---------------------------------------------------------------------------------
-
-
-def _weights(weights: dict[str, Weights]) -> list[dict]:
-    paper = _paper_weights()
-    return [
-        {"role": role, "name": w.name, "identity": w.identity, "paper": paper.get(role, "")}
-        for role, w in weights.items()
-    ]
-
-
-def _paper_weights() -> dict[str, str]:
-    return {role: name for role, name in weight_names(Settings()).items() if role in PAPER_ROLES}
-
-
-def _same_scorer(weights: dict[str, Weights]) -> list[str]:
-    """The figures that the paper's scorer measured here too, or none did: only these share an axis with the paper's."""
-    paper = _paper_weights()
-    return [
-        figure.key
-        for figure in MAIN
-        if not figure.scorer
-        or (figure.scorer in weights and weights[figure.scorer].name == paper.get(figure.scorer))
-    ]
-
-
-def _other_models(weights: dict[str, Weights]) -> list[dict]:
-    """Roles whose weights are not the paper's: {"role", "name", "paper"}; name "" where it starts from none."""
-    found = []
-    for role, paper in _paper_weights().items():
-        name = weights[role].name if role in weights else ""
-        if name != paper:
-            found.append({"role": role, "name": name, "paper": paper})
-    return found
-
-
-def _settings(settings: Settings) -> list[dict]:
-    """Every setting with the default beside it; `differs` marks those a profile or `--set` changed."""
-    defaults, descriptions = flat(Settings()), _described(settings)
-    return [
-        {
-            "name": name,
-            "value": value,
-            "default": defaults[name],
-            "differs": value != defaults[name],
-            "description": descriptions[name],
-        }
-        for name, value in flat(settings).items()
-    ]
-
-
-def _budgets(
-    settings: Settings,
-    counts: dict,
-    training: list[dict],
-    systems: list[dict],
-    recognition: dict | None,
-    memory_ladder: dict | None,
-) -> list[dict]:
-    """Each budget, its limit (None: lifted) and what the run used of it (None: not run)."""
-    values = flat(settings)
-    return [
-        {
-            "name": name,
-            "limits": text,
-            "limit": values[name],
-            "used": _used(name, counts, training, systems, recognition, memory_ladder),
-        }
-        for name, text in BUDGETS.items()
-    ]
-
-
-def _used(
-    name: str,
-    counts: dict,
-    training: list[dict],
-    systems: list[dict],
-    recognition: dict | None,
-    memory_ladder: dict | None,
-) -> list[int]:
-    """What the run used of a budget; more than one number where several stages share it."""
-    if name == "data.dialogues":
-        dialogues: dict[str, int] = {}
-        for row in counts["splits"]:
-            dialogues[row["dataset"]] = dialogues.get(row["dataset"], 0) + row["dialogues"]
-        return list(dialogues.values())
-    if name == "candidates.budget":
-        return [row["rows"] for row in counts["stages"] if row["stage"] == "candidates" and row["rows"]]
-    if name == "recognition.clips":
-        return [recognition["clips"]] if recognition else []
-    if name == "ladder.exchanges":
-        return [memory_ladder["exchanges"]] if memory_ladder else []
-    if name == "replies.exchanges":
-        ladder = {rung.name for rung in RUNGS}  # a floor may answer fewer
-        return sorted({row["n"] for row in systems if row["dataset"] == "all" and row["rung"] in ladder})
-    stage = name.removesuffix(".max_tokens").removesuffix(".training")
-    reports = [part["report"] for part in training if part["stage"].startswith(stage) and part["report"]]
-    return [report["history"]["tokens"] for report in reports if "tokens" in report.get("history", {})]

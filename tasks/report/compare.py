@@ -30,7 +30,7 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Told:
+class Side:
     """A run as it is compared. report: its report.json. replies: its by_reply.json, where that is at hand.
 
     card: who it is, for people: run, commit, profile, data, started.
@@ -41,7 +41,7 @@ class Told:
     card: dict[str, str]
 
 
-def compare(then: Told, now: Told) -> dict:
+def compare(then: Side, now: Side) -> dict:
     """{"then", "now": cards, "changed": [{"what", "name", "then", "now"}], "figures": rows, "equal": figures that are
     the same in both, "gone", "new": names of figures that one alone has}.
 
@@ -67,7 +67,7 @@ def compare(then: Told, now: Told) -> dict:
 # What changed -----------------------------------------------------------------------------------------
 
 
-def changes(then: Told, now: Told) -> list[dict]:
+def changes(then: Side, now: Side) -> list[dict]:
     """Code and what was asked for, settings by dotted name, weights, data, and what each training came to."""
     parts = {
         "run": (then.card, now.card),
@@ -100,18 +100,18 @@ def _counts(report: dict) -> dict[str, int]:
 def _grades(report: dict) -> dict[str, str]:
     """Stage -> its verdict, or that it was not run, and why."""
     found = {}
-    for stage, told in (report.get("training") or {}).items():
-        if "not_run" in told:
-            found[stage] = f"not run: {told['not_run']}"
+    for stage, training in (report.get("training") or {}).items():
+        if "not_run" in training:
+            found[stage] = f"not run: {training['not_run']}"
         else:
-            found[stage] = (told.get("verdict") or {}).get("grade") or "not judged"
+            found[stage] = (training.get("verdict") or {}).get("grade") or "not judged"
     return found
 
 
 # Figures ----------------------------------------------------------------------------------------------
 
 
-def _row(old: Flat, new: Flat, then: Told, now: Told) -> dict:
+def _row(old: Flat, new: Flat, then: Side, now: Side) -> dict:
     why = _unpaired(new, then, now)
     found = None if why else _paired(new, then, now)
     if found is not None and found.mean is None:
@@ -147,7 +147,7 @@ def _is_equal(row: dict) -> bool:
     return same and row["low"] in (None, 0.0) and row["high"] in (None, 0.0)
 
 
-def _unpaired(row: Flat, then: Told, now: Told) -> str:
+def _unpaired(row: Flat, then: Side, now: Side) -> str:
     """Why a figure's rows cannot be compared in pairs; "" where they can."""
     if row.key and not _same_scorer(SCORERS[row.key], then.report, now.report):
         return "another scorer measured it: levels do not compare"
@@ -158,15 +158,15 @@ def _unpaired(row: Flat, then: Told, now: Told) -> str:
     if row.key in RELATIVE and _exchanges(then, row) != _exchanges(now, row):
         return "the runs answered different exchanges, to whose true replies it is relative"
     absent = [
-        told.card["run"]
-        for told in (then, now)
-        if row.rung not in ((told.replies or {}).get("figures") or {})
+        side.card["run"]
+        for side in (then, now)
+        if row.rung not in ((side.replies or {}).get("figures") or {})
     ]
     return f"single replies of {' and '.join(absent)} are not at hand" if absent else ""
 
 
-def _exchanges(told: Told, row: Flat) -> list:
-    return [e for e in (told.replies or {}).get("exchanges") or [] if row.dataset in ("all", e[0])]
+def _exchanges(side: Side, row: Flat) -> list:
+    return [e for e in (side.replies or {}).get("exchanges") or [] if row.dataset in ("all", e[0])]
 
 
 def _same_scorer(role: str, old: dict, new: dict) -> bool:
@@ -179,9 +179,9 @@ def _same_scorer(role: str, old: dict, new: dict) -> bool:
     return identities[0] == identities[1] and (role == "BERTScore" or scoring[0] == scoring[1])
 
 
-def _paired(row: Flat, then: Told, now: Told) -> Verdict:
+def _paired(row: Flat, then: Side, now: Side) -> Verdict:
     """Of now less then, over the exchanges with the same sentence and true reply that both answered."""
-    old, new = (_values(told.replies or {}, row) for told in (then, now))
+    old, new = (_values(side.replies or {}, row) for side in (then, now))
     common = [name for name in new if name in old]
     intervals = ((now.report.get("settings") or {}).get("metrics") or {}).get("intervals") or {}
     differences = [new[name] - old[name] for name in common]

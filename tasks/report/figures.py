@@ -48,14 +48,16 @@ def figure_rows(systems: list[dict]) -> list[dict]:
         for figure in (f for f in FIGURES if system.get(f.key) is not None):
             low, high = system.get(f"{figure.key}_ci") or (None, None)
             left_out = system.get(f"{figure.key}_left_out", 0)
-            told = {
+            measured = {
                 "left_out": left_out,
                 "figure": figure.key,
                 "title": figure.title,
                 "value": system[figure.key],
             }
             rows.append(
-                whose | told | {"low": low, "high": high, "better": figure.better, "source": figure.source}
+                whose
+                | measured
+                | {"low": low, "high": high, "better": figure.better, "source": figure.source}
             )
     return rows
 
@@ -76,7 +78,7 @@ def verdict_rows(rows: list[dict]) -> list[dict]:
 
 
 def csv_of(rows: list[dict], columns: Sequence[str] | None = None) -> bytes:
-    """Rows as CSV with a header (RFC 4180); columns: all that any row has, unless told."""
+    """Rows as CSV with a header (RFC 4180); columns: all that any row has, where none are named."""
     text = io.StringIO()
     names = columns or list(dict.fromkeys(name for row in rows for name in row))
     table = csv.DictWriter(text, names, extrasaction="ignore")

@@ -162,11 +162,17 @@ def accuracy_bars(accuracy: dict[str, dict]) -> str:
             axes.plot([place - 0.38, place + 0.38], [share, share], color=RUST, linewidth=1.6, label=label)
             other, ends = accuracy[name]["other"], accuracy[name]["accuracy_ci"]
             if other is not None:
-                told = (
+                legend = (
                     None if any(accuracy[n]["other"] is not None for n in names[:place]) else "another clip"
                 )
                 axes.plot(
-                    [place], [100 * other], "D", color=GREY, markerfacecolor="white", markersize=5, label=told
+                    [place],
+                    [100 * other],
+                    "D",
+                    color=GREY,
+                    markerfacecolor="white",
+                    markersize=5,
+                    label=legend,
                 )
             if ends is not None:
                 axes.plot([place] * 2, [100 * end for end in ends], color=TEAL, linewidth=1.6)

@@ -24,7 +24,7 @@ from tasks.report.paper_tables import (
 )
 from tasks.report.templates import TEMPLATES, template
 from tasks.stages.replies.rungs import RUNGS
-from tasks.stages.verdicts import interval_text, told
+from tasks.stages.verdicts import interval_text, verdict_text
 
 ABSENT = "–"
 SHOWN = 2
@@ -79,7 +79,7 @@ def page_environment(titles: dict[str, str]) -> Environment:
         "setting": setting,
         "count": count,
         "bar": bar,
-        "told": told,
+        "verdict_text": verdict_text,
         "flat_figures": _plain_figures,
         "csv": csv_link,
         "figure_rows": figure_rows,

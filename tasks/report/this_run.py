@@ -16,7 +16,7 @@ from jinja2 import Environment
 
 from tasks.engine.planner import StagePlan
 from tasks.engine.runs import RunRecord
-from tasks.engine.versions import commit, said, version_of
+from tasks.engine.versions import commit, output_of, version_of
 from tasks.report.templates import template
 
 MARK = "<!-- this run -->"
@@ -67,8 +67,8 @@ def machine() -> str:
 
 
 def _gpus() -> list[str]:
-    told = said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    return [line.strip() for line in told.splitlines() if line.strip()]
+    printed = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return [line.strip() for line in printed.splitlines() if line.strip()]
 
 
 def published(name: str, artefact: bytes, digest: str, stages: list[dict], made: dict[str, str]) -> bytes:

@@ -153,7 +153,7 @@ def judged(report: dict, intervals: BootstrapSettings | None = None) -> dict:
     return {"grade": grade(report, found), "findings": [f.as_dict() for f in found]}
 
 
-def told(about: str, found: dict | Verdict, digits: int = 3) -> str:
+def verdict_text(about: str, found: dict | Verdict, digits: int = 3) -> str:
     """A verdict in words: "history +0.012 (−0.004 to 0.031): no difference seen: n = 32 (8 dialogues), …"."""
     v = found.as_dict() if isinstance(found, Verdict) else found
     counted = _counted(v["rows"], v["dialogues"])
@@ -221,11 +221,11 @@ def quality_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
     facts = _named(store, refs, "quality.json")
     if facts is None:
         return None
-    told = [f"{name} alone {share:.0%}" for name, share in facts["accuracy"].items() if share is not None]
-    if not told:
+    alone = [f"{name} alone {share:.0%}" for name, share in facts["accuracy"].items() if share is not None]
+    if not alone:
         return "too few pairs to tell what else than emotion sets them apart"
     verdict = "NOT ABOUT EMOTION ALONE: " if facts["above"] else ""
-    return f"{verdict}{', '.join(told)} of the pairs ranked right (bound {facts['bound']:.0%})"
+    return f"{verdict}{', '.join(alone)} of the pairs ranked right (bound {facts['bound']:.0%})"
 
 
 def recognition_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
@@ -234,10 +234,10 @@ def recognition_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
     if facts is None:
         return None
     shown = [name for name in ("A", "V", "A+V", "A+V+T") if name in facts["accuracy"]]
-    told_of = [
+    shares = [
         f"{name} {facts['accuracy'][name]['accuracy']:.0%} right"
         + (
-            f", {told('over another clip', facts['accuracy'][name]['over_other'])}"
+            f", {verdict_text('over another clip', facts['accuracy'][name]['over_other'])}"
             if facts["accuracy"][name]["over_other"]
             else ""
         )
@@ -245,12 +245,12 @@ def recognition_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
     ]
     stands_in = sorted(name for name, split in facts["splits"].items() if split == "dev")
     note = f"; of {', '.join(stands_in)} dev stands in for test" if stands_in else ""
-    return f"{facts['clips']} of {facts['there']} test clips: {'; '.join(told_of) or 'none has media'}{note}"
+    return f"{facts['clips']} of {facts['there']} test clips: {'; '.join(shares) or 'none has media'}{note}"
 
 
 def ladder_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
     """The memory ladder's first sentence."""
-    from tasks.stages.ladder.said import ladder_sentences  # which words verdicts by this module
+    from tasks.stages.ladder.sentences import ladder_sentences  # which words verdicts by this module
 
     facts = _named(store, refs, "ladder.json")
     return next(iter(ladder_sentences(facts)), None) if facts else None
@@ -262,7 +262,7 @@ def metrics_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
     if facts is None or not facts.get("steps"):
         return None
     step = facts["steps"][-1]
-    line = told(
+    line = verdict_text(
         f"{step['rung']} over {step['against']}: emotion contrast, second scorer,",
         step["emotioncontrast_second"],
     )
@@ -293,7 +293,7 @@ def _line(report: dict, intervals: BootstrapSettings | None) -> str:
         most = max((finding.verdict for finding in found), key=lambda v: v.rows)
         stage = f"{FEW}: {_counted(most.rows, most.dialogues)}, and it takes {LEAST_DIALOGUES}"
         found = []
-    parts = [told(finding.about, finding.verdict) for finding in found]
+    parts = [verdict_text(finding.about, finding.verdict) for finding in found]
     loss = f"held-out loss {before:.3f} → {after:.3f}: {stage}{start}{_collapse(report)}"
     return f"{loss}; {_ranked(report)}{'; '.join(parts)}" if parts else loss
 

@@ -15,7 +15,7 @@ from tasks.pipeline import STAGES
 from tasks.settings import LadderSettings, load_settings
 from tasks.stages.ladder.arms import ARMS, known_by
 from tasks.stages.ladder.measure import evaluated_examples, measure_ladder
-from tasks.stages.ladder.said import ladder_sentences
+from tasks.stages.ladder.sentences import ladder_sentences
 from tasks.stages.metrics.measure import identical_to_previous, steps
 from tasks.stages.verdicts import ladder_line
 from tests.support.two_dialogues import before, said, two_dialogues

@@ -21,9 +21,9 @@ from tasks.engine.declaration import Stage, Weights
 from tasks.engine.item import Workspace
 from tasks.pipeline import STAGES
 from tasks.report import plots
-from tasks.report.collect import _same_scorer
 from tasks.report.figures import FIGURES, MAIN, as_csv, csv_of, figure_rows
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
+from tasks.report.weights_and_settings import same_scorer
 from tasks.settings import load_settings, weight_names
 from tasks.show import system_rows
 from tasks.stages.report.write import write_report
@@ -642,7 +642,7 @@ def test_figures_of_two_scorers_share_no_axis(monkeypatch, same):
 def test_bertscore_of_the_paper_shares_an_axis_in_no_profile():
     for profile, emotion in (("cpu", False), ("paper", True)):
         names = weight_names(load_settings(profile))
-        same = _same_scorer({role: Weights(name=n, identity="x") for role, n in names.items()})
+        same = same_scorer({role: Weights(name=n, identity="x") for role, n in names.items()})
         assert "bertscore" not in same and "dist1" in same and ("emotionscore" in same) is emotion
 
 

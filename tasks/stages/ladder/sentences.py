@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from model.metrics.verdict import LEARNED, WORSE
-from tasks.stages.verdicts import told
+from tasks.stages.verdicts import verdict_text
 
 OWN = "own"
-LEARNT, MEAN, HYBRID, LAST, FULL = "memory", "mean", "memory-text-1", "text-1", "full"
+MEMORY, MEAN, HYBRID, LAST, FULL = "memory", "mean", "memory-text-1", "text-1", "full"
 
 
 def ladder_sentences(facts: dict) -> list[str]:
@@ -27,12 +27,12 @@ def _compared(facts: dict, arm: str, than: str) -> dict | None:
 
 
 def _beside_mean(facts: dict) -> str | None:
-    found = _compared(facts, LEARNT, MEAN)
+    found = _compared(facts, MEMORY, MEAN)
     if found is None:
         return None
     verb = {LEARNED: "beats", WORSE: "does not beat"}.get(found["grade"], "is not seen to beat")
-    spared = told("nats a token spared", found)
-    return f"The learnt memory {verb} mean embeddings in use: {spared}{_unlike(facts, LEARNT, MEAN)}."
+    spared = verdict_text("nats a token spared", found)
+    return f"The learnt memory {verb} mean embeddings in use: {spared}{_unlike(facts, MEMORY, MEAN)}."
 
 
 def _unlike(facts: dict, *arms: str) -> str:
@@ -42,13 +42,13 @@ def _unlike(facts: dict, *arms: str) -> str:
 
 
 def _content(facts: dict) -> str | None:
-    arm = facts["arms"].get(LEARNT)
+    arm = facts["arms"].get(MEMORY)
     if arm is None:
         return None
     carry = "carry" if arm["gain"]["grade"] == LEARNED else "are not seen to carry"
     return (
         f"The memories {carry} their own dialogue's content into the reply: "
-        f"{told('other − own, nats a token', arm['gain'])}."
+        f"{verdict_text('other − own, nats a token', arm['gain'])}."
     )
 
 
@@ -59,7 +59,7 @@ def _shares(facts: dict) -> str | None:
     if full["gain"]["grade"] != LEARNED:
         return (
             "The full history as text is not seen to help here, so no share of its gain can be given: "
-            f"{told('other − own, nats a token', full['gain'])}."
+            f"{verdict_text('other − own, nats a token', full['gain'])}."
         )
     kept = [
         f"{facts['arms'][arm]['title']} {_percent(shared[0])} ({_percent(shared[1])} to {_percent(shared[2])}) at "
@@ -75,7 +75,7 @@ def _beside_last_turn(facts: dict) -> str | None:
     if found is None:
         return None
     verb = {LEARNED: "add to", WORSE: "take from"}.get(found["grade"], "are not seen to add to")
-    return f"Memories of the older turns {verb} the last turn as text: {told('nats a token spared', found)}{_unlike(facts, HYBRID, LAST)}."
+    return f"Memories of the older turns {verb} the last turn as text: {verdict_text('nats a token spared', found)}{_unlike(facts, HYBRID, LAST)}."
 
 
 def _unprepared(facts: dict) -> str | None:

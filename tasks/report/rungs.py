@@ -1,0 +1,110 @@
+"""Tables 1, 2 and 3: each rung's figures beside the paper's, and the arms of the memory ladder in their order.
+
+Knows nothing of HTML; reads no artefact.
+"""
+
+from __future__ import annotations
+
+from tasks.report.counts import Artefacts
+from tasks.report.paper_tables import METRICS, TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_3, TABLE_3_RUNGS
+from tasks.stages.ladder.arms import ARMS
+from tasks.stages.ladder.sentences import ladder_sentences
+from tasks.stages.replies.rungs import FULL_TEXT, LADDER
+
+NOT_ASKED = "not asked for"
+"""Why a rung or a stage is not in the report, where its own declaration gives no reason."""
+
+IDENTICAL_SHARE = 0.95
+"""From this share of equal replies on, a rung is flagged as no different from the one before."""
+
+
+def ladder_rows(systems: list[dict], identical: dict, artefacts: Artefacts, why: dict) -> list[dict]:
+    """The rungs of table 2, then any the paper lacks: the paper's figures, this run's over all data, notes."""
+    whole = {row["rung"]: row for row in systems if row["dataset"] == "all"}
+    rungs = [r for r in (*LADDER, FULL_TEXT) if r in LADDER or r.adapter in why or r.name in whole]
+    rungs.sort(key=lambda rung: rung.name)  # 4f comes after 4
+    known = [rung.name for rung in rungs]
+    rows: list[dict] = []
+    for rung in rungs:
+        row: dict = {
+            "rung": rung.name,
+            "title": rung.title,
+            "parts": [rung.ft, rung.mc, rung.av, rung.epo],
+            "paper": _named(TABLE_2.get(rung.name)),
+            "run": whole.get(rung.name),
+            "not_run": None,
+        }
+        if row["run"] is None:
+            row["not_run"] = why.get(rung.adapter) or NOT_ASKED
+        row["continues"] = (
+            "3" if rung.epo and row["run"] and artefacts.get("dialogue.audiovisual") is None else None
+        )
+        rows.append(row)
+    for name in dict.fromkeys(row["rung"] for row in systems if row["rung"] not in known):
+        extra = next(row for row in systems if row["rung"] == name)
+        rows.append(
+            {
+                "rung": name,
+                "title": extra["system"],
+                "parts": [None] * 4,
+                "paper": None,
+                "run": whole.get(name),
+                "not_run": None,
+                "continues": None,
+            }
+        )
+    for row in rows:
+        same = identical.get(row["rung"])
+        row["identical"] = same if same and same["share"] is not None else None
+        row["flagged"] = bool(row["identical"] and row["identical"]["share"] >= IDENTICAL_SHARE)
+    return rows
+
+
+def memory_ladder_facts(facts: dict | None) -> dict | None:
+    """ladder.json, the arms in their own order, with its sentences."""
+    if facts is None:
+        return None
+    ordered = {**facts, "arms": {name: facts["arms"][name] for name in ARMS if name in facts["arms"]}}
+    return {**ordered, "sentences": ladder_sentences(ordered)}
+
+
+def _named(figures: tuple | None) -> dict | None:
+    return None if figures is None else dict(zip(METRICS, figures, strict=True))
+
+
+def by_dataset(systems: list[dict]) -> list[dict]:
+    """For each dataset: every rung's figures beside the system of table 1 it stands for."""
+    found = []
+    for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all"):
+        rows = [
+            {**row, "paper_system": TABLE_1_RUNGS.get(row["rung"]), "paper": _paper_figures(row, dataset)}
+            for row in systems
+            if row["dataset"] == dataset
+        ]
+        others = {
+            name: _named(figures[dataset])
+            for name, figures in TABLE_1.items()
+            if dataset in figures and name not in TABLE_1_RUNGS.values()
+        }
+        found.append({"dataset": dataset, "split": rows[0]["split"], "rows": rows, "others": others})
+    return found
+
+
+def _paper_figures(row: dict, dataset: str) -> dict | None:
+    system = TABLE_1_RUNGS.get(row["rung"])
+    return None if system is None else _named(TABLE_1[system].get(dataset))
+
+
+def table_3_rows(tokens: dict[str, float]) -> list[dict]:
+    """Mean prompt tokens with and without memories; empty where the replies did not count them."""
+    if not set(TABLE_3_RUNGS.values()) <= tokens.keys():
+        return []
+    return [
+        {
+            "system": name,
+            "paper": figures["input"],
+            "rung": TABLE_3_RUNGS[name],
+            "run": tokens[TABLE_3_RUNGS[name]],
+        }
+        for name, figures in TABLE_3.items()
+    ]
