@@ -100,7 +100,7 @@ def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str,
             shown = _figure(system[figure.key], figure.digits)
             ends = system.get(f"{figure.key}_ci")
             if shown is not None and ends and intervals:
-                shown += f" [{interval_text(*ends, figure.digits).replace(' to ', ', ')}]"
+                shown += f" [{interval_text(ends[0], ends[1], figure.digits).replace(' to ', ', ')}]"
             row[figure.short] = shown
         rows.append(row)
     return columns, rows

@@ -97,7 +97,9 @@ def _difference(row: dict) -> str:
 
 
 def _with_ends(value: float, ends: tuple | list | None, digits: int, intervals: bool) -> str:
-    return number(value, digits) + (f" ({interval_text(*ends, digits)})" if ends and intervals else "")
+    return number(value, digits) + (
+        f" ({interval_text(ends[0], ends[1], digits)})" if ends and intervals else ""
+    )
 
 
 def _verdict(row: dict) -> str:

@@ -148,4 +148,4 @@ def _number(value: float | None) -> str:
 
 
 def _ends(interval: list[float] | None) -> str:
-    return "" if not interval else f" ({interval_text(*interval)})"
+    return "" if not interval else f" ({interval_text(interval[0], interval[1])})"

@@ -9,6 +9,7 @@ stores, HTML or terminals.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.metrics.settings import BootstrapSettings
@@ -69,7 +70,7 @@ def compare(then: Side, now: Side) -> dict:
 
 def changes(then: Side, now: Side) -> list[dict]:
     """Code and what was asked for, settings by dotted name, weights, data, and what each training came to."""
-    parts = {
+    parts: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "run": (then.card, now.card),
         "setting": (_settings(then.report), _settings(now.report)),
         "weights": (_weights(then.report), _weights(now.report)),

@@ -15,6 +15,12 @@ STEP_FIGURES = tuple(figure for figure in FIGURES if figure.steps or figure.cont
 TITLES = {rung.name: f"{rung.name.split('-')[0]} {rung.title}" for rung in RUNGS}
 LADDER, BY_DATASET = "Table 2", "Table 1"
 RESTORED = ("bleu_1", "bleu_4", "bertscore", "exact")
+LONG = (
+    ("tokens", "lower", 1),
+    ("seconds", "lower", 4),
+    ("gigabytes", "lower", 2),
+    ("bertscore", "higher", 3),
+)
 PAIRS = {
     "threshold": "threshold in force",
     "kept_share": "exchanges that keep a pair",
@@ -54,6 +60,7 @@ def flat_figures(report: dict) -> list[Flat]:
         _steps,
         _controls,
         _prompts,
+        _long_history,
         _memory_ladder,
         _recognition,
         _restored,
@@ -103,7 +110,18 @@ def _controls(report: dict) -> Iterator[Flat]:
 def _prompts(report: dict) -> Iterator[Flat]:
     for row in report.get("table_3") or []:
         if row.get("run") is not None:
-            yield Flat("Table 3", row["system"], "prompt tokens", row["run"], better="lower", digits=1)
+            yield Flat("All prompts", row["system"], "prompt tokens", row["run"], better="lower", digits=1)
+
+
+def _long_history(report: dict) -> Iterator[Flat]:
+    found = report.get("long_history") or {}
+    for form, row in (found.get("forms") or {}).items():
+        for name, better, digits in LONG:
+            if row.get(name) is not None:
+                ends = _ends(row.get(f"{name}_ci"))
+                yield Flat(
+                    "Table 3", f"history as {form}", name, row[name], ends, found["exchanges"], better, digits
+                )
 
 
 def _memory_ladder(report: dict) -> Iterator[Flat]:

@@ -11,17 +11,20 @@ from storage.utterance import EMOTIONS
 from tasks.nested import leaves
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
-from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link, figure_rows, verdict_rows
+from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
     TABLE_1_SOURCE,
     TABLE_2_SOURCE,
     TABLE_2_TITLE,
+    TABLE_3,
+    TABLE_3_FORMS,
     TABLE_3_SOURCE,
     TABLE_8,
     TABLE_8_SOURCE,
 )
+from tasks.report.rows import page_rows
 from tasks.report.templates import TEMPLATES, template
 from tasks.stages.replies.rungs import RUNGS
 from tasks.stages.verdicts import interval_text, verdict_text
@@ -36,6 +39,7 @@ def render(facts: dict) -> str:
     titles = {**facts["counts"]["titles"], "all": "all datasets"}
     return page_environment(titles).get_template("page.html.j2").render(
         facts=facts,
+        tables={name: rows for name, rows in page_rows(facts).items() if rows},
         ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
         memory_plot=plots.memory_ladder(list(facts["memory_ladder"]["arms"].values()))
         if facts["memory_ladder"]
@@ -57,6 +61,7 @@ def render(facts: dict) -> str:
                  "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
         table_2_title=TABLE_2_TITLE,
         table_8=TABLE_8,
+        table_3=[(form, name, TABLE_3[name]) for name, form in TABLE_3_FORMS.items()],
         figure_6_gain=FIGURE_6_GAIN,
     )  # fmt: skip
 
@@ -82,11 +87,6 @@ def page_environment(titles: dict[str, str]) -> Environment:
         "verdict_text": verdict_text,
         "flat_figures": _plain_figures,
         "csv": csv_link,
-        "figure_rows": figure_rows,
-        "verdict_rows": verdict_rows,
-        "table_8_rows": lambda r: [{"memories": kind, **r[kind]} for kind in ("own", "other")],
-        "curve_rows": curve_rows,
-        "accuracy_rows": lambda accuracy: [{"input": name, **row} for name, row in accuracy.items()],
     }
     return environment
 
@@ -121,16 +121,6 @@ def bar(cosine: float) -> dict[str, str]:
     """Left edge and width of a cosine's bar, in per cent: -1 is the left end, 1 the right one, 0 in the middle."""
     end = 50 + 50 * max(-1.0, min(1.0, cosine))
     return {"left": f"{min(50, end):.1f}%", "width": f"{abs(end - 50):.1f}%"}
-
-
-def curve_rows(report: dict) -> list[dict]:
-    """The points of a training's curve: step, loss, and whether it is of the train set or the held-out set."""
-    history = report.get("history") or {}
-    return [
-        {"set": name, "step": point["step"], "loss": point["loss"]}
-        for name in ("train", "heldout")
-        for point in history.get(name) or []
-    ]
 
 
 # Plots ------------------------------------------------------------------------------------------------
