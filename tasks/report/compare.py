@@ -18,6 +18,8 @@ from tasks.nested import leaves
 from tasks.report.figures import FIGURES
 from tasks.report.flat import Flat, flat_figures
 
+ABSENT = "not there"
+"""Of a setting, a count or a weight that one of the two does not have."""
 COUNTS = ("dialogues", "utterances", "with_media", "features", "exchanges", "selected", "candidates", "pairs")
 SCORERS = {figure.key: figure.scorer for figure in FIGURES}
 PER_REPLY = {figure.key for figure in FIGURES if figure.per == "reply"}
@@ -81,7 +83,9 @@ def changes(then: Side, now: Side) -> list[dict]:
     for what, (old, new) in parts.items():
         for name in dict.fromkeys([*old, *new]):
             if name not in ("run", "started") and old.get(name) != new.get(name):
-                rows.append({"what": what, "name": name, "then": old.get(name), "now": new.get(name)})
+                rows.append(
+                    {"what": what, "name": name, "then": old.get(name, ABSENT), "now": new.get(name, ABSENT)}
+                )
     return rows
 
 

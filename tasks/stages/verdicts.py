@@ -28,8 +28,9 @@ from model.metrics.verdict import (
 from storage.store import Ref, Store
 
 Rows = dict[str, list]
-ALIKE = "alike in every dialogue"
-"""In place of an interval of no width, which would claim to know what was never seen to vary."""
+ALIKE = "all alike"
+"""Every dialogue's mean is the same: in place of an interval of no width, which would claim to know what was never seen
+to vary."""
 MOST_DIGITS = 6
 """To which figures are kept."""
 
