@@ -77,8 +77,8 @@ def main() -> None:
             from prefect import flow
 
             from tasks.display import Display
-            from tasks.engine.orchestration import run_stages
             from tasks.engine.run import Run
+            from tasks.orchestration.run_stages import run_stages
 
             @flow(name="overhead")
             def overhead(wanted: int) -> None:

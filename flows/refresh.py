@@ -5,8 +5,9 @@ from __future__ import annotations
 from prefect import State, flow
 
 from flows.reproduce import reproduce
-from tasks.engine.orchestration import as_part, monitored
 from tasks.engine.run import RunRequest, is_stale
+from tasks.orchestration.monitor import monitored
+from tasks.orchestration.run_stages import as_part
 
 
 @flow(name="refresh", log_prints=True)

@@ -8,8 +8,9 @@ from flows.build_shards import build_shards
 from flows.make_pairs import make_pairs
 from flows.train_models import train_models
 from flows.write_report import write_report
-from tasks.engine.orchestration import create_summary, side_by_side
 from tasks.engine.run import RunRequest, open_run, publish_report, stale_plan
+from tasks.orchestration.artifacts import create_summary
+from tasks.orchestration.run_stages import side_by_side
 
 
 @flow(name="reproduce", log_prints=True)

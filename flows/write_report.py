@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import State, flow
 
-from tasks.engine.orchestration import run_stages
 from tasks.engine.run import RunRequest
+from tasks.orchestration.run_stages import run_stages
 
 
 @flow(name="write-report", log_prints=True)

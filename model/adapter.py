@@ -74,8 +74,8 @@ def check_adapter(folder: Path, rank: int, alpha: int, target_modules: Sequence[
     config = json.loads((Path(folder) / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
     found = config.get("r"), config.get("lora_alpha"), sorted(config.get("target_modules") or ())
     if found != (rank, alpha, sorted(target_modules)):
-        told = f"rank {found[0]}, alpha {found[1]}, targets {', '.join(found[2])}"
-        raise AdapterError(f"{folder}: the adapter has {told}; set {names} to these")
+        has = f"rank {found[0]}, alpha {found[1]}, targets {', '.join(found[2])}"
+        raise AdapterError(f"{folder}: the adapter has {has}; set {names} to these")
 
 
 def new_adapter(llm: nn.Module, rank: int, alpha: int, target_modules: Sequence[str], seed: int) -> PeftModel:

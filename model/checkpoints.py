@@ -93,7 +93,7 @@ class Checkpoints:
         return None if facts is None else (load_file(self.path), facts)
 
     def facts(self) -> dict | None:
-        """What was saved beside the tensors, which are not read; None where nothing was, or a damaged file: it is told.
+        """What was saved beside the tensors, which are not read; None where nothing was, or where the file is damaged, which is printed.
 
         Raises OtherTrainingError where what was saved has another basis.
         """

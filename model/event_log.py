@@ -16,8 +16,8 @@ FLUSH_S = 10
 class EventLog:
     """The event file of a run in a folder of its own; without a folder nothing is written.
 
-    Files of an earlier run there go: one that was cut off is told again from its history, which leaves no step
-    twice and none that was lost with it. The times of what is told again are those of the telling.
+    Files of an earlier run there go: one that was cut off is written again from its history, which leaves no step
+    twice and none that was lost with it. What is written again has the time of its writing.
     """
 
     def __init__(self, folder: Path | None):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from model.pretrained import from_folder, whole_model
-from model.sharding import shard_if_asked
+from model.sharding import shard_if_configured
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Piece = Tensor
@@ -42,7 +42,7 @@ def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     llm = load_weights(folder, DTYPES[dtype], attn_implementation=attention)
     # Otherwise `generate` fills in what a folder recommends for sampling, such as a penalty of repetition.
     llm.generation_config = GenerationConfig()
-    llm = shard_if_asked(llm.requires_grad_(False), llm.model.layers)
+    llm = shard_if_configured(llm.requires_grad_(False), llm.model.layers)
     return llm.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 

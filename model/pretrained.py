@@ -36,14 +36,15 @@ def whole_model(kind: Any, folder: str | Path, **options: Any) -> nn.Module:
     ValueError names weights that are missing or of another shape. A checkpoint may hold more than the model, and a
     head that is tied to the embeddings needs no weights of its own.
     """
-    model, told = from_folder(
+    model, loading = from_folder(
         kind, folder, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **options
     )
     wrong = named(
         {
-            "missing": sorted(told["missing_keys"]),
+            "missing": sorted(loading["missing_keys"]),
             "of another shape": sorted(
-                f"{name} {list(found)} for {list(wanted)}" for name, found, wanted in told["mismatched_keys"]
+                f"{name} {list(found)} for {list(wanted)}"
+                for name, found, wanted in loading["mismatched_keys"]
             ),
         }
     )

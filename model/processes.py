@@ -50,7 +50,7 @@ class Processes:
                 tensor.copy_(reduce(tensor, "sum"))
 
     @torch.no_grad()
-    def take_mains(self, tensors: Iterable[Tensor]) -> None:
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by the main process's."""
         if self.count > 1:
             for tensor in tensors:

@@ -12,17 +12,17 @@ import os
 import torch
 from torch import nn
 
-ASKED = "ACCELERATE_USE_FSDP"
+FSDP_VARIABLE = "ACCELERATE_USE_FSDP"
 """What accelerate's launcher sets where its configuration says FSDP."""
 
 
-def shard_if_asked(llm: nn.Module, layers: nn.ModuleList) -> nn.Module:
+def shard_if_configured(llm: nn.Module, layers: nn.ModuleList) -> nn.Module:
     """The same LLM, its decoder `layers` in shards if accelerate's configuration asks for them.
 
     Of the configuration's fsdp_config, `fsdp_reshard_after_forward` is followed. ValueError names what it asks for
     beyond that and a frozen LLM cannot have.
     """
-    if os.environ.get(ASKED, "false").lower() != "true":
+    if os.environ.get(FSDP_VARIABLE, "false").lower() != "true":
         return llm
     from accelerate.utils import FullyShardedDataParallelPlugin
     from torch.distributed.device_mesh import init_device_mesh
@@ -31,13 +31,13 @@ def shard_if_asked(llm: nn.Module, layers: nn.ModuleList) -> nn.Module:
     from model.processes import Processes
 
     plugin = FullyShardedDataParallelPlugin()
-    asked = {
+    configured = {
         "a version other than 2": plugin.fsdp_version != 2,
         "fsdp_offload_params": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
         "fsdp_activation_checkpointing": plugin.activation_checkpointing,
         "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
     }
-    refused = ", ".join(name for name, is_asked in asked.items() if is_asked)
+    refused = ", ".join(name for name, is_set in configured.items() if is_set)
     if refused:
         raise ValueError(f"accelerate's fsdp_config asks for {refused}; see deployments/accelerate/fsdp.yaml")
     processes = Processes()

@@ -1,8 +1,8 @@
 """An utterance as the models are given it: its words, and who of the dialogue said them.
 
 What is compressed and reconstructed is the bare text, in pretraining, finetuning, use and measurement alike: a
-compressor that learnt from bare text loses much of what it can tell when the text it is given begins with a role.
-The role is told beside it: to the LLM by a vector of the compressor's, or by a tag where the history is text.
+compressor that learnt from bare text loses much of what it can give back when the text it is given begins with a role.
+The role is given beside it: to the LLM by a vector of the compressor's, or by a tag where the history is text.
 """
 
 from __future__ import annotations

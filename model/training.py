@@ -287,8 +287,8 @@ def fit(
 def _why_it_ends(history: History, settings: TrainingSettings, rule: Rule) -> str:
     """The rule's reason, or that as many held-out checks as `patience` says were no better than the best; "": neither."""
     converged = settings.patience is not None and history.stale_checks >= settings.patience
-    told = f"converged: {history.stale_checks} checks without improvement" if converged else ""
-    return rule.ends(history) or told
+    converged_after = f"converged: {history.stale_checks} checks without improvement" if converged else ""
+    return rule.ends(history) or converged_after
 
 
 def _gradients(
@@ -352,15 +352,15 @@ def _failure(
 ) -> TrainingError:
     """The error of a step that cannot be taken; its batch and the state before it are saved where there is room."""
     called = rows.called(batch)
-    told = f"step {state.step + 1}: {what} on rows {', '.join(map(str, called))}"
+    failure = f"step {state.step + 1}: {what} on rows {', '.join(map(str, called))}"
     if checkpoints is None:
-        return TrainingError(f"{told}; look at these rows, or lower the learning rate")
+        return TrainingError(f"{failure}; look at these rows, or lower the learning rate")
     if state.step:
         checkpoints.save(*state.saved())
     file = checkpoints.folder / FAILED_BATCH
     figures = {name: str(value) for name, value in logs.items() if name != "loss"}
     write_json({"step": state.step + 1, "what": what, "rows": batch, "names": called, "logs": figures}, file)
-    return TrainingError(f"{told}; saved in {file}; look at these rows, or lower the learning rate")
+    return TrainingError(f"{failure}; saved in {file}; look at these rows, or lower the learning rate")
 
 
 @dataclass
@@ -382,7 +382,7 @@ class _State:
         peaks: Mapping[str, float],
     ) -> _State:
         """The state before the first step; the parameters become those of the main process."""
-        processes.take_mains(parameters.values())
+        processes.copy_from_main(parameters.values())
         masters = {name: p.detach().float().clone() for name, p in parameters.items()}
         groups: dict[float, list[Tensor]] = {}
         for name, master in masters.items():

@@ -35,8 +35,8 @@ def differing_tensors(expected: Mapping[str, Tensor], weights: Mapping[str, Tens
 
 def named(differences: Mapping[str, Sequence[str]]) -> str:
     """Kinds of difference with the first names of each: "missing: a, b; unknown: c and 3 more"."""
-    told = []
+    parts = []
     for kind, names in differences.items():
         more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-        told += [f"{kind}: {', '.join(names[:MOST])}{more}"] if names else []
-    return "; ".join(told)
+        parts += [f"{kind}: {', '.join(names[:MOST])}{more}"] if names else []
+    return "; ".join(parts)

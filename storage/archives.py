@@ -102,7 +102,7 @@ class Index:
         if len(entry) <= 3:
             entry.append("".join(c if c.isprintable() else "?" for c in name[:80]))
 
-    def told(self) -> list[str]:
+    def skipped_lines(self) -> list[str]:
         """ "2 links: a, b" """
         return [
             f"{count} {why}: {', '.join(names)}{', …' if count > len(names) else ''}"
@@ -239,7 +239,7 @@ def _write(name: str, stat: tuple, index: Index, limits: ReadLimits) -> None:
         )
         database.execute(
             "insert or replace into archives values (?, ?, ?, ?, ?, ?, ?)",
-            (name, *stat, index.problem, json.dumps(index.told()), limits.model_dump_json()),
+            (name, *stat, index.problem, json.dumps(index.skipped_lines()), limits.model_dump_json()),
         )
 
 

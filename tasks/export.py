@@ -109,7 +109,7 @@ def _card(
         json.loads(store.read(next(r for r in artefacts[stage] if r.name == name)))
         for stage, name in (("pairs", "pairs.json"), ("pairs.quality", "quality.json"))
     )
-    told = {name: "too few to say" if v is None else f"{v:.1%}" for name, v in quality["accuracy"].items()}
+    alone = {name: "too few to say" if v is None else f"{v:.1%}" for name, v in quality["accuracy"].items()}
     above = (
         " **Above the bound: these pairs can be told apart without their emotion.**"
         if quality["above"]
@@ -151,8 +151,8 @@ usable answer whose emotion is least like the true reply's is kept where its cos
   {settings.candidates.examples} worked examples.
 - **Selection**: {pairs["selection"]}, cosine below {pairs["threshold"]:.4g} (the paper's: {pairs["paper_threshold"]:g}),
   by the scorer `{settings.scorer.weights}`.
-- **What else tells the replies apart**: length alone ranks {told["length"]} of held-out pairs right, style alone
-  {told["style"]} (50 % would be nothing, the bound is {quality["bound"]:.0%}).{above}
+- **What else tells the replies apart**: length alone ranks {alone["length"]} of held-out pairs right, style alone
+  {alone["style"]} (50 % would be nothing, the bound is {quality["bound"]:.0%}).{above}
 
 | column | |
 |---|---|

@@ -41,8 +41,8 @@ def listing(
     columns, rows = _with_place(columns, rows)
     texts = [{name: _text(row.get(name)) for name in columns} for row in rows]
     shared = _shared(columns, texts) if share else {}
-    told = [name for name in columns if name not in shared and any(text[name] for text in texts)]
-    columns = told or list(columns)
+    filled = [name for name in columns if name not in shared and any(text[name] for text in texts)]
+    columns = filled or list(columns)
     widths = {name: max(cell_len(text[name]) for text in [*texts, {name: name}]) for name in columns}
     # What names the row is never wrapped.
     least = {name: w if name == columns[0] else min(w, READABLE) for name, w in widths.items()}
@@ -163,23 +163,23 @@ def curve(values: Sequence[float], width: int = CURVE) -> str:
     return "".join(HEIGHTS[round((m - low) / (high - low) * top) if high > low else 0] for m in means)
 
 
-def story(told: dict, width: int) -> Group:
+def story(summary: dict, width: int) -> Group:
     """A trained stage: its verdict, held-out figures before and after, curves, and what it was trained on.
 
-    told: see tasks/show.py.
+    summary: as tasks/show.py makes it.
     """
     figures = Table("held out", "before", "after", box=None, pad_edge=False, header_style="dim")
-    for name, before, after in told["figures"]:
+    for name, before, after in summary["figures"]:
         figures.add_row(clean(name), f"{before:.5g}", f"{after:.5g}")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, values in told["curves"]:
+    for name, values in summary["curves"]:
         shown = curve(values, max(8, min(CURVE, width - 45)))
         grid.add_row(clean(name), Text(f"{values[0]:.5g} {shown} {values[-1]:.5g}"))
-    for name, value in told["facts"]:
+    for name, value in summary["facts"]:
         grid.add_row(clean(name), Text(_text(value)))
-    title = _joined((told["stage"], "bold"), f": {told['verdict']}")
+    title = _joined((summary["stage"], "bold"), f": {summary['verdict']}")
     return Group(title, Padding(figures, (0, 0, 0, 2)), Padding(grid, (0, 0, 1, 2)))
 
 

@@ -44,14 +44,16 @@ def pretrain_on_texts(
 
     chosen = CompressorSettings() if settings is None else read_json_settings(CompressorSettings, settings)
     if start is not None and start.resolve() == out.resolve():
-        raise InputError(f"{out}: cannot be written while it is what is gone on from; use another OUT")
+        raise InputError(
+            f"{out}: is the compressor that training starts from, so it cannot be written; use another OUT"
+        )
     rows, left_out = read_texts(texts)
     if len(rows) <= HELDOUT:
         raise InputError(
             f"{len(rows)} distinct texts; more than {HELDOUT} are needed, for so many are held out"
         )
     random.Random(HELDOUT_SEED).shuffle(rows)
-    _say(f"{len(rows)} distinct texts, left out: {left_out}")
+    _print(f"{len(rows)} distinct texts, left out: {left_out}")
     try:
         basis = _basis(rows, chosen, llm, start)
     except ZooError as error:
@@ -60,9 +62,9 @@ def pretrain_on_texts(
     train, heldout = rows[HELDOUT:], rows[:HELDOUT]
     try:
         checkpoints.check()  # refused before an LLM is loaded and every text is tokenised
-        with _heard_model():
+        with _model_log_printed():
             report = pretrain(
-                resolve(llm), train, heldout, chosen, out, _tell, start=start, checkpoints=checkpoints
+                resolve(llm), train, heldout, chosen, out, _on_step, start=start, checkpoints=checkpoints
             )
     except OtherTrainingError as error:
         raise InputError(f"{error}; remove the folder {checkpoints.folder} or use another OUT") from None
@@ -84,17 +86,17 @@ def _basis(rows: Sequence[str], settings: CompressorSettings, llm: str, start: P
 
 
 @contextmanager
-def _heard_model() -> Iterator[None]:
+def _model_log_printed() -> Iterator[None]:
     """What the model logs for people, the memory it needs above all, goes where the progress goes."""
-    log, heard = logging.getLogger("model"), _RecordingHandler(logging.INFO)
+    log, handler = logging.getLogger("model"), _RecordingHandler(logging.INFO)
     before = log.level, log.propagate
-    log.addHandler(heard)
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False  # the orchestrator's console shows all that reaches the root, a second time
     try:
         yield
     finally:
-        log.removeHandler(heard)
+        log.removeHandler(handler)
         log.setLevel(before[0])
         log.propagate = before[1]
 
@@ -103,14 +105,14 @@ class _RecordingHandler(logging.Handler):
     """Log records as lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _say(record.getMessage())
+        _print(record.getMessage())
 
 
-def _tell(step: int, steps: int, logs: dict[str, float]) -> None:
+def _on_step(step: int, steps: int, logs: dict[str, float]) -> None:
     if step % 20 == 0 or step == steps:
-        _say(f"step {step} of {steps}: loss {logs['loss']:.3f}")
+        _print(f"step {step} of {steps}: loss {logs['loss']:.3f}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     """Print to standard error, since Prefect captures standard output as its log."""
     Terminal(stderr=True).say(line)

@@ -25,7 +25,7 @@ HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt"
 """Columns that a terminal cannot show."""
 GROUPS = 8
 """Lines that a training's groups of figures may take."""
-TOLD_APART = ("heldout_before", "heldout_after", "history", "learned")
+SHOWN_ELSEWHERE = ("heldout_before", "heldout_after", "history", "learned")
 """Keys of a training's report that its summary shows elsewhere."""
 
 
@@ -84,9 +84,9 @@ def _messages(store: Store, parts: list[StagePlan]) -> tuple[str, ...]:
         if plan.state == "not run":
             lines.append(f"{plan.stage.name}: not run: {plan.reason}")
         for refs in plan.outputs.values():
-            told = quality_line(store, refs)
-            if told:
-                lines.append(f"{plan.stage.name}: {told}")
+            line = quality_line(store, refs)
+            if line:
+                lines.append(f"{plan.stage.name}: {line}")
     return tuple(lines)
 
 
@@ -174,7 +174,7 @@ def _training_facts(store: Store, stage: str, label: str, report: dict) -> list[
         ("reads", _inputs((store.last(stage, label) or {}).get("parts", {}))),
     ]
     for name, value in report.items():
-        if name not in TOLD_APART:
+        if name not in SHOWN_ELSEWHERE:
             facts += _readable(name, value)
     return [(name, value) for name, value in facts if value not in ("", None)]
 
@@ -195,8 +195,8 @@ def _readable(name: str, value: object) -> list[tuple[str, object]]:
     if any(isinstance(inner, dict) for inner in value.values()):
         lines = [line for key, inner in value.items() for line in _readable(f"{name} {key}", inner)]
         return lines if len(lines) <= GROUPS else [(title, f"{len(lines)} groups of figures: see --json")]
-    told = [f"{key} {_short(inner)}" for key, inner in value.items() if not isinstance(inner, list)]
-    return [(title, ", ".join(told))]
+    parts = [f"{key} {_short(inner)}" for key, inner in value.items() if not isinstance(inner, list)]
+    return [(title, ", ".join(parts))]
 
 
 def _short(value: object) -> str:

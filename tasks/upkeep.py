@@ -212,8 +212,8 @@ class _Check:
                 self.found(str(error), self._remove_all, [listing, folder])
                 continue
             if names:
-                told = ", ".join(ascii(name)[1:-1] for name in names[:3])
-                line = f"{folder}: {len(names)} files are not as they were written: {told}"
+                examples = ", ".join(ascii(name)[1:-1] for name in names[:3])
+                line = f"{folder}: {len(names)} files are not as they were written: {examples}"
                 self.found(line, self._remove_all, [folder, listing])
 
     @staticmethod

@@ -78,7 +78,7 @@ def _print_dataset(found: Checked) -> None:
         f"  no exchanges: {facts['pairs_of_one_speaker']} pairs of one speaker, "
         f"{facts['pairs_across_a_gap']} across a missing turn; rows turned away: {facts['turned_away']}"
     )
-    for line in found.told:
+    for line in found.notes:
         out.say(f"  {line}")
 
 

@@ -46,8 +46,8 @@ def show(
         shown = next(rows for rows in (cards, found.systems, found.rows) if rows is not None)
         json_line({**found.counts, "shown": shown})
         return
-    for told in found.stories:
-        out.print(story(told, out.width))
+    for summary in found.stories:
+        out.print(story(summary, out.width))
     if found.systems is not None:
         out.print(_systems(stage, found.systems))
     elif not found.stories:

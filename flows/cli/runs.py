@@ -42,7 +42,7 @@ def run(options: RunOptions, until: Until = None, rehash: Rehash = False, force:
     Waiting("starting the orchestrator", after_s=0).start()
     quiet_prefect()
     from flows.reproduce import reproduce
-    from tasks.engine.orchestration import run_from_shell
+    from tasks.orchestration.server import run_from_shell
 
     report = run_from_shell(reproduce, request)
     if report is not None:

@@ -29,10 +29,10 @@ def verify(
         out.say(finding.line)
     left = sum(not finding.mended for finding in found)
     mended = len(found) - left
-    told = [f"{mended} damaged, dropped: {_last_run(store)} makes them again"] if mended else []
+    lines = [f"{mended} damaged, dropped: {_last_run(store)} makes them again"] if mended else []
     if left or not mended:
-        told.append(f"{left} damaged" if not repair or not left else f"{left} left as they are")
-    out.say("; ".join(told))
+        lines.append(f"{left} damaged" if not repair or not left else f"{left} left as they are")
+    out.say("; ".join(lines))
     raise typer.Exit(1 if left else 0)
 
 

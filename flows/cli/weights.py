@@ -43,7 +43,7 @@ def train_scorer(
     """Train a scorer on GoEmotions; prints its figures on the dev file."""
     quiet_prefect()
     from flows.train_scorer import train_scorer as flow
-    from tasks.engine.orchestration import run_from_shell
+    from tasks.orchestration.server import run_from_shell
 
     json_line(run_from_shell(flow, train, dev, folder, settings))
 
@@ -81,7 +81,7 @@ def pretrain_compressor(
     """Pretrain a compressor on public text; goes on where it was cut off; prints its held-out figures."""
     quiet_prefect()
     from flows.pretrain_compressor import pretrain_compressor as flow
-    from tasks.engine.orchestration import run_from_shell
+    from tasks.orchestration.server import run_from_shell
 
     report = run_from_shell(flow, texts, folder, llm, settings, start)
     json_line({name: report[name] for name in ("heldout_before", "heldout_after", "nats_recovered")})

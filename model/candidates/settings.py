@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from model.generation.settings import (
-    HOW_IT_IS_ASKED,
     HOW_LONG_IS_WAITED,
+    TRANSPORT_FIELDS,
     EngineArgs,
     EngineKind,
     Sampling,
@@ -114,7 +114,7 @@ class CandidateSettings(BaseModel, frozen=True, extra="forbid"):
     def without_effect(engine: str) -> tuple[str, ...]:
         """Dotted names of the settings that change no candidate of this engine, and so are no part of its key."""
         served = engine == "openai"
-        server = HOW_IT_IS_ASKED if served else tuple(ServerSettings.model_fields)
+        server = TRANSPORT_FIELDS if served else tuple(ServerSettings.model_fields)
         args = tuple(EngineArgs.model_fields) if served else HOW_LONG_IS_WAITED
         return (*(f"server.{name}" for name in server), *(f"engine_args.{name}" for name in args))
 

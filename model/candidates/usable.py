@@ -30,7 +30,7 @@ REASONS = (
     "example",
     "duplicate",
 )
-"""Why a candidate is unusable, in the order in which the reasons are tried. The first are told by how it ended
+"""Why a candidate is unusable, in the order in which the reasons are tried. The first go by how it ended
 (model/generation/protocol.py), refusals by the text as well."""
 
 _QUOTES = (('"', '"'), ("“", "”"), ("‘", "’"), ("'", "'"), ("«", "»"))

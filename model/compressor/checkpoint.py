@@ -46,13 +46,13 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
             f"{folder}: a {config.model_type} model with {getattr(config, 'hidden_act', 'no')} activation; "
             f"wanted mamba with silu"
         )
-    model, told = from_folder(
+    model, loading = from_folder(
         MambaModel, folder, dtype=torch.float32, output_loading_info=True, key_mapping=OLDER_NAMES
     )
     wrong = {
-        "missing": sorted(told["missing_keys"]),
-        "unknown": sorted(key for key in told["unexpected_keys"] if not key.startswith("lm_head.")),
-        "of another shape": sorted(str(key[0]) for key in told["mismatched_keys"]),
+        "missing": sorted(loading["missing_keys"]),
+        "unknown": sorted(key for key in loading["unexpected_keys"] if not key.startswith("lm_head.")),
+        "of another shape": sorted(str(key[0]) for key in loading["mismatched_keys"]),
     }
     if any(wrong.values()):
         raise CompressorError(f"{folder}: {named(wrong)}; the checkpoint is partial or of another model")

@@ -2,7 +2,7 @@
 
 A dialogue is one sequence u1 <MEM> u2 <MEM> ..., so a memory knows what came before and nothing that comes
 after; with a span, a <MEM> stands after every so many tokens of an utterance and at its end. What is read is the bare
-utterance; who said it is told by a vector per role, added to its memories where the LLM reads them: so the LLM sees it
+utterance; who said it is marked by a vector per role, added to its memories where the LLM reads them: so the LLM sees it
 whatever the Mamba does, the text's own memory is what it was in pretraining, and turn by turn costs nothing more. What
 is common stands here; small.py and checkpoint.py have what sets the two kinds apart. Knows nothing of prompts, of how
 the LLM uses memories, or of how the compressor is trained.
@@ -110,7 +110,7 @@ class MambaCompressor(nn.Module):
     ) -> list[Tensor]:
         """Per dialogue its memories [n_memories, llm_width], from the token ids [n] of its utterances.
 
-        roles: of each utterance the place of its speaker, or None; without, nobody is told. An utterance beyond
+        roles: of each utterance the place of its speaker, or None; without roles no speaker is marked. An utterance beyond
         `max_utterance_tokens` is cut there. Rows are right-padded: nothing that stands before the padding can see it.
         """
         return self._read(dialogues, roles, None)[0]
@@ -151,21 +151,21 @@ class MambaCompressor(nn.Module):
             states, left = self.mamba.advance(packed.laid_out(inputs, self.mem), past)
             memories = checkpoint_memories(states[packed.row, packed.place], self.projector)
         if roles is not None:
-            told = [role for dialogue in roles for role in dialogue]
+            speakers = [role for dialogue in roles for role in dialogue]
             by_memory = [
-                role for role, count in zip(told, packed.of_utterance, strict=True) for _ in range(count)
+                role for role, count in zip(speakers, packed.of_utterance, strict=True) for _ in range(count)
             ]
             memories = self._with_roles(memories, by_memory)
         return list((self.mean + self.spread * memories).split(packed.of_dialogue)), left
 
     def _with_roles(self, memories: Tensor, roles: Sequence[int | None]) -> Tensor:
         """memories [n, llm_width] and the vector of each one's role, where it has one."""
-        told = [place for place, role in enumerate(roles) if role is not None]
-        if not told:
+        with_role = [place for place, role in enumerate(roles) if role is not None]
+        if not with_role:
             return memories
         last = self.shape.roles - 1
-        numbers = torch.tensor([min(roles[place], last) for place in told], device=memories.device)
-        places = torch.tensor(told, device=memories.device)
+        numbers = torch.tensor([min(roles[place], last) for place in with_role], device=memories.device)
+        places = torch.tensor(with_role, device=memories.device)
         return memories.index_add(0, places, F.embedding(numbers, self.roles))
 
     def compress(self, dialogues: Sequence[Sequence[Spoken]], learning: bool = False) -> list[Tensor]:

@@ -20,7 +20,7 @@ class Reconstruction:
 
     With `cached` the constant start of the prompt is encoded once: for a frozen LLM only. With `bare` there is no
     instruction and no template: the token that begins a sequence, the memories, a new line. That is for an LLM with a
-    reader, which has learnt what is asked; a few tokens a row instead of fifty.
+    reader, which has learnt the task; a few tokens a row instead of fifty.
     """
 
     def __init__(self, llm: nn.Module, tokenizer, dialogue: bool, cached: bool, bare: bool = False):

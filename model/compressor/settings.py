@@ -44,7 +44,7 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     roles: int = Field(
         8,
         ge=1,
-        description="Speakers of a dialogue that are told apart, by order of appearance; all further ones are told as "
+        description="Speakers of a dialogue that are kept apart, by order of appearance; all further ones are told as "
         "the last. Not in the paper.",
     )
     pool_decay: float = Field(

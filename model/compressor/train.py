@@ -24,6 +24,7 @@ from model.compressor.compressor import (
     MambaCompressor,
     new_compressor,
 )
+from model.compressor.measure import checked, figures, measured
 from model.compressor.reader import (
     copy_reader,
     learns,
@@ -33,36 +34,16 @@ from model.compressor.reader import (
     with_reader,
 )
 from model.compressor.reconstruction import Reconstruction
+from model.compressor.rows import Row, memories_of, rows_of
 from model.compressor.settings import CompressorSettings
 from model.half_products import halve_products
 from model.json_files import write_json
-from model.llm import greedy_replies, load_llm
-from model.metrics.compared import compared_rows
-from model.metrics.donors import donors
+from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken, alone
 from model.training import History, Progress, Trainable, TrainRows, looked_at
-from model.training_run import Check, Outcome, run_training, use_threads, write_results
+from model.training_run import Outcome, run_training, use_threads, write_results
 from model.zoo.resolve import resolve
-
-RowSums = tuple[float, int, int]
-"""Nats, tokens that are likeliest, tokens: of one row."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Utterances of one sequence, the ids the compressor reads and the ids the LLM is to give back."""
-
-    utterances: tuple[Spoken, ...]
-    sources: tuple[Tensor, ...]
-    target: Tensor
-    dialogue: Hashable
-    """What the row is of: rows of one dialogue are alike."""
-
-    @property
-    def text(self) -> str:
-        """What the LLM is to give back, a line an utterance."""
-        return "\n".join(utterance.text for utterance in self.utterances)
 
 
 @dataclass(frozen=True)
@@ -154,7 +135,7 @@ def adopt(
     found = figures(compressor, task, rows, batch)
     report = {
         "adopted": weights_identity(start),
-        **_measured(compressor, task, rows, found, found, None, settings, batch),
+        **measured(compressor, task, rows, found, found, None, settings, batch),
         "heldout_left_out": left_out,
         "history": History().as_dict(),
     }
@@ -202,55 +183,12 @@ def _task(
     training: TrainingSettings,
     dialogue: bool,
 ) -> Reconstruction:
-    """What is learnt, by an LLM that is frozen, with the reader that `folder` may have, or learns as a reader too."""
-    learnt = settings.reader_rank > 0
-    llm = trained_reader(llm, folder, settings, training.seed) if learnt else with_reader(llm, folder)
+    """What is trained for: an LLM that is frozen, with the reader that `folder` may have, or learns as a reader too."""
+    trains_reader = settings.reader_rank > 0
+    llm = trained_reader(llm, folder, settings, training.seed) if trains_reader else with_reader(llm, folder)
     if settings.half_products:
         halve_products(llm)
-    return Reconstruction(llm, tokenizer, dialogue, cached=not learnt, bare=compressor.bare)
-
-
-def windows(sizes: Sequence[int], most_rows: int, most_tokens: int) -> list[range]:
-    """Consecutive ranges over utterances of `sizes` tokens, each within both limits or one utterance long."""
-    found, start, tokens = [], 0, 0
-    for i, size in enumerate(sizes):
-        if i > start and (i - start == most_rows or tokens + size > most_tokens):
-            found.append(range(start, i))
-            start, tokens = i, 0
-        tokens += size
-    return [*found, range(start, len(sizes))] if sizes else found
-
-
-def rows_of(
-    dialogues: Sequence[Sequence[Spoken]],
-    compressor: MambaCompressor,
-    task: Reconstruction,
-    settings: CompressorSettings,
-    longest: float,
-    keys: Sequence[Hashable] | None = None,
-) -> tuple[list[Row], dict[str, int]]:
-    """Rows to train on, and how many utterances were left out because they are empty or too long.
-
-    keys: what tells each of `dialogues` from the others; by default its number.
-    """
-    rows, left_out = [], {"empty": 0, "too_long": 0}
-    for key, dialogue in zip(range(len(dialogues)) if keys is None else keys, dialogues, strict=True):
-        kept = []
-        for utterance in dialogue:
-            if not utterance.text.strip():
-                left_out["empty"] += 1
-                continue
-            ids = compressor.ids(utterance.text)
-            if len(ids) > longest:
-                left_out["too_long"] += 1
-            else:
-                kept.append((utterance, ids))
-        sizes = [task.text_tokens(utterance.text) + 1 for utterance, _ in kept]
-        for window in windows(sizes, settings.max_dialogue_utterances, settings.max_dialogue_tokens):
-            utterances, ids = zip(*(kept[i] for i in window), strict=True)
-            target = task.target([utterance.text for utterance in utterances])
-            rows.append(Row(utterances, ids, target, key))
-    return rows, left_out
+    return Reconstruction(llm, tokenizer, dialogue, cached=not trains_reader, bare=compressor.bare)
 
 
 def _train(
@@ -297,7 +235,7 @@ def _train(
     report = {
         "train_rows": len(rows),
         "train_left_out": train[1],
-        **_measured(compressor, task, heldout_set, before, after, first, settings, last.batch_size),
+        **measured(compressor, task, heldout_set, before, after, first, settings, last.batch_size),
         "heldout_left_out": heldout[1],
         "history": history.as_dict(),
     }
@@ -316,9 +254,9 @@ def _train(
     seen = {
         split: [row.utterances for row in part] for split, part in (("train", rows), ("heldout", heldout_set))
     }
-    # A checkpoint of the user's is told by its digest, not by where it lay.
-    said = settings.model_copy(update={"weights": Path(settings.weights).name})
-    write_results(out, report, built_upon, seen, said, history)
+    # A checkpoint of the user's is named by its digest, not by where it lay.
+    stated = settings.model_copy(update={"weights": Path(settings.weights).name})
+    write_results(out, report, built_upon, seen, stated, history)
     return report
 
 
@@ -349,7 +287,7 @@ def _train_stage(
 
     def loss(part: list[int], batch: list[int]) -> tuple[Tensor, dict[str, float]]:
         chosen, tokens = [rows[i] for i in part], sum(len(rows[i].target) for i in batch)
-        log_probs, hits = task.log_probs(_memories(compressor, chosen), [row.target for row in chosen])
+        log_probs, hits = task.log_probs(memories_of(compressor, chosen), [row.target for row in chosen])
         return -log_probs.sum() / tokens, {"accuracy": hits.sum().item() / tokens}
 
     peaks = dict.fromkeys(reader, settings.reader_learning_rate)
@@ -389,142 +327,6 @@ def joined(records: Sequence[History]) -> History:
     return whole
 
 
-def _measured(
-    compressor: MambaCompressor,
-    task: Reconstruction,
-    rows: list[Row],
-    before: dict[str, float],
-    after: dict[str, float],
-    first: list[float] | None,
-    limits: CompressorSettings,
-    batch: int,
-) -> dict:
-    """What `after` is worth: beside no memory, another dialogue's memory, and reconstructions in free running.
-
-    first: each row's loss before training; None where there was none.
-    """
-    without = figures(compressor, task, rows, batch, memories="none")
-    own = row_losses(compressor, task, rows, batch)
-    given = row_losses(compressor, task, rows, batch, memories="other")
-    told = [(loss, len(row.target)) for loss, row in zip(given, rows, strict=True) if loss is not None]
-    other = {"loss": sum(loss * n for loss, n in told) / sum(n for _, n in told)} if told else None
-    return {
-        "heldout_rows": len(rows),
-        "heldout_tokens": sum(len(row.target) for row in rows),
-        "heldout_before": before,
-        "heldout_after": after,
-        "heldout_no_memory": without,
-        "heldout_other_memory": other,
-        "nats_recovered": without["loss"] - after["loss"],
-        "compared": compared_rows(
-            [row.dialogue for row in rows],
-            before=own if first is None else first,
-            after=own,
-            other_memory=given,
-        ),
-        "free_running": free_running(compressor, task, _short(rows, limits)),
-    }
-
-
 def _looked_at(rows: list[Row], settings: TrainingSettings) -> list[Row]:
     """The seeded held-out rows that are measured."""
     return looked_at(rows, settings, "compressor")
-
-
-def figures(
-    compressor: MambaCompressor,
-    task: Reconstruction,
-    rows: Sequence[Row],
-    batch_size: int,
-    memories: str = "own",
-) -> dict[str, float]:
-    """Nats per token ("loss") and teacher-forced token accuracy over `rows`.
-
-    memories: "own"; "none", the memory line left out of the prompt; "other", each row given those of a row of another
-    dialogue, which tells what a memory says of its utterance from what any memory says of the task. Rows without
-    such another are left out.
-    """
-    return _together(_row_sums(compressor, task, rows, batch_size, memories))
-
-
-def row_losses(
-    compressor: MambaCompressor,
-    task: Reconstruction,
-    rows: Sequence[Row],
-    batch_size: int,
-    memories: str = "own",
-) -> list[float | None]:
-    """Nats per token of each row, as `figures`; None where there is no other dialogue."""
-    return _each(_row_sums(compressor, task, rows, batch_size, memories))
-
-
-def checked(compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row], batch_size: int) -> Check:
-    """`figures` and `row_losses` of one pass over `rows`."""
-    sums = _row_sums(compressor, task, rows, batch_size, "own")
-    return Check(_together(sums), _each(sums))
-
-
-def _together(sums: Sequence[RowSums | None]) -> dict[str, float]:
-    """Nats per token and accuracy of all rows."""
-    nats, hits, tokens = (sum(part) for part in zip(*(row for row in sums if row is not None), strict=True))
-    return {"loss": nats / tokens, "accuracy": hits / tokens}
-
-
-def _each(sums: Sequence[RowSums | None]) -> list[float | None]:
-    """Nats per token of each row."""
-    return [None if row is None else row[0] / row[2] for row in sums]
-
-
-@torch.no_grad()
-def _row_sums(
-    compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row], batch_size: int, memories: str
-) -> list[RowSums | None]:
-    """Of each row; None where there is no other dialogue."""
-    sources: list[Row | None] = list(rows)
-    if memories == "other":
-        sizes = [sum(compressor.counts_of(row.sources)) for row in rows]
-        given = donors([row.dialogue for row in rows], sizes)
-        sources = [None if other is None else rows[other] for other in given]
-    order = sorted(
-        (i for i, source in enumerate(sources) if source is not None), key=lambda i: (len(rows[i].target), i)
-    )
-    found: list[RowSums | None] = [None] * len(rows)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        targets = [rows[i].target for i in batch]
-        if memories == "none":
-            log_probs, right = task.without_memory(targets)
-        else:
-            log_probs, right = task.log_probs(_memories(compressor, [sources[i] for i in batch]), targets)
-        sizes = [len(target) for target in targets]
-        parts = zip(log_probs.double().split(sizes), right.split(sizes), sizes, strict=True)
-        for i, (nats, hits, size) in zip(batch, parts, strict=True):
-            found[i] = (-nats.sum().item(), int(hits.sum()), size)
-    return found
-
-
-def free_running(compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row]) -> dict:
-    """Greedy reconstructions of `rows`: the share that is exact, and the texts side by side.
-
-    Teacher-forced figures flatter: a first token gone wrong takes the rest with it.
-    """
-    if not rows:
-        return {"rows": 0, "exact": None, "examples": []}
-    with torch.no_grad():
-        prompts = [task.prompt(m, whole=True) for m in _memories(compressor, rows)]
-    longest = max(len(row.target) for row in rows)
-    texts = greedy_replies(task.llm, task.tokenizer, prompts, longest + 4)
-    wanted = [row.text for row in rows]
-    examples = [{"original": w, "reconstructed": t} for w, t in zip(wanted, texts, strict=True)]
-    exact = sum(w.strip() == t.strip() for w, t in zip(wanted, texts, strict=True))
-    return {"rows": len(rows), "exact": exact / len(rows), "examples": examples}
-
-
-def _short(rows: Sequence[Row], limits: CompressorSettings) -> list[Row]:
-    """The first rows short enough to be generated; long dialogues take minutes on a CPU."""
-    return [row for row in rows if len(row.target) <= limits.free_running_tokens][: limits.free_running_rows]
-
-
-def _memories(compressor: MambaCompressor, rows: Sequence[Row]) -> list[Tensor]:
-    roles = [[utterance.role for utterance in row.utterances] for row in rows]
-    return compressor.memories([row.sources for row in rows], roles)

@@ -116,8 +116,8 @@ class DialogueModel:
     @property
     def compressor_learns(self) -> bool:
         """Whether memories change in training."""
-        asked = self.settings.train_compressor and isinstance(self.compressor, nn.Module)
-        return asked and any(p.requires_grad for p in self.compressor.parameters())
+        trained = self.settings.train_compressor and isinstance(self.compressor, nn.Module)
+        return trained and any(p.requires_grad for p in self.compressor.parameters())
 
     @property
     def window(self) -> int | None:

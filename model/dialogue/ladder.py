@@ -12,6 +12,7 @@ from model.dialogue.examples import DialogueExample
 from model.dialogue.train import Exchanges
 from model.llm import body_and_head
 from model.metrics.donors import with_others
+from model.metrics.memory_ladder import ArmRow
 
 
 def with_other_histories(
@@ -21,8 +22,8 @@ def with_other_histories(
 
     kinds: what two must have in common, such as their dataset. Without such another, or a history, an example has none.
     """
-    told = [kind if e.history else None for e, kind in zip(examples, kinds, strict=True)]
-    found = with_others(examples, ("history",), told, [len(e.history) for e in examples])
+    named = [kind if e.history else None for e, kind in zip(examples, kinds, strict=True)]
+    found = with_others(examples, ("history",), named, [len(e.history) for e in examples])
     return {example.key: example for example in found if example is not None}
 
 
@@ -31,12 +32,10 @@ def arm_rows(
     examples: Sequence[DialogueExample],
     others: Mapping[str, DialogueExample],
     batch: int,
-) -> list[dict]:
-    """Of each exchange that has another history: {"key", "dialogue", "turn", "own", "other", "tokens"}.
+) -> list[ArmRow]:
+    """A row of each exchange that has another history; one that does not fit the LLM's window is left out.
 
-    others: as `with_other_histories` gives them. own, other: nats a token of the true reply after its own history, and
-    after another dialogue's. turn: of the sentence, from 1. tokens: that the history takes in the prompt, its line's
-    name with it. An exchange that does not fit the LLM's window is left out.
+    others: as `with_other_histories` gives them. A row's tokens are those of the history with its line's name.
     """
     own = Exchanges(model, [e for e in examples if e.key in others])
     other = Exchanges(model, [others[e.key] for e in own.examples])
@@ -45,14 +44,14 @@ def arm_rows(
     sizes = {e.key: _tokens(pieces) for e, pieces in zip(bare.examples, bare.pieces, strict=True)}
     rows = zip(own.examples, own.row_losses(batch), own.pieces, strict=True)
     return [
-        {
-            "key": e.key,
-            "dialogue": e.group,
-            "turn": len(e.history) + 1,
-            "own": round(loss, 6),
-            "other": round(losses[e.key], 6),
-            "tokens": _tokens(pieces) - sizes[e.key],
-        }
+        ArmRow(
+            key=e.key,
+            dialogue=e.group,
+            turn=len(e.history) + 1,
+            own=round(loss, 6),
+            other=round(losses[e.key], 6),
+            tokens=_tokens(pieces) - sizes[e.key],
+        )
         for e, loss, pieces in rows
         if e.key in losses
     ]

@@ -1,6 +1,6 @@
 """The memory that nothing was trained for: the mean of each utterance's token embeddings, in the place of its <MEM>.
 
-A learnt memory is worth what it is worth beside this one. It tells the words and neither their order nor what came
+A learnt memory is worth what it is worth beside this one. It holds the words and neither their order nor what came
 before; the LLM's adapter learns to read it. Knows nothing of prompts.
 """
 
@@ -16,7 +16,7 @@ from model.spoken import Spoken
 
 
 class MeanMemory:
-    """One memory an utterance: the plain mean of the LLM's embeddings [d] of the bare text's tokens. No role is told."""
+    """One memory an utterance: the plain mean of the LLM's embeddings [d] of the bare text's tokens. Roles are left out."""
 
     def __init__(self, tokenizer, table: Tensor):
         """table: the LLM's input embeddings [vocabulary, d]."""

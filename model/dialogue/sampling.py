@@ -44,12 +44,12 @@ def write_merged(llm_folder: Path, adapter: Path, dtype: str, out: Path) -> None
     llm, _ = merged(llm_folder, adapter, dtype)
     shutil.copytree(llm_folder, out, ignore=shutil.ignore_patterns(*WEIGHTS), dirs_exist_ok=True)
     kept = out / "generation_config.json"
-    told = kept.read_bytes() if kept.is_file() else None
+    generation_config = kept.read_bytes() if kept.is_file() else None
     llm.save_pretrained(out, safe_serialization=True)
-    if told is None:
+    if generation_config is None:
         kept.unlink(missing_ok=True)
     else:  # which tokens end a turn is the LLM's own to say
-        kept.write_bytes(told)
+        kept.write_bytes(generation_config)
 
 
 def text_prompts(

@@ -97,12 +97,12 @@ def train_dialogue(
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}
         return reply + weight * reconstruction, logs
 
-    learnt = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
     if learns is not None:
-        learnt |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
+        trained |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
     names = [example.key for example in train_set.examples]
     outcome = run_training(
-        Trainable(learnt, [part for part in (model.llm, *parts) if part is not None]),
+        Trainable(trained, [part for part in (model.llm, *parts) if part is not None]),
         TrainRows(train_set.lengths, names, train_set.shared_lengths if shared_schedule else None),
         loss,
         lambda: heldout_set.check(batch, weight),
@@ -163,7 +163,7 @@ class Exchanges:
 
     Tokens, memories and emotion embeddings do not change in training and are computed once, held on the CPU;
     ids become embeddings when a batch is run. Where the compressor learns, memories do change, and a batch's prompts are
-    made anew. `left_out` says how many exchanges fit the LLM's window in no way;
+    made anew. `left_out` counts the exchanges that do not fit the LLM's window even without history;
     the model's counts, how many utterances of the others' histories are not reconstructed.
     """
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
 LOG = logging.getLogger(__name__)
-"""Where a run is told of its collapse while it can still be stopped."""
+"""Warns of a collapse while the run can still be stopped."""
 
 REWARDS = ("reward_chosen", "reward_rejected")
 """In the log of every step."""
@@ -34,21 +34,21 @@ class CollapseWatch:
 
     def __init__(self, count: int, earlier: Iterable[dict[str, float]] = ()):
         self._last: deque[dict[str, float]] = deque(maxlen=count)
-        self._told = False
+        self._reported = False
         for entry in earlier:
             self.look(entry)
 
     def look(self, entry: dict[str, float]) -> None:
         """Take in the log of the next step: its number, `step`, and the rewards."""
         self._last.append(entry)
-        if not self._told and len(self._last) == self._last.maxlen and both_fall(self._last):
-            self._told = True
+        if not self._reported and len(self._last) == self._last.maxlen and both_fall(self._last):
+            self._reported = True
             first, last = self._last[0], self._last[-1]
-            told = ", ".join(f"{name} {first[name]:.2f} → {last[name]:.2f}" for name in REWARDS)
+            falls = ", ".join(f"{name} {first[name]:.2f} → {last[name]:.2f}" for name in REWARDS)
             LOG.warning(
                 "EPO: step %d: collapse: both rewards have been falling for %d steps (%s); lower the learning rate "
                 "or gamma, or raise the weight of the autoregressive loss",
-                entry["step"], len(self._last), told,
+                entry["step"], len(self._last), falls,
             )  # fmt: skip
 
 

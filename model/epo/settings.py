@@ -30,7 +30,7 @@ class EpoSettings(BaseModel, frozen=True, extra="forbid"):
         50,
         ge=8,
         description="Training steps over which the rewards of both replies must fall, each clearly beyond the noise of "
-        "its batches, to be told as collapse; all steps of a shorter run. Not in the paper.",
+        "its batches, to count as collapse; all steps of a shorter run. Not in the paper.",
     )
     until: Literal["budget", "moved"] = Field(
         "budget",

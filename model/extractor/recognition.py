@@ -43,15 +43,15 @@ def recognised(
         shown = [i for i, clip in enumerate(clips) if possible(clip, (setting,))]
         rows = [Row(clips[i], setting) for i in shown]
         for answers, asked in ((own, rows), (other, rows_with_other_clips(rows))):
-            said = _said(recogniser, [row for row in asked if row is not None], batch)
+            predictions = _predictions(recogniser, [row for row in asked if row is not None], batch)
             for i, row in zip(shown, asked, strict=True):
-                answers[i][setting] = None if row is None else next(said)
+                answers[i][setting] = None if row is None else next(predictions)
         if progress is not None:
             progress(number + 1, len(INPUT_SETTINGS), {})
     whole = dict.fromkeys(INPUT_SETTINGS)
     return [{**whole, **answer} for answer in own], [{**whole, **answer} for answer in other]
 
 
-def _said(recogniser: Recogniser, rows: Sequence[Row], batch: int):
+def _predictions(recogniser: Recogniser, rows: Sequence[Row], batch: int):
     best = recogniser.scores(rows, batch).argmax(1).tolist() if rows else []
     return iter([EMOTIONS[i] for i in best])

@@ -62,12 +62,12 @@ def names_field(message: str, field: str) -> bool:
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
     """How long `Retry-After` asks to wait, in seconds or until a date; 0 where it says nothing of use."""
-    told = headers.get("retry-after", "").strip()
+    header = headers.get("retry-after", "").strip()
     try:
-        wait = float(told)
+        wait = float(header)
     except ValueError:
         try:
-            until = parsedate_to_datetime(told)
+            until = parsedate_to_datetime(header)
             wait = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError, IndexError, OverflowError):
             return 0.0

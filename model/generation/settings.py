@@ -16,7 +16,7 @@ SamplingField = Literal["temperature", "top_p", "seed"]
 Sign = Literal["models", "fingerprint", "probe"]
 """What tells one model behind a server's name from another."""
 
-HOW_IT_IS_ASKED = (
+TRANSPORT_FIELDS = (
     "identify_every",
     "concurrency",
     "timeout_s",
@@ -102,7 +102,7 @@ class ServerSettings(BaseModel, frozen=True, extra="forbid"):
     """A server that speaks OpenAI's chat completions, for the engine "openai". None of this is in the paper.
 
     Its fields are of two kinds: what is asked, and of whom, can change an answer and is part of the candidates' key;
-    how it is asked (`HOW_IT_IS_ASKED`) cannot, and is not. vLLM's server samples as asked only when started with
+    how it is asked (`TRANSPORT_FIELDS`) cannot, and is not. vLLM's server samples as asked only when started with
     `--generation-config vllm`. The key itself is read from the environment by the engine process alone: it enters
     no setting, no row and no message.
     """

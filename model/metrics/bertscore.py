@@ -84,7 +84,7 @@ def baseline(name: str, num_layers: int) -> float | None:
 
 
 def signature(name: str, num_layers: int) -> str:
-    """What bert-score calls its hash: weights, layer, idf and versions, which a score must be told with."""
+    """What bert-score calls its hash: weights, layer, idf and versions, which must stand beside a score."""
     from importlib.metadata import version
 
     return f"{name}_L{num_layers}_no-idf_version={version('bert-score')}(hug_trans={version('transformers')})"

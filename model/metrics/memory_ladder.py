@@ -1,13 +1,14 @@
 """Arms of the memory ladder compared on the same replies: what each history is worth, and its share of the full one's.
 
-A row is one reply: nats a token after its own history, and after another dialogue's. Their difference, other − own, is
-what an arm makes of what was really said before; the mean over replies counts each reply once. Intervals resample
-dialogues. Knows nothing of models.
+A row is one reply. Its gain, nats a token after another dialogue's history less those after its own, is what an arm
+makes of what was really said before; the mean over replies counts each reply once. Intervals resample dialogues. Knows
+nothing of models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,8 +28,28 @@ COMPARISONS = (
 )
 """(arm, the arm it is to be better than)."""
 
-Rows = Sequence[Mapping]
-"""{"key", "dialogue", "turn", "own", "other", "tokens"} of each reply."""
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """One true reply after an arm's way of giving the history.
+
+    own, other: nats a token after its own history, and after another dialogue's. turn: of the sentence, from 1. tokens:
+    that the history takes in the prompt.
+    """
+
+    key: str
+    dialogue: Hashable
+    turn: int
+    own: float
+    other: float
+    tokens: int
+
+    @property
+    def gain(self) -> float:
+        return self.other - self.own
+
+
+Rows = Sequence[ArmRow]
 
 
 def arm_figures(rows: Rows, full: Rows | None, intervals: BootstrapSettings) -> dict:
@@ -37,27 +58,27 @@ def arm_figures(rows: Rows, full: Rows | None, intervals: BootstrapSettings) -> 
     own, other: mean nats; gain: verdict on other − own; tokens: the history's, a mean. share, saved: of the full text
     history's gain kept, and of its tokens spared, over the replies both have; None without `full`.
     """
-    dialogues = [row["dialogue"] for row in rows]
-    own = bootstrap([row["own"] for row in rows], dialogues, intervals).interval
-    gains = [row["other"] - row["own"] for row in rows]
+    dialogues = [row.dialogue for row in rows]
+    own = bootstrap([row.own for row in rows], dialogues, intervals).interval
+    gains = [row.gain for row in rows]
     both = paired(rows, full or [])
     found = {
         "n": len(rows),
         "dialogues": len(set(dialogues)),
         "own": _rounded(own.mean),
         "own_ci": None if np.isnan(own.low) else [_rounded(own.low), _rounded(own.high)],
-        "other": _rounded(float(np.mean([row["other"] for row in rows]))) if rows else None,
+        "other": _rounded(float(np.mean([row.other for row in rows]))) if rows else None,
         "gain": verdict(gains, dialogues, intervals).as_dict(),
-        "tokens": _rounded(float(np.mean([row["tokens"] for row in rows]))) if rows else None,
+        "tokens": _rounded(float(np.mean([row.tokens for row in rows]))) if rows else None,
         "share": None,
         "saved": None,
         "by_turn": by_turn(rows, intervals),
     }
     if both:
-        mine, whole = ([row["other"] - row["own"] for row in side] for side in zip(*both, strict=True))
-        found["share"] = share(mine, whole, [row["dialogue"] for row, _ in both], intervals)
-        tokens = sum(other["tokens"] for _, other in both)
-        found["saved"] = _rounded(1 - sum(row["tokens"] for row, _ in both) / tokens) if tokens else None
+        mine, whole = ([row.gain for row in side] for side in zip(*both, strict=True))
+        found["share"] = share(mine, whole, [row.dialogue for row, _ in both], intervals)
+        tokens = sum(other.tokens for _, other in both)
+        found["saved"] = _rounded(1 - sum(row.tokens for row, _ in both) / tokens) if tokens else None
     return found
 
 
@@ -84,24 +105,24 @@ def by_turn(rows: Rows, intervals: BootstrapSettings) -> list[dict]:
     """{"from", "to", "own", "gain"} of each group of turns that has rows; to: its last turn, None of the last group."""
     found = []
     for start, end in zip(TURNS, (*TURNS[1:], None), strict=True):
-        inside = [row for row in rows if start <= row["turn"] and (end is None or row["turn"] < end)]
+        inside = [row for row in rows if start <= row.turn and (end is None or row.turn < end)]
         if inside:
-            gains = [row["other"] - row["own"] for row in inside]
+            gains = [row.gain for row in inside]
             found.append(
                 {
                     "from": start,
                     "to": None if end is None else end - 1,
-                    "own": _rounded(float(np.mean([row["own"] for row in inside]))),
-                    "gain": verdict(gains, [row["dialogue"] for row in inside], intervals).as_dict(),
+                    "own": _rounded(float(np.mean([row.own for row in inside]))),
+                    "gain": verdict(gains, [row.dialogue for row in inside], intervals).as_dict(),
                 }
             )
     return found
 
 
-def paired(rows: Rows, others: Rows) -> list[tuple[Mapping, Mapping]]:
+def paired(rows: Rows, others: Rows) -> list[tuple[ArmRow, ArmRow]]:
     """The rows of the replies that both arms have."""
-    known = {row["key"]: row for row in others}
-    return [(row, known[row["key"]]) for row in rows if row["key"] in known]
+    known = {row.key: row for row in others}
+    return [(row, known[row.key]) for row in rows if row.key in known]
 
 
 def comparisons(arms: Mapping[str, Rows], intervals: BootstrapSettings) -> list[dict]:
@@ -110,8 +131,8 @@ def comparisons(arms: Mapping[str, Rows], intervals: BootstrapSettings) -> list[
     for arm, than in COMPARISONS:
         if arm in arms and than in arms:
             both = paired(arms[arm], arms[than])
-            less = [other["own"] - row["own"] for row, other in both]
-            judged = verdict(less, [row["dialogue"] for row, _ in both], intervals)
+            less = [other.own - row.own for row, other in both]
+            judged = verdict(less, [row.dialogue for row, _ in both], intervals)
             found.append({"arm": arm, "than": than, "difference": judged.as_dict()})
     return found
 

@@ -78,7 +78,7 @@ def pair_quality(pairs: Sequence[TextPair], settings: QualitySettings) -> dict:
 
 
 def length_features(text: str) -> list[float]:
-    """All that is said of a reply's length, float [10]: its class in words, and logarithms of words and letters."""
+    """What is known of a reply's length, float [10]: its class in words, and logarithms of words and letters."""
     count = len(words(text))
     steps = [float(count >= step) for step in LENGTH_STEPS]
     return [*steps, np.log1p(count), np.log1p(len(text)), float(count == 0)]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_validator
 
 Control = Literal["random", "most_similar", "shuffled", "nll"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
-"""Further trainings on the same rows that EPO is compared with, in the order in which they are told."""
+"""Further trainings on the same rows that EPO is compared with, in the order in which reports list them."""
 
 
 def stage_name(stage: str, control: str) -> str:

@@ -51,7 +51,7 @@ class HeadTrainingSettings(BaseModel, frozen=True, extra="forbid"):
         default="all", description="rows of the train file used, by position: lets two scorers share none"
     )
     start: str = Field(
-        default="", description="scorer whose head is gone on from; empty: a head is trained first"
+        default="", description="scorer whose head training starts from; empty: a head is trained first"
     )
     tuning_rows: int | None = Field(
         default=None,

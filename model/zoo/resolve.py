@@ -235,7 +235,7 @@ def _snapshot(source: WeightSource, patterns: tuple[str, ...]) -> Path:
 
 
 def offline() -> bool:
-    """Whether this process is told not to ask the hub, by the hub client's own variable."""
+    """Whether this process must not ask the hub, by the hub client's own variable."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 

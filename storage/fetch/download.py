@@ -42,7 +42,7 @@ STARTS = {
 }  # fmt: skip
 """How files of a suffix begin; checked where no checksum is published."""
 
-Told = Callable[[str, int, int | None], None]
+Progress = Callable[[str, int, int | None], None]
 """progress(name, bytes here, bytes in all where known)."""
 
 
@@ -50,7 +50,7 @@ def fetch(
     source: Source,
     folder: Path,
     wanted: Callable[[str], bool],
-    progress: Told,
+    progress: Progress,
     limits: FetchLimits = USUAL,
 ) -> tuple[int, int]:
     """Download the wanted files of a dataset into `folder`; complete files are kept.
@@ -58,7 +58,7 @@ def fetch(
     Returns how many were downloaded and how many were there. FetchError: nothing wanted, not enough room, or a file
     that cannot be had; the part that came is kept for the next try.
     """
-    files = [file for file in source.listing(partial(ask, limits=limits)) if wanted(file.name)]
+    files = [file for file in source.listing(partial(get_page, limits=limits)) if wanted(file.name)]
     if not files:
         raise FetchError(f"{source.title}: no file is named so; the publisher's list has none")
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class _Unwanted(FetchError):
     """What comes is not the file, so there is nothing to resume."""
 
 
-def ask(url: str, limits: FetchLimits = USUAL) -> bytes:
+def get_page(url: str, limits: FetchLimits = USUAL) -> bytes:
     """The body of a small page. FetchError: it cannot be had, or is beyond the limits."""
     for attempt in range(ATTEMPTS):
         try:
@@ -84,7 +84,7 @@ def ask(url: str, limits: FetchLimits = USUAL) -> bytes:
     raise AssertionError("the last attempt raises")
 
 
-def download(file: RemoteFile, target: Path, progress: Told, limits: FetchLimits = USUAL) -> None:
+def download(file: RemoteFile, target: Path, progress: Progress, limits: FetchLimits = USUAL) -> None:
     """Download one file to `target`: resumed after a break, verified, and renamed when complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -100,7 +100,7 @@ def download(file: RemoteFile, target: Path, progress: Told, limits: FetchLimits
         _mark(part).unlink(missing_ok=True)
 
 
-def _bring_all(file: RemoteFile, part: Path, progress: Told, limits: FetchLimits) -> None:
+def _bring_all(file: RemoteFile, part: Path, progress: Progress, limits: FetchLimits) -> None:
     failures, before = 0, -1
     while not _continue(file, part, progress, limits):
         here = part.stat().st_size
@@ -114,7 +114,7 @@ def _bring_all(file: RemoteFile, part: Path, progress: Told, limits: FetchLimits
         time.sleep(PAUSE_S * 2 ** max(0, failures - 1))
 
 
-def _continue(file: RemoteFile, part: Path, progress: Told, limits: FetchLimits) -> bool:
+def _continue(file: RemoteFile, part: Path, progress: Progress, limits: FetchLimits) -> bool:
     """Ask for what is missing and append it. Whether the file is whole now."""
     here = part.stat().st_size
     version = _version(part)
@@ -176,8 +176,8 @@ def _blocks(
         came += len(block)
         counted += len(block)
         if came > most:
-            told = f"{setting} allows" if setting else "are published"
-            raise _Unwanted(f"{url}: more bytes come than {told}; stopped")
+            limit = f"{setting} allows" if setting else "are published"
+            raise _Unwanted(f"{url}: more bytes come than {limit}; stopped")
         spent = time.monotonic() - since
         if spent >= limits.window_s:
             if counted < limits.slowest_bytes_s * spent:
@@ -282,8 +282,8 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> str:
 
 def _first_byte(answer: http.client.HTTPResponse) -> int:
     """First byte of a partial answer; -1 where the server does not say."""
-    told = answer.headers.get("Content-Range", "")
-    digits = told.removeprefix("bytes ").split("-")[0]
+    header = answer.headers.get("Content-Range", "")
+    digits = header.removeprefix("bytes ").split("-")[0]
     return int(digits) if digits.isdigit() else -1
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from storage.errors import InputError
 
-Ask = Callable[[str], bytes]
+GetPage = Callable[[str], bytes]
 """The body of an address."""
 
 
@@ -36,12 +36,12 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Plain:
+class FixedFiles:
     """Files at fixed addresses."""
 
     files: tuple[RemoteFile, ...]
 
-    def listing(self, ask: Ask) -> list[RemoteFile]:
+    def listing(self, get_page: GetPage) -> list[RemoteFile]:
         return list(self.files)
 
 
@@ -51,12 +51,12 @@ class ZenodoRecord:
 
     url: str
 
-    def listing(self, ask: Ask) -> list[RemoteFile]:
+    def listing(self, get_page: GetPage) -> list[RemoteFile]:
         return [
             RemoteFile(
                 file["key"], f"{self.url}/files/{quote(file['key'])}/content", file["size"], file["checksum"]
             )
-            for file in _json(ask, self.url, "files")
+            for file in _json(get_page, self.url, "files")
         ]
 
 
@@ -68,10 +68,10 @@ class HubFolders:
     dataset: str
     folders: tuple[str, ...]
 
-    def listing(self, ask: Ask) -> list[RemoteFile]:
+    def listing(self, get_page: GetPage) -> list[RemoteFile]:
         found = []
         for folder in self.folders:
-            entries = _json(ask, f"{self.url}/api/datasets/{self.dataset}/tree/main/{folder}")
+            entries = _json(get_page, f"{self.url}/api/datasets/{self.dataset}/tree/main/{folder}")
             for entry in (e for e in entries if e["type"] == "file"):
                 address = f"{self.url}/datasets/{self.dataset}/resolve/main/{quote(entry['path'])}"
                 large = entry.get("lfs")
@@ -92,9 +92,9 @@ class NamedInCsv:
     media: str
     templates: tuple[str, ...]
 
-    def listing(self, ask: Ask) -> list[RemoteFile]:
+    def listing(self, get_page: GetPage) -> list[RemoteFile]:
         try:
-            text = ask(self.csv_url).decode("utf-8-sig")
+            text = get_page(self.csv_url).decode("utf-8-sig")
             table = csv.DictReader(io.StringIO(text, newline=""))
             if self.column not in (table.fieldnames or ()):
                 raise KeyError
@@ -110,7 +110,7 @@ class NamedInCsv:
         return found
 
 
-Files = Plain | ZenodoRecord | HubFolders | NamedInCsv
+Files = FixedFiles | ZenodoRecord | HubFolders | NamedInCsv
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class Source:
     files: tuple[Files, ...] | None
     after: str
 
-    def listing(self, ask: Ask) -> list[RemoteFile]:
+    def listing(self, get_page: GetPage) -> list[RemoteFile]:
         """Every file of the dataset. FetchError where a list is no list, or names a path outside the folder."""
         found = []
         for files in self.files or ():
             try:
-                found += files.listing(ask)
+                found += files.listing(get_page)
             except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
                 raise FetchError(f"{self.title}: the list of files is not as expected ({error!r})") from None
         for file in found:
@@ -140,8 +140,8 @@ class Source:
         return found
 
 
-def _json(ask: Ask, url: str, key: str | None = None):
-    text = ask(url)
+def _json(get_page: GetPage, url: str, key: str | None = None):
+    text = get_page(url)
     try:
         body = json.loads(text)
     except ValueError:

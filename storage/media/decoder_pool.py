@@ -55,7 +55,7 @@ class DecoderPool:
         waiting: deque[Future] = deque()
         try:
             for request in requests:
-                waiting.append(self._threads.submit(self._ask, request))
+                waiting.append(self._threads.submit(self._decode, request))
                 if len(waiting) >= AHEAD * self.processes:
                     yield waiting.popleft().result()
             while waiting:
@@ -64,10 +64,10 @@ class DecoderPool:
             for future in waiting:
                 future.cancel()
 
-    def _ask(self, request: Request) -> Clip | MediaError:
+    def _decode(self, request: Request) -> Clip | MediaError:
         child = self._idle.get()
         try:
-            return child.ask(request)
+            return child.decode(request)
         finally:
             self._idle.put(child)
 
@@ -97,7 +97,7 @@ class _Child:
         self.process: subprocess.Popen[bytes] | None = None
         self._pending = bytearray()
 
-    def ask(self, request: Request) -> Clip | MediaError:
+    def decode(self, request: Request) -> Clip | MediaError:
         try:
             requests, answers = pipes(self.process or self._start())
             deadline = time.monotonic() + self.timeout_s

@@ -27,11 +27,11 @@ UNUSED = ("not_read", "clip_without_row")
 
 @dataclass
 class Checked:
-    """One dataset. problems: "file:line: what is wrong"; told: other lines for the person."""
+    """One dataset. problems: "file:line: what is wrong"; notes: other lines for the person."""
 
     title: str
     problems: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     summary: dict = field(default_factory=dict)
 
 
@@ -47,7 +47,7 @@ def check(path: Path, settings: DataSettings) -> list[Checked]:
     found = check_dataset(RawDataset(own.DATASET, path.parent, files), path.parent, settings)
     if not own.NAME.fullmatch(path.name):
         stem, suffix = os.path.splitext(path.name)
-        found.told.append(
+        found.notes.append(
             f"a run finds this file once it is called dialogues{suffix.lower()} or {stem}.dialogues{suffix.lower()}"
         )
     return [found]
@@ -76,15 +76,15 @@ def check_dataset(raw: RawDataset, root: Path, settings: DataSettings) -> Checke
         if raw.dataset != own.DATASET:
             raise
         read = own.as_dialogues(own.read_rows(raw, root, settings))
-        found.told.append(str(error))
+        found.notes.append(str(error))
     faults = [r for r in [*read.rejects, *read.defects] if r.reason not in UNUSED]
     if raw.dataset == own.DATASET:
         found.problems = sorted({*found.problems, *map(line_of, faults)}, key=by_place)
     else:
         # Defects of a release are known, and no fault of who unpacked it.
-        found.told += [f"{count} {reason}" for reason, count in Counter(r.reason for r in faults).items()]
-    found.told += [f"not used: {r.detail}" for r in read.defects if r.reason in UNUSED]
-    found.told += read.notes
+        found.notes += [f"{count} {reason}" for reason, count in Counter(r.reason for r in faults).items()]
+    found.notes += [f"not used: {r.detail}" for r in read.defects if r.reason in UNUSED]
+    found.notes += read.notes
     found.summary = summary_of(read)
     return found
 

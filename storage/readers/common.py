@@ -112,7 +112,7 @@ def skipped_folder(name: str) -> bool:
 def counted_by_suffix(names: Iterable[str]) -> list[str]:
     """How many names there are of each suffix as it is spelled, with a few of them: "2 *.WAV: a.WAV, b.WAV".
 
-    Bounded whatever the names: of further suffixes only the number is told.
+    Bounded whatever the names: of further suffixes only their number is given.
     """
     kinds: dict[str, list[str]] = {}
     for name in names:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from storage.fetch.sources import NamedInCsv, Plain, RemoteFile, Source
+from storage.fetch.sources import FixedFiles, NamedInCsv, RemoteFile, Source
 from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
@@ -190,15 +190,15 @@ def read_votes(root: Path, path: str, settings: DataSettings) -> tuple[dict[str,
 
 
 def notes(utterances: Iterable[Utterance]) -> list[str]:
-    told = []
+    notes = []
     for kind, missing in (
         ("picture", sum(u.video_path is None for u in utterances)),
         ("sound of its own (the flv's is taken)", sum(u.audio_path == u.video_path for u in utterances)),
         ("label: a tie, or no vote", sum(u.emotion is None for u in utterances)),
     ):
         if missing:
-            told.append(f"{DATASET}: {missing} clips without a {kind}")
-    return told
+            notes.append(f"{DATASET}: {missing} clips without a {kind}")
+    return notes
 
 
 README = "CheyneyComputerScience/CREMA-D README and issue 8"
@@ -219,7 +219,7 @@ ENTRY = Dataset(
         "ODbL 1.0, contents under DbCL 1.0",
         "https://github.com/CheyneyComputerScience/CREMA-D/blob/master/LICENSE.txt",
         (
-            Plain(
+            FixedFiles(
                 (
                     RemoteFile(
                         "processedResults/summaryTable.csv", f"{TEXTS}/processedResults/summaryTable.csv"

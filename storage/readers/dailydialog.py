@@ -11,7 +11,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from storage.fetch.sources import Plain, RemoteFile, Source
+from storage.fetch.sources import FixedFiles, RemoteFile, Source
 from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
@@ -103,8 +103,8 @@ def read_part(root: Path, path: str, split: str, files: tuple[str, ...], setting
     result = Dialogues()
     lines = without_blank_end(lines_of(read_text(root, path)))
     for number, line in enumerate(lines, start=1):
-        told = None if labels is None else labels[number - 1].split() if number <= len(labels) else []
-        read_dialogue(line, told, split, number, path, emotions_path, result, settings)
+        labelled = None if labels is None else labels[number - 1].split() if number <= len(labels) else []
+        read_dialogue(line, labelled, split, number, path, emotions_path, result, settings)
     if labels is not None and len(labels) > len(lines):
         detail = f"{emotions_path}: {len(labels) - len(lines)} lines more than dialogues"
         result.defects.append(Reject(DATASET, split, "", None, "label_without_text", detail))
@@ -138,11 +138,11 @@ def read_dialogue(
             result.rejects.append(Reject(DATASET, split, dialogue, turn, "empty_text", where))
             continue
         label = None if labels is None else labels[turn]
-        told = (
+        emotion = (
             None if label is None else LABELS.target(label, f"{emotions_path} line {number}", settings.labels)
         )
         result.utterances.append(
-            Utterance(DATASET, split, dialogue, turn, SPEAKERS[turn % 2], text, told, label)
+            Utterance(DATASET, split, dialogue, turn, SPEAKERS[turn % 2], text, emotion, label)
         )
 
 
@@ -165,7 +165,7 @@ ENTRY = Dataset(
         "CC BY-NC-SA 4.0",
         "https://creativecommons.org/licenses/by-nc-sa/4.0/",
         (
-            Plain(
+            FixedFiles(
                 (RemoteFile("ijcnlp_dailydialog.zip", "http://yanran.li/files/ijcnlp_dailydialog.zip"),),
             ),
         ),

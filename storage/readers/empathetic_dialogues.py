@@ -1,7 +1,7 @@
 """Reader of EmpatheticDialogues: two people talk about a situation that one of them lived through.
 
 A line is a row and a comma is a separator, always: commas of the text are written _comma_, and quotes mean nothing
-(a CSV reader that heeds them loses thousands of rows). The label is of the situation, not of an utterance: it stands,
+(a CSV reader that follows them loses thousands of rows). The label is of the situation, not of an utterance: it stands,
 as it is spelled, with the utterance that opens the conversation, and has no target unless data.labels.map gives it
 one. Knows nothing of media: there are none.
 Source: the release's README and issues; Rashkin et al., ACL 2019.
@@ -13,7 +13,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from storage.fetch.sources import Plain, RemoteFile, Source
+from storage.fetch.sources import FixedFiles, RemoteFile, Source
 from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
@@ -140,7 +140,7 @@ ENTRY = Dataset(
         "CC BY-NC 4.0",
         "https://github.com/facebookresearch/EmpatheticDialogues/blob/main/LICENSE",
         (
-            Plain(
+            FixedFiles(
                 (
                     RemoteFile(
                         "empatheticdialogues.tar.gz",

@@ -54,7 +54,7 @@ def find_datasets(root: Path) -> list[RawDataset]:
             name,
             root / (os.path.commonpath([os.path.dirname(p) for p in files]) or "."),
             tuple(files),
-            *told_of(dataset_named(name), beside[name]),
+            *notes_on_unread(dataset_named(name), beside[name]),
         )
         for name, files in claimed.items()
     ]
@@ -108,7 +108,7 @@ def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def told_of(dataset: Dataset, beside: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def notes_on_unread(dataset: Dataset, beside: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(notes, lines on what is not read) of the files beside a dataset's own."""
     needless = [p for p in beside if dataset.not_needed and dataset.not_needed.fullmatch(p)]
     notes: tuple[str, ...] = ()
@@ -140,8 +140,8 @@ def read_dataset(
     check_sizes(raw, root, settings)
     result = without_endless_rows(dataset.read(raw, root, settings), settings)
     if settings.known_bad == "withdraw":
-        result.utterances, told = withdraw(result.utterances, dataset.known_bad)
-        result.defects += told
+        result.utterances, withdrawn = withdraw(result.utterances, dataset.known_bad)
+        result.defects += withdrawn
     if dataset.single_clips:
         result = without_silent_rows(result)
     if len(result.utterances) + len(result.rejects) != result.rows:

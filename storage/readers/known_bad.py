@@ -38,15 +38,15 @@ def withdraw(
         entries.setdefault(entry.dialogue_id, []).append(entry)
     utterances = list(utterances)
     media = any(map(_has_media, utterances))
-    kept, told = [], []
+    kept, withdrawn = [], []
     for utterance in utterances:
         for entry in entries.get(utterance.dialogue_id, ()):
             wrong = media and _has_media(utterance) != (entry.action == "missing")
             if wrong and _names(entry, utterance):
-                told.append(_line(entry, utterance))
+                withdrawn.append(_line(entry, utterance))
                 utterance = _without(utterance, entry.action)
         kept.append(utterance)
-    return kept, told
+    return kept, withdrawn
 
 
 def _has_media(utterance: Utterance) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from storage.fetch.sources import Plain, RemoteFile, Source
+from storage.fetch.sources import FixedFiles, RemoteFile, Source
 from storage.labels import EKMAN, LabelTable
 from storage.readers.common import (
     Dialogues,
@@ -111,7 +111,7 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     result = Dialogues()
     ignored: list[str] = []
     spans: dict[Key, Span] = {}
-    clips, spare = index_clips(root, raw.files)
+    clips, unused = index_clips(root, raw.files)
     for split in ("train", "dev", "test"):
         copies = [p for p in raw.files if LABEL_FILES.get(file_name(p)) == split]
         if not copies:
@@ -127,7 +127,7 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
     result.defects += clips_without_row(clips, result)
     result.utterances, shared = without_shared_clips(result.utterances, spans)
     result.defects += shared
-    result.notes += copies_note(DATASET, ignored) + clip_notes(result.utterances, clips, spare)
+    result.notes += copies_note(DATASET, ignored) + clip_notes(result.utterances, clips, unused)
     result.notes += time_notes(result.utterances)
     return result
 
@@ -244,11 +244,11 @@ def index_clips(root: Path, paths: tuple[str, ...]) -> tuple[dict[Key, str], int
         if match := CLIP_NAME.fullmatch(file_name(path)):
             key = (clip_split(path), str(int(match[2])), int(match[3]))
             found.setdefault(key, {}).setdefault(bool(match[1]), []).append(path)
-    clips, spare = {}, 0
+    clips, unused = {}, 0
     for key, cuts in found.items():
         clips[key], others = choose_file(root, f"{DATASET}: clip {clip_name(key)}", cuts[max(cuts)])
-        spare += len(others) + (len(cuts[False]) if len(cuts) == 2 else 0)
-    return clips, spare
+        unused += len(others) + (len(cuts[False]) if len(cuts) == 2 else 0)
+    return clips, unused
 
 
 def clip_split(path: str) -> str:
@@ -296,7 +296,7 @@ def without_shared_clips(
     )
 
 
-def clip_notes(utterances: list[Utterance], clips: dict[Key, str], spare: int) -> list[str]:
+def clip_notes(utterances: list[Utterance], clips: dict[Key, str], unused: int) -> list[str]:
     if not clips:
         return ["meld: no clips, text only"]
     notes = []
@@ -308,8 +308,8 @@ def clip_notes(utterances: list[Utterance], clips: dict[Key, str], spare: int) -
     unlabelled = len(clips.keys() - {u.key[1:] for u in utterances})
     if unlabelled:
         notes.append(f"meld: {unlabelled} clips without a row, not used")
-    if spare:
-        notes.append(f"meld: {spare} further files of clips already found, not used")
+    if unused:
+        notes.append(f"meld: {unused} further files of clips already found, not used")
     return notes
 
 
@@ -337,7 +337,7 @@ ENTRY = Dataset(
         "GPL-3.0",
         "https://github.com/declare-lab/MELD/blob/master/LICENSE",
         (
-            Plain(
+            FixedFiles(
                 (
                     RemoteFile(
                         "MELD.Raw.tar.gz", "http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz"

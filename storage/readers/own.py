@@ -90,12 +90,12 @@ def read(raw: RawDataset, root: Path, settings: DataSettings) -> Dialogues:
 
 
 def as_dialogues(rows: Rows) -> Dialogues:
-    told = [
+    notes = [
         f"{DATASET}: {path}: columns that nothing reads: {', '.join(names)}"
         for path, names in sorted(rows.unread.items())
     ]
     return Dialogues(
-        rows.utterances, rows.rejects, rows.defects, told, len(rows.utterances) + len(rows.rejects)
+        rows.utterances, rows.rejects, rows.defects, notes, len(rows.utterances) + len(rows.rejects)
     )
 
 

@@ -123,16 +123,16 @@ def index_trials(
 
 
 def notes(trials: dict[str, dict[str, str]], copies: int, settings: DataSettings) -> list[str]:
-    told = []
+    notes = []
     several = sum(len(files) > 1 for files in trials.values())
     if several:
-        told.append(f"{DATASET}: {several} trials lie in several modalities; each is one row")
+        notes.append(f"{DATASET}: {several} trials lie in several modalities; each is one row")
     if copies:
-        told.append(f"{DATASET}: {copies} files lie there twice by name; the shallower is read")
+        notes.append(f"{DATASET}: {copies} files lie there twice by name; the shallower is read")
     if not settings.ravdess_song:
         songs = sum(trial.startswith(f"{SONG}-") for trial in trials)
-        told.append(f"{DATASET}: {songs} songs left out (data.ravdess_song=false)")
-    return told
+        notes.append(f"{DATASET}: {songs} songs left out (data.ravdess_song=false)")
+    return notes
 
 
 AUDIT = "published audit of the wav files"

@@ -24,7 +24,7 @@ def part_shared_clips(
     """
     owners: dict[Hashable, Utterance] = {}
     parted: dict[tuple, Utterance] = {}
-    told = []
+    defects = []
     for u in sorted(utterances, key=lambda u: (-SPLITS.index(u.split), u.key)):
         twins = [owner for owner in [owners.setdefault(what, u) for what in shows(u)] if owner is not u]
         parted[u.key] = u
@@ -35,5 +35,5 @@ def part_shared_clips(
             parted[u.key] = replace(u, video_path=None, audio_path=None, media_digest=None)
         else:
             reason, what = "repeated_clip", "flagged"
-        told.append(Reject(*u.key, reason=reason, detail=f"{what}: {same_as(twins[0])}"))
-    return [parted[u.key] for u in utterances], told
+        defects.append(Reject(*u.key, reason=reason, detail=f"{what}: {same_as(twins[0])}"))
+    return [parted[u.key] for u in utterances], defects

@@ -11,7 +11,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from storage.fetch.sources import Plain, RemoteFile, Source
+from storage.fetch.sources import FixedFiles, RemoteFile, Source
 from storage.labels import LabelTable
 from storage.readers.common import (
     Dialogues,
@@ -147,7 +147,7 @@ ENTRY = Dataset(
         "Topical-Chat (Gopalakrishnan et al., Interspeech 2019)",
         "CDLA-Sharing-1.0",
         "https://github.com/alexa/Topical-Chat/blob/master/DATALICENSE",
-        (Plain(tuple(RemoteFile(f"conversations/{name}", f"{TEXTS}/{name}") for name in FILES)),),
+        (FixedFiles(tuple(RemoteFile(f"conversations/{name}", f"{TEXTS}/{name}") for name in FILES)),),
         "nothing to unpack",
     ),
     # The rare and the frequent part together; the labels of train stand nowhere.

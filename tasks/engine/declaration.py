@@ -154,7 +154,7 @@ class Stage:
     workers: how many items may run at once, or the dotted path of the setting that says so. own_process: its
     processes are never shared with other stages, since what they hold must go when the stage ends. trains: several
     processes can do its items together, and `retrain` says when changed rows make it stale. anew: it starts from new
-    weights, or from its own of last time where `retrain` says so. asked: whether these settings ask for it. explain:
+    weights, or from its own of last time where `retrain` says so. enabled: whether these settings ask for it. explain:
     what changed inside the raw files that an item reads, asked only of a stale one, as explain(the item's arguments,
     its last outputs, store, raw root).
     """
@@ -174,7 +174,7 @@ class Stage:
     own_process: bool = False
     trains: bool = False
     anew: bool = False
-    asked: Callable[[Any], bool] = lambda settings: True
+    enabled: Callable[[Any], bool] = lambda settings: True
     explain: Callable[..., list[str]] | None = None
 
     def reads(self) -> dict[str, Reads]:

@@ -48,10 +48,10 @@ def build_graph(stages: Sequence[Stage], sources: Sources) -> list[Node]:
     Raises GraphError: a need that nobody makes, two stages of one name, a cycle, a setting that does not exist.
     """
     check(stages, type(sources.settings))
-    asked = [stage for stage in stages if stage.asked(sources.settings)]
-    _each_once(asked)
-    declared = {stage.name: stage for stage in asked}
-    return [_node(stage, needs, declared, sources) for stage, needs in _ordered(asked)]
+    enabled = [stage for stage in stages if stage.enabled(sources.settings)]
+    _each_once(enabled)
+    declared = {stage.name: stage for stage in enabled}
+    return [_node(stage, needs, declared, sources) for stage, needs in _ordered(enabled)]
 
 
 def declared_elsewhere(paths: Sequence[str]) -> list[Stage]:
@@ -98,10 +98,10 @@ def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:
     _ordered(stages)
 
 
-def _each_once(asked: Sequence[Stage]) -> None:
+def _each_once(enabled: Sequence[Stage]) -> None:
     """Raises GraphError where the settings ask for two stages of one name; of those that exclude each other one is."""
     known: dict[str, Stage] = {}
-    for stage in asked:
+    for stage in enabled:
         twin = known.setdefault(stage.name, stage)
         if twin is not stage:
             raise GraphError(f"two stages are called {stage.name}: {twin.function} and {stage.function}")

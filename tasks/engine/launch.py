@@ -44,9 +44,9 @@ def run_launched(job: dict, answer: Callable[[dict], None]) -> int:
             if not line.startswith(b"{"):  # the launcher's own
                 sys.stderr.buffer.write(line)
                 continue
-            said = json.loads(line)
-            outcome = outcome or "done" in said or "failed" in said
-            answer(said)
+            message = json.loads(line)
+            outcome = outcome or "done" in message or "failed" in message
+            answer(message)
         code = launched.wait()
     if not outcome:
         answer(
@@ -68,13 +68,13 @@ def serve_launched(path: Path) -> int:
     processes = Processes()
     failed = False
 
-    def tell(message: dict) -> None:
+    def pass_on(message: dict) -> None:
         nonlocal failed
         failed = failed or "failed" in message
         if processes.is_main:
             answer(message)
 
-    run_item(json.loads(path.read_text(encoding="utf-8")), tell)
+    run_item(json.loads(path.read_text(encoding="utf-8")), pass_on)
     if not failed:
         processes.leave()
     return int(failed)

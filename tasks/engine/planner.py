@@ -59,15 +59,15 @@ class StagePlan:
         return found
 
     def as_dict(self) -> dict:
-        told = [self.reason] if self.reason else []
-        told += list(dict.fromkeys(line for lines in self.stale.values() for line in lines))
-        told += list(dict.fromkeys(self.behind.values()))
+        lines = [self.reason] if self.reason else []
+        lines += list(dict.fromkeys(line for reasons in self.stale.values() for line in reasons))
+        lines += list(dict.fromkeys(self.behind.values()))
         return {
             "stage": self.stage.name,
             "state": self.state,
             "items": len(self.items),
             "stale_items": len(self.stale),
-            "reasons": told,
+            "reasons": lines,
         }
 
 

@@ -52,9 +52,9 @@ class WorkerPool:
                 raise Stopped(self._closed)
             worker = self._idle[name].pop() if self._idle[name] else self._start(name)
         try:
-            asked = self.settings
+            settings = self.settings
             outputs = worker.run(
-                item, progress, scratch, asked.checkpoint_s, on_line, asked.processes, asked.launch_config, rows_anew
+                item, progress, scratch, settings.checkpoint_s, on_line, settings.processes, settings.launch_config, rows_anew
             )  # fmt: skip
         except BaseException as error:
             worker.kill()

@@ -16,7 +16,7 @@ def read_raw_files(
 ) -> tuple[RawFiles, ...]:
     """The datasets below `root` with the digest of every file they depend on. Raises RawDataError.
 
-    reading(done, total) is told how much is read of what has to be, in MB; before the first byte too.
+    reading(done, total): called with the megabytes read and those to be read; before the first byte too.
     """
     found = list(find_datasets(root))
     total, done = sum(cache.to_read(f"{root}/{path}") for raw in found for path in raw.files), 0

@@ -46,7 +46,7 @@ def changed_dialogues(store: Store, old: list[Ref], new: list[Ref]) -> list[str]
 def changed_rows(store: Store, old: list[Ref], new: list[Ref]) -> tuple[int, int] | None:
     """(rows changed, added or removed, rows there are now) of the table of which the largest share changed.
 
-    None where it cannot be told: an old shard is not there any more.
+    None where it is not known: an old shard is not there any more.
     """
     counts = []
     for table in {_table(ref) for ref in (*old, *new)}:
@@ -132,8 +132,8 @@ def _difference(before: dict | None, after: dict | None) -> str:
         if old == new:
             continue
         columns = [] if old is None or new is None else [name for name in new if old.get(name) != new[name]]
-        told = "new" if old is None else "gone" if new is None else ", ".join(columns)
-        parts.append(f"turn {key[0]} ({told})")
+        change = "new" if old is None else "gone" if new is None else ", ".join(columns)
+        parts.append(f"turn {key[0]} ({change})")
     return "; ".join(dict.fromkeys(parts[:3])) + ("; …" if len(parts) > 3 else "")
 
 

@@ -32,14 +32,14 @@ from tasks.engine.versions import commit
 VERSION: Final = 2
 KEPT = 100
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-SAID = 300
+ERROR_CHARACTERS = 300
 """Characters of an error's line that are kept."""
 
 
 class RunRecord(BaseModel, frozen=True, extra="forbid"):
     """One run. Times are UTC. raw None: the sample corpus; paths are absolute.
 
-    state: "running" in the file of a run that never ended is told as "killed". report, page: digests of the
+    state: "running" in the file of a run that never ended is reported as "killed". report, page: digests of the
     artefacts report.json and report.html, where the run came to one. seconds: of work by stage, items added up.
     commit: of the code that ran, None in records of version 1.
     """
@@ -102,7 +102,7 @@ def recorded(
             failed = isinstance(error, Exception) and not isinstance(error, concurrent.futures.CancelledError)
             facts = {
                 "state": "failed" if failed else "stopped",
-                "said": (str(error) or type(error).__name__)[:SAID],
+                "said": (str(error) or type(error).__name__)[:ERROR_CHARACTERS],
             }
             raise
         finally:
@@ -132,8 +132,8 @@ def run_of(root: Path, wanted: str | None, option: str = "--run") -> RunRecord:
     if wanted is None:
         if found:
             return found[0]
-        told = f" ({len(unreadable)} records cannot be read)" if unreadable else ""
-        raise InputError(f"no run in {root}{told}: {on_store('run', root)} makes one")
+        unread = f" ({len(unreadable)} records cannot be read)" if unreadable else ""
+        raise InputError(f"no run in {root}{unread}: {on_store('run', root)} makes one")
     meant = [record for record in found if record.id.startswith(wanted)]
     if len(meant) == 1:
         return meant[0]

@@ -34,8 +34,8 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 class Session:
     """Opened for `run` and for `status`. raw None: the bundled sample corpus.
 
-    workers: where items run; processes of the session's own, unless it is handed some of another. reading: told how
-    much of the raw files has been read, of how much (read_raw_files).
+    workers: where items run; processes of the session's own, unless it is handed some of another. reading: called
+    with how much of the raw files has been read, of how much (read_raw_files).
     """
 
     def __init__(

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 9.0
 """From a signal to the end of the process, whatever still works."""
-TELL_S = 1.5
-"""The last of it, in which what was cut off is told to whoever believes that it runs."""
+NOTIFY_S = 1.5
+"""The last of it, in which whoever believes that the cut-off work still runs is notified."""
 LOST_PATIENCE_S = 2.0
-"""The same where the orchestrator is gone: nobody is left to tell, only workers to end."""
+"""The same where the orchestrator is gone: nobody is left to notify, only workers to end."""
 
 
 class Stopped(RuntimeError):
@@ -36,7 +36,7 @@ class Interrupted(BaseException):
 
 
 class Stop:
-    """Tells everything that works for a run to stop, once. Used from several threads."""
+    """Stops everything that works for a run, once. Used from several threads."""
 
     def __init__(self) -> None:
         self.why: str | None = None
@@ -50,7 +50,7 @@ class Stop:
         if self.why is not None:
             callback(self.why)
 
-    def ask(self, why: str) -> None:
+    def request(self, why: str) -> None:
         """Ask everybody to stop. Returns at once, so that a signal's handler may call it; a second call does nothing."""
         with self._guard:
             if self.why is not None:
@@ -68,7 +68,7 @@ class Stop:
 
 
 _open: set[Stop] = set()
-_to_tell: set[Callable[[str], None]] = set()
+_to_notify: set[Callable[[str], None]] = set()
 _handler: SignalHandler | None = None
 
 
@@ -83,17 +83,17 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
 
 
 @contextmanager
-def told_at_last(tell: Callable[[str], None]) -> Iterator[None]:
-    """Within the block tell(why) is called where the process is ended before the block has."""
-    _to_tell.add(tell)
+def notified_at_exit(notify: Callable[[str], None]) -> Iterator[None]:
+    """Within the block notify(why) is called where the process is ended before the block has."""
+    _to_notify.add(notify)
     try:
         yield
     finally:
-        _to_tell.discard(tell)
+        _to_notify.discard(notify)
 
 
 class SignalHandler:
-    """How a process heeds its signals. code: its exit status once it is ending, else None; why: what ended it.
+    """How a process handles its signals. code: its exit status once it is ending, else None; why: what ended it.
 
     last_words(why) is called before a process that has not ended in time is ended.
     """
@@ -106,31 +106,31 @@ class SignalHandler:
     def on_signal(self, number: int, _frame) -> None:
         """The handler. A second signal changes nothing: the first is being followed, and its time is limited."""
         interrupted = Interrupted(number)
-        if self.end(str(interrupted), 128 + number, PATIENCE_S, TELL_S):
+        if self.end(str(interrupted), 128 + number, PATIENCE_S, NOTIFY_S):
             raise interrupted
 
-    def end(self, why: str, code: int, patience_s: float, tell_s: float = 0.0) -> bool:
-        """Ask every open session to stop, and end the process after `patience_s`, the last `tell_s` of which are for
-        telling what is cut off. False where it is ending already."""
+    def end(self, why: str, code: int, patience_s: float, notify_s: float = 0.0) -> bool:
+        """Ask every open session to stop, and end the process after `patience_s`, in the last `notify_s` of which
+        what is cut off is reported. False where it is ending already."""
         if self.code is not None:
             return False
         self.code, self.why = code, why
         threading.Thread(
-            target=self._end_at_last, args=(code, patience_s, tell_s), name="at last", daemon=True
+            target=self._end_at_last, args=(code, patience_s, notify_s), name="at last", daemon=True
         ).start()
         stop_all(why)
         return True
 
-    def _end_at_last(self, code: int, patience_s: float, tell_s: float) -> None:
-        threading.Event().wait(max(0.0, patience_s - tell_s))
-        if tell_s:
-            telling = [
-                threading.Thread(target=tell, args=(self.why,), daemon=True) for tell in tuple(_to_tell)
+    def _end_at_last(self, code: int, patience_s: float, notify_s: float) -> None:
+        threading.Event().wait(max(0.0, patience_s - notify_s))
+        if notify_s:
+            notifying = [
+                threading.Thread(target=notify, args=(self.why,), daemon=True) for notify in tuple(_to_notify)
             ]
-            for thread in telling:
+            for thread in notifying:
                 thread.start()
-            until = time.monotonic() + tell_s
-            for thread in telling:
+            until = time.monotonic() + notify_s
+            for thread in notifying:
                 thread.join(max(0.0, until - time.monotonic()))
         self._last_words(self.why)
         os._exit(code)
@@ -139,7 +139,7 @@ class SignalHandler:
 def stop_all(why: str) -> None:
     """Ask every open session of this process to stop."""
     for stop in tuple(_open):
-        stop.ask(why)
+        stop.request(why)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class StageWorker:
     ) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed.
 
-        scratch, checkpoint_s: see Workspace; on_line: whom to tell what no figure can; processes, launch_config: see
+        scratch, checkpoint_s: see Workspace; on_line: called with messages that are no figures; processes, launch_config: see
         RunSettings, followed where the stage trains; rows_anew: no row that is finished already is read back.
         """
         name = f"{item.stage.name} [{item.label}]"
@@ -119,7 +119,7 @@ class StageWorker:
         try:
             self._jobs.write(json.dumps(job).encode() + b"\n")
             self._jobs.flush()
-            outcome, code = self._listen(progress, on_line)
+            outcome, code = self._outcome(progress, on_line)
         except BrokenPipeError:
             outcome, code = {}, self.process.wait()
         if "done" in outcome:
@@ -128,7 +128,7 @@ class StageWorker:
             raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"])
         raise StageFailed(f"{name}: its process {how_it_ended(code)}; log: {self.log_path}")
 
-    def _listen(self, progress: Progress, on_line: LineCallback) -> tuple[dict, int]:
+    def _outcome(self, progress: Progress, on_line: LineCallback) -> tuple[dict, int]:
         """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
 
         Only once that process has ended is the next item sent.
@@ -138,8 +138,8 @@ class StageWorker:
             answer = json.loads(line)
             if "progress" in answer:
                 progress(*answer["progress"])
-            elif "told" in answer:
-                on_line(answer["told"])
+            elif "log" in answer:
+                on_line(answer["log"])
             elif "ended" in answer:
                 return outcome, answer["ended"]
             else:
@@ -262,10 +262,10 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
         checkpoint_s=job["checkpoint_s"],
         events=None if job["events"] is None else Path(job["events"]),
     )
-    told = _CallbackHandler(answer)
+    handler = _CallbackHandler(answer)
     MODEL_LOG.setLevel(logging.INFO)
     for log in LOGGERS:
-        log.addHandler(told)
+        log.addHandler(handler)
     try:
         answer({"done": [ref.model_dump() for ref in _call(job, work)]})
     except Exception as error:  # process boundary: every failure is reported to the parent
@@ -281,7 +281,7 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
             traceback.print_exc()
     finally:
         for log in LOGGERS:
-            log.removeHandler(told)
+            log.removeHandler(handler)
     return 0
 
 
@@ -293,7 +293,7 @@ class _CallbackHandler(logging.Handler):
         self._answer = answer
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._answer({"told": record.getMessage()})
+        self._answer({"log": record.getMessage()})
 
 
 def _run_forked(job: dict, answer: Callable[[dict], None]) -> int:

@@ -14,9 +14,10 @@ from tasks.stages.stand_in import evaluated
 
 
 def evaluation_split(exchanges: list[Ref]) -> dict[str, str]:
-    """Dataset -> the split that gives the numbers: test, or dev where there is no test (readings).
+    """Dataset -> the split that gives the numbers: test, or dev where a dataset was unpacked without its test part.
 
-    Of such a dev the dialogues that chose nothing are evaluated on (tasks/stages/stand_in.py).
+    Every table says where dev stands in. Of such a dev only dialogues that chose no checkpoint are evaluated on
+    (tasks/stages/stand_in.py).
     """
     splits: dict[str, set[str]] = {}
     for ref in of_table(exchanges, "exchanges"):

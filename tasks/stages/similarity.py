@@ -24,16 +24,16 @@ def cosines(
     known = {key: float(value) for key, value in memo.get_many(keys).items()}
     missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
 
-    def told(done: int, texts: int) -> None:
+    def on_progress(done: int, texts: int) -> None:
         """Distinct texts, some of which several pairs share, as pairs."""
         work.progress(len(pairs) - len(missing) + len(missing) * done // texts, len(pairs), {})
 
     if missing:
-        told(0, 1)
+        on_progress(0, 1)
         model = _scorer(scorer, settings)
         # In one call, which runs each distinct text once.
         texts = [text for pair in missing.values() for text in pair]
-        features = model.features(texts, told)
+        features = model.features(texts, on_progress)
         for key, cosine in zip(missing, np.sum(features[0::2] * features[1::2], axis=1), strict=True):
             known[key] = float(cosine)
             memo.put(key, repr(known[key]).encode())

@@ -31,7 +31,7 @@ from model.llm import load_llm
 from model.processes import Processes
 from model.prompts import EMOTION_WORDS
 from model.settings import TrainingSettings
-from model.sharding import ASKED, is_sharded
+from model.sharding import FSDP_VARIABLE, is_sharded
 from model.spoken import Spoken
 from model.zoo.resolve import resolve
 
@@ -119,5 +119,5 @@ if __name__ == "__main__":
         assert is_sharded(load_llm(resolve("tiny-llm"), "float32")[0].model.layers) == (form == "sharded")
         for name, train in TRAININGS.items():
             train(Path(sys.argv[1]) / form / str(processes.index) / name)
-        os.environ[ASKED] = "false"
+        os.environ[FSDP_VARIABLE] = "false"
     processes.leave()

@@ -13,7 +13,7 @@ import pytest
 
 from model.candidates.prompts import candidate_prompt
 from model.candidates.settings import CandidateSettings
-from model.generation.settings import HOW_IT_IS_ASKED, ServerSettings
+from model.generation.settings import TRANSPORT_FIELDS, ServerSettings
 from tasks.engine.worker import StageFailed
 from tasks.settings import setting_names
 from tests.support.chat_server import completion
@@ -199,7 +199,7 @@ WHAT = {
 def test_how_a_server_is_asked_is_no_part_of_a_key_and_what_it_is_asked_is(pipeline, chat_server):
     """Each setting by itself, in both directions, and none is forgotten."""
     assert (
-        HOW.keys() == set(HOW_IT_IS_ASKED) and HOW.keys() | WHAT.keys() == ServerSettings.model_fields.keys()
+        HOW.keys() == set(TRANSPORT_FIELDS) and HOW.keys() | WHAT.keys() == ServerSettings.model_fields.keys()
     )
     pipeline.run()
     (

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from model.dialogue.settings import DialogueSettings
+from model.metrics.memory_ladder import ArmRow
 from model.metrics.settings import BootstrapSettings
 from storage.answers import Reply
 from storage.errors import InputError
@@ -193,14 +194,7 @@ def test_each_arm_is_loaded_with_its_adapter_and_its_way_of_giving_the_history(t
     def rows(model, examples, others, batch):
         assert others == {} and batch == 16  # each dataset has one dialogue
         return [
-            {
-                "key": e.key,
-                "dialogue": e.group,
-                "turn": 3,
-                "own": 3.0,
-                "other": 3.0 + model,
-                "tokens": 10 * model,
-            }
+            ArmRow(key=e.key, dialogue=e.group, turn=3, own=3.0, other=3.0 + model, tokens=10 * model)
             for e in examples
         ]
 

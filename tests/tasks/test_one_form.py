@@ -12,8 +12,8 @@ import torch
 
 from model.compressor.compressor import MambaCompressor, new_compressor
 from model.compressor.reconstruction import Reconstruction
+from model.compressor.rows import rows_of
 from model.compressor.settings import CompressorSettings
-from model.compressor.train import rows_of
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings

@@ -67,7 +67,7 @@ def cut_off(tmp_path, texts, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "due", lambda _: True)
-        patch.setattr("tasks.pretraining._tell", kill)
+        patch.setattr("tasks.pretraining._on_step", kill)
         with pytest.raises(Killed):
             pretrain_on_texts([texts], tmp_path / "out", settings(tmp_path), "tiny-llm")
     return tmp_path / "out"
@@ -76,7 +76,7 @@ def cut_off(tmp_path, texts, monkeypatch):
 def test_what_was_cut_off_goes_on_to_the_same_bytes(tmp_path, texts, cut_off, monkeypatch):
     pretrain_on_texts([texts], tmp_path / "whole", settings(tmp_path), "tiny-llm")
     ran = []
-    monkeypatch.setattr("tasks.pretraining._tell", lambda step, *_: ran.append(step))
+    monkeypatch.setattr("tasks.pretraining._on_step", lambda step, *_: ran.append(step))
     pretrain_on_texts([texts], cut_off, settings(tmp_path), "tiny-llm")
     assert ran[0] == 4  # the one told last had not been saved
     for name in ("model.safetensors", "config.json", "report.json", "card.json"):
@@ -106,7 +106,7 @@ def test_a_curriculum_cut_off_in_any_stage_goes_on_to_the_same_bytes(tmp_path, t
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "due", lambda _: True)
-        patch.setattr("tasks.pretraining._tell", kill)
+        patch.setattr("tasks.pretraining._on_step", kill)
         with pytest.raises(Killed):
             pretrain_on_texts([texts], tmp_path / "cut", chosen, "tiny-llm")
     other = tmp_path / "other.json"
@@ -117,7 +117,7 @@ def test_a_curriculum_cut_off_in_any_stage_goes_on_to_the_same_bytes(tmp_path, t
         with pytest.raises(InputError, match=r"\(differing: settings\.span_curriculum\); remove the folder"):
             pretrain_on_texts([texts], tmp_path / "cut", other, "tiny-llm")
     ran = []
-    monkeypatch.setattr("tasks.pretraining._tell", lambda step, *_: ran.append(step))
+    monkeypatch.setattr("tasks.pretraining._on_step", lambda step, *_: ran.append(step))
     report = pretrain_on_texts([texts], tmp_path / "cut", chosen, "tiny-llm")
     assert ran[0] == 4 and ran.count(1) == 3 - stage  # finished stages are not run again
     pretrain_on_texts([texts], tmp_path / "whole", chosen, "tiny-llm")

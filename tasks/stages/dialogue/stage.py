@@ -100,5 +100,5 @@ TEXT_AUDIOVISUAL = replace(
     title="Dialogue LoRA, history as text and audio-visual",
     needs=(*TEXT.needs, "features", "extractor"),
     items=text_audiovisual,
-    asked=lambda settings: settings.ladder.full_text_audiovisual,
+    enabled=lambda settings: settings.ladder.full_text_audiovisual,
 )

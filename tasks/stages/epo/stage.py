@@ -100,7 +100,7 @@ def _control(name: str) -> Stage:
         title=f"Control: {TITLES[name]}",
         needs=(*EPO.needs, "epo"),
         items=of_dialogues(partial(own_pairs, table, name)),
-        asked=lambda settings: name in settings.pairs.control,
+        enabled=lambda settings: name in settings.pairs.control,
     )
 
 

@@ -50,9 +50,11 @@ def recognise_test(
         for split in ("test", "dev")
     }
     splits = {clip.dataset: split for split in ("dev", "test") for clip in found[split]}
-    there = [clip for split, clips in found.items() for clip in clips if splits[clip.dataset] == split]
-    there = that_are_evaluated(there, work.store, utterances, stand_ins)
-    clips = spread(there, settings.clips, settings.seed, "recognition.clips")
+    evaluated_clips = [
+        clip for split, clips in found.items() for clip in clips if splits[clip.dataset] == split
+    ]
+    evaluated_clips = that_are_evaluated(evaluated_clips, work.store, utterances, stand_ins)
+    clips = spread(evaluated_clips, settings.clips, settings.seed, "recognition.clips")
     clips.sort(key=lambda clip: clip.key)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -65,7 +67,7 @@ def recognise_test(
         work.progress,
     )
     facts = figure_6(clips, answers, others, intervals)
-    facts |= {"splits": dict(sorted(splits.items())), "there": len(there)}
+    facts |= {"splits": dict(sorted(splits.items())), "there": len(evaluated_clips)}
     return [work.store.put_bytes("recognition.json", canonical(facts), rows=len(clips))]
 
 

@@ -62,12 +62,12 @@ def extract_features(
     for clip in clips:
         error = failed.get(keys[clip.key])
         if error is None:
-            row, told = _unpack(known[keys[clip.key]])
-            error = _mis_cut(clip, told["seconds"], media)
+            row, clip_facts = _unpack(known[keys[clip.key]])
+            error = _mis_cut(clip, clip_facts["seconds"], media)
         if error is not None:
             rejects.append(Reject(*clip.key, error.reason, str(error)))
             continue
-        facts[clip] = told
+        facts[clip] = clip_facts
         rows.append({**_key_columns(clip), **row, "media_digest": clip.media_digest})
     place_name = f"{dataset}/{split}/{bucket}"
     turned_away = write_table([reject_to_row(r, "features") for r in rejects], "rejects")
@@ -95,8 +95,8 @@ def summary(facts: dict[Utterance, dict], rejects: list[Reject]) -> dict:
         shared[str(clip.media_digest)].append(f"{clip.dialogue_id} turn {clip.turn}")
     return {
         "clips": len(facts),
-        "seconds": round(sum(told["seconds"] for told in facts.values()), 2),
-        "bytes": sum(told[kind]["bytes"] for told in facts.values() for kind in ("audio", "video") if kind in told),
+        "seconds": round(sum(clip_facts["seconds"] for clip_facts in facts.values()), 2),
+        "bytes": sum(clip_facts[kind]["bytes"] for clip_facts in facts.values() for kind in ("audio", "video") if kind in clip_facts),
         "picture": _counted(f"{v['codec']} {v['width']}x{v['height']} at {v['rate']:.3f}" for v in _streams(facts, "video")),
         "sound": _counted(f"{a['codec']} {a['rate']} Hz {a['layout'] or a['channels']}, {a['mono']}" for a in _streams(facts, "audio")),
         "decoder": _counted(v["decoder"] for v in _streams(facts, "video")),
@@ -106,7 +106,7 @@ def summary(facts: dict[Utterance, dict], rejects: list[Reject]) -> dict:
 
 
 def _streams(facts: dict[Utterance, dict], kind: str) -> list[dict]:
-    return [told[kind] for told in facts.values() if kind in told]
+    return [clip_facts[kind] for clip_facts in facts.values() if kind in clip_facts]
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:
@@ -143,8 +143,8 @@ def _pack(blobs: dict, clip: Clip) -> bytes:
     """One row for the row store: a JSON line of shapes and of what the clip is, then the two blobs."""
     sizes = {name: None if blobs[name] is None else len(blobs[name]) for name in ("audio", "video")}
     shapes = {name: blobs[f"{name}_shape"] for name in ("audio", "video")}
-    told = {**clip.facts, "seconds": clip.seconds}
-    head = canonical({"sizes": sizes, "shapes": shapes, "clip": told})
+    clip_facts = {**clip.facts, "seconds": clip.seconds}
+    head = canonical({"sizes": sizes, "shapes": shapes, "clip": clip_facts})
     return head + b"\n" + (blobs["audio"] or b"") + (blobs["video"] or b"")
 
 

@@ -12,7 +12,7 @@ from model.dialogue.dialogue import load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.ladder import arm_rows, cache_bytes, with_other_histories
 from model.dialogue.settings import DialogueSettings
-from model.metrics.memory_ladder import FULL, TURNS, arm_figures, comparisons
+from model.metrics.memory_ladder import FULL, TURNS, ArmRow, arm_figures, comparisons
 from model.metrics.settings import BootstrapSettings
 from model.zoo.resolve import resolve
 from storage.store import Ref, canonical
@@ -47,7 +47,7 @@ def measure_ladder(
     examples, pool = evaluated_examples(utterances, exchanges, settings, work)
     # Another history is of the same dataset, for another one's style would tell it.
     others = with_other_histories(pool, [example.key.split("/")[0] for example in pool])
-    found: dict[str, list[dict]] = {}
+    found: dict[str, list[ArmRow]] = {}
     facts: dict[str, dict] = {}
     size = None
     for done, name in enumerate(settings.arms):

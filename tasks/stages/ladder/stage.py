@@ -43,7 +43,7 @@ FITS = tuple(
         libraries=(*TORCH, "peft"),
         trains=True,
         anew=True,
-        asked=partial(_trained, arm),
+        enabled=partial(_trained, arm),
     )
     for arm in ARMS.values()
 )
@@ -85,5 +85,5 @@ LADDER = Stage(
     },
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
-    asked=lambda settings: bool(settings.ladder.arms),
+    enabled=lambda settings: bool(settings.ladder.arms),
 )

@@ -152,13 +152,13 @@ def shuffled_pairs(
         "threshold"
     ]
     given = other_replies([(pair.key, pair.reply) for pair in own], settings.seed)
-    asked = [
+    compared = [
         (candidate.text, given[pair.key])
         for pair in own
         if pair.key in given
         for candidate in usable[pair.key]
     ]
-    similar = dict(zip(asked, cosines(asked, scorer.name, scoring, work), strict=True))
+    similar = dict(zip(compared, cosines(compared, scorer.name, scoring, work), strict=True))
     drawn, rejects = [], []
     for pair in own:
         found = None
@@ -212,9 +212,9 @@ def check_pairs(pairs: list[Ref], settings: QualitySettings, work: Workspace) ->
     ]
     facts = pair_quality(texts, settings)
     if facts["above"] and settings.error:
-        told = " and ".join(f"{name} alone {facts['accuracy'][name]:.1%}" for name in facts["above"])
+        predictors = " and ".join(f"{name} alone {facts['accuracy'][name]:.1%}" for name in facts["above"])
         raise InputError(
-            f"the pairs can be told apart without their emotion: {told} of them ranked right, above "
+            f"the pairs can be told apart without their emotion: {predictors} of them ranked right, above "
             f"pairs.quality.bound {settings.bound:g}; try pairs.selection=length_matched or other candidates"
         )
     return [work.store.put_bytes("quality.json", canonical(facts))]
@@ -332,8 +332,8 @@ def _lone(key: RowKey, control: str) -> dict:
 
 def _in_order(candidate: Candidate) -> tuple[int, int]:
     """By the emotions' own order, samples by number: of equal cosines the first counts."""
-    asked = -1 if candidate.emotion is None else GENERATION_EMOTIONS.index(candidate.emotion)
-    return (asked, candidate.sample)
+    place = -1 if candidate.emotion is None else GENERATION_EMOTIONS.index(candidate.emotion)
+    return (place, candidate.sample)
 
 
 def _summary(
@@ -367,7 +367,7 @@ def _shares(by_exchange: ByExchange, cut: dict[RowKey, Exchange], kept: list[Pai
     pairs = {pair.key: pair.rejected for pair in kept}
     datasets: dict[str, Counter] = defaultdict(Counter)
     true: dict[str, Counter] = defaultdict(Counter)
-    asked: dict[str, Counter] = {emotion: Counter() for emotion in GENERATION_EMOTIONS}
+    by_emotion: dict[str, Counter] = {emotion: Counter() for emotion in GENERATION_EMOTIONS}
     counts = [0] * COSINE_BINS
     for key, candidates in by_exchange.items():
         facts = {"exchanges": 1, "pairs": int(key in pairs)}
@@ -376,7 +376,7 @@ def _shares(by_exchange: ByExchange, cut: dict[RowKey, Exchange], kept: list[Pai
         for candidate in candidates:
             usable = candidate.usable
             if candidate.emotion is not None:
-                asked[candidate.emotion].update(
+                by_emotion[candidate.emotion].update(
                     candidates=1,
                     usable=int(usable),
                     below=int(usable and _cosine(candidate) < threshold),
@@ -387,6 +387,6 @@ def _shares(by_exchange: ByExchange, cut: dict[RowKey, Exchange], kept: list[Pai
     return {
         "by_dataset": {name: dict(facts) for name, facts in sorted(datasets.items())},
         "by_reply_emotion": {name: dict(facts) for name, facts in sorted(true.items())},
-        "by_asked_emotion": {name: dict(facts) for name, facts in asked.items() if facts},
+        "by_asked_emotion": {name: dict(facts) for name, facts in by_emotion.items() if facts},
         "cosine_counts": counts,
     }

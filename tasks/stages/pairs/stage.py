@@ -70,7 +70,7 @@ def _control(name: str, title: str, **parts) -> Stage:
         title=f"Control: {title}",
         flow="make_pairs",
         needs=("pairs", "scores"),
-        asked=lambda settings: name in settings.pairs.control,
+        enabled=lambda settings: name in settings.pairs.control,
         **parts,
     )
 

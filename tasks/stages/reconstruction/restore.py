@@ -48,9 +48,9 @@ def restore_conversations(
 ) -> list[Ref]:
     """Output: reconstruction.json. "own", "other": BLEU-1, BLEU-4, BERTScore and the share restored exactly, from the
     own memories and from another conversation's. "left_out": conversations that are too long, or have no other."""
-    there = conversations(work, utterances, stand_ins, settings.utterances)
+    every = conversations(work, utterances, stand_ins, settings.utterances)
     task, encoder = as_trained(resolve(llm.name), work.store.folder(compressor), dtype)
-    short = [(key, said) for key, said in there if len(_target(task, said)) <= settings.max_tokens]
+    short = [(key, said) for key, said in every if len(_target(task, said)) <= settings.max_tokens]
     ordered = sorted(short, key=lambda c: (draw_number(settings.seed, "reconstruction", *c[0]), c[0]))
     chosen = ordered[: settings.conversations]
     memories = encoder.compress([said for _, said in chosen])
@@ -59,8 +59,8 @@ def restore_conversations(
     given = donors([key for key, _ in chosen], sizes)
     facts: dict = {
         "conversations": len(chosen),
-        "there": len(there),
-        "left_out": {"longer than reconstruction.max_tokens": len(there) - len(short)},
+        "there": len(every),
+        "left_out": {"longer than reconstruction.max_tokens": len(every) - len(short)},
         "utterances": sum(len(said) for _, said in chosen),
         "datasets": sorted({key[0] for key, _ in chosen}),
         "dev_stands_in": sorted({key[0] for key, _ in chosen if key[1] == "dev"}),
@@ -69,10 +69,10 @@ def restore_conversations(
     for kind, whose in (("own", list(range(len(chosen)))), ("other", given)):
         rows = [i for i, donor in enumerate(whose) if donor is not None]
         known = [memories[donor] for donor in whose if donor is not None]
-        said_again = _restored(task, known, [sizes[i] for i in rows], settings.batch_size)
-        restored[kind] = said_again
+        answers = _restored(task, known, [sizes[i] for i in rows], settings.batch_size)
+        restored[kind] = answers
         dialogues = [chosen[i][0] for i in rows]
-        facts[kind] = figures([texts[i] for i in rows], said_again, dialogues, scoring, bertscore, intervals)
+        facts[kind] = figures([texts[i] for i in rows], answers, dialogues, scoring, bertscore, intervals)
         work.progress(1 + (kind == "other"), 2, {})
     examples = zip(chosen, texts, restored["own"], strict=True)
     facts["examples"] = [
@@ -109,11 +109,11 @@ def figures(
         "bertscore": bootstrap(f1, dialogues, intervals).interval,
         "exact": bootstrap(exact, dialogues, intervals).interval,
     }
-    told: dict = {"n": len(texts)}
+    row: dict = {"n": len(texts)}
     for name, (mean, low, high) in found.items():
-        told[name] = None if np.isnan(mean) else round(mean, 6)
-        told[f"{name}_ci"] = None if np.isnan(low) else [round(max(-1.0, low), 6), round(min(1.0, high), 6)]
-    return told
+        row[name] = None if np.isnan(mean) else round(mean, 6)
+        row[f"{name}_ci"] = None if np.isnan(low) else [round(max(-1.0, low), 6), round(min(1.0, high), 6)]
+    return row
 
 
 def _target(task: Reconstruction, said: Sequence[Spoken]) -> Tensor:

@@ -33,7 +33,8 @@ LADDER = (
     Rung("4-av", "+ audio-visual", "memory", "dialogue.audiovisual", ft=True, mc=True, av=True),
     Rung("5-epo", "+ EPO", "memory", "epo", ft=True, mc=True, av=True, epo=True),
 )
-"""The five rungs; without media the fourth is not run and the fifth continues the third (readings)."""
+"""The five rungs of table 2. Without media the fourth has nothing to be trained on: it is not run, and the fifth continues the
+third."""
 
 FULL_TEXT = Rung(
     "4f-text", "4 with the full history as text", "text", "dialogue.text-audiovisual", ft=True, av=True,
@@ -42,10 +43,10 @@ FULL_TEXT = Rung(
 """Not in the paper: what the memories cost beside audio and video. Only where asked for."""
 CONTROL_RUNGS = {
     name: Rung(
-        f"{number}-{name.replace('_', '-')}", f"4 + {told}", "memory", stage_name("epo", name),
+        f"{number}-{name.replace('_', '-')}", f"4 + {what}", "memory", stage_name("epo", name),
         ft=True, mc=True, av=True, epo=True, against="5-epo",
     )
-    for number, (name, told) in enumerate(
+    for number, (name, what) in enumerate(
         (
             ("random", "EPO on random replies"),
             ("most_similar", "EPO on the most similar replies"),

@@ -47,7 +47,7 @@ def _needs(rung: Rung) -> tuple[str, ...]:
     )
 
 
-def _asked(rung: Rung, settings: Any) -> bool:
+def _enabled(rung: Rung, settings: Any) -> bool:
     if rung is FULL_TEXT:
         return settings.ladder.full_text_audiovisual
     absent = [other for name, other in CONTROL_RUNGS.items() if name not in settings.pairs.control]
@@ -65,7 +65,7 @@ def _declared(rung: Rung) -> Stage:
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},
         libraries=(*TORCH, "peft", "pyarrow"),
-        asked=partial(_asked, rung),
+        enabled=partial(_enabled, rung),
     )
 
 

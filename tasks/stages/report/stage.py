@@ -34,7 +34,7 @@ def everything(made: Made) -> Calls:
 
 
 def declared(made: Made) -> list[dict]:
-    """What the report tells of each stage: "name", "title", "trains", and the reason why it was not run."""
+    """What the report says of each stage: "name", "title", "trains", and the reason why it was not run."""
     return [
         {
             "name": stage.name,

@@ -42,7 +42,8 @@ def calibrate_scores(
 ) -> list[Ref]:
     """Cosines of human utterances of the same and of different emotions; output: calibration.json.
 
-    MELD's train split where there is one (readings), else every train split.
+    Of MELD's train split alone where there is one, so that the threshold found here does not move with which other datasets
+    are read; else of every train split.
     """
     rows = read_rows(work.store, utterances, "utterances", "train")
     meld = [row for row in rows if row["dataset"] == "meld"]

@@ -122,8 +122,8 @@ def compare_published(published: Iterable[Published], splits: dict[str, dict]) -
             "utterances": sum(p["utterances"] for p in parts),
             "dialogues": sum(p["dialogues"] for p in parts),
         }
-        told = {"dialogues": figures.dialogues, "utterances": figures.utterances}
-        pairs = [(what, value, read[what]) for what, value in told.items() if value is not None]
+        counts = {"dialogues": figures.dialogues, "utterances": figures.utterances}
+        pairs = [(what, value, read[what]) for what, value in counts.items() if value is not None]
         if read["utterances"]:  # of a part that is not there at all the labels say nothing more
             pairs += [(f"label {label}", value, labels[label]) for label, value in figures.labels.items()]
         rows += [

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from model.compressor.compressor import MambaCompressor, new_compressor
+from model.compressor.measure import row_losses
 from model.compressor.reconstruction import Reconstruction
+from model.compressor.rows import rows_of, windows
 from model.compressor.settings import CompressorSettings
-from model.compressor.train import adopt, finetune, pretrain, row_losses, rows_of, windows
+from model.compressor.train import adopt, finetune, pretrain
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken, alone

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from model.compressor.compressor import MambaCompressor
+from model.compressor.measure import figures
 from model.compressor.reader import with_reader
 from model.compressor.reconstruction import Reconstruction
+from model.compressor.rows import rows_of
 from model.compressor.settings import CompressorSettings
-from model.compressor.train import figures, rows_of
 from model.llm import load_llm
 from model.spoken import alone
 from model.zoo.resolve import is_cached, resolve

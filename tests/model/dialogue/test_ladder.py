@@ -80,18 +80,18 @@ def test_rows_hold_nats_after_the_own_and_the_other_history(llm, form, settings)
     model = DialogueModel(*llm, form, settings=settings)
     others = with_other_histories(ROWS, KINDS)
     found = arm_rows(model, ROWS, others, 4)
-    assert [row["key"] for row in found] == [row.key for row in ROWS[:6]]
+    assert [row.key for row in found] == [row.key for row in ROWS[:6]]
     for row, wanted in zip(found, ROWS[:6], strict=True):
-        assert row["own"] == pytest.approx(nats(llm, model, wanted), abs=1e-4)
-        assert row["other"] == pytest.approx(nats(llm, model, others[wanted.key]), abs=1e-4)
-        assert (row["dialogue"], row["turn"]) == (wanted.dialogue, len(wanted.history) + 1)
-    assert max(abs(row["own"] - row["other"]) for row in found) > 1e-2
+        assert row.own == pytest.approx(nats(llm, model, wanted), abs=1e-4)
+        assert row.other == pytest.approx(nats(llm, model, others[wanted.key]), abs=1e-4)
+        assert (row.dialogue, row.turn) == (wanted.dialogue, len(wanted.history) + 1)
+    assert max(abs(row.own - row.other) for row in found) > 1e-2
 
 
 def test_the_tokens_that_a_history_takes_by_hand(llm):
     def tokens(form: str, **changes) -> list[int]:
         model = DialogueModel(*llm, form, settings=DialogueSettings(**changes))
-        return [row["tokens"] for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4)]
+        return [row.tokens for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4)]
 
     def size(text: str) -> int:
         return len(token_ids(llm[1], text))
@@ -107,9 +107,7 @@ def test_the_tokens_that_a_history_takes_by_hand(llm):
 
 def test_a_history_that_is_never_shown_makes_no_difference(llm):
     model = DialogueModel(*llm, "text", settings=DialogueSettings(max_history_utterances=0))
-    assert all(
-        row["own"] == row["other"] for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4)
-    )
+    assert all(row.own == row.other for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4))
 
 
 def test_bytes_of_a_cached_token_are_those_of_the_cache(llm):

@@ -1,9 +1,11 @@
 """The memory ladder's figures on rows small enough to calculate on paper."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from model.metrics.memory_ladder import arm_figures, by_turn, comparisons, share
+from model.metrics.memory_ladder import ArmRow, arm_figures, by_turn, comparisons, share
 from model.metrics.settings import BootstrapSettings
 from model.metrics.student import t_quantile
 
@@ -12,13 +14,12 @@ INTERVALS = BootstrapSettings(resamples=4000)
 
 def rows(
     own: list[float], other: list[float], turns: list[int] | None = None, tokens: int = 10
-) -> list[dict]:
+) -> list[ArmRow]:
     """Two replies a dialogue."""
     return [
-        {"key": f"k{i}", "dialogue": f"d{i // 2}", "turn": (turns or [3] * len(own))[i], "own": a, "other": b,
-         "tokens": tokens}
+        ArmRow(f"k{i}", f"d{i // 2}", (turns or [3] * len(own))[i], a, b, tokens)
         for i, (a, b) in enumerate(zip(own, other, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def test_means_gain_and_tokens_by_hand():
@@ -85,7 +86,7 @@ def test_turns_are_grouped_from_each_bound_to_the_next():
 def test_arms_are_compared_reply_by_reply_whatever_the_order():
     memory, mean = rows([3.0, 3.1, 2.9, 3.0] * 3, [3.0] * 12), rows([3.2, 3.3, 3.1, 3.2] * 3, [3.0] * 12)
     found = comparisons(
-        {"mean": mean[::-1] + [{**mean[0], "key": "alone", "own": 99.0}], "memory": memory}, INTERVALS
+        {"mean": mean[::-1] + [replace(mean[0], key="alone", own=99.0)], "memory": memory}, INTERVALS
     )
     (beside,) = found
     assert (beside["arm"], beside["than"]) == ("memory", "mean")

@@ -18,9 +18,9 @@ from storage.fetch.catalogue import SOURCES, source_of
 from storage.fetch.download import download, fetch
 from storage.fetch.sources import (
     FetchError,
+    FixedFiles,
     HubFolders,
     NamedInCsv,
-    Plain,
     RemoteFile,
     Source,
     ZenodoRecord,
@@ -274,7 +274,7 @@ def test_a_list_that_is_none_or_leaves_the_folder_is_refused(server, tmp_path, p
 
 
 def test_what_does_not_fit_is_not_begun(server, tmp_path):
-    huge = source(Plain((RemoteFile("file.bin", server.url(), 10**18),)))
+    huge = source(FixedFiles((RemoteFile("file.bin", server.url(), 10**18),)))
     with pytest.raises(FetchError, match="are free"):
         fetch(huge, tmp_path, lambda _: True, lambda *_: None)
     assert not server.log
@@ -319,7 +319,9 @@ def test_the_command_says_where_to_ask_for_iemocap():
 def test_the_command_brings_what_is_accepted(server, tmp_path, monkeypatch, capsys):
     from flows import cli
 
-    monkeypatch.setitem(SOURCES, "meld", source(Plain((RemoteFile("file.bin", server.url(), None, SHA),))))
+    monkeypatch.setitem(
+        SOURCES, "meld", source(FixedFiles((RemoteFile("file.bin", server.url(), None, SHA),)))
+    )
     server.break_after = [10]
     monkeypatch.setattr(sys, "argv", ["empamba", "fetch", "meld", "--to", str(tmp_path), "--accept-licence"])
     with pytest.raises(SystemExit) as ended:

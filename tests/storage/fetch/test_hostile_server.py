@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from storage.fetch import download as module
-from storage.fetch.download import ask, download
+from storage.fetch.download import download, get_page
 from storage.fetch.sources import FetchError, NamedInCsv, RemoteFile
 from storage.settings import FetchLimits
 
@@ -158,6 +158,6 @@ def test_a_misdeed_is_one_line_and_leaves_no_file(server, tmp_path, path, more, 
 def test_lists_of_files_are_bounded_too(server):
     address = f"http://127.0.0.1:{server.server_port}"
     with pytest.raises(FetchError, match="more bytes come than fetch.page_mb allows"):
-        ask(f"{address}/endless.json", QUICK)
+        get_page(f"{address}/endless.json", QUICK)
     with pytest.raises(FetchError, match="no table with a column Filename"):
-        NamedInCsv(f"{address}/page.csv", "Filename", address, ("{}",)).listing(ask)
+        NamedInCsv(f"{address}/page.csv", "Filename", address, ("{}",)).listing(get_page)

@@ -35,7 +35,7 @@ def test_two_stages_of_one_name(tmp_path):
     other = replace(stage("a"), function="lab.other:go")
     with pytest.raises(GraphError, match=r"two stages are called a: lab\.a:go and lab\.other:go"):
         build_graph([stage("a"), other], Sources(Settings(), "paper", Store(tmp_path), (), tmp_path))
-    one = replace(other, asked=lambda settings: False)  # of two that exclude each other the graph has one
+    one = replace(other, enabled=lambda settings: False)  # of two that exclude each other the graph has one
     (node,) = build_graph([stage("a"), one], Sources(Settings(), "paper", Store(tmp_path), (), tmp_path))
     assert node.stage.function == "lab.a:go"
 
@@ -61,7 +61,12 @@ def test_a_name_that_prefect_takes_for_no_key_is_refused(name):
 
 
 def test_stages_stand_after_what_they_need_and_the_last_sees_all(tmp_path):
-    stages = [stage("z", *EVERY_OTHER), stage("b", "a"), stage("a"), stage("c", asked=lambda settings: False)]
+    stages = [
+        stage("z", *EVERY_OTHER),
+        stage("b", "a"),
+        stage("a"),
+        stage("c", enabled=lambda settings: False),
+    ]
     graph = build_graph(stages, Sources(Settings(), "paper", Store(tmp_path), (), tmp_path))
     assert [(node.stage.name, node.needs) for node in graph] == [("a", ()), ("b", ("a",)), ("z", ("b", "a"))]
 

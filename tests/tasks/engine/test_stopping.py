@@ -31,8 +31,8 @@ def test_everybody_hears_the_first_reason_once_and_who_comes_later_too():
 
     stop.on_stop(hear)
     stop.check()
-    stop.ask("first")
-    stop.ask("second")
+    stop.request("first")
+    stop.request("second")
     assert both.acquire(timeout=20)
     stop.on_stop(hear)
     assert heard == ["first", "first"]
@@ -83,14 +83,14 @@ def test_who_waits_for_another_runs_item_hears_the_stop(tmp_path):
             waiting = threading.Thread(target=wait, daemon=True)
             waiting.start()
             assert told == []
-            session.stop.ask("enough")
+            session.stop.request("enough")
             waiting.join(20)
             assert told == ["enough"]
 
 
 PROGRAM = """
 import sys, threading, os
-from tasks.engine.stopping import Interrupted, Stop, handling_signals, stopped_by_signals, told_at_last
+from tasks.engine.stopping import Interrupted, Stop, handling_signals, stopped_by_signals, notified_at_exit
 import tasks.engine.stopping as stopping
 stopping.PATIENCE_S = float(sys.argv[1])
 stop = Stop()
@@ -98,8 +98,8 @@ def say(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # wh
 with (
     handling_signals(lambda why: say("last words:", why)) as heed,
     stopped_by_signals(stop),
-    told_at_last(lambda why: say("cut off:", why)),
-    told_at_last(lambda why: threading.Event().wait()),
+    notified_at_exit(lambda why: say("cut off:", why)),
+    notified_at_exit(lambda why: threading.Event().wait()),
 ):
     stop.on_stop(lambda why: say("heard:", why))
     try:

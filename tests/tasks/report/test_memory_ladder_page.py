@@ -2,19 +2,25 @@
 
 import pytest
 
-from model.metrics.memory_ladder import arm_figures, comparisons
+from model.metrics.memory_ladder import ArmRow, arm_figures, comparisons
 from model.metrics.settings import BootstrapSettings
 from storage.store import Store
 from tests.tasks.report.test_write_report import RUNGS, Page, _artefacts, _json, _metrics, _report
 
 
-def rows(gain: float, tokens: int, nats: float = 3.0) -> list[dict]:
+def rows(gain: float, tokens: int, nats: float = 3.0) -> list[ArmRow]:
     """Twelve replies of as many dialogues: at turn 3, and the last two at turn 12."""
     return [
-        {"key": f"k{i}", "dialogue": f"d{i}", "turn": 3 if i < 10 else 12, "own": nats + i / 10,
-         "other": nats + i / 10 + gain + (i - 5.5) / 100, "tokens": tokens}
+        ArmRow(
+            f"k{i}",
+            f"d{i}",
+            3 if i < 10 else 12,
+            nats + i / 10,
+            nats + i / 10 + gain + (i - 5.5) / 100,
+            tokens,
+        )
         for i in range(12)
-    ]  # fmt: skip
+    ]
 
 
 def ladder() -> dict:

@@ -341,7 +341,7 @@ def _report(root, artefacts, store: Store, profile: str = "cpu", more: tuple = (
     stages = [
         {"name": s.name, "title": s.title, "trains": s.trains, "reason": REASONS.get(s.name)}
         for s in (*STAGES, *more)
-        if s.name != "report" and (s.asked(settings) or artefacts.get(s.name))
+        if s.name != "report" and (s.enabled(settings) or artefacts.get(s.name))
     ]
     licences = {"weights": {"LLM": "Apache-2.0 (tested)"}, "datasets": {"meld": "GPL-3.0 (tested)"}}
     html, facts, table = write_report(profile, settings, artefacts, weights, stages, licences, work)

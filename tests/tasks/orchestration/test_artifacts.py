@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tasks.engine import orchestration
+from tasks.orchestration import artifacts
 
 
 @pytest.fixture
@@ -16,16 +16,16 @@ def left(monkeypatch, caplog):
         found.append((progress, description))
         return "one"
 
-    monkeypatch.setattr(orchestration, "create_progress_artifact", write)
-    monkeypatch.setattr(orchestration, "update_progress_artifact", write)
-    monkeypatch.setattr(orchestration, "get_run_logger", lambda: logging.getLogger("tests.run"))
+    monkeypatch.setattr(artifacts, "create_progress_artifact", write)
+    monkeypatch.setattr(artifacts, "update_progress_artifact", write)
+    monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("tests.run"))
     caplog.set_level(logging.INFO)
     return found
 
 
 def test_a_trainings_losses_reach_the_runs_log_and_its_artifact(left, caplog):
     """At a bounded rate: the first step, the last, and between them what comes seconds apart."""
-    with orchestration._progress_artifact("epo") as record:
+    with artifacts.progress_artifact("epo") as record:
         for step in (1, 2, 3, 4):
             record(step, 4, {"step": step, "loss": 1 / step, "accuracy": 0.5})
     assert left == [(25.0, "epo: loss 1.000 accuracy 0.500"), (100.0, "epo: loss 0.250 accuracy 0.500")]
@@ -36,8 +36,8 @@ def test_a_trainings_losses_reach_the_runs_log_and_its_artifact(left, caplog):
 
 
 def test_what_has_no_figures_has_no_line(left, caplog, monkeypatch):
-    monkeypatch.setattr(orchestration, "PROGRESS_EVERY_S", -1.0)
-    with orchestration._progress_artifact("features [meld]") as record:
+    monkeypatch.setattr(artifacts, "PROGRESS_EVERY_S", -1.0)
+    with artifacts.progress_artifact("features [meld]") as record:
         for step in (1, 2):
             record(step, 2, {})
     assert left == [(50.0, "features [meld]"), (100.0, "features [meld]")]
@@ -46,6 +46,6 @@ def test_what_has_no_figures_has_no_line(left, caplog, monkeypatch):
 
 def test_what_is_done_at_once_leaves_no_artifact(left):
     for figures in ({}, {"loss": 1.0}):
-        with orchestration._progress_artifact("utterances [meld]") as record:
+        with artifacts.progress_artifact("utterances [meld]") as record:
             record(2, 2, figures)
     assert left == [(100.0, "utterances [meld]: loss 1.000")]
