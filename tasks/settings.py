@@ -121,6 +121,20 @@ class LongHistorySettings(BaseModel, frozen=True, extra="forbid"):
     seed: int = Field(0, description="Chooses the exchanges. Not in the paper.")
 
 
+class EpoTestSettings(BaseModel, frozen=True, extra="forbid"):
+    """What EPO and its controls moved, told from cached samples of the LLM before them. None of it is in the paper."""
+
+    exchanges: int = Field(
+        500, ge=0, description="Test exchanges that are sampled, spread over the datasets; 0: not measured."
+    )
+    samples: int = Field(8, ge=2, description="Samples of each, at temperature 1.")
+    max_new_tokens: int = Field(
+        48, ge=1, description="Of a sample; one that does not end within them is left out."
+    )
+    batch_size: int = Field(16, ge=1, description="Samples generated, or prompts read, at once.")
+    seed: int = Field(0, ge=0, description="Chooses the exchanges and draws the samples.")
+
+
 class MetricSettings(BaseModel, frozen=True, extra="forbid"):
     """The figures of tables 1 and 2 (section 4.4)."""
 
@@ -182,6 +196,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     compressor: CompressorSettings = CompressorSettings()
     dialogue: DialogueSettings = DialogueSettings()
     epo: EpoSettings = EpoSettings()
+    epo_test: EpoTestSettings = EpoTestSettings()
     replies: ReplySettings = ReplySettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     ladder: LadderSettings = LadderSettings()

@@ -26,7 +26,7 @@ from tasks.report.paper_tables import (
 )
 from tasks.report.rows import page_rows
 from tasks.report.templates import TEMPLATES, template
-from tasks.stages.replies.rungs import RUNGS
+from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
 from tasks.stages.verdicts import interval_text, verdict_text
 
 ABSENT = "–"
@@ -57,6 +57,7 @@ def render(facts: dict) -> str:
         emotions=(*EMOTIONS, "none"),
         synthetic_mark=SYNTHETIC,
         titles={rung.name: rung.title for rung in RUNGS},
+        control_titles={name: rung.title for name, rung in CONTROL_RUNGS.items()},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
                  "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
         table_2_title=TABLE_2_TITLE,

@@ -19,6 +19,7 @@ def page_rows(facts: dict) -> dict[str, Rows]:
         "ladder": [_ladder_row(row) for row in facts["ladder"]],
         "controls": list(_controls(facts["controls"])),
         "figures": as_dicts(),
+        "epo-test": list(_epo_test(facts["epo_test"])),
         "table-1": list(_by_dataset(facts["by_dataset"])),
         "table-3": list(_table_3(facts["long_history"])),
         "prompt-tokens": [flat(row) for row in facts["table_3"]],
@@ -100,6 +101,15 @@ def _controls(controls: dict) -> Iterator[dict]:
                     "of": what,
                     **verdict,
                 }
+
+
+def _epo_test(found: dict | None) -> Iterator[dict]:
+    """Of each training what it moved, and of EPO less each control."""
+    for part in ("trainings", "beside"):
+        for name, figures in ((found or {}).get(part) or {}).items():
+            for figure, verdict in figures.items():
+                if isinstance(verdict, dict):
+                    yield {"of": part, "training": name, "figure": figure, **flat(verdict)}
 
 
 def _table_3(found: dict | None) -> Iterator[dict]:

@@ -24,6 +24,7 @@ BUDGETS = {
     "dialogue.training.max_tokens": "training tokens, each dialogue LoRA",
     "epo.training.max_tokens": "training tokens, EPO",
     "recognition.clips": "test clips of figure 6",
+    "epo_test.exchanges": "test exchanges that are sampled for what EPO moved",
     "replies.exchanges": "test exchanges each rung answers",
     "reconstruction.conversations": "test conversations restored",
     "ladder.exchanges": "test exchanges of each arm of the memory ladder",

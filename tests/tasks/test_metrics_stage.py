@@ -68,6 +68,7 @@ def test_a_step_is_taken_from_the_rung_before_that_ran():
         "emotionscore_second",
         "emotioncontrast",
         "emotioncontrast_second",
+        "log_likelihood",
     )
     spread = np.linspace(-0.01, 0.01, 8)
     measured = {name: dict.fromkeys(figures, 0.1 * i + spread * i) for i, name in enumerate(names)}

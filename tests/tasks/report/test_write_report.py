@@ -47,6 +47,7 @@ RUNG_FIGURES = (
     "emotionscore_second",
     "emotioncontrast",
     "emotioncontrast_second",
+    "log_likelihood",
 )
 REASONS = dict.fromkeys(("features", "extractor", "dialogue.audiovisual"), "no media") | {
     "epo": "no preference pairs"
