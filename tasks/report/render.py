@@ -100,7 +100,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    return ABSENT if value is None else f"{100 * value:.{digits}f} %"
+    return ABSENT if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
 def interval(value: list[float] | None, digits: int = 3) -> str:
