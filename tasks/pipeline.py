@@ -12,6 +12,7 @@ from tasks.stages.epo.stage import CONTROLS_OF_EPO, EPO, EPO_TEST
 from tasks.stages.extractor.stage import EXTRACTOR, RECOGNITION
 from tasks.stages.features.stage import FEATURES
 from tasks.stages.ladder.stage import FITS, LADDER
+from tasks.stages.long_history.stage import LONG_HISTORY
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
 from tasks.stages.reconstruction.stage import RECONSTRUCTION
@@ -44,6 +45,7 @@ STAGES = (
     *REPLIES,  # each rung answers the test exchanges
     RECONSTRUCTION,  # test conversations from their memories
     LADDER,  # what each way of giving the history is worth on true replies
+    LONG_HISTORY,  # what a long history costs as text and as memories
     EPO_TEST,  # what EPO made likelier among samples from before it
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,

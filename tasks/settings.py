@@ -102,6 +102,25 @@ class LadderSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class LongHistorySettings(BaseModel, frozen=True, extra="forbid"):
+    """What a long history costs, as text and as memories (section 5.5, table 3)."""
+
+    least_turns: int = Field(20, ge=1, description="Turns before the sentence that an exchange has at least.")
+    dataset: str | None = Field(
+        "multidialog",
+        description="Whose test exchanges; where it has none so long, and with null, every dataset's.",
+    )
+    exchanges: int | None = Field(
+        None, ge=1, description="Test exchanges, spread over the datasets; None takes all. Not in the paper."
+    )
+    measure_cost: bool = Field(
+        True,
+        description="Measure memory and time too. They differ from run to run, so a run is then not the same bytes "
+        "twice; input size and BERTScore are measured in any case.",
+    )
+    seed: int = Field(0, description="Chooses the exchanges. Not in the paper.")
+
+
 class EpoTestSettings(BaseModel, frozen=True, extra="forbid"):
     """What EPO and its controls moved, told from cached samples of the LLM before them. None of it is in the paper."""
 
@@ -181,6 +200,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     replies: ReplySettings = ReplySettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     ladder: LadderSettings = LadderSettings()
+    long_history: LongHistorySettings = LongHistorySettings()
     metrics: MetricSettings = MetricSettings()
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()

@@ -10,7 +10,7 @@ import math
 from model.metrics.verdict import LEARNED, WORSE
 from tasks.stages.ladder.sentences import beside_mean, content, shares
 from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
-from tasks.stages.verdicts import verdict_text
+from tasks.stages.verdicts import interval_text, verdict_text
 
 TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung in RUNGS}
 SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run"
@@ -189,4 +189,4 @@ def _number(value: float | None) -> str:
 
 
 def _ends(interval: list[float] | None) -> str:
-    return "" if not interval else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return "" if not interval else f" ({interval_text(interval[0], interval[1])})"

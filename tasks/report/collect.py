@@ -12,7 +12,14 @@ from tasks.engine.declaration import Weights
 from tasks.report.answer import answer
 from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import as_dicts
-from tasks.report.rungs import NOT_ASKED, by_dataset, ladder_rows, memory_ladder_facts, table_3_rows
+from tasks.report.rungs import (
+    NOT_ASKED,
+    by_dataset,
+    generalisation_rows,
+    ladder_rows,
+    memory_ladder_facts,
+    table_3_rows,
+)
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.report.weights_and_settings import (
     budget_rows,
@@ -32,6 +39,7 @@ COVERED = (
     "compressor.test",
     "epo.test",
     "ladder",
+    "long-history",
     "metrics",
 )
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
@@ -59,6 +67,14 @@ def collect(
     tokens = prompt_tokens(artefacts, store)
     recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
     memory_ladder = memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store))
+    restored = read_named(artefacts, "compressor.test", "reconstruction.json", store)
+    long_history = read_named(artefacts, "long-history", "long_history.json", store)
+    measured = {
+        "recognition.clips": (recognition or {}).get("clips"),
+        "reconstruction.conversations": (restored or {}).get("conversations"),
+        "ladder.exchanges": (memory_ladder or {}).get("exchanges"),
+        "long_history.exchanges": (long_history or {}).get("exchanges"),
+    }
     facts = {
         "title": f"Empamba report ({profile} profile)",
         "profile": profile,
@@ -77,7 +93,8 @@ def collect(
         "over_floors": metrics.get("over_floors") or [],
         "answered": metrics.get("answered"),
         "bertscore": metrics.get("bertscore"),
-        "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
+        "by_reply": _by_reply(artefacts),
+        "reconstruction": restored,
         "reconstruction_not_run": why.get("compressor.test"),
         "scorers": metrics.get("scorers"),
         "scorers_line": scorers_line(metrics.get("scorers")),
@@ -85,7 +102,10 @@ def collect(
         "ladder": ladder_rows(systems, metrics.get("identical_to_previous") or {}, artefacts, why),
         "memory_ladder": memory_ladder,
         "by_dataset": by_dataset(systems),
+        "generalisation": generalisation_rows(systems, counts["splits"]),
         "table_3": table_3_rows(tokens),
+        "long_history": long_history,
+        "long_history_not_run": why.get("long-history"),
         "training": training,
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
         "examples_compared": _examples_compared(artefacts, store),
@@ -100,7 +120,7 @@ def collect(
         "same_scorer": same_scorer(weights),
         "others": _others(stages, artefacts, store),
         "settings": setting_rows(settings),
-        "budgets": budget_rows(settings, counts, training, systems, recognition, memory_ladder),
+        "budgets": budget_rows(settings, counts, training, systems, measured),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
     return {**facts, "answer": answer(facts)}
@@ -121,8 +141,11 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "over_floors": facts["over_floors"],
         "answered": facts["answered"],
         "bertscore": facts["bertscore"],
+        "by_reply": facts["by_reply"],
         "reconstruction": facts["reconstruction"],
         "table_3": facts["table_3"],
+        "long_history": facts["long_history"],
+        "generalisation": facts["generalisation"],
         "scorers": facts["scorers"],
         "recognition": facts["recognition"],
         "ladder": facts["ladder"],
@@ -144,6 +167,12 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "weights": {role: w.model_dump() for role, w in weights.items()},
         "settings": settings.model_dump(mode="json"),
     }
+
+
+def _by_reply(artefacts: Artefacts) -> dict | None:
+    """The artefact that holds the rungs' figures reply by reply: another run's report finds it by its digest."""
+    ref = next((r for r in artefacts.get("metrics") or [] if r.name == "by_reply.json"), None)
+    return None if ref is None else {"name": ref.name, "digest": ref.digest, "size": ref.size}
 
 
 # Training ---------------------------------------------------------------------------------------------
