@@ -12,7 +12,14 @@ from tasks.engine.declaration import Weights
 from tasks.report.answer import answer
 from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import as_dicts
-from tasks.report.rungs import NOT_ASKED, by_dataset, ladder_rows, memory_ladder_facts, table_3_rows
+from tasks.report.rungs import (
+    NOT_ASKED,
+    by_dataset,
+    generalisation_rows,
+    ladder_rows,
+    memory_ladder_facts,
+    table_3_rows,
+)
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.report.weights_and_settings import (
     budget_rows,
@@ -95,6 +102,7 @@ def collect(
         "ladder": ladder_rows(systems, metrics.get("identical_to_previous") or {}, artefacts, why),
         "memory_ladder": memory_ladder,
         "by_dataset": by_dataset(systems),
+        "generalisation": generalisation_rows(systems, counts["splits"]),
         "table_3": table_3_rows(tokens),
         "long_history": long_history,
         "long_history_not_run": why.get("long-history"),
@@ -137,6 +145,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "reconstruction": facts["reconstruction"],
         "table_3": facts["table_3"],
         "long_history": facts["long_history"],
+        "generalisation": facts["generalisation"],
         "scorers": facts["scorers"],
         "recognition": facts["recognition"],
         "ladder": facts["ladder"],

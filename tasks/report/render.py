@@ -51,6 +51,7 @@ def render(facts: dict) -> str:
         learned=LEARNED,
         figures=FIGURES,
         main=MAIN,
+        general=[figure for figure in FIGURES if figure.paper or figure.steps],
         further=FURTHER,
         shown=SHOWN,
         pairs_plots=_pairs_plots(facts["pairs"]),

@@ -21,6 +21,11 @@ def page_rows(facts: dict) -> dict[str, Rows]:
         "figures": as_dicts(),
         "epo-test": list(_epo_test(facts["epo_test"])),
         "table-1": list(_by_dataset(facts["by_dataset"])),
+        "generalisation": [
+            {"dataset": part["dataset"], "train_exchanges": part["train_exchanges"], **flat(row)}
+            for part in facts["generalisation"]
+            for row in part["rows"]
+        ],
         "table-3": list(_table_3(facts["long_history"])),
         "prompt-tokens": [flat(row) for row in facts["table_3"]],
         "training": [_training(part) for part in facts["training"]],

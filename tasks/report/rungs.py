@@ -72,6 +72,27 @@ def _named(figures: tuple | None) -> dict | None:
     return None if figures is None else dict(zip(METRICS, figures, strict=True))
 
 
+def generalisation_rows(systems: list[dict], splits: list[dict]) -> list[dict]:
+    """For each dataset that was answered: how much of it the run's trainings saw, and the LLM as it came, finetuned, and
+    the ladder's last rung there. A dataset without train exchanges is out of domain to every rung.
+
+    splits: rows of counts. One run trains on all datasets that it reads, so this is one row of the matrix of datasets.
+    """
+    trained = {row["dataset"]: row["exchanges"] for row in splits if row["split"] == "train"}
+    ran = [rung.name for rung in LADDER if any(row["rung"] == rung.name for row in systems)]
+    shown = list(dict.fromkeys(name for name in (*ran[:2], *ran[-1:])))
+    return [
+        {
+            "dataset": dataset,
+            "train_exchanges": trained.get(dataset, 0),
+            "rows": [
+                row for name in shown for row in systems if (row["rung"], row["dataset"]) == (name, dataset)
+            ],
+        }
+        for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all")
+    ]
+
+
 def by_dataset(systems: list[dict]) -> list[dict]:
     """For each dataset: every rung's figures beside the system of table 1 it stands for."""
     found = []

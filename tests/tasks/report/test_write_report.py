@@ -24,6 +24,7 @@ from tasks.pipeline import STAGES
 from tasks.report import plots
 from tasks.report.figures import FIGURES, MAIN, as_csv, csv_of, figure_rows
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
+from tasks.report.rungs import generalisation_rows
 from tasks.report.weights_and_settings import same_scorer
 from tasks.settings import load_settings, weight_names
 from tasks.show import system_rows
@@ -460,6 +461,23 @@ def test_table_3_tells_its_own_protocol(store, tmp_path):
     artefacts["long-history"] = [_json(store, "long_history.json", none)]
     text = Page(_report(tmp_path, artefacts, store)[0]).text["table-3"]
     assert "not run: no test exchange has 20 turns before its sentence" in text
+
+
+def test_what_was_never_trained_on_is_out_of_domain(text_run):
+    systems = [
+        _system(rung, data, 0.3)
+        for rung in ("1-llm", "2-ft", "3-mc", "5-epo", "floor-okay")
+        for data in ("own", "meld", "all")
+    ]
+    splits = [
+        {"dataset": "meld", "split": "train", "exchanges": 8},
+        {"dataset": "own", "split": "test", "exchanges": 5},
+    ]
+    found = generalisation_rows(systems, splits)
+    assert [(part["dataset"], part["train_exchanges"]) for part in found] == [("own", 0), ("meld", 8)]
+    assert [row["rung"] for row in found[0]["rows"]] == ["1-llm", "2-ft", "5-epo"]
+    _, page, facts = text_run
+    assert facts["generalisation"][0]["train_exchanges"] == 8 and "Generalisation" in page.text["datasets"]
 
 
 def test_every_table_scrolls_in_a_box_of_its_own(text_run):
