@@ -18,7 +18,7 @@ import sqlite3
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,6 +31,8 @@ from storage.inflate import Point, available, inflate_from, inflated
 from storage.settings import ReadLimits
 from storage.user_cache import user_cache
 
+Progress = Callable[[int], None]
+"""progress(bytes of the archive that are read)."""
 MARK = "::"
 """Between the path of an archive and the name of a member."""
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
@@ -124,12 +126,14 @@ def split_member(path: str) -> tuple[str, str]:
     return archive, name
 
 
-def list_members(root: Path, archive: str, limits: ReadLimits | None = None) -> Listing:
+def list_members(
+    root: Path, archive: str, limits: ReadLimits | None = None, progress: Progress | None = None
+) -> Listing:
     """The regular files of an archive below `root`. The archive is indexed once; later calls use the cache.
 
-    limits None: those it was indexed with.
+    limits None: those it was indexed with. progress: called while it is indexed.
     """
-    name = _indexed(Path(root) / archive, limits)
+    name = _indexed(Path(root) / archive, limits, progress)
     database = _database()
     rows = database.execute("select name, digest from members where archive = ?", (name,)).fetchall()
     query = "select problem, skipped from archives where path = ?"
@@ -201,7 +205,7 @@ def _building() -> Iterator[None]:
         yield
 
 
-def _indexed(file: Path, limits: ReadLimits | None = None) -> str:
+def _indexed(file: Path, limits: ReadLimits | None = None, progress: Progress | None = None) -> str:
     """Make sure the cache knows the archive as it is now, within the limits; returns its name there."""
     name = os.path.abspath(file)
     try:
@@ -213,7 +217,7 @@ def _indexed(file: Path, limits: ReadLimits | None = None) -> str:
         with _building():
             if not _known(name, now, limits):
                 limits = limits or ReadLimits()
-                _write(name, now, _build(file, limits), limits)
+                _write(name, now, _build(file, limits, progress), limits)
     return name
 
 
@@ -254,7 +258,7 @@ def _find(archive: str, name: str, path: str) -> Member:
 # Passing over an archive -------------------------------------------------------------------------------
 
 
-def _build(file: Path, limits: ReadLimits) -> Index:
+def _build(file: Path, limits: ReadLimits, progress: Progress | None = None) -> Index:
     index = Index()
     with open(file, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
@@ -270,6 +274,8 @@ def _build(file: Path, limits: ReadLimits) -> Index:
                         raise LimitExceeded(f"more than data.limits.members={limits.members} members")
                     source.allow(_end_of(entry, most, limits, packed))
                     _take(archive, entry, index, limits)
+                    if progress is not None:
+                        progress(raw.tell())
         except LimitExceeded as error:
             index.problem = f"read as far as {len(index.members)} members: {error}"
         except DAMAGE as error:

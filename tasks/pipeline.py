@@ -8,11 +8,12 @@ from __future__ import annotations
 from tasks.stages.candidates.stage import CANDIDATES, SAMPLED
 from tasks.stages.compressor.stage import FINETUNE, PRETRAIN
 from tasks.stages.dialogue.stage import AUDIOVISUAL, MEMORY, TEXT, TEXT_AUDIOVISUAL
-from tasks.stages.epo.stage import CONTROLS_OF_EPO, EPO
+from tasks.stages.epo.stage import CONTROLS_OF_EPO, EPO, EPO_TEST
 from tasks.stages.extractor.stage import EXTRACTOR, RECOGNITION
 from tasks.stages.features.stage import FEATURES
 from tasks.stages.judge.stage import JUDGE
 from tasks.stages.ladder.stage import FITS, LADDER
+from tasks.stages.long_history.stage import LONG_HISTORY
 from tasks.stages.metrics.stage import METRICS
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
 from tasks.stages.reconstruction.stage import RECONSTRUCTION
@@ -47,6 +48,8 @@ STAGES = (
     SYSTEMS,  # and so does each system that a run names
     RECONSTRUCTION,  # test conversations from their memories
     LADDER,  # what each way of giving the history is worth on true replies
+    LONG_HISTORY,  # what a long history costs as text and as memories
+    EPO_TEST,  # what EPO made likelier among samples from before it
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,
     JUDGE,  # where one is named: who replies better, to an LLM

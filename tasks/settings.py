@@ -104,6 +104,39 @@ class LadderSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class LongHistorySettings(BaseModel, frozen=True, extra="forbid"):
+    """What a long history costs, as text and as memories (section 5.5, table 3)."""
+
+    least_turns: int = Field(20, ge=1, description="Turns before the sentence that an exchange has at least.")
+    dataset: str | None = Field(
+        "multidialog",
+        description="Whose test exchanges; where it has none so long, and with null, every dataset's.",
+    )
+    exchanges: int | None = Field(
+        None, ge=1, description="Test exchanges, spread over the datasets; None takes all. Not in the paper."
+    )
+    measure_cost: bool = Field(
+        True,
+        description="Measure memory and time too. They differ from run to run, so a run is then not the same bytes "
+        "twice; input size and BERTScore are measured in any case.",
+    )
+    seed: int = Field(0, description="Chooses the exchanges. Not in the paper.")
+
+
+class EpoTestSettings(BaseModel, frozen=True, extra="forbid"):
+    """What EPO and its controls moved, told from cached samples of the LLM before them. None of it is in the paper."""
+
+    exchanges: int = Field(
+        500, ge=0, description="Test exchanges that are sampled, spread over the datasets; 0: not measured."
+    )
+    samples: int = Field(8, ge=2, description="Samples of each, at temperature 1.")
+    max_new_tokens: int = Field(
+        48, ge=1, description="Of a sample; one that does not end within them is left out."
+    )
+    batch_size: int = Field(16, ge=1, description="Samples generated, or prompts read, at once.")
+    seed: int = Field(0, ge=0, description="Chooses the exchanges and draws the samples.")
+
+
 class MetricSettings(BaseModel, frozen=True, extra="forbid"):
     """The figures of tables 1 and 2 (section 4.4)."""
 
@@ -165,9 +198,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     compressor: CompressorSettings = CompressorSettings()
     dialogue: DialogueSettings = DialogueSettings()
     epo: EpoSettings = EpoSettings()
+    epo_test: EpoTestSettings = EpoTestSettings()
     replies: ReplySettings = ReplySettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     ladder: LadderSettings = LadderSettings()
+    long_history: LongHistorySettings = LongHistorySettings()
     systems: tuple[System, ...] = Field(
         (),
         description="Further systems that answer the test exchanges (docs/systems.md): endpoints, dialogue models of before "

@@ -18,7 +18,7 @@ from tasks.engine.runs import worked_seconds
 from tasks.nested import leaves
 from tasks.report.figures import MAIN
 from tasks.report.samples import candidate_examples
-from tasks.stages.verdicts import quality_line, training_line
+from tasks.stages.verdicts import interval_text, quality_line, training_line
 from tasks.terminal import seconds_text
 
 HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}
@@ -100,14 +100,14 @@ def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str,
             shown = _figure(system[figure.key], figure.digits)
             ends = system.get(f"{figure.key}_ci")
             if shown is not None and ends and intervals:
-                shown += f" [{', '.join(f'{end:.{figure.digits}f}' for end in ends)}]"
+                shown += f" [{interval_text(ends[0], ends[1], figure.digits).replace(' to ', ', ')}]"
             row[figure.short] = shown
         rows.append(row)
     return columns, rows
 
 
 def _figure(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
+    return None if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def _measured(store: Store, refs: list[Ref]) -> dict | None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from flows.cli.options import AsJson, WhichRun, grouped
 from flows.cli.output import out
 from storage.errors import InputError
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, write_atomic
 from tasks.engine.run import RunRequest, read_report, stale_plan
 from tasks.engine.runs import runs
 from tasks.listing import candidate_card, listing, story
@@ -59,18 +59,37 @@ def show(
             out.print(Text(clean(line)))
 
 
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="Beside another run: its id, another store's folder, or a report.json; what changed, and each figure then and now.",
+    ),
+]
+
+
 @grouped
-def report(which: WhichRun, as_json: AsJson = False) -> None:
-    """A run's report: its tables, or its JSON."""
+def report(which: WhichRun, against: Against = None, as_json: AsJson = False) -> None:
+    """A run's report: its tables, or its JSON; or what changed against another run."""
     from tasks.engine.run import published
 
     request, record = which.chosen()
-    digest = record.report if record is not None else _report_of(request)
+    digest, page = (record.report, record.page) if record is not None else _report_of(request)
     if digest is None:
         why = "no report with these settings" if record is None else f"run {record.id} came to no report"
         other = next((r.id for r in runs(which.store)[0] if r.report), None)
         hint = "" if other is None else f"; --run {other} has one"
         raise InputError(f"{why}: `{request.command('run')}` writes one{hint}")
+    if against is not None:
+        from tasks.against import compared, side_of, side_of_settings
+
+        now = side_of_settings(request, digest) if record is None else side_of(which.store, record)
+        comparison = compared(which.store, against, now)
+        if as_json:
+            json_line(comparison)
+        else:
+            _print_comparison(which.store, comparison, digest, page)
+        return
     facts = read_report(request, digest)
     if as_json:
         json_line(facts)
@@ -91,6 +110,34 @@ def report(which: WhichRun, as_json: AsJson = False) -> None:
         )
 
 
+def _print_comparison(root: Path, comparison: dict, digest: str, page: str | None) -> None:
+    """In the terminal, and as a section of a copy of the page, beside the store's report."""
+    from tasks.against import page_of
+    from tasks.report import against
+
+    title = f"run {comparison['now']['run']} beside run {comparison['then']['run']}"
+    out.print(listing(title, against.RUN_COLUMNS, against.run_rows(comparison), out.width, share=False))
+    changed = against.changed_rows(comparison)
+    if changed:
+        out.print(listing("what changed", against.CHANGED_COLUMNS, changed, out.width, share=False))
+    else:
+        out.say("what changed: no setting, count, weight or verdict of a training")
+    first, rest = against.leading(comparison["figures"])
+    if first:
+        rows = against.figure_rows(first, out.width >= WIDE)
+        out.print(listing("figures that differ", against.FIGURE_COLUMNS, rows, out.width, share=False))
+    for why, count in against.reasons(comparison).items():
+        out.say(
+            f"{count} not paired: {why}; the two intervals stand beside each other, no interval of the difference"
+        )
+    more = f"; {len(rest)} more that differ stand in the page" if rest else ""
+    out.say(f"{comparison['equal']} figures are the same in both{more}")
+    if page is not None:
+        copy = root / "report-against.html"
+        write_atomic(copy, against.with_section(page_of(root, digest, page), comparison).encode("utf-8"))
+        out.say(str(copy))
+
+
 def _systems(title: str, systems: list[dict]) -> RenderableType:
     """Measured systems, with intervals where the terminal has room for them."""
     from tasks.show import system_rows
@@ -98,10 +145,11 @@ def _systems(title: str, systems: list[dict]) -> RenderableType:
     return listing(title, *system_rows(systems, out.width >= WIDE), out.width, share=False)
 
 
-def _report_of(request: RunRequest) -> str | None:
-    """The digest of the report that lies there with these settings and data, if it is fresh."""
+def _report_of(request: RunRequest) -> tuple[str | None, str | None]:
+    """The digests of report.json and report.html that lie there with these settings and data, if they are fresh."""
     plan = next(plan for plan in stale_plan(request) if plan.stage.name == "report")
-    return next((ref.digest for ref in plan.outputs.get("all", ()) if ref.name == "report.json"), None)
+    found = {ref.name: ref.digest for ref in plan.outputs.get("all", ())}
+    return found.get("report.json"), found.get("report.html")
 
 
 @grouped

@@ -77,7 +77,7 @@ def baseline(name: str, num_layers: int) -> float | None:
     import bert_score
 
     table = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{name}.tsv"
-    if not table.resolve().is_relative_to(table.parents[1]) or not table.is_file():
+    if not table.resolve().is_relative_to(table.parents[1].resolve()) or not table.is_file():
         return None
     rows = [line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:]]
     return next((float(row[3]) for row in rows if int(row[0]) == num_layers), None)

@@ -201,6 +201,11 @@ METRICS = (
         better="lower", digits=1, low=1.0, high=math.inf,
     ),
     Metric(
+        "log_likelihood", "Log-likelihood of the true reply", "Log-likelihood",
+        "nats a token, end of turn included, mean over replies; floors have none",
+        lambda a: -a.likelihoods.nats / a.likelihoods.tokens, low=-math.inf, high=0.0, steps=True,
+    ),
+    Metric(
         "bertscore_rescaled", "BERTScore, rescaled", "BERTScore, rescaled",
         "F1 as bert-score rescales it, where it has a baseline for these weights and this layer",
         _rescaled, low=-math.inf, scorer="BERTScore",

@@ -27,8 +27,9 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from storage.errors import InputError
 from storage.files import on_store
 from storage.store import canonical, digest_bytes, write_atomic, writing
+from tasks.engine.versions import commit
 
-VERSION: Final = 1
+VERSION: Final = 2
 KEPT = 100
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 ERROR_CHARACTERS = 300
@@ -40,9 +41,10 @@ class RunRecord(BaseModel, frozen=True, extra="forbid"):
 
     state: "running" in the file of a run that never ended is reported as "killed". report, page: digests of the
     artefacts report.json and report.html, where the run came to one. seconds: of work by stage, items added up.
+    commit: of the code that ran, None in records of version 1.
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = VERSION
     id: str
     started: AwareDatetime
     ended: AwareDatetime | None = None
@@ -53,6 +55,7 @@ class RunRecord(BaseModel, frozen=True, extra="forbid"):
     until: str | None = None
     report: str | None = None
     page: str | None = None
+    commit: str | None = None
     seconds: dict[str, float] = {}
     said: str = ""
 
@@ -87,7 +90,7 @@ def recorded(
     run_id, lock = _claimed(root)
     with lock:
         record = RunRecord(
-            id=run_id, started=_now(), profile=profile, changes=changes, raw=raw, until=until
+            id=run_id, started=_now(), profile=profile, changes=changes, raw=raw, until=until, commit=commit()
         )  # fmt: skip
         note = RunRecorder(root, record)
         _write(root, record)
@@ -120,8 +123,11 @@ def runs(root: Path) -> tuple[list[RunRecord], dict[str, str]]:
     return sorted(found, key=lambda record: (record.started, record.id), reverse=True), unreadable
 
 
-def run_of(root: Path, wanted: str | None) -> RunRecord:
-    """The run of this id, or of an id that begins so; None: the last. InputError, in one line, where there is none."""
+def run_of(root: Path, wanted: str | None, option: str = "--run") -> RunRecord:
+    """The run of this id, or of an id that begins so; None: the last. InputError, in one line, where there is none.
+
+    option: by which it was asked for, as the error names it.
+    """
     found, unreadable = runs(root)
     if wanted is None:
         if found:
@@ -134,7 +140,7 @@ def run_of(root: Path, wanted: str | None) -> RunRecord:
     if f"{wanted}.json" in unreadable:
         raise InputError(f"run {wanted} in {root}: its record {unreadable[f'{wanted}.json']}")
     fault = f"{len(meant)} runs begin so" if meant else "no such run"
-    raise InputError(f"--run {wanted}: {fault} in {root}; {on_store('runs', root)} lists them")
+    raise InputError(f"{option} {wanted}: {fault} in {root}; {on_store('runs', root)} lists them")
 
 
 def drop_unreadable(root: Path) -> None:
@@ -167,7 +173,8 @@ def _read(root: Path, path: Path) -> RunRecord:
         record = RunRecord.model_validate(facts)
     except ValidationError:
         raise ValueError("is no record") from None
-    if check != _check(record) or path.stem != record.id or not ID.fullmatch(record.id):
+    # Of the facts as they lie there: a record of an earlier version has fewer.
+    if check != digest_bytes(canonical(facts)) or path.stem != record.id or not ID.fullmatch(record.id):
         raise ValueError("does not match its digest")
     if record.state == "running" and not _lives(root, record.id):
         return record.model_copy(update={"state": "killed"})
@@ -175,12 +182,9 @@ def _read(root: Path, path: Path) -> RunRecord:
 
 
 def _write(root: Path, record: RunRecord) -> None:
-    facts = {**record.model_dump(mode="json"), "check": _check(record)}
-    write_atomic(_folder(root) / f"{record.id}.json", canonical(facts))
-
-
-def _check(record: RunRecord) -> str:
-    return digest_bytes(canonical(record.model_dump(mode="json")))
+    facts = record.model_dump(mode="json")
+    checked = {**facts, "check": digest_bytes(canonical(facts))}
+    write_atomic(_folder(root) / f"{record.id}.json", canonical(checked))
 
 
 def _claimed(root: Path):

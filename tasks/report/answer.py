@@ -1,4 +1,4 @@
-"""What did this run show, and what did it not? Five sentences, made from the figures alone.
+"""What did this run show, and what did it not? Five answers, made from the figures alone.
 
 Each says with what n, interval and control, and comes out negative where the figures do. Knows nothing of HTML.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
-from model.metrics.verdict import LEARNED
+from model.metrics.verdict import LEARNED, WORSE
+from tasks.stages.ladder.sentences import beside_mean, content, shares
 from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
-from tasks.stages.verdicts import verdict_text
+from tasks.stages.verdicts import interval_text, verdict_text
 
 TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung in RUNGS}
 SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run"
@@ -19,7 +20,7 @@ CONTRAST = "emotioncontrast_second"
 
 def answer(facts: dict) -> list[dict]:
     """{"about", "grade": shown, not shown or not run, "says"} of each question."""
-    return [_floors(facts), _emotion(facts), _memory(facts), _clips(facts), _preference(facts)]
+    return [_floors(facts), _finetuning(facts), _memory(facts), _clips(facts), _emotion(facts)]
 
 
 def _answer(about: str, grade: bool | None, says: str) -> dict:
@@ -49,6 +50,8 @@ def _floor(row: dict) -> str:
 
 def _emotion(facts: dict) -> dict:
     about = "Did EPO teach this exchange's emotion?"
+    if (facts["epo_test"] or {}).get("beside"):
+        return _emotion_of_samples(about, facts["epo_test"], facts["scorers_line"])
     step = _step(facts, "5-epo")
     if step is None:
         return _answer(about, None, f"EPO has nothing to be compared with: {_why(facts, '5-epo')}.")
@@ -65,6 +68,27 @@ def _emotion(facts: dict) -> dict:
     seen = "It did, as far as the second scorer can tell" if shown else "That is not shown"
     words = verdict_text("emotion contrast", found)
     return _answer(about, shown, f"{seen}: {words}, {beside}; {facts['scorers_line']}.")
+
+
+def _emotion_of_samples(about: str, moved: dict, scorers: str) -> dict:
+    """From cached samples, which tell more than as many greedy replies.
+
+    A control that was itself to learn which emotions are usual says nothing of whether EPO learned that.
+    """
+    beside = moved["beside"]
+    hardest = min(beside, key=lambda name: _mean(beside[name]["own"]))
+    own = beside[hardest]["own"]
+    shown = own["grade"] == LEARNED
+    seen = "It did, as far as the second scorer can tell" if shown else "That is not shown"
+    gained = verdict_text("samples weighted by what training made likelier gain in emotion contrast", own)
+    says = f"{seen}: {gained}, beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(beside)} controls"
+    fair = {name: found["usual"] for name, found in beside.items() if name != "shuffled"}
+    if fair:
+        name = min(fair, key=lambda name: _mean(fair[name]))
+        learned = "It learned" if fair[name]["grade"] == LEARNED else "It is not seen to have learned"
+        nearer = verdict_text("nearness to all other true replies", fair[name])
+        says += f". {learned} which emotions are usual: {nearer}, beside {CONTROL_RUNGS[name].title}"
+    return _answer(about, shown, f"{says}; {scorers}.")
 
 
 def _mean(found: dict) -> float:
@@ -89,7 +113,12 @@ def _memory(facts: dict) -> dict:
             f"; conversations come back from their memories with BLEU-1 {_number(own['bleu_1'])}{_ends(own['bleu_1_ci'])}, from "
             f"another's with {_number(other['bleu_1'])}{_ends(other['bleu_1_ci'])} (n = {own['n']})"
         )
-    return _answer(about, bool(own_is_better) and found["grade"] != "got worse", f"{says}.")
+    ladder = facts["memory_ladder"]
+    memories = ladder["arms"].get("memory") if ladder else None
+    in_use = [] if ladder is None else [content(ladder), shares(ladder), beside_mean(ladder)]
+    shown = bool(own_is_better) and found["grade"] != WORSE
+    shown = shown and (memories is None or memories["gain"]["grade"] == LEARNED)
+    return _answer(about, shown, " ".join([f"{says}.", *(sentence for sentence in in_use if sentence)]))
 
 
 def _clips(facts: dict) -> dict:
@@ -106,27 +135,39 @@ def _clips(facts: dict) -> dict:
     return _answer(about, shown, f"{says}{control}.")
 
 
-def _preference(facts: dict) -> dict:
-    about = "Does the model prefer the emotionally right reply?"
+def _finetuning(facts: dict) -> dict:
+    about = "Did finetuning help, and does the model prefer the emotionally right reply?"
+    step, preference = _step(facts, "2-ft"), _preference(facts)
+    if step is None:
+        says = f"No finetuned LLM is beside the LLM as it came: {_why(facts, '2-ft')}."
+        return _answer(about, None, f"{says} {preference}".strip())
+    found = step["log_likelihood"]
+    verb = {LEARNED: "Finetuning made", WORSE: "Finetuning did not make"}.get(
+        found["grade"], "Finetuning is not seen to have made"
+    )
+    says = f"{verb} the true replies likelier: {verdict_text('nats a token', found)}."
+    return _answer(about, found["grade"] == LEARNED, f"{says} {preference}".strip())
+
+
+def _preference(facts: dict) -> str:
+    """Of the last rung that ran, beside what topic alone gives; "" where it was not measured."""
     rows = [row["run"] for row in facts["ladder"] if row["run"] and row["rung"] in TITLES]
     row = rows[-1] if rows else {}
     share, same = row.get("emotional_preference"), row.get("same_emotion_preference")
     if share is None:
-        return _answer(
-            about, None, "No test exchange has a labelled emotion to oppose, or likelihoods were not asked."
-        )
-    n, ends = row["n"] - row.get("emotional_preference_left_out", 0), row.get("emotional_preference_ci")
+        return ""
+    left_out, ends = row.get("emotional_preference_left_out", 0), row.get("emotional_preference_ci")
     # Topic alone tells the true reply from any other: only what goes beyond the same emotion's share is of emotion.
-    shown = same is not None and _above(ends, row.get("same_emotion_preference_ci"))
-    left_out = row.get("emotional_preference_left_out", 0)
+    beyond = same is not None and _above(ends, row.get("same_emotion_preference_ci"))
     control = "none of the same emotion stood beside it" if same is None else (
         f"against one of the same emotion, which only topic tells apart, {same:.0%}{_ends(row.get('same_emotion_preference_ci'))}"
     )  # fmt: skip
-    return _answer(
-        about, bool(shown),
+    meaning = "beyond what topic gives" if beyond else "not seen to be beyond what topic gives"
+    return (
         f"R{TITLES[row['rung']][1:]} finds the true reply likelier than a human one of another emotion in "
-        f"{share:.0%}{_ends(ends)} of {n} (chance 50 %; {left_out} neutral or unlabelled left out); {control}.",
-    )  # fmt: skip
+        f"{share:.0%}{_ends(ends)} of {row['n'] - left_out} (chance 50 %; {left_out} neutral or unlabelled left out), "
+        f"{meaning}: {control}."
+    )
 
 
 def _step(facts: dict, rung: str) -> dict | None:
@@ -148,4 +189,4 @@ def _number(value: float | None) -> str:
 
 
 def _ends(interval: list[float] | None) -> str:
-    return "" if not interval else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return "" if not interval else f" ({interval_text(interval[0], interval[1])})"

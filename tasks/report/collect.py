@@ -12,7 +12,13 @@ from tasks.engine.declaration import Weights
 from tasks.report.answer import answer
 from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
 from tasks.report.figures import as_dicts
-from tasks.report.rungs import NOT_ASKED, ladder_rows, memory_ladder_facts, table_3_rows
+from tasks.report.rungs import (
+    NOT_ASKED,
+    generalisation_rows,
+    ladder_rows,
+    memory_ladder_facts,
+    table_3_rows,
+)
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.report.table_1 import by_dataset, judgements, other_systems, without_others
 from tasks.report.weights_and_settings import (
@@ -31,7 +37,9 @@ COVERED = (
     "pairs.quality",
     "extractor.test",
     "compressor.test",
+    "epo.test",
     "ladder",
+    "long-history",
     "metrics",
     "judge",
 )
@@ -60,6 +68,14 @@ def collect(
     tokens = prompt_tokens(artefacts, store)
     recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
     memory_ladder = memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store))
+    restored = read_named(artefacts, "compressor.test", "reconstruction.json", store)
+    long_history = read_named(artefacts, "long-history", "long_history.json", store)
+    measured = {
+        "recognition.clips": (recognition or {}).get("clips"),
+        "reconstruction.conversations": (restored or {}).get("conversations"),
+        "ladder.exchanges": (memory_ladder or {}).get("exchanges"),
+        "long_history.exchanges": (long_history or {}).get("exchanges"),
+    }
     facts = {
         "title": f"Empamba report ({profile} profile)",
         "profile": profile,
@@ -82,7 +98,8 @@ def collect(
         "judge_not_run": why.get("judge") if settings.judge else None,
         "answered": metrics.get("answered"),
         "bertscore": metrics.get("bertscore"),
-        "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
+        "by_reply": _by_reply(artefacts),
+        "reconstruction": restored,
         "reconstruction_not_run": why.get("compressor.test"),
         "scorers": metrics.get("scorers"),
         "scorers_line": scorers_line(metrics.get("scorers")),
@@ -92,12 +109,16 @@ def collect(
         ),
         "memory_ladder": memory_ladder,
         "by_dataset": by_dataset(systems, settings),
+        "generalisation": generalisation_rows(systems, counts["splits"]),
         "table_3": table_3_rows(tokens),
+        "long_history": long_history,
+        "long_history_not_run": why.get("long-history"),
         "training": training,
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
         "examples_compared": _examples_compared(artefacts, store),
         "quality": read_named(artefacts, "pairs.quality", "quality.json", store),
         "controls": metrics.get("controls") or {},
+        "epo_test": read_named(artefacts, "epo.test", "epo_test.json", store),
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
         "counts": counts,
@@ -106,7 +127,7 @@ def collect(
         "same_scorer": same_scorer(weights),
         "others": _others(stages, artefacts, store),
         "settings": setting_rows(settings),
-        "budgets": budget_rows(settings, counts, training, systems, recognition, memory_ladder),
+        "budgets": budget_rows(settings, counts, training, systems, measured),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
     return {**facts, "answer": answer(facts)}
@@ -130,8 +151,11 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "judge": facts["judge"],
         "answered": facts["answered"],
         "bertscore": facts["bertscore"],
+        "by_reply": facts["by_reply"],
         "reconstruction": facts["reconstruction"],
         "table_3": facts["table_3"],
+        "long_history": facts["long_history"],
+        "generalisation": facts["generalisation"],
         "scorers": facts["scorers"],
         "recognition": facts["recognition"],
         "ladder": facts["ladder"],
@@ -146,12 +170,19 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "examples_compared": facts["examples_compared"],
         "quality": facts["quality"],
         "controls": facts["controls"],
+        "epo_test": facts["epo_test"],
         "counts": facts["counts"],
         "other_stages": {part["stage"]: part for part in facts["others"]},
         "licences": facts["licences"],
         "weights": {role: w.model_dump() for role, w in weights.items()},
         "settings": settings.model_dump(mode="json"),
     }
+
+
+def _by_reply(artefacts: Artefacts) -> dict | None:
+    """The artefact that holds the rungs' figures reply by reply: another run's report finds it by its digest."""
+    ref = next((r for r in artefacts.get("metrics") or [] if r.name == "by_reply.json"), None)
+    return None if ref is None else {"name": ref.name, "digest": ref.digest, "size": ref.size}
 
 
 # Training ---------------------------------------------------------------------------------------------

@@ -11,20 +11,23 @@ from storage.utterance import EMOTIONS
 from tasks.nested import leaves
 from tasks.report import plots
 from tasks.report.counts import SYNTHETIC
-from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link, figure_rows, verdict_rows
+from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
     TABLE_1_SOURCE,
     TABLE_2_SOURCE,
     TABLE_2_TITLE,
+    TABLE_3,
+    TABLE_3_FORMS,
     TABLE_3_SOURCE,
     TABLE_8,
     TABLE_8_SOURCE,
 )
+from tasks.report.rows import page_rows
 from tasks.report.templates import TEMPLATES, template
-from tasks.stages.replies.rungs import RUNGS
-from tasks.stages.verdicts import verdict_text
+from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
+from tasks.stages.verdicts import interval_text, verdict_text
 
 ABSENT = "–"
 SHOWN = 2
@@ -34,6 +37,39 @@ SHOWN = 2
 def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
     titles = {**facts["counts"]["titles"], "all": "all datasets"}
+    return page_environment(titles).get_template("page.html.j2").render(
+        facts=facts,
+        tables={name: rows for name, rows in page_rows(facts).items() if rows},
+        ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
+        memory_plot=plots.memory_ladder(list(facts["memory_ladder"]["arms"].values()))
+        if facts["memory_ladder"]
+        else None,
+        training=[_training_view(part) for part in facts["training"]],
+        accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
+        if facts["recognition"] and facts["recognition"]["accuracy"]
+        else None,
+        learned=LEARNED,
+        figures=FIGURES,
+        main=MAIN,
+        general=[figure for figure in FIGURES if figure.paper or figure.steps],
+        further=FURTHER,
+        shown=SHOWN,
+        pairs_plots=_pairs_plots(facts["pairs"]),
+        emotions=(*EMOTIONS, "none"),
+        synthetic_mark=SYNTHETIC,
+        titles={rung.name: rung.title for rung in RUNGS} | {s["row"]: s["title"] for s in facts["other_systems"]},
+        control_titles={name: rung.title for name, rung in CONTROL_RUNGS.items()},
+        sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
+                 "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
+        table_2_title=TABLE_2_TITLE,
+        table_8=TABLE_8,
+        table_3=[(form, name, TABLE_3[name]) for name, form in TABLE_3_FORMS.items()],
+        figure_6_gain=FIGURE_6_GAIN,
+    )  # fmt: skip
+
+
+def page_environment(titles: dict[str, str]) -> Environment:
+    """The templates with all their filters. titles: dataset -> its name for people."""
     environment = Environment(
         loader=DictLoader({name: template(name) for name in TEMPLATES}),
         autoescape=True,
@@ -53,38 +89,8 @@ def render(facts: dict) -> str:
         "verdict_text": verdict_text,
         "flat_figures": _plain_figures,
         "csv": csv_link,
-        "figure_rows": figure_rows,
-        "verdict_rows": verdict_rows,
-        "table_8_rows": lambda r: [{"memories": kind, **r[kind]} for kind in ("own", "other")],
-        "judge_rows": judge_rows,
-        "curve_rows": curve_rows,
-        "accuracy_rows": lambda accuracy: [{"input": name, **row} for name, row in accuracy.items()],
     }
-    return environment.get_template("page.html.j2").render(
-        facts=facts,
-        ladder_plot=_ladder_plot(facts["ladder"], facts["same_scorer"]),
-        memory_plot=plots.memory_ladder(list(facts["memory_ladder"]["arms"].values()))
-        if facts["memory_ladder"]
-        else None,
-        training=[_training_view(part) for part in facts["training"]],
-        accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
-        if facts["recognition"] and facts["recognition"]["accuracy"]
-        else None,
-        learned=LEARNED,
-        figures=FIGURES,
-        main=MAIN,
-        further=FURTHER,
-        shown=SHOWN,
-        pairs_plots=_pairs_plots(facts["pairs"]),
-        emotions=(*EMOTIONS, "none"),
-        synthetic_mark=SYNTHETIC,
-        titles={rung.name: rung.title for rung in RUNGS} | {s["row"]: s["title"] for s in facts["other_systems"]},
-        sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
-                 "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
-        table_2_title=TABLE_2_TITLE,
-        table_8=TABLE_8,
-        figure_6_gain=FIGURE_6_GAIN,
-    )  # fmt: skip
+    return environment
 
 
 # Filters ----------------------------------------------------------------------------------------------
@@ -95,13 +101,13 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    return ABSENT if value is None else f"{100 * value:.{digits}f} %"
+    return ABSENT if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
 def interval(value: list[float] | None, digits: int = 3) -> str:
     if not value or value[0] is None:
         return ""
-    return f"{number(value[0], digits)} to {number(value[1], digits)}"
+    return interval_text(value[0], value[1], digits)
 
 
 def count(value: int | None) -> str:
@@ -117,31 +123,6 @@ def bar(cosine: float) -> dict[str, str]:
     """Left edge and width of a cosine's bar, in per cent: -1 is the left end, 1 the right one, 0 in the middle."""
     end = 50 + 50 * max(-1.0, min(1.0, cosine))
     return {"left": f"{min(50, end):.1f}%", "width": f"{abs(end - 50):.1f}%"}
-
-
-def judge_rows(pairs: list[dict]) -> list[dict]:
-    """Every judged exchange of every pair of systems."""
-    return [
-        {
-            "first": pair["first"],
-            "second": pair["second"],
-            "key": "/".join(map(str, row["key"])),
-            "failure": row["failure"],
-            **{question: row[question] for question in pair["questions"]},
-        }
-        for pair in pairs
-        for row in pair["rows"]
-    ]
-
-
-def curve_rows(report: dict) -> list[dict]:
-    """The points of a training's curve: step, loss, and whether it is of the train set or the held-out set."""
-    history = report.get("history") or {}
-    return [
-        {"set": name, "step": point["step"], "loss": point["loss"]}
-        for name in ("train", "heldout")
-        for point in history.get(name) or []
-    ]
 
 
 # Plots ------------------------------------------------------------------------------------------------

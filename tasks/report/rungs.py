@@ -68,6 +68,27 @@ def memory_ladder_facts(facts: dict | None) -> dict | None:
     return {**ordered, "sentences": ladder_sentences(ordered)}
 
 
+def generalisation_rows(systems: list[dict], splits: list[dict]) -> list[dict]:
+    """For each dataset that was answered: how much of it the run's trainings saw, and the LLM as it came, finetuned, and
+    the ladder's last rung there. A dataset without train exchanges is out of domain to every rung.
+
+    splits: rows of counts. One run trains on all datasets that it reads, so this is one row of the matrix of datasets.
+    """
+    trained = {row["dataset"]: row["exchanges"] for row in splits if row["split"] == "train"}
+    ran = [rung.name for rung in LADDER if any(row["rung"] == rung.name for row in systems)]
+    shown = list(dict.fromkeys(name for name in (*ran[:2], *ran[-1:])))
+    return [
+        {
+            "dataset": dataset,
+            "train_exchanges": trained.get(dataset, 0),
+            "rows": [
+                row for name in shown for row in systems if (row["rung"], row["dataset"]) == (name, dataset)
+            ],
+        }
+        for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all")
+    ]
+
+
 def table_3_rows(tokens: dict[str, float]) -> list[dict]:
     """Mean prompt tokens with and without memories; empty where the replies did not count them."""
     if not set(TABLE_3_RUNGS.values()) <= tokens.keys():

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-TEMPLATES = ("page.html.j2", "memory_ladder.html.j2", "other_systems.html.j2", "judge.html.j2", "style.css")
+TEMPLATES = (
+    "page.html.j2",
+    "memory_ladder.html.j2",
+    "table_3.html.j2",
+    "epo_test.html.j2",
+    "other_systems.html.j2",
+    "judge.html.j2",
+    "style.css",
+)
 """What the artefact is rendered from; nothing else can be included."""
 CODE = tuple(f"tasks.report:{name}" for name in TEMPLATES)
 """As a stage's `code`: the report is stale when one of them changes."""

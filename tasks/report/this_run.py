@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 from jinja2 import Environment
 
-from tasks.engine.fingerprint import ROOT
 from tasks.engine.planner import StagePlan
 from tasks.engine.runs import RunRecord
+from tasks.engine.versions import commit, output_of, version_of
 from tasks.report.templates import template
 
 MARK = "<!-- this run -->"
 REASONS = 6
 LIBRARIES = ("torch", "transformers", "peft", "prefect")
-GIT_S = 10
-"""Seconds that git may take to say which commit this is."""
 
 
 def describe(plans: list[StagePlan]) -> list[dict]:
@@ -55,11 +51,11 @@ def provenance(record: RunRecord) -> dict[str, str]:
         "date": record.started.strftime("%Y-%m-%d %H:%M UTC"),
         "duration": f"{seconds // 60} min {seconds % 60} s, to the report",
         "machine": machine(),
-        "commit": commit(),
+        "commit": record.commit or commit(),
         "profile": record.profile,
         "settings changed": ", ".join(record.changes) or "none",
         "raw data": record.raw or "the bundled sample corpus",
-        "libraries": ", ".join(f"{name} {_version(name)}" for name in LIBRARIES),
+        "libraries": ", ".join(f"{name} {version_of(name)}" for name in LIBRARIES),
     }
 
 
@@ -71,33 +67,8 @@ def machine() -> str:
 
 
 def _gpus() -> list[str]:
-    printed = _output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    printed = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
     return [line.strip() for line in printed.splitlines() if line.strip()]
-
-
-def commit() -> str:
-    """The commit of the code, and whether files differ from it; where there is none, the package's version."""
-    head = _output_of(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) if (ROOT / ".git").exists() else ""
-    if not head:
-        return f"none; empamba {_version('empamba')}"
-    changed = _output_of(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])
-    return head + (" with changes" if changed else "")
-
-
-def _output_of(command: list[str]) -> str:
-    """What a program prints; nothing where it is not there, fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_S)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def published(name: str, artefact: bytes, digest: str, stages: list[dict], made: dict[str, str]) -> bytes:

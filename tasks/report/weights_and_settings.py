@@ -24,9 +24,11 @@ BUDGETS = {
     "dialogue.training.max_tokens": "training tokens, each dialogue LoRA",
     "epo.training.max_tokens": "training tokens, EPO",
     "recognition.clips": "test clips of figure 6",
+    "epo_test.exchanges": "test exchanges that are sampled for what EPO moved",
     "replies.exchanges": "test exchanges each rung answers",
     "reconstruction.conversations": "test conversations restored",
     "ladder.exchanges": "test exchanges of each arm of the memory ladder",
+    "long_history.exchanges": "test exchanges of table 3",
 }
 """Setting -> what it limits."""
 
@@ -84,17 +86,19 @@ def budget_rows(
     counts: dict,
     training: list[dict],
     systems: list[dict],
-    recognition: dict | None,
-    memory_ladder: dict | None,
+    measured: dict[str, int | None],
 ) -> list[dict]:
-    """Each budget, its limit (None: lifted) and what the run used of it (None: not run)."""
+    """Each budget, its limit (None: lifted) and what the run used of it (None: not run).
+
+    measured: of the budgets of single measurements, how many each was of.
+    """
     values = flat(settings)
     return [
         {
             "name": name,
             "limits": text,
             "limit": values[name],
-            "used": _used(name, counts, training, systems, recognition, memory_ladder),
+            "used": _used(name, counts, training, systems, measured),
         }
         for name, text in BUDGETS.items()
     ]
@@ -105,8 +109,7 @@ def _used(
     counts: dict,
     training: list[dict],
     systems: list[dict],
-    recognition: dict | None,
-    memory_ladder: dict | None,
+    measured: dict[str, int | None],
 ) -> list[int]:
     """What the run used of a budget; more than one number where several stages share it."""
     if name == "data.dialogues":
@@ -116,10 +119,8 @@ def _used(
         return list(dialogues.values())
     if name == "candidates.budget":
         return [row["rows"] for row in counts["stages"] if row["stage"] == "candidates" and row["rows"]]
-    if name == "recognition.clips":
-        return [recognition["clips"]] if recognition else []
-    if name == "ladder.exchanges":
-        return [memory_ladder["exchanges"]] if memory_ladder else []
+    if name in measured:
+        return [used] if (used := measured[name]) is not None else []
     if name == "replies.exchanges":
         ladder = {rung.name for rung in RUNGS}  # a floor may answer fewer
         return sorted({row["n"] for row in systems if row["dataset"] == "all" and row["rung"] in ladder})

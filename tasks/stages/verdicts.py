@@ -28,6 +28,11 @@ from model.metrics.verdict import (
 from storage.store import Ref, Store
 
 Rows = dict[str, list]
+ALIKE = "all alike"
+"""Every dialogue's mean is the same: in place of an interval of no width, which would claim to know what was never seen
+to vary."""
+MOST_DIGITS = 6
+"""To which figures are kept."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +162,24 @@ def verdict_text(about: str, found: dict | Verdict, digits: int = 3) -> str:
         return f"{about} {v['grade']}: {counted}"
     text = f"{about} {_number(v['mean'], digits, '+')}"
     if v["low"] is not None:
-        text += f" ({_number(v['low'], digits)} to {_number(v['high'], digits)})"
+        text += f" ({interval_text(v['low'], v['high'], digits)})"
     if v["grade"] in (LEARNED, WORSE):
         return f"{text}, {counted}{'' if v['grade'] == LEARNED else f': {WORSE}'}"
     seen = f", {_number(v['detectable'], digits)} could have been" if v["detectable"] else ""
     return f"{text}: {v['grade']}: {counted}{seen if v['grade'] == NO_DIFFERENCE else ''}"
+
+
+def interval_text(low: float, high: float, digits: int = 3) -> str:
+    """An interval in words: "−0.004 to 0.031". Where nothing varied there is none, and that is said; where its ends
+    would be printed alike, they get more digits.
+    """
+    if low == high:
+        return ALIKE
+    for more in range(digits, MOST_DIGITS + 1):
+        ends = [_number(end, more) for end in (low, high)]
+        if ends[0] != ends[1]:
+            break
+    return " to ".join(ends)
 
 
 def _counted(rows: int, dialogues: int) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -46,6 +47,38 @@ def test_a_run_is_listed_with_what_it_was_asked_for(finished):
     assert {"utterances", "epo", "report"} <= run["seconds"].keys()
     shown = empamba(finished, "runs", "--store", "a store", width=80).stdout.decode()
     assert run["id"] in shown and "epo.gamma=0.4" in shown and "finished" in shown
+
+
+@pytest.mark.slow
+def test_a_run_is_laid_beside_another_in_the_terminal_and_in_a_page(finished, tmp_path):
+    """The same replies, measured with other intervals: nothing differs in pairs, and the setting is named."""
+    shutil.copytree(finished / "a store", tmp_path / "store")
+    (first,) = runs(tmp_path)
+    asked = ("--profile", "tiny", "--raw", str(finished / "raw files"), "--set", "epo.gamma=0.4")
+    done = empamba(tmp_path, "run", *asked, "--set", "metrics.intervals.resamples=200")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(empamba(tmp_path, "report", "--against", first["id"], "--json").stdout)
+    changed = [row for row in found["changed"] if row["what"] == "setting"]
+    assert changed == [{"what": "setting", "name": "metrics.intervals.resamples", "then": 1000, "now": 200}]
+    assert found["then"]["run"] == first["id"] and found["then"]["commit"] == found["now"]["commit"]
+    paired = [row for row in found["figures"] if row["rows"]]
+    assert paired and all(row["difference"] == row["low"] == row["high"] == 0 for row in paired)
+    done = empamba(tmp_path, "report", "--against", first["id"], width=160)
+    shown = done.stdout.decode()
+    assert done.returncode == 0 and "metrics.intervals.resamples" in shown and "not paired" in shown
+    page = (tmp_path / "store" / "report-against.html").read_text()
+    assert page.count('<section id="against">') == 1 and f"beside run {first['id']}" in page
+    assert (
+        '<section id="run">' in page
+        and '<section id="against">' not in (tmp_path / "store" / "report.html").read_text()
+    )
+    unknown = empamba(tmp_path, "report", "--against", "nobody")
+    (line,) = (text for text in unknown.stderr.decode().splitlines() if text.startswith("error: "))
+    assert (
+        unknown.returncode == 2
+        and "--against nobody: no such run" in line
+        and b"Traceback" not in unknown.stderr
+    )
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ STAGES = {
     "pairs.quality",
     "extractor", "compressor.pretrain", "compressor.finetune", "dialogue.text", "dialogue.memory",
     "dialogue.audiovisual", "epo", "replies.1-llm", "replies.2-ft", "replies.3-mc", "replies.4-av", "replies.5-epo",
-    "compressor.test", "extractor.test", "ladder", "metrics", "report",
+    "compressor.test", "extractor.test", "ladder", "long-history", "metrics", "report",
 }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_a_changed_setting_reaches_what_reads_it_and_says_so(folder, raw, change
     stale = {name for name, row in found.items() if row["state"] == "stale"}
     # Whatever else is stale was itself given the setting, as the report is.
     alike = {name for name in found if name.split(".")[0] == stage.split(".")[0]}
-    given = {"compressor.test", "extractor.test", "ladder"}
+    given = {"compressor.test", "extractor.test", "ladder", "long-history"}
     intervals = given if change.startswith("metrics.intervals") else set()
     assert stale <= {*alike, *intervals, "report"}
     before = set(order[: order.index(stage)]) - intervals

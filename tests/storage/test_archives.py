@@ -334,3 +334,13 @@ def test_a_reader_finds_an_archive_indexed_by_other_limits(tmp_path, members, pa
     assert len(few.digests) == 5 and list_members(tmp_path, "x.tar.gz") == few
     assert read_member(tmp_path, "x.tar.gz::c/3.wav") == members["c/3.wav"]
     assert len(list_members(tmp_path, "x.tar.gz", ReadLimits()).digests) == len(members)
+
+
+def test_what_is_read_of_an_archive_is_counted_while_it_is_indexed(tmp_path, packed):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(packed)
+    read: list[int] = []
+    list_members(tmp_path, "x.tar.gz", progress=read.append)
+    assert len(read) == 61 and read == sorted(read) and 0 < read[0] and read[-1] <= len(packed)
+    list_members(tmp_path, "x.tar.gz", progress=read.append)
+    assert len(read) == 61  # indexed once

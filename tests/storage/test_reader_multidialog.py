@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import tarfile
 from collections import Counter
 
@@ -10,7 +11,7 @@ import pytest
 from storage import archives
 from storage.archives import read_member
 from storage.filestat import content_digest
-from storage.readers.find import RawDataError, find_datasets, read_dataset, source_files
+from storage.readers.find import RawDataError, find_datasets, index_archives, read_dataset, source_files
 from storage.settings import DataSettings
 
 FIRST = "t_ffa55df6-114d-4b36-87a1-7af6b8b63d9b"
@@ -132,6 +133,25 @@ def test_archives_are_read_where_they_lie(tmp_path):
     assert not [path for path in tmp_path.rglob("*.wav")]
 
 
+def test_archives_are_indexed_with_a_total_from_the_first_moment(tmp_path, monkeypatch):
+    """Each is passed over once, before the rows are read, and the megabytes are those of the files."""
+    draw = random.Random(0)
+    write_split(tmp_path, "train", [new_row(FIRST, t, "ik"[t % 2], f"Turn {t}.") for t in range(3)])
+    for part, mb in enumerate((3, 2)):
+        pack(
+            tmp_path / f"data/train/train_chunks_000{part}.tar.gz",
+            {f"{FIRST}/{FIRST}_{turn}i.wav": draw.randbytes(mb << 19) for turn in (0, 2)},
+        )
+    (raw,) = find_datasets(tmp_path)
+    seen: list[tuple[int, int]] = []
+    whole = index_archives(raw, tmp_path, DataSettings(), lambda done, of: seen.append((done, of)))
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.tar.gz"))
+    assert whole == -(-size // 2**20) == 6  # 5 MB that cannot be packed, and headers
+    assert seen[0] == (0, 6) and seen[-1] == (6, 6) and seen == sorted(seen) and len({d for d, _ in seen}) > 2
+    monkeypatch.setattr(archives, "_build", None)  # from here on nothing is passed over
+    assert len(read_all(tmp_path).utterances) == 3
+
+
 def test_unpacking_an_archive_changes_no_digest(tmp_path):
     write_split(tmp_path, "train", [new_row(FIRST, 0, "i", "Hi.")])
     archive = tmp_path / "data/train/train_chunks_0000.tar.gz"
@@ -178,7 +198,7 @@ def test_two_wavs_for_a_row_that_names_none_are_an_error(tmp_path):
     write_split(tmp_path, "train", [row])
     for letter in "ik":
         touch(tmp_path / f"data/train/{FIRST}/{FIRST}_0{letter}.wav")
-    with pytest.raises(RawDataError, match=f"{FIRST}_0i.wav and .*{FIRST}_0k.wav are both to be turn 0"):
+    with pytest.raises(RawDataError, match=f"{FIRST}_0i.wav and .*{FIRST}_0k.wav are both named as turn 0"):
         read_all(tmp_path)
 
 

@@ -1,12 +1,15 @@
 """What the metrics stage makes of figures it is given: pairs, floors, dialogues, and how alike two scorers are."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from model.metrics.catalogue import METRICS
 from model.metrics.settings import BootstrapSettings
 from storage.answers import Reply
+from tasks.stages.metrics.by_reply import by_reply
 from tasks.stages.metrics.measure import (
     COMPARED,
     Remembered,
@@ -66,6 +69,7 @@ def test_a_step_is_taken_from_the_rung_before_that_ran():
         "emotionscore_second",
         "emotioncontrast",
         "emotioncontrast_second",
+        "log_likelihood",
     )
     spread = np.linspace(-0.01, 0.01, 8)
     measured = {name: dict.fromkeys(figures, 0.1 * i + spread * i) for i, name in enumerate(names)}
@@ -126,6 +130,24 @@ def test_a_system_that_answered_some_is_compared_on_the_exchanges_that_both_answ
     # By hand: 0.25 and a half of i hundredths, of the eight that both answered.
     assert row["bertscore"]["mean"] == pytest.approx(0.25 + 3.5 / 200) and row["bertscore"]["rows"] == 8
     assert row["bertscore"]["grade"] == "learned"
+
+
+def test_figures_reply_by_reply_name_what_was_said_so_that_another_run_can_be_paired():
+    said = {"1-llm": rows("d", "e"), "2-ft": rows("d", "e", "f")[1:]}
+    figures = {metric.key: np.array([0.25, math.nan]) for metric in METRICS if metric.per == "reply"}
+    found = by_reply(said, dict.fromkeys(said, figures))
+    places = [tuple(exchange[:4]) for exchange in found["exchanges"]]
+    assert places == keys(("d", 0), ("e", 1), ("f", 2))
+    assert found["figures"]["1-llm"]["bertscore"] == [
+        0.25,
+        None,
+        None,
+    ]  # has none of the second; did not answer the third
+    assert found["figures"]["2-ft"]["bertscore"] == [None, 0.25, None]
+    assert not {"bleu1", "perplexity", "dist1_corpus"} & found["figures"]["1-llm"].keys()  # of the corpus
+    other = [replace(reply, reference="another") for reply in said["1-llm"]]
+    assert by_reply({"1-llm": other}, {"1-llm": figures})["exchanges"][0][:4] == found["exchanges"][0][:4]
+    assert by_reply({"1-llm": other}, {"1-llm": figures})["exchanges"][0][4] != found["exchanges"][0][4]
 
 
 def test_the_commonest_reply():

@@ -76,6 +76,7 @@ MODELS = {
     "replies.4-av": ("dialogue.audiovisual", "extractor", "compressor.finetune"),
     "replies.5-epo": ("epo", "extractor", "compressor.finetune"),
     "ladder": ("dialogue.text", "dialogue.memory", "compressor.finetune"),
+    "long-history": ("dialogue.text", "dialogue.memory", "compressor.finetune"),
     "metrics": (*REPLIES, "train_replies.json/"),
 }
 """Stage -> the stages (with a slash: the table) whose artefacts it reads: it runs where their bytes changed."""
@@ -375,6 +376,7 @@ def test_another_library_version(corpora, monkeypatch):
         "dialogue.audiovisual",
         "epo",
         "ladder",
+        "long-history",
         *compressors,
         *REPLIES,
     }

@@ -98,7 +98,7 @@ def test_the_latest_stay(tmp_path, monkeypatch):
         (lambda text: "[]", "is no record"),
         (lambda text: "{}", "is no record"),
         (lambda text: text.replace('"profile":', '"more":1,"profile":'), "is no record"),
-        (lambda text: text.replace('"version":1', '"version":2'), "later version"),
+        (lambda text: text.replace('"version":2', '"version":3'), "later version"),
     ],
 )
 def test_a_damaged_record_is_named_and_stops_nothing(tmp_path, damage, fault):

@@ -9,7 +9,7 @@ from tasks.settings import Settings, load_settings, profile_names, read_json_set
 
 
 def test_the_profiles():
-    assert profile_names() == ["cpu", "paper", "tiny"]
+    assert profile_names() == ["cpu", "night", "paper", "tiny"]
 
 
 def test_the_paper_profile_has_every_value_of_section_4_2():
@@ -47,7 +47,7 @@ def test_a_bare_settings_object_is_the_paper():
     assert bare == paper
 
 
-@pytest.mark.parametrize("profile", ["cpu", "tiny", "paper"])
+@pytest.mark.parametrize("profile", ["cpu", "night", "tiny", "paper"])
 def test_every_profile_loads(profile):
     assert isinstance(load_settings(profile), Settings)
 
@@ -76,7 +76,7 @@ def test_a_mistake_is_one_line_that_names_it(changes, message):
 
 
 def test_an_unknown_profile_names_the_known_ones():
-    with pytest.raises(InputError, match="no profile 'gpu': give one of cpu, paper, tiny"):
+    with pytest.raises(InputError, match="no profile 'gpu': give one of cpu, night, paper, tiny"):
         load_settings("gpu")
 
 

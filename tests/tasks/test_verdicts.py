@@ -4,13 +4,30 @@ import json
 
 import pytest
 
-from model.metrics.verdict import FEW, LEARNED, NO_DIFFERENCE, NOT_FINITE, NOT_TRAINED, WORSE
+from model.metrics.verdict import FEW, LEARNED, NO_DIFFERENCE, NOT_FINITE, NOT_TRAINED, WORSE, Verdict
 from storage.store import Store
-from tasks.stages.verdicts import judged, metrics_line, recognition_line, scorers_line, training_line
+from tasks.stages.verdicts import (
+    interval_text,
+    judged,
+    metrics_line,
+    recognition_line,
+    scorers_line,
+    training_line,
+    verdict_text,
+)
 
 DIALOGUES = 8
 NOISE = [0.02 * (i % 4 - 1.5) for i in range(DIALOGUES)]
 """Differences of each dialogue from the common gain; their mean is zero."""
+
+
+def test_an_interval_of_what_never_varied_is_none_and_a_narrow_one_gets_digits():
+    assert interval_text(0.0, 0.0) == "all alike" == interval_text(0.25, 0.25, 1)
+    assert interval_text(-0.004, 0.031) == "−0.004 to 0.031"
+    assert interval_text(0.12341, 0.12344) == "0.12341 to 0.12344"  # .123 to .123 would look like none
+    nothing = Verdict(NO_DIFFERENCE, 0.0, 0.0, 0.0, rows=8, dialogues=8, detectable=0.0)
+    text = verdict_text("Dist-1", nothing)
+    assert "all alike" in text and "could have been" not in text
 
 
 def report(steps: int = 5, dialogues: int = DIALOGUES, **gains: float) -> dict:

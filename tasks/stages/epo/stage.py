@@ -1,4 +1,4 @@
-"""Stages `epo` and its controls, declared: the same training on other pairs of the same exchanges."""
+"""Stages `epo` and its controls, declared: the same training on other pairs of the same exchanges; and their test."""
 
 from __future__ import annotations
 
@@ -105,3 +105,53 @@ def _control(name: str) -> Stage:
 
 
 CONTROLS_OF_EPO = tuple(map(_control, CONTROLS))
+
+
+@of_dialogues
+def trained(made: Made) -> Calls | NotRun:
+    """The adapter they all went on from, and each of theirs."""
+    if not made.ran("epo"):
+        return NotRun("epo was not run")
+    media = made.ran("dialogue.audiovisual")
+    stages = {name: stage_name("epo", name) for name in made.settings.pairs.control}
+    return {
+        "all": {
+            "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
+            "exchanges": exchange_shards(made, "test", "dev"),
+            "features": dialogue_features(made, "test", "dev") if media else [],
+            "before": made.only("dialogue.audiovisual" if media else "dialogue.memory"),
+            "after": {"epo": made.only("epo")}
+            | {name: made.only(stage) for name, stage in stages.items() if made.ran(stage)},
+            "compressor": memory_compressor(made),
+            "extractor": made.only("extractor") if media else None,
+        }
+    }
+
+
+EPO_TEST = Stage(
+    name="epo.test",
+    title="What EPO moved",
+    flow="write_report",
+    needs=(
+        "utterances",
+        "utterances.exchanges",
+        "features",
+        "compressor.finetune",
+        "extractor",
+        "dialogue.memory",
+        "dialogue.audiovisual",
+        "epo",
+        *(stage.name for stage in CONTROLS_OF_EPO),
+    ),
+    items=trained,
+    function="tasks.stages.epo.measure:measure_epo",
+    settings={
+        "dialogue": "dialogue",
+        "settings": "epo_test",
+        "scoring": "scorer",
+        "intervals": "metrics.intervals",
+    },
+    weights={"llm": "llm.weights", "scorer": "metrics.second_scorer"},
+    libraries=(*TORCH, "peft"),
+    enabled=lambda settings: settings.epo_test.exchanges > 0,
+)

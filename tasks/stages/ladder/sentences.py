@@ -12,9 +12,9 @@ MEMORY, MEAN, HYBRID, LAST, FULL = "memory", "mean", "memory-text-1", "text-1", 
 def ladder_sentences(facts: dict) -> list[str]:
     """What ladder.json shows, the most asked-for first."""
     found = [
-        _beside_mean(facts),
-        _content(facts),
-        _shares(facts),
+        beside_mean(facts),
+        content(facts),
+        shares(facts),
         _beside_last_turn(facts),
         _unprepared(facts),
     ]
@@ -26,7 +26,8 @@ def _compared(facts: dict, arm: str, than: str) -> dict | None:
     return next((c["difference"] for c in pairs), None)
 
 
-def _beside_mean(facts: dict) -> str | None:
+def beside_mean(facts: dict) -> str | None:
+    """Whether the learnt memory beats mean embeddings; None where either was not measured."""
     found = _compared(facts, MEMORY, MEAN)
     if found is None:
         return None
@@ -41,7 +42,8 @@ def _unlike(facts: dict, *arms: str) -> str:
     return "" if alike else "; their adapters were not trained for this comparison"
 
 
-def _content(facts: dict) -> str | None:
+def content(facts: dict) -> str | None:
+    """Whether memories say more of their dialogue than another's do; None where they were not measured."""
     arm = facts["arms"].get(MEMORY)
     if arm is None:
         return None
@@ -52,7 +54,8 @@ def _content(facts: dict) -> str | None:
     )
 
 
-def _shares(facts: dict) -> str | None:
+def shares(facts: dict) -> str | None:
+    """What each way of giving the history keeps of the full one's gain; None where that was not measured."""
     full = facts["arms"].get(FULL)
     if full is None:
         return None

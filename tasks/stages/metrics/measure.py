@@ -29,6 +29,7 @@ from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
+from tasks.stages.metrics.by_reply import Figures, by_reply
 from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
@@ -37,8 +38,6 @@ COMPARED = (*(metric.key for metric in METRICS if metric.steps or metric.control
 """Figures in which rungs are compared reply by reply."""
 OKAY = "Okay."
 
-Figures = dict[str, np.ndarray]
-"""By metric, one value a reply, or its counts; NaN where a reply has none."""
 System = tuple[str, str, list[Reply]]
 """Name, title, replies."""
 
@@ -54,7 +53,7 @@ def measure_replies(
     second_scorer: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Output: metrics.json.
+    """Outputs: metrics.json, and by_reply.json, rungs' and systems' figures reply by reply, for whoever compares two runs.
 
     "systems": a row per rung, per system, per floor, and dataset, and one over all. "steps": what each rung adds to the
     one before it; "over_floors", "over_systems": what the last one has over each floor and system. "scorers": how alike they are.
@@ -122,7 +121,11 @@ def measure_replies(
             if rung.name in rungs
         },
     }  # fmt: skip
-    return [work.store.put_bytes("metrics.json", canonical(facts), rows=len(rows))]
+    each = by_reply({name: said for name, _, said in (*ran, *others)}, measured)
+    return [
+        work.store.put_bytes("metrics.json", canonical(facts), rows=len(rows)),
+        work.store.put_bytes("by_reply.json", canonical(each)),
+    ]
 
 
 class Remembered:

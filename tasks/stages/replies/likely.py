@@ -6,23 +6,16 @@ and that it answers another sentence. So there are two: one labelled with anothe
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from model.branches import branched_scores
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample
-from model.llm import embed, reply_ids
+from model.dialogue.likelihood import ReplyNats, reply_nats
 from storage.exchanges import Exchange
 
 NEUTRAL = "neutral"
-MOST_TOKENS = 256
-"""Of a reply whose likelihood is asked; a longer one is left out."""
 
 
 class Likely(NamedTuple):
@@ -85,47 +78,18 @@ def likelihoods(
     others: Sequence[tuple[str | None, str | None]],
     batch_size: int,
 ) -> list[Likely]:
-    """Of each example's true reply and of its others, one pass over a prompt for all of them; `batch_size` prompts at once."""
-    found: list[Likely] = []
-    for start in range(0, len(examples), batch_size):
-        part = slice(start, start + batch_size)
-        found += _likelihoods(model, examples[part], others[part])
-    return found
-
-
-@torch.no_grad()
-def _likelihoods(
-    model: DialogueModel, examples: Sequence[DialogueExample], others: Sequence[tuple[str | None, str | None]]
-) -> list[Likely]:
+    """Of each example's true reply and of its others; without the first the others are not asked either."""
     said = [
-        [
-            None if not text or not text.strip() else reply_ids(model.tokenizer, text)
-            for text in (e.reply, *pair)
-        ]
-        for e, pair in zip(examples, others, strict=True)
+        (e.reply, *pair) if e.reply.strip() else (None,) * 3 for e, pair in zip(examples, others, strict=True)
     ]
-    said = [[None if ids is None or len(ids) > MOST_TOKENS else ids for ids in row] for row in said]
-    room = max((len(ids) for row in said for ids in row if ids is not None), default=1)
-    prompts = model.fitting_pieces(examples, reply=room)
-    asked: dict[int, Tensor] = {
-        i: embed(model.llm, pieces)
-        for i, pieces in enumerate(prompts)
-        if pieces is not None and said[i][0] is not None
-    }
-    found = [Likely()] * len(examples)
-    if not asked:
-        return found
-    rows = [[ids for ids in said[i] if ids is not None] for i in asked]
-    scores = branched_scores(model.llm, list(asked.values()), rows)
-    nats = torch.zeros(sum(map(len, rows)), dtype=torch.float64)
-    nats.index_add_(0, scores.owner.cpu(), -scores.log_probs.double().cpu())
-    each = iter(nats.tolist())
-    for i in asked:
-        true, opposed, same = [(math.nan, 0) if ids is None else (next(each), len(ids)) for ids in said[i]]
-        found[i] = Likely(round(true[0], 6), true[1], _a_token(opposed), _a_token(same))
+    found = []
+    for true, opposed, same in reply_nats(model, examples, said, batch_size):
+        if true is None:
+            found.append(Likely())
+        else:
+            found.append(Likely(round(true.nats, 6), true.tokens, _a_token(opposed), _a_token(same)))
     return found
 
 
-def _a_token(part: tuple[float, int]) -> float | None:
-    nats, tokens = part
-    return round(nats / tokens, 6) if tokens else None
+def _a_token(of: ReplyNats | None) -> float | None:
+    return None if of is None else round(of.a_token, 6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.errors import InputError
-from storage.readers.find import RawDataset, read_dataset
+from storage.readers.find import RawDataset, index_archives, read_dataset
 from storage.settings import DataSettings
 from storage.shards import reject_to_row, utterance_to_row, write_table
 from storage.store import Ref, Store, StoreError, canonical
@@ -23,15 +23,21 @@ from tasks.stages.utterances.cards import make_card
 def write_utterances(source: RawFiles, settings: DataSettings, work: Workspace) -> list[Ref]:
     """Read `source` below the raw root. Outputs: utterances/…, rejects/DATASET, card/DATASET.
 
+    Progress counts megabytes of archives where there are any, which have to be passed over once, else rows written.
     The rejects table also names the faults that cost no row, under the stage "utterances.defects".
     """
     raw = _raw_dataset(source, work.raw)
+
+    def progress(done: int, whole: int) -> None:
+        work.progress(done, whole, {})
+
+    megabytes = index_archives(raw, work.raw, settings, progress)
     read = read_dataset(raw, work.raw, settings, lambda path: _digest(source, work.raw, path))
     rows = [utterance_to_row(u) for u in read.utterances]
-    work.progress(0, len(rows), {})
-    shards = write_buckets(
-        work.store, "utterances", rows, settings.bucket_rows, lambda done, all_: work.progress(done, all_, {})
-    )
+    # Rows are the measure only where no archive was: what is left would else be estimated from another one.
+    of_rows = progress if not megabytes else lambda done, whole: None
+    of_rows(0, len(rows))
+    shards = write_buckets(work.store, "utterances", rows, settings.bucket_rows, of_rows)
     lines = [reject_to_row(r, "utterances") for r in read.rejects]
     lines += [reject_to_row(r, "utterances.defects") for r in read.defects]
     name = source.dataset

@@ -85,6 +85,7 @@ def test_likelihoods_give_perplexity_and_preference_by_hand():
     made = answers(["a", "b", "c"], likelihoods=known)
     counts = BY_KEY["perplexity"].measure(made)[:2]
     assert BY_KEY["perplexity"].whole(counts.sum(0)) == pytest.approx(math.exp(8 / 5))
+    assert BY_KEY["log_likelihood"].measure(made)[:2].tolist() == [-1.0, -2.0]
     preferred = BY_KEY["emotional_preference"].measure(made)
     assert preferred[:2].tolist() == [1.0, 0.0] and math.isnan(preferred[2])
     assert np.isnan(BY_KEY["same_emotion_preference"].measure(made)).all()
@@ -118,7 +119,7 @@ def test_a_reply_without_a_reference_is_left_out_of_what_compares(metric):
         answers(["yes", "yes", "yes"], ["yes", " ", "no"], emotions=["sad"] * 3, baseline=0.8)
     )
     gone = np.isnan(found).reshape(3, -1).all(1)
-    if metric.key in ("perplexity", "emotional_preference", "same_emotion_preference"):
+    if metric.key in ("perplexity", "log_likelihood", "emotional_preference", "same_emotion_preference"):
         assert gone.all()  # nothing was asked
     else:
         assert gone.tolist() == [False, metric.compared, False]

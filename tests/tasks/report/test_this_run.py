@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from storage.files import write_atomic
+from tasks.engine import versions
 from tasks.engine.runs import RunRecord
 from tasks.report import this_run
 
@@ -43,8 +44,8 @@ def test_page_and_json_say_where_they_come_from_and_the_csv_stays():
 
 
 def test_the_commit_is_the_one_that_git_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(this_run, "ROOT", tmp_path)
-    assert re.fullmatch(r"none; empamba \S+", this_run.commit())
+    monkeypatch.setattr(versions, "ROOT", tmp_path)
+    assert re.fullmatch(r"none; empamba \S+", versions.commit())
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / "file").write_text("one")
     for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
@@ -52,9 +53,9 @@ def test_the_commit_is_the_one_that_git_names(tmp_path, monkeypatch):
     head = subprocess.run(
         [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert this_run.commit() == head
+    assert versions.commit() == head
     (tmp_path / "file").write_text("two")
-    assert this_run.commit() == f"{head} with changes"
+    assert versions.commit() == f"{head} with changes"
 
 
 @pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -23,6 +24,7 @@ from tasks.pipeline import STAGES
 from tasks.report import plots
 from tasks.report.figures import FIGURES, MAIN, as_csv, csv_of, figure_rows
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
+from tasks.report.rungs import generalisation_rows
 from tasks.report.weights_and_settings import same_scorer
 from tasks.settings import load_settings, weight_names
 from tasks.show import system_rows
@@ -46,6 +48,7 @@ RUNG_FIGURES = (
     "emotionscore_second",
     "emotioncontrast",
     "emotioncontrast_second",
+    "log_likelihood",
 )
 REASONS = dict.fromkeys(("features", "extractor", "dialogue.audiovisual"), "no media") | {
     "epo": "no preference pairs"
@@ -380,6 +383,103 @@ def test_the_data_of_figures_are_inside_the_page(text_run):
     (steps,) = [t for t in tables if t.startswith(b"rung,against,figure,")]
     assert len(list(csv.DictReader(io.StringIO(steps.decode())))) == len(RUNG_FIGURES) * len(facts["steps"])
     assert set(page.text) >= {"ladder", "datasets", "training", "pairs", "candidates", "replies", "data"}
+
+
+def test_every_plot_and_table_has_its_data_behind_a_link_below_it(text_run):
+    """In the section or the part of it that it stands in, and before the next heading of the page's own."""
+    html, _, facts = text_run
+    body = re.sub(r'href="data:[^"]+"', 'href="#"', html)
+    for section in re.findall(r'<section id="([^"]+)">(.*?)</section>', body, re.DOTALL):
+        name, inside = section
+        shown = [m.start() for m in re.finditer(r"<table>|<img ", inside)]
+        links = [m.start() for m in re.finditer(r'<a download="', inside)]
+        assert not shown or (links and max(links) > max(shown[:1])), name
+    names = re.findall(r'<a download="([^"]+)\.csv" href="data:text/csv', html)
+    assert {
+        "systems",
+        "ladder",
+        "steps",
+        "table-1",
+        "training",
+        "pairs-cosines",
+        "pairs-counts",
+        "settings",
+    } <= set(names)
+    assert {"dialogue.memory-loss", "dialogue.memory-judged", "cards", "splits", "weights", "replies"} <= set(
+        names
+    )
+
+
+def read_csv(html: str, name: str) -> list[dict]:
+    """The rows behind a link."""
+    found = re.search(
+        rf'<a download="{re.escape(name)}\.csv" href="data:text/csv;charset=utf-8;base64,([^"]+)"', html
+    )
+    return list(csv.DictReader(io.StringIO(base64.b64decode(found.group(1)).decode(), newline="")))
+
+
+def test_the_data_behind_a_plot_are_what_it_draws(text_run):
+    html, _, facts = text_run
+    cosines = read_csv(html, "pairs-cosines")
+    assert [int(row["candidates"]) for row in cosines] == facts["pairs"]["cosine_counts"]
+    assert (float(cosines[0]["from"]), float(cosines[-1]["to"])) == (-1.0, 1.0)
+    drawn = {row["rung"]: row for row in read_csv(html, "ladder")}
+    assert float(drawn["2-ft"]["emotionscore_low"]) == pytest.approx(0.26)
+    assert (
+        float(drawn["2-ft"]["paper_bertscore"]) == TABLE_2["2-ft"][0]
+        and drawn["4-av"]["not_run"] == "no media"
+    )
+    curve = read_csv(html, "dialogue.memory-loss")
+    assert [row["kept"] for row in curve if row["set"] == "heldout"] == ["False", "True"] and len(curve) == 42
+    examples = read_csv(html, "candidates")
+    assert {row["sentence"] for row in examples} <= {f"sentence {t} with <b>marks</b>" for t in range(8)}
+
+
+def test_table_3_tells_its_own_protocol(store, tmp_path):
+    of = {"tokens": 600.5, "tokens_ci": [500.0, 700.0], "bertscore": 0.84, "bertscore_ci": None}
+    forms = {"text": {**of, "dropped_utterances": 7, "gigabytes": None, "memory_of": None}}
+    forms["memory"] = {**forms["text"], "tokens": 110.25, "dropped_utterances": 0}
+    change = {**NO_GAIN, "mean": -490.25, "low": -590.0, "high": -390.0, "share": -0.8164}
+    measured = {
+        "there": 40, "exchanges": 12, "dialogues": 5, "least_turns": 20, "datasets": ["meld/test"], "stands_in": True,
+        "measured_cost": False, "most_utterances": 32, "most_tokens": 1024, "forms": forms, "changes": {"tokens": change},
+    }  # fmt: skip
+    artefacts = {**_artefacts(store, tmp_path), "long-history": [_json(store, "long_history.json", measured)]}
+    html, facts = _report(tmp_path, artefacts, store)
+    text = Page(html).text["table-3"]
+    assert facts["long_history"] == measured
+    for shown in (
+        "600.5 500.0 to 700.0",
+        "110.2",
+        "−490.2 (−81.6 %)",
+        "606.2",
+        "0.1112",
+        "7 turns left the text prompts",
+    ):
+        assert shown in text, shown
+    assert "12 of 40 exchanges with 20 turns or more" in text and "which stand in" in text
+    assert "memory and time are not measured" in text
+    none = {**measured, "exchanges": 0, "forms": {}, "changes": {}}
+    artefacts["long-history"] = [_json(store, "long_history.json", none)]
+    text = Page(_report(tmp_path, artefacts, store)[0]).text["table-3"]
+    assert "not run: no test exchange has 20 turns before its sentence" in text
+
+
+def test_what_was_never_trained_on_is_out_of_domain(text_run):
+    systems = [
+        _system(rung, data, 0.3)
+        for rung in ("1-llm", "2-ft", "3-mc", "5-epo", "floor-okay")
+        for data in ("own", "meld", "all")
+    ]
+    splits = [
+        {"dataset": "meld", "split": "train", "exchanges": 8},
+        {"dataset": "own", "split": "test", "exchanges": 5},
+    ]
+    found = generalisation_rows(systems, splits)
+    assert [(part["dataset"], part["train_exchanges"]) for part in found] == [("own", 0), ("meld", 8)]
+    assert [row["rung"] for row in found[0]["rows"]] == ["1-llm", "2-ft", "5-epo"]
+    _, page, facts = text_run
+    assert facts["generalisation"][0]["train_exchanges"] == 8 and "Generalisation" in page.text["datasets"]
 
 
 def test_every_table_scrolls_in_a_box_of_its_own(text_run):
