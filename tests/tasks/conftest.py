@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from model.generation.client import GenerationEngine
 from storage.sample.layout import write_sample
 from storage.shards import read_table
 from tasks.engine.session import Session
@@ -59,3 +62,12 @@ class Pipeline:
 @pytest.fixture
 def pipeline(tmp_path, raw, chat_server) -> Pipeline:
     return Pipeline(tmp_path, raw, chat_server)
+
+
+@pytest.fixture
+def engines_of_its_own(monkeypatch):
+    """Engines that a stage's function starts in the test's own process end with the test."""
+    with ExitStack() as started:
+        process_engine = cache(lambda settings: started.enter_context(GenerationEngine(settings)))
+        monkeypatch.setattr("tasks.stages.asked.process_engine", process_engine)
+        yield

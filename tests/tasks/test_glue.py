@@ -645,7 +645,7 @@ def test_figures_are_each_datasets_own(tmp_path):
         write_shard(two.store, "replies", "replies/all/test/system-y", []),
     ]
     settings = MetricSettings(bertscore=BertScoreSettings(weights="minilm-l6", num_layers=6))
-    (ref,) = measure_replies(
+    ref, _ = measure_replies(
         refs,
         None,
         {"system-x": "X", "system-y": "Y"},

@@ -18,6 +18,8 @@ from tasks.stages.judge.stage import JUDGE
 from tasks.stages.shards import write_shard
 from tests.support.chat_server import completion
 
+pytestmark = pytest.mark.usefixtures("engines_of_its_own")
+
 DIALOGUES = 8
 
 

@@ -26,6 +26,8 @@ from tests.support.chatbots import KINDS, write_chatbot
 from tests.support.rerun import run, session
 from tests.support.two_dialogues import FIRST, SECOND, two_dialogues
 
+pytestmark = pytest.mark.usefixtures("engines_of_its_own")
+
 SETTINGS = ReplySettings(max_new_tokens=8)
 HISTORY = DialogueSettings()
 
