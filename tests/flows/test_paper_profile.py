@@ -125,7 +125,7 @@ def test_every_stage_of_the_profile_is_in_the_report(finished):
     assert report["profile"] == "paper"
     assert RUNGS <= {row["rung"] for row in report["systems"]}
     worked = {row["stage"] for row in report["run"]["stages"] if row["ran"]}
-    assert worked >= {stage.name for stage in STAGES if stage.asked(load_settings("paper"))} - NOT_RUN
+    assert worked >= {stage.name for stage in STAGES if stage.enabled(load_settings("paper"))} - NOT_RUN
     page = (finished.folder / "store/report.html").read_text(encoding="utf-8")
     assert re.search(r"scan</td>\s*<td[^>]*>step by step", page)
 
