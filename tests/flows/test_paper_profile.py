@@ -32,7 +32,7 @@ SMALL = {
     "candidates.budget": 48, "candidates.max_new_tokens": 12, "candidates.keep_garbled": True, "pairs.threshold": 1.0,
     "extractor.layers": 1, "extractor.queries": 4, "extractor.hidden": 32, "extractor.heads": 4,
     "compressor.free_running_rows": 2, "recognition.clips": 4, "reconstruction.conversations": 2,
-    "dialogue.rank": 8, "dialogue.alpha": 16, "epo.sampled_replies": 2,
+    "dialogue.rank": 8, "dialogue.alpha": 16, "dialogue.training.batch_size": 2, "epo.sampled_replies": 2,
     "replies.exchanges": 4, "replies.max_new_tokens": 8, "ladder.exchanges": 4,
 }  # fmt: skip
 RUNGS = {"1-llm", "2-ft", "3-mc", "4-av", "5-epo"}
