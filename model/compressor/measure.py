@@ -86,7 +86,9 @@ def row_losses(
     return _each(_row_sums(compressor, task, rows, batch_size, memories))
 
 
-def checked(compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row], batch_size: int) -> Check:
+def heldout_check(
+    compressor: MambaCompressor, task: Reconstruction, rows: Sequence[Row], batch_size: int
+) -> Check:
     """`figures` and `row_losses` of one pass over `rows`."""
     sums = _row_sums(compressor, task, rows, batch_size, "own")
     return Check(_together(sums), _each(sums))

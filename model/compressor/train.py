@@ -24,7 +24,7 @@ from model.compressor.compressor import (
     MambaCompressor,
     new_compressor,
 )
-from model.compressor.measure import checked, figures, measured
+from model.compressor.measure import figures, heldout_check, measured
 from model.compressor.reader import (
     copy_reader,
     learns,
@@ -295,7 +295,7 @@ def _train_stage(
         Trainable(parameters, [task.llm, compressor], peaks=peaks),
         TrainRows([len(row.target) for row in rows], [repr(row.text) for row in rows]),
         loss,
-        lambda: checked(compressor, task, heldout, stage.training.batch_size),
+        lambda: heldout_check(compressor, task, heldout, stage.training.batch_size),
         stage.training,
         progress=progress,
         checkpoints=checkpoints,

@@ -35,7 +35,7 @@ from model.metrics.donors import with_others
 from model.sharding import is_sharded
 from model.spoken import Spoken
 from model.training import Progress, Trainable, TrainRows, looked_at
-from model.training_run import Check, run_training, use_threads, write_results
+from model.training_run import Check, Outcome, run_training, use_threads, write_results
 
 HISTORY_DROPOUT = "dialogue.history_dropout"
 """The draw of the train rows whose history is withheld."""
@@ -69,15 +69,9 @@ def train_dialogue(
     if not train or not heldout:
         raise ValueError(f"dialogue: {len(train)} train and {len(heldout)} held-out exchanges; both need one")
     use_threads(settings.training)
-    llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
     compressor = own_compressor(start) or compressor
-    needed = history == "memory" and settings.memory == "mamba"
-    parts = load_parts(llm, tokenizer, compressor if needed else None, extractor)
-    learns = parts[0].requires_grad_(True) if needed and settings.train_compressor else None
-    if start is None and settings.start_from_reader and needed:
-        start = checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
-    adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
-    model = DialogueModel(adapted, tokenizer, history, *parts, settings)
+    model = model_to_train(llm_folder, settings, history, compressor, extractor, start)
+    learns = model.compressor if model.compressor_learns else None
     train, withheld = with_history_dropout(train, settings)
     train_set = Exchanges(model, train)
     dropped = dict(model.counts)
@@ -97,12 +91,13 @@ def train_dialogue(
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}
         return reply + weight * reconstruction, logs
 
+    modules = [part for part in (model.compressor, model.extractor) if isinstance(part, nn.Module)]
     trained = {name: p for name, p in model.llm.named_parameters() if p.requires_grad}
     if learns is not None:
         trained |= {f"{COMPRESSOR}.{name}": p for name, p in learns.named_parameters()}
     names = [example.key for example in train_set.examples]
     outcome = run_training(
-        Trainable(trained, [part for part in (model.llm, *parts) if part is not None]),
+        Trainable(trained, [model.llm, *modules]),
         TrainRows(train_set.lengths, names, train_set.shared_lengths if shared_schedule else None),
         loss,
         lambda: heldout_set.check(batch, weight),
@@ -111,28 +106,12 @@ def train_dialogue(
         checkpoints=checkpoints,
     )
     report = {
-        "history_form": history,
-        **(
-            {"memory": settings.memory, "recent_utterances": settings.recent_utterances}
-            if history == "memory"
-            else {}
-        ),
         "compressor_learnt": learns is not None,
         "train_histories_withheld": withheld,
-        "audio_visual": model.use_audio_visual,
         "train_exchanges": len(train_set.examples),
         "train_left_out": train_set.left_out,
         "train_counts": dropped,
-        "heldout_exchanges": len(heldout_set.examples),
-        "heldout_left_out": heldout_set.left_out,
-        "heldout_no_history": heldout_set.without_history().check(batch, 0.0).figures["reply"],
-        **outcome.report(
-            [example.group for example in heldout_set.examples],
-            before=outcome.rows_before,
-            after=outcome.rows_after,
-            other_history=heldout_set.losses_with_another_history(batch),
-            **({"other_clip": heldout_set.losses_with_another_clip(batch)} if model.use_audio_visual else {}),
-        ),
+        **_findings(model, heldout_set, outcome, batch),
     }
     save_adapter(model.llm, out)
     if learns is not None:
@@ -142,6 +121,51 @@ def train_dialogue(
     data = {"train": train_set.examples, "heldout": heldout_set.examples}
     write_results(out, report, weights, data, settings, outcome.history)
     return report
+
+
+def model_to_train(
+    llm_folder: Path,
+    settings: DialogueSettings,
+    history: HistoryForm,
+    compressor: Path | None,
+    extractor: Path | None,
+    start: Path | None,
+) -> DialogueModel:
+    """The dialogue model whose adapter learns, and whose compressor does where the settings say so; all else is frozen.
+
+    start: the folder of an adapter to go on from; None: the compressor's reader, where the settings say so, or a new one.
+    """
+    llm, tokenizer = load_llm(llm_folder, settings.training.dtype)
+    needed = history == "memory" and settings.memory == "mamba"
+    encoder, clips = load_parts(llm, tokenizer, compressor if needed else None, extractor)
+    if encoder is not None and settings.train_compressor:
+        encoder.requires_grad_(True)
+    if start is None and settings.start_from_reader and needed:
+        start = checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
+    adapted = add_adapter(llm, settings) if start is None else load_adapter(llm, start, trainable=True)
+    return DialogueModel(adapted, tokenizer, history, encoder, clips, settings)
+
+
+def _findings(model: DialogueModel, heldout: Exchanges, outcome: Outcome, batch: int) -> dict:
+    """What the model is shown, and the held-out part of the report."""
+    memories = model.history == "memory"
+    shown = ("memory", "recent_utterances") if memories else ()
+    clips = {"other_clip": heldout.losses_with_another_clip(batch)} if model.use_audio_visual else {}
+    return {
+        "history_form": model.history,
+        **{name: getattr(model.settings, name) for name in shown},
+        "audio_visual": model.use_audio_visual,
+        "heldout_exchanges": len(heldout.examples),
+        "heldout_left_out": heldout.left_out,
+        "heldout_no_history": heldout.without_history().check(batch, 0.0).figures["reply"],
+        **outcome.report(
+            [example.group for example in heldout.examples],
+            before=outcome.rows_before,
+            after=outcome.rows_after,
+            other_history=heldout.losses_with_another_history(batch),
+            **clips,
+        ),
+    }
 
 
 def with_history_dropout(

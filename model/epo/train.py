@@ -29,7 +29,7 @@ from model.metrics.donors import donors
 from model.metrics.stuck import stuck_share
 from model.spoken import Spoken
 from model.training import Progress, Trainable, TrainRows, looked_at
-from model.training_run import Check, run_training, use_threads, write_results
+from model.training_run import Check, Outcome, run_training, use_threads, write_results
 
 REPLIES_AT_ONCE = 16
 ADAPTER_MARK = "lora_"
@@ -86,13 +86,7 @@ def train_epo(
             f"EPO: {len(pairs)} train and {len(heldout)} held-out pairs; both must have at least one"
         )
     use_threads(settings.training)
-    adapter = {name: p for name, p in model.llm.named_parameters() if ADAPTER_MARK in name}
-    if not adapter:
-        raise ValueError("EPO: the dialogue model has no LoRA adapter; run the dialogue stage first")
-    # Without dropout: both replies of a pair must be judged by one and the same model.
-    model.llm.eval().requires_grad_(False)
-    for parameter in adapter.values():
-        parameter.requires_grad_(True)
+    adapter = learning_adapter(model.llm)
     train_set = Pairs(model, pairs, settings.training.batch_size)
     heldout_set = Pairs(model, looked_at(heldout, settings.training, "epo"), settings.training.batch_size)
     train_rows = TrainRows(
@@ -116,20 +110,8 @@ def train_epo(
         if progress is not None:
             progress(step, steps, logs)
 
-    groups = [pair.example.group for pair in heldout_set.pairs]
-    start: list[float] = []  # of the first look, which is before the first step in a run that goes on, too
-
-    def look() -> Check:
-        """The check, with whether the ranking has moved since the start, and what the model says by itself."""
-        found = check(heldout_set, settings)
-        if not start:
-            start.extend(found.rows)
-        said = sampled_replies(heldout_set, settings)
-        spoken = {"stuck": stuck_share(said), "repetition": repetition_of(heldout_set, said)} if said else {}
-        return Check({**found.figures, **ranking(start, found.rows, groups), **spoken}, found.rows)
-
-    sampled = min(settings.sampled_replies, len(groups))
-    rule = following(follows) if follows is not None else ending(settings, count, sampled)
+    look = _Look(heldout_set, settings)
+    rule = following(follows) if follows is not None else ending(settings, count, look.sampled)
     alone = {} if follows is None else {"patience": None}
     outcome = run_training(
         Trainable(adapter, [model.llm]),
@@ -141,7 +123,6 @@ def train_epo(
         checkpoints=checkpoints,
         rule=rule,
     )
-    fell = collapse_step(outcome.history.train, count)
     margins = {
         "before": (outcome.rows_before, shuffled_before),
         "after": (outcome.rows_after, others.margins(settings)),
@@ -151,33 +132,73 @@ def train_epo(
         "train_left_out": {**train_set.left_out, **(left_out or {}).get("train", {})},
         "heldout_pairs": len(heldout_set.pairs),
         "heldout_left_out": {**heldout_set.left_out, **(left_out or {}).get("heldout", {})},
-        "gamma_over_beta": settings.gamma / settings.beta,
-        "length_accuracy": length_accuracy(heldout_set),
-        "traits": heldout_set.traits(range(len(heldout_set.lengths))),
-        **{
-            f"{name}_{when}": found.get(name)
-            for when, found in (
-                ("before", outcome.history.first_check),
-                ("after", outcome.history.best_check),
-            )
-            for name in ("repetition", "stuck")
-        },
-        "sampled_replies": sampled,
-        **outcome.report(
-            groups,
-            **{
-                f"{name}_{when}": values
-                for when, found in margins.items()
-                for name, values in compared_pairs(*found, settings).items()
-            },
-        ),
-        "collapsed": fell is not None if count >= LEAST_STEPS else None,
-        "collapsed_at_step": fell,
+        **_findings(heldout_set, outcome, margins, settings),
+        "sampled_replies": look.sampled,
+        **_collapse(outcome.history.train, count),
     }
     save_adapter(model.llm, out)
     data = {"train": train_set.pairs, "heldout": heldout_set.pairs}
     write_results(out, report, {"llm": llm_folder(model.llm)}, data, settings, outcome.history)
     return report
+
+
+def learning_adapter(llm: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's weights by name, which alone learn from now on; without dropout: both replies of a pair must be
+    judged by one and the same model. ValueError where there is none."""
+    adapter = {name: p for name, p in llm.named_parameters() if ADAPTER_MARK in name}
+    if not adapter:
+        raise ValueError("EPO: the dialogue model has no LoRA adapter; run the dialogue stage first")
+    llm.eval().requires_grad_(False)
+    for parameter in adapter.values():
+        parameter.requires_grad_(True)
+    return adapter
+
+
+class _Look:
+    """The check, with whether the ranking has moved since the start, and what the model says by itself.
+
+    sampled: held-out prompts that are answered at each.
+    """
+
+    def __init__(self, heldout: Pairs, settings: EpoSettings):
+        self.heldout, self.settings = heldout, settings
+        self.groups = [pair.example.group for pair in heldout.pairs]
+        self.sampled = min(settings.sampled_replies, len(self.groups))
+        self._start: list[float] = []  # of the first look: before the first step, in a run that goes on too
+
+    def __call__(self) -> Check:
+        found = check(self.heldout, self.settings)
+        self._start = self._start or list(found.rows)
+        said = sampled_replies(self.heldout, self.settings)
+        spoken = {"stuck": stuck_share(said), "repetition": repetition_of(self.heldout, said)} if said else {}
+        return Check({**found.figures, **ranking(self._start, found.rows, self.groups), **spoken}, found.rows)
+
+
+def _findings(heldout: Pairs, outcome: Outcome, margins: Mapping[str, tuple], settings: EpoSettings) -> dict:
+    """The held-out part of the report. margins: "before" and "after", each own and shuffled ones."""
+    history = outcome.history
+    checks = {"before": history.first_check, "after": history.best_check}
+    said = ("repetition", "stuck")
+    compared = {
+        f"{name}_{when}": values
+        for when, found in margins.items()
+        for name, values in compared_pairs(*found, settings).items()
+    }
+    return {
+        "gamma_over_beta": settings.gamma / settings.beta,
+        "length_accuracy": length_accuracy(heldout),
+        "traits": heldout.traits(range(len(heldout.lengths))),
+        **{f"{name}_{when}": found.get(name) for when, found in checks.items() for name in said},
+        **outcome.report([pair.example.group for pair in heldout.pairs], **compared),
+    }
+
+
+def _collapse(steps: list[dict[str, float]], count: int) -> dict:
+    fell = collapse_step(steps, count)
+    return {
+        "collapsed": fell is not None if count >= LEAST_STEPS else None,
+        "collapsed_at_step": fell,
+    }
 
 
 def earlier_steps(checkpoints: Checkpoints | None) -> list[dict[str, float]]:

@@ -155,7 +155,7 @@ def start_from(network: EmotionNetwork, other: EmotionNetwork) -> None:
     shape = {"base", "layers", "pooling", "hidden"}
     if network.settings.model_dump(include=shape) != other.settings.model_dump(include=shape):
         raise ValueError(
-            "the scorer to start from has another encoder, layers, pooling or width: name them alike"
+            "the scorer to start from has another encoder, layers, pooling or width: set them alike"
         )
     network.head.load_state_dict(other.head.state_dict())
 

@@ -215,7 +215,7 @@ def choose_file(root: Path, what: str, candidates: Iterable[str]) -> tuple[str, 
     for other in others:
         if os.path.getsize(root / other) != os.path.getsize(root / first):
             raise RawDataError(
-                f"{what}: {first} and {other} are both to be this and differ in size; "
+                f"{what}: {first} and {other} may both be this one and differ in size; "
                 "take one of them out of the raw folder"
             )
     return first, others

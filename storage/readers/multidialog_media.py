@@ -142,7 +142,7 @@ def wav_of(turn: Turn, media: Media) -> str | None:
         found = letters.get(turn.letter)
     elif len(letters) > 1:
         raise RawDataError(
-            f"{DATASET}: {' and '.join(sorted(letters.values()))} are both to be turn {turn.turn} of "
+            f"{DATASET}: {' and '.join(sorted(letters.values()))} are both named as turn {turn.turn} of "
             f"{turn.conversation}, and {turn.where} names neither; take one of them out of the raw folder"
         )
     else:

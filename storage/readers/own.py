@@ -244,7 +244,7 @@ def turn_of(row: dict, path: str, where: str, splits: dict[str, str], keys: set[
     if not text:
         raise RowError("empty_text", "text is empty")
     if not dialogue.isprintable() or not 0 < len(dialogue) <= 200 or not speaker:
-        raise RowError("bad_row", "dialogue_id and speaker are to be names on one line")
+        raise RowError("bad_row", "dialogue_id and speaker must be names on one line")
     try:
         turn = whole_number(str(row["turn"]).strip())
     except ValueError:

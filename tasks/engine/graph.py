@@ -89,7 +89,7 @@ def check(stages: Sequence[Stage], settings: type[BaseModel]) -> None:
     for stage in stages:
         for need in stage.needs:
             if need not in known and stage.needs != EVERY_OTHER:
-                raise GraphError(f"{stage.name} needs {need}, which no stage is called")
+                raise GraphError(f"{stage.name} needs {need}, but there is no such stage")
         try:
             for read in (*stage.reads().values(), *stage.weight_reads().values()):
                 read.check(settings)

@@ -198,7 +198,7 @@ def test_two_wavs_for_a_row_that_names_none_are_an_error(tmp_path):
     write_split(tmp_path, "train", [row])
     for letter in "ik":
         touch(tmp_path / f"data/train/{FIRST}/{FIRST}_0{letter}.wav")
-    with pytest.raises(RawDataError, match=f"{FIRST}_0i.wav and .*{FIRST}_0k.wav are both to be turn 0"):
+    with pytest.raises(RawDataError, match=f"{FIRST}_0i.wav and .*{FIRST}_0k.wav are both named as turn 0"):
         read_all(tmp_path)
 
 

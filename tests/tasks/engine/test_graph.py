@@ -27,7 +27,7 @@ def stage(name, *needs, **rest):
 
 
 def test_a_need_that_nobody_makes():
-    with pytest.raises(GraphError, match="b needs c, which no stage is called"):
+    with pytest.raises(GraphError, match="b needs c, but there is no such stage"):
         check([stage("a"), stage("b", "a", "c")], Settings)
 
 

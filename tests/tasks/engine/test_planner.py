@@ -5,10 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from storage.store import Record, Store
+from storage.store import Record, Store, StoreError
 from tasks.engine.declaration import NotRun, Stage
 from tasks.engine.item import Item
-from tasks.engine.planner import Board, Node, StagePlan, plan_all, run_graph
+from tasks.engine.planner import Board, Node, StagePlan, plan_all, plan_stage, run_graph
 from tests.support.waiting import wait_for
 
 FUNCTION = "tasks.stages.shards:place"
@@ -163,3 +163,20 @@ def test_a_stage_that_cannot_be_planned_ends_the_run_and_the_graphs_beside_it(st
         with pytest.raises(RuntimeError, match="no plan"):
             other.result(timeout=60)
     assert list(board.settled) == ["a"]
+
+
+def test_records_that_name_no_artefact_that_is_wanted_are_named_by_stage(store):
+    """Of what a stage needs, those that put anything out; what was not run is no fault of records."""
+
+    def items(needed):
+        raise LookupError("no shard")
+
+    walk(store, [node("a"), node("b"), node("c", not_run="no media")])
+    settled = {
+        plan.stage.name: plan
+        for plan in plan_all(store, [node("a"), node("b"), node("c", not_run="no media")])
+    }
+    with pytest.raises(StoreError, match=r"^d: the records of a, b name no artefacts .*no shard"):
+        plan_stage(store, Node(Stage("d", FUNCTION), ("a", "b", "c"), items), settled)
+    with pytest.raises(StoreError, match=r"^d: the records of nothing name no artefacts"):
+        plan_stage(store, Node(Stage("d", FUNCTION), ("c",), items), settled)
