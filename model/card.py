@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from model.features.stored import Stored
 from model.json_files import write_json
 from model.training import History
 from model.zoo.resolve import RECORD, identity
@@ -48,6 +49,12 @@ def write_card(
     write_json(content, folder / CARD)
 
 
+def add_to_card(folder: Path, **facts: str) -> None:
+    """What the card of a method says beside what every card does."""
+    path = Path(folder) / CARD
+    write_json({**json.loads(path.read_text(encoding="utf-8")), **facts}, path)
+
+
 def weights_identity(folder: Path) -> str:
     """Where weights came from: their pinned source, or else a digest of the folder's files."""
     record = Path(folder) / RECORD
@@ -65,6 +72,8 @@ def rows_digest(rows: Sequence) -> str:
 
 
 def _add(digest, value) -> None:
+    if isinstance(value, Stored):
+        value = value.read()
     if dataclasses.is_dataclass(value):
         _add(digest, [getattr(value, field.name) for field in dataclasses.fields(value)])
     elif isinstance(value, Tensor):

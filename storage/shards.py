@@ -203,6 +203,25 @@ def read_table(source: bytes | Path, schema_name: str, columns: Sequence[str] | 
         raise ShardError(f"{where}: cannot be read as {schema_name}: {error}") from None
 
 
+def read_blob(path: Path, row: int, column: str) -> bytes:
+    """One blob of a table of features, of the row at this place in it: its row group is read, and no other.
+
+    ShardError: no such file, no Parquet, no such row, or no blob there.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            group = 0
+            while row >= file.metadata.row_group(group).num_rows:
+                row -= file.metadata.row_group(group).num_rows
+                group += 1
+            blob = file.read_row_group(group, columns=[column], use_threads=False).column(0)[row].as_py()
+    except (pa.ArrowInvalid, OSError, IndexError, RuntimeError) as error:
+        raise ShardError(f"{path}: cannot be read as features: {error}") from None
+    if blob is None:
+        raise ShardError(f"{path}: a row has no {column} that should have")
+    return blob
+
+
 def _schema_of(schema_name: str) -> pa.Schema:
     if schema_name not in SCHEMAS:
         raise ShardError(f"no table {schema_name!r}; known: {', '.join(SCHEMAS)}")

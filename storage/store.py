@@ -140,9 +140,18 @@ class Store:
 
     def read(self, ref: Ref | Member) -> bytes:
         """The artefact's bytes, checked against its digest, so damage is never read as data."""
+        return self._checked(ref, Path.read_bytes, digest_bytes)
+
+    def path(self, ref: Ref | Member) -> Path:
+        """The artefact's file, checked as `read` does, for what reads it part by part; none of it is held."""
+        self._checked(ref, content_digest, lambda digest: digest)
+        return self.object_path(ref.digest)
+
+    def _checked(self, ref: Ref | Member, read: Callable[[Path], T], digest_of: Callable[[T], str]) -> T:
+        """What `read` makes of the artefact's file. StoreError where that is not there, or is not the artefact."""
         path = self.object_path(ref.digest)
         try:
-            data = path.read_bytes()
+            found = read(path)
         except FileNotFoundError:
             raise StoreError(
                 f"{ref.name}: artefact {ref.digest} is missing; run again what {self.hint('runs')} lists"
@@ -151,11 +160,11 @@ class Store:
             raise UnreadableError(
                 f"{ref.name}: {path} cannot be read: {error.strerror}; {self.hint(REPAIR)} drops it"
             ) from error
-        if digest_bytes(data) != ref.digest:
+        if digest_of(found) != ref.digest:
             raise UnreadableError(
                 f"{ref.name}: artefact {ref.digest} is damaged; {self.hint(REPAIR)} drops it, then run again"
             )
-        return data
+        return found
 
     def members(self, tree: Ref) -> list[Member]:
         """A tree's files. StoreError where its listing is not there, is damaged, or names what no tree can hold."""

@@ -235,6 +235,10 @@ class Display:
                 shown.told = now
                 self._print(f"  {_plain(shown.line())}")
 
+    def say(self, line: str) -> None:
+        """A line about the run itself."""
+        self._print(f"[dim]{_plain(line)}[/]")
+
     def print_line(self, name: str, line: str) -> None:
         """A message of a running item."""
         self._print(f"  {_plain(name)}: {_plain(line)}")

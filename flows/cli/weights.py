@@ -27,11 +27,17 @@ def list_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
 
 def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
     """Fetch, verify and convert the profile's weights."""
-    from model.zoo.resolve import resolve
+    from model.zoo.hub import check_hub, fetched, must_be_fetched
     from tasks.settings import load_settings, weight_names
 
-    for role, name in weight_names(load_settings(profile, changes or ())).items():
-        out.say(f"{role}: {name} → {resolve(name)}")
+    settings = load_settings(profile, changes or ())
+    named = weight_names(settings)
+    for name in filter(
+        must_be_fetched, named.values()
+    ):  # a refusal is said before gigabytes of others are fetched
+        check_hub(name, settings.run.offline)
+    for role, name in named.items():
+        out.say(f"{role}: {name} → {fetched(name)}")
 
 
 def train_scorer(

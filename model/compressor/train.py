@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.card import CARD, weights_identity
+from model.card import CARD, add_to_card, weights_identity
 from model.checkpoints import Checkpoints
 from model.compressor.compressor import (
     CONFIG,
@@ -35,6 +35,7 @@ from model.compressor.reader import (
 )
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.rows import Row, memories_of, rows_of
+from model.compressor.scans import scan_of
 from model.compressor.settings import CompressorSettings
 from model.half_products import halve_products
 from model.json_files import write_json
@@ -135,6 +136,7 @@ def adopt(
     found = figures(compressor, task, rows, batch)
     report = {
         "adopted": weights_identity(start),
+        "scan": scan_of(llm.device.type).name,
         **measured(compressor, task, rows, found, found, None, settings, batch),
         "heldout_left_out": left_out,
         "history": History().as_dict(),
@@ -232,7 +234,9 @@ def _train(
         copy_reader(built_upon.get("compressor"), out)
     history, first = joined([outcome.history for outcome in outcomes]), outcomes[0].rows_before
     before, after = history.first_check, history.best_check
+    scan = scan_of(task.llm.device.type)
     report = {
+        "scan": scan.name,
         "train_rows": len(rows),
         "train_left_out": train[1],
         **measured(compressor, task, heldout_set, before, after, first, settings, last.batch_size),
@@ -257,6 +261,7 @@ def _train(
     # A checkpoint of the user's is named by its digest, not by where it lay.
     stated = settings.model_copy(update={"weights": Path(settings.weights).name})
     write_results(out, report, built_upon, seen, stated, history)
+    add_to_card(out, scan=scan.line)
     return report
 
 

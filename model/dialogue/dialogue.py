@@ -7,7 +7,7 @@ last ones, then audio and video embeddings, then the sentence. Knows nothing of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -22,6 +22,7 @@ from model.dialogue.examples import DialogueExample
 from model.dialogue.mean_memory import MeanMemory
 from model.dialogue.settings import DialogueSettings
 from model.extractor.extractor import load_extractor
+from model.features.stored import Features, in_memory
 from model.llm import (
     CachedPrefix,
     Piece,
@@ -41,6 +42,8 @@ PLACEHOLDERS = (MEMORY, AUDIO, VIDEO)
 WINDOW_MARGIN = 16
 """Tokens for the words "history:" and for what a new line may do to the tokens beside it."""
 HistoryForm = Literal["text", "memory"]
+Modality = Literal["audio", "video"]
+MODALITIES: tuple[Modality, ...] = ("audio", "video")
 COMPRESSOR = "compressor"
 """In an adapter's folder, the folder of a compressor that learnt with it and goes with it."""
 Memories = dict[tuple[Spoken, ...], tuple[Tensor, ...]]
@@ -170,21 +173,33 @@ class DialogueModel:
         if memories is None:
             memories = self.memories([e.history for e in examples])
         with torch.no_grad():
-            audio, video = self._audio(examples), self._video(examples)
-        return [
-            self._pieces(example, memories.get(example.history, ()), audio.get(i), video.get(i), reply)
-            for i, example in enumerate(examples)
-        ]
+            audio, video = (self._embedded(examples, name) for name in MODALITIES)
+        return list(self._all_pieces(examples, memories, audio, video, reply))
 
-    def prompt_pieces(
-        self, examples: Sequence[DialogueExample], memories: Memories, batch: int
-    ) -> list[list[Piece] | None]:
-        """`fitting_pieces`, made for `batch` examples at a time and held on the CPU: training changes none of them."""
-        return [
-            None if pieces is None else [piece.cpu() for piece in pieces]
-            for start in range(0, len(examples), batch)
-            for pieces in self.fitting_pieces(examples[start : start + batch], memories)
-        ]
+    @torch.no_grad()
+    def prompt_sizes(
+        self, examples: Sequence[DialogueExample], memories: Memories, reply: int | None = None
+    ) -> list[int | None]:
+        """Tokens of each prompt that `fitting_pieces` would make; None where it would make none.
+
+        Of all clips one of each modality is read: every clip takes as many embeddings.
+        """
+        audio, video = (self._embedded(examples, name, one=True) for name in MODALITIES)
+        found = self._all_pieces(examples, memories, audio, video, reply)
+        return [None if pieces is None else prompt_tokens(pieces) for pieces in found]
+
+    def _all_pieces(
+        self,
+        examples: Sequence[DialogueExample],
+        memories: Memories,
+        audio: dict[int, Tensor],
+        video: dict[int, Tensor],
+        reply: int | None,
+    ) -> Iterator[list[Piece] | None]:
+        """The pieces of each, one after the other; audio, video: embeddings by row."""
+        for i, example in enumerate(examples):
+            shown = memories.get(example.history, ())
+            yield self._pieces(example, shown, audio.get(i), video.get(i), reply)
 
     def memories(self, histories: Sequence[tuple[Spoken, ...]]) -> Memories:
         """Memories of distinct histories; empty where the history is text.
@@ -255,15 +270,21 @@ class DialogueModel:
     def _dtype(self) -> torch.dtype:
         return self.llm.get_input_embeddings().weight.dtype
 
-    def _audio(self, examples: Sequence[DialogueExample]) -> dict[int, Tensor]:
-        clips = self._clips(examples, "audio")
-        return self._by_row(clips, self.extractor.audio_embeddings) if clips else {}
+    def _embedded(
+        self, examples: Sequence[DialogueExample], modality: Modality, one: bool = False
+    ) -> dict[int, Tensor]:
+        """Embeddings [queries, d] of each row's clip, by row; with `one`, the first clip's stand for all."""
+        clips = self._clips(examples, modality)
+        if not clips:
+            return {}
+        embeddings = (
+            self.extractor.audio_embeddings if modality == "audio" else self.extractor.video_embeddings
+        )
+        read = list(clips.values())[: 1 if one else None]
+        found = embeddings([in_memory(features) for features in read]).to(self._dtype)
+        return dict.fromkeys(clips, found[0]) if one else dict(zip(clips, found, strict=True))
 
-    def _video(self, examples: Sequence[DialogueExample]) -> dict[int, Tensor]:
-        clips = self._clips(examples, "video")
-        return self._by_row(clips, self.extractor.video_embeddings) if clips else {}
-
-    def _clips(self, examples: Sequence[DialogueExample], modality: str) -> dict[int, Tensor]:
+    def _clips(self, examples: Sequence[DialogueExample], modality: Modality) -> dict[int, Features]:
         """Features of a modality by the row that has them; none without an extractor.
 
         ValueError names the row of an empty clip here: the extractor, given these alone, would count others.
@@ -276,12 +297,6 @@ class DialogueModel:
                     f"dialogue: the {modality} of {examples[i].key} (row {i}) has length zero; leave it out"
                 )
         return clips
-
-    def _by_row(
-        self, clips: dict[int, Tensor], embedded: Callable[[list[Tensor]], Tensor]
-    ) -> dict[int, Tensor]:
-        """Embeddings [queries, d] by row, of features by row."""
-        return dict(zip(clips, embedded(list(clips.values())).to(self._dtype), strict=True))
 
     def _pieces(
         self,

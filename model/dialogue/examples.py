@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
+from model.features.stored import Features
 from model.spoken import Spoken
 
 
@@ -24,8 +23,8 @@ class DialogueExample:
     history: tuple[Spoken, ...]
     sentence: str
     reply: str
-    audio: Tensor | None = None
-    video: Tensor | None = None
+    audio: Features | None = None
+    video: Features | None = None
     dialogue: str = ""
 
     @property

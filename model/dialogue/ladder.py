@@ -41,8 +41,8 @@ def arm_rows(
     other = Exchanges(model, [others[e.key] for e in own.examples])
     bare = Exchanges(model, [example.without_history() for example in own.examples])
     losses = dict(zip((e.key for e in other.examples), other.row_losses(batch), strict=True))
-    sizes = {e.key: _tokens(pieces) for e, pieces in zip(bare.examples, bare.pieces, strict=True)}
-    rows = zip(own.examples, own.row_losses(batch), own.pieces, strict=True)
+    sizes = {e.key: size for e, size in zip(bare.examples, bare.prompt_sizes, strict=True)}
+    rows = zip(own.examples, own.row_losses(batch), own.prompt_sizes, strict=True)
     return [
         ArmRow(
             key=e.key,
@@ -50,15 +50,11 @@ def arm_rows(
             turn=len(e.history) + 1,
             own=round(loss, 6),
             other=round(losses[e.key], 6),
-            tokens=_tokens(pieces) - sizes[e.key],
+            tokens=size - sizes[e.key],
         )
-        for e, loss, pieces in rows
+        for e, loss, size in rows
         if e.key in losses
     ]
-
-
-def _tokens(pieces: Sequence) -> int:
-    return sum(len(piece) for piece in pieces)
 
 
 def cache_bytes(model: DialogueModel) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -183,11 +184,11 @@ def add_adapter(llm: nn.Module, settings: DialogueSettings) -> nn.Module:
 
 
 class Exchanges:
-    """Exchanges made ready for training: prompts as pieces, and what of each history is reconstructed.
+    """Exchanges made ready for training: how long each prompt is, and what of each history is reconstructed.
 
-    Tokens, memories and emotion embeddings do not change in training and are computed once, held on the CPU;
-    ids become embeddings when a batch is run. Where the compressor learns, memories do change, and a batch's prompts are
-    made anew. `left_out` counts the exchanges that do not fit the LLM's window even without history;
+    Prompts are made when a batch is run, so that what is held does not grow with clips: memories alone are computed once,
+    a few numbers an utterance; where the compressor learns, they are made anew too. `left_out` counts the exchanges that do
+    not fit the LLM's window even without history;
     the model's counts, how many utterances of the others' histories are not reconstructed.
     """
 
@@ -198,10 +199,10 @@ class Exchanges:
         self.model = model
         with torch.no_grad():
             self.memories = model.memories([e.history for e in examples])
-        found = model.prompt_pieces(examples, self.memories, model.settings.training.batch_size)
-        self.examples = [e for e, pieces in zip(examples, found, strict=True) if pieces is not None]
+        sizes = model.prompt_sizes(examples, self.memories)
+        self.examples = [e for e, size in zip(examples, sizes, strict=True) if size is not None]
         self.left_out = {"too_long": len(examples) - len(self.examples)}
-        self.pieces = [pieces for pieces in found if pieces is not None]
+        self.prompt_sizes = [size for size in sizes if size is not None]
         self.replies = [reply_ids(model.tokenizer, e.reply) for e in self.examples]
         self.task, self.targets = None, {}
         if model.history == "memory":
@@ -223,13 +224,10 @@ class Exchanges:
 
     def prompts(self, rows: Sequence[int]) -> list[Tensor]:
         """Input embeddings [T_i, d] of the rows' prompts; with a gradient where the compressor learns."""
-        llm = self.model.llm
-        if not self.model.compressor_learns:
-            with torch.no_grad():
-                return [embed(llm, self.pieces[i]) for i in rows]
         examples = [self.examples[i] for i in rows]
-        made = self._memories([e.history for e in examples])
-        return [embed(llm, pieces) for pieces in self.model.pieces(examples, made)]
+        with nullcontext() if self.model.compressor_learns else torch.no_grad():
+            made = self._memories([e.history for e in examples])
+            return [embed(self.model.llm, pieces) for pieces in self.model.pieces(examples, made)]
 
     def _memories(self, histories: Sequence[tuple[Spoken, ...]]) -> Memories:
         """The histories' memories as the compressor is now."""
@@ -356,7 +354,7 @@ class Exchanges:
         return places
 
     def _tokens(self, row: int) -> int:
-        tokens = sum(len(piece) for piece in self.pieces[row]) + len(self.replies[row])
+        tokens = self.prompt_sizes[row] + len(self.replies[row])
         target = self.targets.get(self.examples[row].history)
         if not target:
             return tokens

@@ -48,13 +48,16 @@ class PreferenceModel(Protocol):
         """Of distinct histories, each utterance's memories [n, d]."""
         ...
 
-    def prompt_pieces(
-        self,
-        examples: Sequence[DialogueExample],
-        memories: dict[tuple[Spoken, ...], tuple[Tensor, ...]],
-        batch: int,
-    ) -> list[list[Piece] | None]:
-        """The prompt of each example as token ids and embeddings; None where it leaves its reply no room."""
+    def prompt_sizes(
+        self, examples: Sequence[DialogueExample], memories: dict[tuple[Spoken, ...], tuple[Tensor, ...]]
+    ) -> list[int | None]:
+        """Tokens of each example's prompt; None where it leaves its reply no room."""
+        ...
+
+    def pieces(
+        self, examples: Sequence[DialogueExample], memories: dict[tuple[Spoken, ...], tuple[Tensor, ...]]
+    ) -> list[list[Piece]]:
+        """The prompt of each example as token ids and embeddings."""
         ...
 
 
@@ -87,8 +90,8 @@ def train_epo(
         )
     use_threads(settings.training)
     adapter = learning_adapter(model.llm)
-    train_set = Pairs(model, pairs, settings.training.batch_size)
-    heldout_set = Pairs(model, looked_at(heldout, settings.training, "epo"), settings.training.batch_size)
+    train_set = Pairs(model, pairs)
+    heldout_set = Pairs(model, looked_at(heldout, settings.training, "epo"))
     train_rows = TrainRows(
         train_set.lengths, [pair.example.key for pair in train_set.pairs], train_set.shared_lengths
     )
@@ -99,7 +102,7 @@ def train_epo(
         traits = {name: fraction.pairs * mean for name, mean in train_set.traits(rows).items()}
         return value, {**logs, **traits}
 
-    others = Shuffled(model, heldout_set, settings.training.batch_size)
+    others = Shuffled(model, heldout_set)
     shuffled_before = others.margins(settings)
     # A run of fewer steps than that is judged as a whole.
     count = min(settings.collapse_steps, len(train_rows.batches(settings.training)))
@@ -209,33 +212,29 @@ def earlier_steps(checkpoints: Checkpoints | None) -> list[dict[str, float]]:
 
 
 class Pairs:
-    """Preference pairs made ready: the pieces of their prompts do not change in training, and are made once.
+    """Preference pairs made ready: how long each prompt is. A prompt is made when its batch is run."""
 
-    They are held on the CPU; ids become embeddings when a batch is run.
-    """
-
-    def __init__(self, model: PreferenceModel, pairs: Sequence[PreferenceExample], batch: int):
+    def __init__(self, model: PreferenceModel, pairs: Sequence[PreferenceExample]):
         for pair in pairs:
             if not all(text.strip() for text in (pair.example.reply, pair.preferred, pair.counter_emotional)):
                 raise ValueError(
                     f"EPO: pair {pair.example.key} has an empty reply; leave it out of the pairs"
                 )
-        self.llm, self.tokenizer = model.llm, model.tokenizer
+        self.model, self.llm, self.tokenizer = model, model.llm, model.tokenizer
         examples = [self._with_longest_reply(pair) for pair in pairs]
-        memories = model.memories([example.history for example in examples])
-        found = model.prompt_pieces(examples, memories, batch)
-        self.pairs = [pair for pair, pieces in zip(pairs, found, strict=True) if pieces is not None]
+        with torch.no_grad():
+            self.memories = model.memories([example.history for example in examples])
+        sizes = model.prompt_sizes(examples, self.memories)
+        self.pairs = [pair for pair, size in zip(pairs, sizes, strict=True) if size is not None]
         if not self.pairs:
             raise ValueError(f"EPO: none of {len(pairs)} pairs fits the LLM's window")
         self.left_out = {"too_long": len(pairs) - len(self.pairs)}
-        self.pieces = [pieces for pieces in found if pieces is not None]
+        self.examples = [e for e, size in zip(examples, sizes, strict=True) if size is not None]
         self.true = [reply_ids(model.tokenizer, pair.example.reply) for pair in self.pairs]
         self.chosen = [reply_ids(model.tokenizer, pair.preferred) for pair in self.pairs]
         self.rejected = [reply_ids(model.tokenizer, pair.counter_emotional) for pair in self.pairs]
-        self.shared_lengths = [
-            sum(len(piece) for piece in pieces) + len(true)
-            for pieces, true in zip(self.pieces, self.true, strict=True)
-        ]
+        kept = (size for size in sizes if size is not None)
+        self.shared_lengths = [size + len(true) for size, true in zip(kept, self.true, strict=True)]
         """Tokens of each prompt and its true reply: what trainings on other pairs have in common."""
         self.lengths = [
             shared + len(rejected) + (0 if self._is_true(row) else len(self.chosen[row]))
@@ -254,13 +253,17 @@ class Pairs:
         """Whether the chosen reply is the true one."""
         return self.pairs[row].preferred == self.pairs[row].example.reply
 
+    @torch.no_grad()
+    def prompts(self, rows: Sequence[int]) -> list[Tensor]:
+        """Input embeddings [T, d] of the prompts of the pairs numbered `rows`."""
+        found = self.model.pieces([self.examples[i] for i in rows], self.memories)
+        return [embed(self.llm, pieces) for pieces in found]
+
     def log_probs(self, rows: Sequence[int]) -> PairLogProbs:
         """All replies of the pairs numbered `rows`."""
-        with torch.no_grad():
-            prompts = [embed(self.llm, self.pieces[i]) for i in rows]
         return pair_log_probs(
             self.llm,
-            prompts,
+            self.prompts(rows),
             [self.chosen[i] for i in rows],
             [self.rejected[i] for i in rows],
             [None if self._is_true(i) else self.true[i] for i in rows],
@@ -324,7 +327,7 @@ class Shuffled:
     emotion. The other exchange is of another dialogue, as like in length as there is one.
     """
 
-    def __init__(self, model: PreferenceModel, pairs: Pairs, batch: int):
+    def __init__(self, model: PreferenceModel, pairs: Pairs):
         self._own = pairs.pairs
         given = donors([p.example.group for p in pairs.pairs], [len(c) for c in pairs.chosen])
         shuffled = [
@@ -336,7 +339,7 @@ class Shuffled:
             for pair, other in zip(pairs.pairs, given, strict=True)
             if other is not None
         ]
-        self._pairs = Pairs(model, shuffled, batch) if shuffled else None
+        self._pairs = Pairs(model, shuffled) if shuffled else None
 
     def margins(self, settings: EpoSettings) -> list[float | None]:
         """`row_margins` by the own pairs; None where there is no other, or its replies do not fit the window."""
@@ -375,14 +378,14 @@ def length_accuracy(pairs: Pairs) -> float:
 def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
     """Greedy replies to the first held-out prompts. Loops are how a collapsed model sounds."""
     rows = range(min(settings.sampled_replies, len(pairs.lengths)))
-    if not rows:
-        return []
-    prompts = [embed(pairs.llm, pairs.pieces[i]) for i in rows]
     return [
         text
-        for first in range(0, len(prompts), REPLIES_AT_ONCE)
+        for first in rows[::REPLIES_AT_ONCE]
         for text in greedy_replies(
-            pairs.llm, pairs.tokenizer, prompts[first : first + REPLIES_AT_ONCE], settings.sampled_tokens
+            pairs.llm,
+            pairs.tokenizer,
+            pairs.prompts(rows[first : first + REPLIES_AT_ONCE]),
+            settings.sampled_tokens,
         )
     ]
 

@@ -17,6 +17,7 @@ from model.draws import draw_number
 from model.extractor.extractor import Extractor
 from model.extractor.recognise import EMOTIONS, emotion_pieces, emotion_scores, shared_start
 from model.extractor.settings import ExtractorSettings
+from model.features.stored import Features, in_memory
 from model.llm import embed, prefix_cache, reply_ids
 from model.metrics.donors import with_others
 from model.prompts import EMOTION_WORDS
@@ -34,8 +35,8 @@ class EmotionExample:
     """
 
     key: str
-    audio: Tensor | None
-    video: Tensor | None
+    audio: Features | None
+    video: Features | None
     sentence: str
     emotion: str
     dataset: str
@@ -113,9 +114,9 @@ class Recogniser:
         if not shown:
             return {}
         if part == "A":
-            states = self.extractor.audio_embeddings([rows[i].example.audio for i in shown])
+            states = self.extractor.audio_embeddings([in_memory(rows[i].example.audio) for i in shown])
         else:
-            states = self.extractor.video_embeddings([rows[i].example.video for i in shown])
+            states = self.extractor.video_embeddings([in_memory(rows[i].example.video) for i in shown])
         return dict(zip(shown, states, strict=True))
 
     def _pieces(self, row: Row, audio: Tensor | None, video: Tensor | None, text: Tensor) -> list[Tensor]:

@@ -18,6 +18,7 @@ from model.extractor.extractor import Extractor, load_extractor, new_extractor
 from model.extractor.recognise import EMOTIONS
 from model.extractor.rows import EmotionExample, Recogniser, Row, drawn_rows, rows_with_other_clips
 from model.extractor.settings import ExtractorSettings
+from model.features.stored import in_memory
 from model.llm import load_llm
 from model.prompts import EMOTION_WORDS
 from model.training import Progress, Trainable, TrainRows, looked_at
@@ -99,7 +100,7 @@ def standardise(extractor: Extractor, examples: Sequence[EmotionExample]) -> Non
         for example in examples:
             states = example.audio if name == "audio" else example.video
             if states is not None:
-                wide = states.double()
+                wide = in_memory(states).double()
                 count, total, square = count + len(wide), total + wide.sum(0), square + wide.square().sum(0)
         if count:
             mean = total / count

@@ -18,6 +18,7 @@ from storage.store import Ref, Store, StoreError, UnreadableError
 from tasks.display import Display, Waiting
 from tasks.engine.item import Item
 from tasks.engine.planner import Board, StagePlan
+from tasks.engine.preflight import preflight
 from tasks.engine.runs import RunRecord, RunRecorder, recorded
 from tasks.engine.session import Session
 from tasks.engine.stopping import Stopped
@@ -138,12 +139,15 @@ def open_run(request: RunRequest) -> Iterator[Run]:
         yield replace(_OPEN[placed], joined=True)
         return
     with request.session() as session, session.store.lock("gc", shared=True), request.recorded() as note:
+        first_lines = preflight(session, request.until)
         session.lay_out_sample()
         board = Board()
         session.stop.on_stop(lambda why: board.fail(Stopped(why)))
         with Display() as display:
             # Gives the terminal its cursor back, whatever follows.
             session.stop.on_stop(lambda _: display.__exit__())
+            for line in first_lines:
+                display.say(line)
             _OPEN[placed] = Run(session, display, board, request, note)
             try:
                 yield _OPEN[placed]

@@ -6,7 +6,9 @@ Knows nothing of training or of prompts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,11 +16,14 @@ from torch import Tensor
 
 from model.dialogue.examples import DialogueExample
 from model.extractor.train import EmotionExample
+from model.features.stored import Stored
 from model.spoken import Spoken
 from storage.exchanges import roles
-from storage.shards import row_to_utterance, unpack_array
+from storage.shards import FEATURE_BLOBS, read_blob, read_table, row_to_utterance, unpack_array
 from storage.store import Ref, Store
+from storage.tables import KEY_COLUMNS
 from storage.utterance import Utterance
+from tasks.stages.shard_names import of_table
 from tasks.stages.shards import RowKey, dialogue_keys, read_rows, row_key
 from tasks.stages.stand_in import choosing, evaluated
 
@@ -53,19 +58,32 @@ def tagged(dialogue: list[Utterance]) -> tuple[str, ...]:
 
 def read_features(
     store: Store, refs: Iterable[Ref], *splits: str
-) -> dict[RowKey, tuple[Tensor | None, Tensor | None]]:
-    """Key -> (audio states [Ta, da], frame tokens [Tv, dv]), half precision."""
-    return {
-        row_key(row): (
-            _tensor(unpack_array(row["audio"], row["audio_shape"])),
-            _tensor(unpack_array(row["video"], row["video_shape"])),
-        )
-        for row in read_rows(store, refs, "features", *splits)
-    }
+) -> dict[RowKey, tuple[Stored | None, Stored | None]]:
+    """Key -> (audio states [Ta, da], frame tokens [Tv, dv]), half precision, each read when a batch needs it.
+
+    Of the shards the keys and shapes are read here; that they are whole is checked too.
+    """
+    found: dict[RowKey, tuple[Stored | None, Stored | None]] = {}
+    shapes = [f"{name}_shape" for name in FEATURE_BLOBS]
+    for ref in of_table(refs, "features", *splits):
+        path = store.path(ref)
+        for place, row in enumerate(read_table(path, "features", [*KEY_COLUMNS, *shapes])):
+            audio, video = (_stored(path, place, name, row[f"{name}_shape"]) for name in FEATURE_BLOBS)
+            found[row_key(row)] = audio, video
+    return found
 
 
-def _tensor(array) -> Tensor | None:
-    return None if array is None else torch.from_numpy(array.copy())
+def _stored(path: Path, place: int, name: str, shape: list[int] | None) -> Stored | None:
+    if shape is None:
+        return None
+    states, width = shape
+    return Stored((states, width), partial(_read_clip, path, place, name, (states, width)))
+
+
+def _read_clip(path: Path, place: int, name: str, shape: tuple[int, int]) -> Tensor:
+    array = unpack_array(read_blob(path, place, name), shape)
+    assert array is not None, "a blob and its shape are there"
+    return torch.from_numpy(array.copy())
 
 
 def dialogue_examples(

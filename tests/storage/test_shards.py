@@ -21,6 +21,7 @@ from storage.shards import (
     bucket_count,
     bucket_of,
     pack_array,
+    read_blob,
     read_table,
     write_table,
 )
@@ -130,6 +131,13 @@ def test_features_keep_half_precision_and_small_row_groups(tmp_path):
     assert columns["dialogue_id"].compression == "ZSTD"
     assert "RLE_DICTIONARY" not in columns["video"].encodings
     assert read_table(path, "features", columns=["turn"]) == [{"turn": t} for t in range(20)]
+    # One blob at a time, from the first, a middle and the last row group.
+    for place in (0, 7, 8, 13, 19):
+        blob = read_blob(path, place, "audio")
+        np.testing.assert_array_equal(shards.unpack_array(blob, arrays[place].shape), arrays[place])
+    for place, fault in ((1, "a row has no video"), (20, "cannot be read")):
+        with pytest.raises(ShardError, match=fault):
+            read_blob(path, place, "video")
 
 
 def test_other_programs_read_it(tmp_path):

@@ -23,6 +23,7 @@ GROUPS = {
         "tests/flows/test_cli_store.py",
     ),
     "deployed": ("tests/flows/test_deployment.py",),
+    "the paper profile": ("tests/flows/test_paper_profile.py",),
     "stopping": ("tests/flows/test_stopping.py",),
     "faults": ("tests/tasks/test_faults.py",),
     "rot": ("tests/tasks/test_store_rot.py",),

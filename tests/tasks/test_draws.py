@@ -148,10 +148,16 @@ class TwoDatasets:
 class Model:
     """Stands for the dialogue model; says which dialogues it was asked about."""
 
-    def pieces(self, examples, reply):
+    def memories(self, histories):
+        return {}
+
+    def prompt_sizes(self, examples, memories, reply):
+        return [1] * len(examples)
+
+    def pieces(self, examples, memories, reply):
         return [[e.key] for e in examples]
 
-    def reply_to(self, prompts, max_new_tokens, progress):
+    def reply_to(self, prompts, max_new_tokens):
         return [key for (key,) in prompts]
 
 
@@ -217,7 +223,7 @@ def test_no_dialogue_both_chooses_and_is_evaluated(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tasks.stages.replies.write.load_dialogue", lambda *_, **__: Model())
     monkeypatch.setattr(
-        "tasks.stages.replies.write.likelihoods", lambda model, examples, *_: [Likely()] * len(examples)
+        "tasks.stages.replies.answers.likelihoods", lambda model, examples, *_: [Likely()] * len(examples)
     )
     (ref,) = write_replies(
         "1-llm", two.of(two.utterances, "dev", "test"), two.of(exchanges, "dev", "test"), [], None, None, None,

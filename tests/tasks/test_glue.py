@@ -19,6 +19,7 @@ from model.compressor.settings import CompressorSettings
 from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
 from model.extractor.settings import ExtractorSettings
+from model.features.stored import in_memory
 from model.generation.protocol import Generation
 from model.metrics.settings import BertScoreSettings
 from model.pairs.settings import PairSettings
@@ -109,7 +110,8 @@ def assert_clip(example, dataset: str, turn: int) -> None:
         (example.video, "v", 4, number + 0.5),
     ):
         if letter in here:
-            assert torch.equal(found, torch.full((number, width), value, dtype=torch.float16))
+            assert found.shape == (number, width) and len(found) == number
+            assert torch.equal(in_memory(found), torch.full((number, width), value, dtype=torch.float16))
         else:
             assert found is None
 
@@ -580,18 +582,24 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
 
         given: list = []
 
-        def pieces(self, examples, reply):
-            self.given += examples
-            assert reply == 5
-            return [[range(90 - 10 * i), range(10)] for i in range(len(examples))]
+        def memories(self, histories):
+            return {"of": histories}
 
-        def reply_to(self, prompts, max_new_tokens, progress):
-            assert max_new_tokens == 5
-            progress(len(prompts), len(prompts), {})
+        def prompt_sizes(self, examples, memories, reply):
+            self.given += examples
+            assert reply == 5 and memories == {"of": [e.history for e in examples]}
+            return [100 - 10 * i for i in range(len(examples))]
+
+        def pieces(self, examples, memories, reply):
+            assert reply == 5 and len(memories["of"]) == 6
+            return [[range(90 - 10 * self.given.index(e)), range(10)] for e in examples]
+
+        def reply_to(self, prompts, max_new_tokens):
+            assert max_new_tokens == 5 and len(prompts) == 2
             return [f"to {self.given[9 - len(words) // 10].key}" for words, _ in prompts]
 
     model = Model()
-    likely = spied(monkeypatch, "tasks.stages.replies.write.likelihoods", answer=[Likely(2.5, 4, 0.5)] * 6)
+    likely = spied(monkeypatch, "tasks.stages.replies.answers.likelihoods", answer=[Likely(2.5, 4, 0.5)] * 2)
     loaded = spied(monkeypatch, "tasks.stages.replies.write.load_dialogue", answer=model)
     rows = written(
         two, rung="5-epo", history="memory", adapter=adapter, compressor=compressor, extractor=extractor
@@ -605,7 +613,7 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
     assert_exchanges(model.given[3:], "meld", "test", media=True)
     assert [r["reply"] for r in rows] == [f"to {key(*where)}" for where in ANSWERED]
     assert [r["prompt_tokens"] for r in rows] == [100, 90, 80, 70, 60, 50]
-    assert [tuple(r[name] for name in LIKELY) for r in rows] == [(2.5, 4, 0.5, None)] * 6 and len(likely) == 1
+    assert [tuple(r[name] for name in LIKELY) for r in rows] == [(2.5, 4, 0.5, None)] * 6 and len(likely) == 3
 
 
 def replies(two, rung: str, said: list[str], tokens: list[int] | None = None):

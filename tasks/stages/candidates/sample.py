@@ -16,13 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from model.candidates.settings import CandidateSettings
 from model.candidates.usable import tidy, usable
 from model.dialogue.examples import DialogueExample
 from model.dialogue.sampling import DialogueSampler, Draw, text_prompts, write_merged
 from model.dialogue.settings import DialogueSettings
+from model.features.stored import Features, in_memory
 from model.generation.protocol import MAY_DO_BETTER, Generation, GenerationRequest, Message, request_seed
 from model.generation.settings import EngineSettings
 from model.zoo.resolve import resolve
@@ -139,8 +138,8 @@ def _shown(example: DialogueExample) -> list:
     return [lines, example.sentence, _digest(example.audio), _digest(example.video)]
 
 
-def _digest(features: Tensor | None) -> str | None:
-    return None if features is None else digest_bytes(features.contiguous().numpy().tobytes())
+def _digest(features: Features | None) -> str | None:
+    return None if features is None else digest_bytes(in_memory(features).contiguous().numpy().tobytes())
 
 
 def _sampled(

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from model.dialogue.dialogue import DialogueModel
+from model.dialogue.dialogue import DialogueModel, Memories
 from model.dialogue.examples import DialogueExample
 from model.dialogue.likelihood import ReplyNats, reply_nats
 from storage.exchanges import Exchange
@@ -77,13 +77,17 @@ def likelihoods(
     examples: Sequence[DialogueExample],
     others: Sequence[tuple[str | None, str | None]],
     batch_size: int,
+    memories: Memories | None = None,
 ) -> list[Likely]:
-    """Of each example's true reply and of its others; without the first the others are not asked either."""
+    """Of each example's true reply and of its others; without the first the others are not asked either.
+
+    memories: of the examples' histories, where they are known already.
+    """
     said = [
         (e.reply, *pair) if e.reply.strip() else (None,) * 3 for e, pair in zip(examples, others, strict=True)
     ]
     found = []
-    for true, opposed, same in reply_nats(model, examples, said, batch_size):
+    for true, opposed, same in reply_nats(model, examples, said, batch_size, memories):
         if true is None:
             found.append(Likely())
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from model.dialogue.dialogue import load_dialogue, prompt_tokens
+from model.dialogue.dialogue import DialogueModel, load_dialogue
 from model.dialogue.settings import DialogueSettings
 from model.zoo.resolve import resolve
 from storage.answers import Reply
@@ -16,7 +16,8 @@ from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.evaluation import evaluation_exchanges
 from tasks.stages.examples import dialogue_examples, key_text
-from tasks.stages.replies.likely import Likely, likelihoods, other_replies
+from tasks.stages.replies.answers import Answer, answers
+from tasks.stages.replies.likely import other_replies
 from tasks.stages.selection import spread
 from tasks.stages.shards import write_shard
 
@@ -41,39 +42,46 @@ def write_replies(
     wanted = {key_text(e.key): e for e in sorted(chosen, key=lambda e: e.key)}
     found = dialogue_examples(work.store, utterances, exchanges, features, "test", "dev")
     examples = [e for e in found if e.key in wanted]
-    folder = work.store.folder
-    model = load_dialogue(
-        resolve(llm.name),
-        adapter=None if adapter is None else folder(adapter),
-        compressor=None if compressor is None else folder(compressor),
-        extractor=None if extractor is None else folder(extractor),
-        history=history,
-        settings=dialogue,
-        dtype=dialogue.training.dtype,
-    )
-    prompts = model.pieces(examples, reply=settings.max_new_tokens)
-    replies = model.reply_to(prompts, settings.max_new_tokens, work.progress)
+
+    def load() -> DialogueModel:
+        return load_dialogue(
+            resolve(llm.name),
+            adapter=work.folder(adapter),
+            compressor=work.folder(compressor),
+            extractor=work.folder(extractor),
+            history=history,
+            settings=dialogue,
+            dtype=dialogue.training.dtype,
+        )
+
+    parts = {"adapter": adapter, "compressor": compressor, "extractor": extractor}
     others = other_replies([wanted[example.key] for example in examples], unseen)
-    likely = likelihoods(model, examples, others, dialogue.reply_batch_size)
+    made_with = [
+        history, dialogue.model_dump(mode="json"), {name: ref and ref.content for name, ref in parts.items()},
+        [ref.content for ref in features],
+    ]  # fmt: skip
+    found_answers = answers(
+        load, examples, others, settings.max_new_tokens, dialogue.reply_batch_size, made_with, work
+    )
     out = [
-        reply_to_row(_reply(wanted[example.key], rung, reply, prompt_tokens(prompt), of_true))
-        for example, prompt, reply, of_true in zip(examples, prompts, replies, likely, strict=True)
+        reply_to_row(_reply(wanted[example.key], rung, answer))
+        for example, answer in zip(examples, found_answers, strict=True)
     ]
     return [write_shard(work.store, "replies", f"replies/all/test/{rung}", out)]
 
 
-def _reply(exchange: Exchange, rung: str, reply: str, prompt_tokens: int, likely: Likely) -> Reply:
+def _reply(exchange: Exchange, rung: str, answer: Answer) -> Reply:
     return Reply(
         *exchange.key,
         rung=rung,
         sentence=exchange.sentence,
         reference=exchange.reply,
-        reply=reply,
+        reply=answer.reply,
         sentence_emotion=exchange.sentence_emotion,
         reference_emotion=exchange.reply_emotion,
-        prompt_tokens=prompt_tokens,
-        reference_nats=likely.nats,
-        reference_tokens=likely.tokens,
-        opposed_nats=likely.opposed,
-        same_nats=likely.same,
+        prompt_tokens=answer.prompt_tokens,
+        reference_nats=answer.likely.nats,
+        reference_tokens=answer.likely.tokens,
+        opposed_nats=answer.likely.opposed,
+        same_nats=answer.likely.same,
     )

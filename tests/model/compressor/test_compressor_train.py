@@ -74,6 +74,8 @@ def test_a_pretrained_one_is_taken_as_it_is(responsive_llm_folder, pretrained, t
         assert (tmp_path / name).read_bytes() == (pretrained[0] / name).read_bytes()
     assert report["heldout_before"] == report["heldout_after"]
     assert report["compared"]["before"] == report["compared"]["after"]
+    assert report["scan"] == pretrained[1]["scan"] == "step by step"
+    assert json.loads((tmp_path / "card.json").read_text())["scan"] == "selective scan: step by step"
     assert report["nats_recovered"] == pytest.approx(pretrained[1]["nats_recovered"], abs=1e-5)
     assert not report["history"]["train"]
 

@@ -86,7 +86,7 @@ def test_of_a_hybrid_only_what_stands_as_a_memory_is_reconstructed(responsive_ll
     assert model.counts["unreconstructed_utterances"] == 0
     # The LLM reads prompt and reply, and where something is reconstructed its instruction, memories and words.
     for i, size in enumerate(data.lengths):
-        own = sum(map(len, data.pieces[i])) + len(data.replies[i])
+        own = data.prompt_sizes[i] + len(data.replies[i])
         places, words = data.targets.get(examples(4)[i].history, ((), ()))
         assert size == own + (data.task.overhead + len(places) + len(words) if places else 0)
 

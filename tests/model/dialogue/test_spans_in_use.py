@@ -84,6 +84,6 @@ def test_what_is_reconstructed_is_told_by_its_own_memories_in_the_compressors_fo
     expected = -exchanges.task.log_probs([memories], [target])[0].mean()
     assert exchanges.reconstruction_loss([0]) == pytest.approx(expected.item(), abs=1e-5)
     counts = parts[2].counts(HISTORY)
-    read = sum(map(len, exchanges.pieces[0])) + len(exchanges.replies[0])
+    read = exchanges.prompt_sizes[0] + len(exchanges.replies[0])
     told = exchanges.task.overhead + sum(counts[place] for place in places) + len(target)
     assert exchanges.lengths == [read + told]

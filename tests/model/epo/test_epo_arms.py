@@ -73,7 +73,7 @@ def test_both_arms_take_the_same_rows_at_the_same_step(steps, tmp_path, budget):
     else:
         assert 0 < len(schedules[0]) < 2 * ROWS // 4
     # What is computed is another number of tokens: batches planned by it would differ.
-    own = [Pairs(model(), pairs, 4) for pairs in arms()]
+    own = [Pairs(model(), pairs) for pairs in arms()]
     assert own[0].lengths != own[1].lengths and own[0].shared_lengths == own[1].shared_lengths
 
 
@@ -98,10 +98,10 @@ def test_the_prompt_leaves_room_for_the_longest_reply_of_any_arm():
     half = "so it went on " * (dialogue.window // 8)
     example = DialogueExample("k", history, "Why?", "So.")
     found = [
-        Pairs(dialogue, [PreferenceExample(example, a, (b,))], 4) for a, b in ((half, SHORT), (SHORT, half))
+        Pairs(dialogue, [PreferenceExample(example, a, (b,))]) for a, b in ((half, SHORT), (SHORT, half))
     ]
     assert found[0].shared_lengths == found[1].shared_lengths
-    alone = Pairs(dialogue, [PreferenceExample(example, SHORT)], 4)
+    alone = Pairs(dialogue, [PreferenceExample(example, SHORT)])
     assert alone.shared_lengths[0] > found[0].shared_lengths[0]
 
 

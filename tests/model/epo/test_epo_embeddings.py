@@ -102,7 +102,7 @@ def test_value_and_gradients_equal_a_plain_forward_of_each_reply(model, monkeypa
         assert (prompt - row).abs().amax(1).min() < 1e-5
 
     ours, _ = total_loss(
-        Pairs(model, pairs, batch=2).log_probs(range(len(pairs))),
+        Pairs(model, pairs).log_probs(range(len(pairs))),
         settings.beta,
         settings.gamma,
         settings.autoregressive_weight,
@@ -140,10 +140,10 @@ def test_training_ranks_pairs_that_embeddings_alone_tell_apart(model, kind, tmp_
     pairs = told_by(kind)
     parts = {"compressor": model.compressor, "extractor": model.extractor, "llm": model.llm}
     before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in parts.items()}
-    first = check(Pairs(model, pairs, 4), SETTINGS).figures
+    first = check(Pairs(model, pairs), SETTINGS).figures
     assert first["accuracy"] == 0.5
     train_epo(model, pairs, pairs, SETTINGS, tmp_path)
-    last = check(Pairs(model, pairs, 4), SETTINGS).figures
+    last = check(Pairs(model, pairs), SETTINGS).figures
     assert last["margin"] > SETTINGS.gamma > first["margin"] and last["accuracy"] == 1.0
     for name, part in parts.items():
         for key, value in part.state_dict().items():
@@ -158,5 +158,5 @@ def test_without_the_embeddings_these_pairs_cannot_be_told_apart(model, tmp_path
     bare = DialogueModel(model.llm, model.tokenizer, "text")
     pairs = told_by("audio")
     train_epo(bare, pairs, pairs, SETTINGS, tmp_path)
-    last = check(Pairs(bare, pairs, 4), SETTINGS).figures
+    last = check(Pairs(bare, pairs), SETTINGS).figures
     assert last["accuracy"] <= 0.5 and abs(last["margin"]) < 1e-4

@@ -80,16 +80,16 @@ def test_a_shuffled_pair_by_hand():
     """Two exchanges: each one's prompt with the other's two replies, scored as pairs of their own."""
     model, (first, second) = tiny_dialogue(), pairs(2)
     second = PreferenceExample(second.example, "No way, go and look for it.")
-    own = Pairs(model, [first, second], 2)
-    found = Shuffled(model, own, 2).margins(SETTINGS)
+    own = Pairs(model, [first, second])
+    found = Shuffled(model, own).margins(SETTINGS)
     swapped = [
         PreferenceExample(replace(a.example, reply=b.example.reply), b.counter_emotional)
         for a, b in ((first, second), (second, first))
     ]
-    assert found == pytest.approx(row_margins(Pairs(model, swapped, 1), SETTINGS), abs=1e-5)
+    assert found == pytest.approx(row_margins(Pairs(model, swapped), SETTINGS), abs=1e-5)
     assert found != pytest.approx(row_margins(own, SETTINGS), abs=1e-3)
     one = [PreferenceExample(replace(p.example, dialogue="d"), p.counter_emotional) for p in (first, second)]
-    assert Shuffled(model, Pairs(model, one, 2), 2).margins(SETTINGS) == [None, None]
+    assert Shuffled(model, Pairs(model, one)).margins(SETTINGS) == [None, None]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU adds up in any order; bytes are a CPU's promise")

@@ -31,7 +31,7 @@ def examples(count: int = 4, chosen: str | None = LIKE) -> list[PreferenceExampl
 
 def test_each_reply_is_scored_as_by_itself():
     model, pairs = tiny(), examples()
-    made = Pairs(model, pairs, 4)
+    made = Pairs(model, pairs)
     with torch.no_grad():
         found = made.log_probs(range(4))
 
@@ -52,11 +52,11 @@ def test_each_reply_is_scored_as_by_itself():
     lengths = [len(reply_ids(model.tokenizer, text)) for text in (UNLIKE, LIKE)]
     assert made.lengths[0] == made.shared_lengths[0] + lengths[0]
     assert made.lengths[1] == made.shared_lengths[1] + sum(lengths)  # three replies are computed
-    assert made.shared_lengths == Pairs(tiny(), examples(chosen=None), 4).shared_lengths
+    assert made.shared_lengths == Pairs(tiny(), examples(chosen=None)).shared_lengths
 
 
 def test_without_a_third_text_nothing_changes():
-    model, pairs = tiny(), Pairs(tiny(), examples(chosen=None), 4)
+    model, pairs = tiny(), Pairs(tiny(), examples(chosen=None))
     prompts = [model.prompt(pair.example) for pair in pairs.pairs]
     two = pair_log_probs(model.llm, prompts, pairs.chosen, pairs.rejected)
     three = pair_log_probs(

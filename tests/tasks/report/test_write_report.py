@@ -459,10 +459,35 @@ def test_table_3_tells_its_own_protocol(store, tmp_path):
         assert shown in text, shown
     assert "12 of 40 exchanges with 20 turns or more" in text and "which stand in" in text
     assert "memory and time are not measured" in text
+    forms["text"] |= {
+        "gigabytes": 16.3,
+        "memory_of": "the device's allocations",
+        "seconds": 0.1,
+        "seconds_ci": None,
+    }
+    forms["memory"] |= {"gigabytes": 15.73, "seconds": 0.08, "seconds_ci": None}
+    artefacts["long-history"] = [_json(store, "long_history.json", {**measured, "measured_cost": True})]
+    text = Page(_report(tmp_path, artefacts, store)[0]).text["table-3"]
+    assert "−0.57 (−3.5 %)" in text and "memory is the device's allocations" in text
     none = {**measured, "exchanges": 0, "forms": {}, "changes": {}}
     artefacts["long-history"] = [_json(store, "long_history.json", none)]
     text = Page(_report(tmp_path, artefacts, store)[0]).text["table-3"]
     assert "not run: no test exchange has 20 turns before its sentence" in text
+
+
+def test_the_page_stays_small_however_many_replies_there_are(store, tmp_path):
+    """Below 10 MB for 10,000 exchanges: it holds a seeded few of them."""
+    artefacts = _artefacts(store, tmp_path)
+    rows = [
+        {**_key(t, "test"), "sentence": f"s{t}", "reference": f"r{t}", "reply": f"reply {t}"}
+        for t in range(10_000)
+    ]
+    artefacts["replies"] = [
+        _shard(store, "replies", f"all/test/{rung}", [{**row, "rung": rung} for row in rows])
+        for rung in RUNGS
+    ]
+    html, _ = _report(tmp_path, artefacts, store)
+    assert len(html.encode()) < 10_000_000
 
 
 def test_what_was_never_trained_on_is_out_of_domain(text_run):

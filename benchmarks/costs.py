@@ -1,0 +1,257 @@
+"""What a run of the paper profile costs on GPUs, by stage, from arithmetic: `make bench NAME=costs` prints docs/costs.md's tables.
+
+Nothing is measured here, and none of it has been run on a GPU. Every number that goes in has a name and a source below:
+the corpora's published counts, the models' shapes, the settings' defaults, and what one card is assumed to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+HOUR, GB = 3600.0, 1e9
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances and mean seconds as published; tokens of an utterance and shares of exchanges are assumed."""
+
+    name: str
+    train: int
+    dev: int
+    test: int
+    seconds: float
+    tokens: float
+    """Of one utterance, in the LLM's tokens."""
+    history_text: float
+    """Tokens of the history as text, on average; MultiDialog: 606 in all (paper, table 3) less the instruction."""
+    exchanges: float
+    """Share of utterances whose next one is another speaker's."""
+    labelled_pairs: float
+    """Share of train exchanges that a preference pair is made of."""
+
+    @property
+    def utterances(self) -> int:
+        return self.train + self.dev + self.test
+
+
+MELD = Corpus("MELD", 9989, 1109, 2610, 3.6, 11, 60, 0.70, 0.6)
+MULTIDIALOG = Corpus("MultiDialog", 151_645, 18_072, 18_142, 6.51, 25, 478, 0.95, 0.6)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU of 80 GB (A100's figures), and the host it stands in. Shares of the peaks are assumed."""
+
+    flops: float = 312e12 * 0.40
+    """Products in bfloat16: the data sheet's, at two fifths."""
+    bytes_s: float = 2.0e12 * 0.60
+    """Memory: the data sheet's, at three fifths."""
+    step_s: float = 0.035
+    """One decoding step of transformers, whatever the batch up to 64: some 28 x 15 kernels started one by one."""
+    vllm_step_s: float = 0.025
+    """One step of vLLM at 256 sequences, without CUDA graphs (enforce_eager)."""
+    cores: float = 16 * 0.7
+    """Of which that share is kept busy."""
+
+
+# The models' shapes: Qwen2.5-7B's configuration, Mamba-370M's and the paper's settings.
+LLM, EMBEDDINGS = 6.5e9, 1.1e9
+WIDTH, LAYERS, KEY_VALUE = 3584, 28, 2 * 512
+LORA = 128 * LAYERS * 2 * ((WIDTH + WIDTH) + (WIDTH + 512))
+MAMBA, QUERIES, BRANCHES = 0.37e9, 32, 2
+INSTRUCTION = 128
+"""Tokens of table 6 that a batch encodes once (BENCHMARKS.md)."""
+REPLY_TOKENS, CANDIDATES, CANDIDATE_PROMPT = 64, 8, 100
+"""replies.max_new_tokens, the emotions, and a candidate's prompt (table 7 with its sentence)."""
+ACTIVATIONS = 6.8e6
+"""Bytes a token that training keeps, in bfloat16."""
+CHECKS, CONTROLS = 4, 3
+"""Passes over the held-out rows: training.evaluations and the start; what a report compares them with."""
+EVALUATIONS = 40
+"""compressor.pretrain.evaluations."""
+CORE_SECONDS_A_CLIP = 1.5
+"""Decoding, Whisper-tiny over its 30 s window, CLIP over eight frames: the encoders stay on the CPU."""
+KV_CACHE = 17.2
+"""candidates.engine_args.kv_cache_memory_bytes in GB."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those that move most. heldout_rows: of every training; None: all of dev."""
+
+    heldout_rows: float | None = None
+    reply_batch: int = 16
+    exchanges: float | None = None
+    """candidates.budget, in exchanges; None: all."""
+
+    def looked_at(self, rows: float) -> float:
+        return rows if self.heldout_rows is None else min(rows, self.heldout_rows)
+
+
+AS_IT_IS = Settings()
+SPARING = Settings(heldout_rows=1000, reply_batch=64, exchanges=40_000)
+"""--set extractor.training.heldout_rows=1000 and so for every training, dialogue.reply_batch_size=64, and a budget."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage does: tokens trained on, tokens passed through alone, decoding steps and vLLM's, core-seconds."""
+
+    trained: float = 0.0
+    passed: float = 0.0
+    steps: float = 0.0
+    vllm_steps: float = 0.0
+    core_seconds: float = 0.0
+
+    def hours(self, card: Card, cards: int = 1) -> float:
+        """Training alone is spread over several cards, at nine tenths of their number."""
+        together = 1.0 if cards == 1 else 0.9 * cards
+        products = self.trained * 4 * LLM / together + self.passed * 2 * LLM
+        steps = self.steps * card.step_s + self.vllm_steps * card.vllm_step_s
+        return (products / card.flops + steps + self.core_seconds / card.cores) / HOUR
+
+
+def held_out(settings: Settings, rows: float, tokens: float, checks: int = CHECKS + CONTROLS) -> float:
+    """Tokens passed through for the held-out rows."""
+    return settings.looked_at(rows) * tokens * checks
+
+
+def _training(
+    corpus: Corpus, settings: Settings, prompt: float, replies: float = 1.0, share: float = 1.0
+) -> Work:
+    """A training on exchanges whose prompts compute `prompt` tokens after the shared instruction."""
+    a_row = prompt + (1 + replies) * corpus.tokens  # the sentence, and so many replies
+    train, dev = (n * corpus.exchanges * share for n in (corpus.train, corpus.dev))
+    return Work(trained=train * a_row, passed=held_out(settings, dev, a_row))
+
+
+def memories(corpus: Corpus) -> float:
+    """One a history's utterance."""
+    return corpus.history_text / corpus.tokens
+
+
+def _reconstructed(corpus: Corpus) -> float:
+    """Tokens of a row's second term: the prompt of table 5, its memories, at most 128 of their tokens."""
+    return 60 + memories(corpus) + min(128.0, corpus.history_text)
+
+
+def _replies(corpus: Corpus, settings: Settings) -> Work:
+    """Five rungs' greedy replies, and three human replies' likelihoods each; two rungs show the history as text."""
+    rows = corpus.test * corpus.exchanges
+    shown = 2 * corpus.history_text + 3 * (memories(corpus) + QUERIES * BRANCHES)
+    passed = rows * (2 * shown + 5 * 3 * corpus.tokens)
+    return Work(passed=passed, steps=5 * rows / settings.reply_batch * REPLY_TOKENS)
+
+
+def _ladder(corpus: Corpus, settings: Settings) -> Work:
+    """Six arms on the test exchanges, each with its own history and another one."""
+    rows = corpus.test * corpus.exchanges
+    return Work(passed=2 * rows * (3 * corpus.history_text + 3 * memories(corpus) + 6 * 2 * corpus.tokens))
+
+
+def _candidates(corpus: Corpus, settings: Settings) -> Work:
+    there = (corpus.train + corpus.dev) * corpus.exchanges
+    asked = CANDIDATES * (there if settings.exchanges is None else min(there, settings.exchanges))
+    return Work(passed=asked * CANDIDATE_PROMPT, vllm_steps=asked * corpus.tokens / 256)
+
+
+def _pretraining(corpus: Corpus, settings: Settings) -> Work:
+    """Ten epochs at most; the LLM reads a memory and the utterance, Mamba the utterance."""
+    a_row = 2 + corpus.tokens * (1 + 1.5 * MAMBA / LLM)
+    return Work(
+        trained=10 * corpus.train * a_row,
+        passed=held_out(settings, corpus.dev, a_row, EVALUATIONS + CONTROLS),
+    )
+
+
+def _epo(corpus: Corpus, settings: Settings) -> Work:
+    """On the pairs: of those exchanges that candidates were written for."""
+    there = (corpus.train + corpus.dev) * corpus.exchanges
+    share = corpus.labelled_pairs * (
+        1.0 if settings.exchanges is None else min(1.0, settings.exchanges / there)
+    )
+    return _training(corpus, settings, memories(corpus) + QUERIES * BRANCHES, replies=2, share=share)
+
+
+def _av(corpus: Corpus) -> float:
+    return memories(corpus) + _reconstructed(corpus) + QUERIES * BRANCHES
+
+
+STAGES: dict[str, Callable[[Corpus, Settings], Work]] = {
+    "features": lambda c, s: Work(core_seconds=c.utterances * CORE_SECONDS_A_CLIP),
+    "candidates": _candidates,
+    "extractor": lambda c, s: Work(
+        trained=c.train * (1.5 * QUERIES + 40), passed=held_out(s, c.dev, 1.5 * QUERIES + 40 + 7 * 2)
+    ),
+    "compressor.pretrain": _pretraining,
+    "compressor.finetune": lambda c, s: Work(
+        trained=c.train * (c.tokens + 1), passed=held_out(s, c.dev, c.tokens + 1)
+    ),
+    "dialogue.text": lambda c, s: _training(c, s, c.history_text),
+    "dialogue.memory": lambda c, s: _training(c, s, memories(c) + _reconstructed(c)),
+    "dialogue.audiovisual": lambda c, s: _training(c, s, _av(c)),
+    "epo": _epo,
+    "replies (five rungs)": _replies,
+    "ladder": _ladder,
+}
+
+
+def gpu_gb(stage: str, corpus: Corpus) -> float:
+    """Memory at the peak: weights, and a training's masters, moments, gradients and activations of its largest step."""
+    weights = 2 * (LLM + EMBEDDINGS) / GB
+    if stage == "features":
+        return 0.0
+    if stage == "candidates":
+        return weights + KV_CACHE
+    if stage.startswith("dialogue") or stage == "epo":
+        work = STAGES[stage](corpus, AS_IT_IS)
+        rows = corpus.train * corpus.exchanges * (corpus.labelled_pairs if stage == "epo" else 1.0)
+        return weights + LORA * 20 / GB + 8 * work.trained / rows * 2 * ACTIVATIONS / GB
+    if stage == "compressor.pretrain":
+        return weights + 18 * MAMBA / GB + 32 * 2 * corpus.tokens * ACTIVATIONS / GB
+    if stage == "compressor.finetune":
+        return weights + 18 * MAMBA / GB + 4 * 1024 * ACTIVATIONS / GB
+    return weights + 16 * 2000 * 2 * LAYERS * KEY_VALUE / GB + 4
+
+
+def features_gb(corpus: Corpus) -> float:
+    """Fifty audio states a second of 384 numbers, eight frames of fifty tokens of 768, two bytes each; kept twice."""
+    a_clip = corpus.seconds * 50 * 384 * 2 + 8 * 50 * 768 * 2
+    return 2 * corpus.utterances * a_clip / GB
+
+
+def host_gb(corpus: Corpus) -> float:
+    """A training's process: libraries and weights on their way (16 GB), a few kB an utterance, no clips."""
+    return 16 + corpus.utterances * 12e3 / GB
+
+
+def hours(
+    corpus: Corpus, cards: int = 1, settings: Settings = AS_IT_IS, card: Card | None = None
+) -> dict[str, float]:
+    return {name: work(corpus, settings).hours(card or Card(), cards) for name, work in STAGES.items()}
+
+
+def table(corpus: Corpus) -> list[str]:
+    """Markdown: hours on one card, on four, and on one with SPARING; and GPU memory, by stage and in all."""
+    columns = [hours(corpus), hours(corpus, 4), hours(corpus, 1, SPARING)]
+    lines = [
+        f"| {corpus.name} | hours, one card | four | one, sparing settings | GPU memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name in STAGES:
+        memory = gpu_gb(name, corpus)
+        told = " | ".join(f"{column[name]:.2f}" for column in columns)
+        lines.append(f"| {name} | {told} | {f'{memory:.0f} GB' if memory else 'none'} |")
+    sums = " | ".join(f"**{sum(column.values()):.1f}**" for column in columns)
+    lines.append(f"| **all, one after the other** | {sums} | |")
+    below = f"Disk: {features_gb(corpus):.0f} GB of features, 20 GB of weights. Host memory: {host_gb(corpus):.0f} GB."
+    return [*lines, "", below]
+
+
+def tables() -> str:
+    return "\n".join([*table(MELD), "", *table(MULTIDIALOG)])
+
+
+if __name__ == "__main__":
+    print(tables())

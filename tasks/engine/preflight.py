@@ -1,0 +1,134 @@
+"""What a run asks before anything long starts: the GPU, if its settings need one, and the models' hub.
+
+Each fault is one InputError that says what to do; what was found is the run's first lines. Knows nothing of stages.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from model.accelerator import Accelerator, may_have_gpu
+from model.zoo.hub import check_hub, must_be_fetched
+from storage.errors import InputError
+from tasks.engine.declaration import Weights
+from tasks.engine.planner import StagePlan
+from tasks.settings import RunSettings, Settings, flat, weight_names
+
+if TYPE_CHECKING:
+    from tasks.engine.session import Session
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOK_S = 600
+"""A first look compiles the scan's kernels."""
+ANYWAY = "`--set run.least_gpu_gb=null` runs without asking, `--profile cpu` needs no GPU"
+
+
+def preflight(session: Session, until: str | None) -> tuple[str, ...]:
+    """The run's first lines. Raises InputError or ZooError where the machine, or the hub, has not what the run needs."""
+    lines = check_accelerator(session.settings.run)
+    _check_hub(session, until)
+    return lines
+
+
+def check_accelerator(settings: RunSettings) -> tuple[str, ...]:
+    """What a run computes on, and its scan, in a line each. Raises InputError where that will not do."""
+    found = accelerator(settings)
+    fault = refusal(found, settings)
+    if fault is not None:
+        raise InputError(fault)
+    return found.lines
+
+
+@cache  # of this process: a command asks before it starts the orchestrator, its flows once more
+def accelerator(settings: RunSettings) -> Accelerator:
+    """What torch finds here; it is not asked where there is no GPU and none is needed."""
+    if settings.least_gpu_gb is None and not may_have_gpu():
+        return Accelerator()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "model.accelerator"],
+            capture_output=True, text=True, cwd=ROOT, timeout=LOOK_S, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return Accelerator.from_json(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"the GPU gave no answer within {LOOK_S} s: nvidia-smi says whether it works"
+        ) from None
+    except (IndexError, ValueError, TypeError, KeyError):
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise InputError(
+            f"torch cannot be asked for a GPU ({last[:200]}); install again: make setup-gpu"
+        ) from None
+
+
+def refusal(found: Accelerator, settings: RunSettings) -> str | None:
+    """Why these settings do not run on what was found, and what to do; None where they do."""
+    least = settings.least_gpu_gb
+    if least is not None:
+        if not found.gpus:
+            return f"a GPU of {least:g} GB is needed, and torch has none: {found.fault}; {_way_on(found.fault or '')}; {ANYWAY}"
+        if len(found.gpus) < settings.processes:
+            return (
+                f"run.processes is {settings.processes} and torch finds {len(found.gpus)} GPUs: lower it, or make more "
+                "of them visible (CUDA_VISIBLE_DEVICES)"
+            )
+        for number, gpu in enumerate(found.gpus[: settings.processes]):
+            where = f"GPU {number} ({gpu.name})"
+            if gpu.total_gb < least:
+                return (
+                    f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one; {ANYWAY}"
+                )
+            if gpu.free_gb < least:
+                return (
+                    f"{where} has {gpu.free_gb:.1f} of its {gpu.total_gb:.1f} GB free and {least:g} are needed: "
+                    f"another process holds the rest; end it (nvidia-smi names it) or choose another GPU "
+                    f"(CUDA_VISIBLE_DEVICES); {ANYWAY}"
+                )
+    if found.slow_scan and not settings.allow_slow_scan:
+        return (
+            f"{found.scan}: on a GPU that takes hours for minutes; install again (make setup-gpu), or "
+            "`--set run.allow_slow_scan=true` takes it all the same"
+        )
+    return None
+
+
+def _way_on(fault: str) -> str:
+    """What to do about torch's reason."""
+    if "too old" in fault:
+        return "update the driver to one for the CUDA version that requirements-gpu.lock installs"
+    if "not compiled" in fault:
+        return "`make setup-gpu` installs the torch for GPUs"
+    return "run it on a machine with a GPU and its driver (nvidia-smi lists both)"
+
+
+def _check_hub(session: Session, until: str | None) -> None:
+    """Ask the hub for every repository that a stale stage reads and that is not on this machine yet."""
+    every = {name for name in weight_names(session.settings).values() if must_be_fetched(name)}
+    if not every:
+        return
+    for name in sorted(every & _read_by(session.plan(until), session.settings)):
+        check_hub(name, session.settings.run.offline)
+
+
+def _read_by(plans: Sequence[StagePlan], settings: Settings) -> set[str]:
+    """What the stages read that have anything to do; of one whose items are not known yet, all that its settings name."""
+    found: set[str] = set()
+    for plan in plans:
+        if plan.state == "stale":
+            stale = [item for item in plan.items if item.label in plan.stale]
+            values = (value for item in stale for value in item.arguments.values())
+            found |= {value.name for value in values if isinstance(value, Weights)}
+        elif plan.state == "unknown":
+            parts = [read.of(settings) for read in plan.stage.reads().values() if read.path]
+            named = [read.of(settings) for read in plan.stage.weight_reads().values()]
+            groups = (flat(part).values() for part in parts if isinstance(part, BaseModel))
+            found |= {value for value in (*named, *chain(*groups)) if isinstance(value, str)}
+    return found

@@ -1,0 +1,120 @@
+"""What a run asks before anything long starts: the GPU and its memory, the scan, the hub. One line each.
+
+No machine of the tests has a GPU: what torch would say of one is made up here, and nothing else.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import accelerator
+from model.accelerator import Accelerator, Gpu
+from tasks.engine import preflight
+from tasks.engine.preflight import refusal
+from tasks.settings import RunSettings, load_settings
+from tests.support.command_line import empamba
+
+ROOT = Path(__file__).resolve().parents[3]
+PAPER = load_settings("paper").run
+A100 = Gpu("A100 80GB", 85.0, 84.5)
+SLOW = "selective scan: step by step (Triton: ImportError: No module named 'triton')"
+OLD_DRIVER = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
+    "and installing a new version from the URL: http://www.nvidia.com/Download/index.aspx"
+)
+
+
+def test_a_gpu_that_suffices_is_not_refused_and_is_said_first():
+    found = Accelerator((A100,), None, "selective scan: Triton")
+    assert refusal(found, PAPER) is None
+    assert found.lines == ("computes on A100 80GB (84 of 85 GB free)", "selective scan: Triton")
+    assert Accelerator().lines == ("computes on the CPU", "selective scan: step by step")
+
+
+@pytest.mark.parametrize(
+    "found, words",
+    [
+        (Accelerator(fault="Torch not compiled with CUDA enabled"), ("not compiled", "make setup-gpu")),
+        (Accelerator(fault="Found no NVIDIA driver on your system"), ("no NVIDIA driver", "nvidia-smi")),
+        (Accelerator(fault=OLD_DRIVER.split(". ")[0]), ("too old", "11040", "update the driver")),
+        (Accelerator((Gpu("T4", 15.8, 15.5),)), ("GPU 0 (T4) has 15.8 GB", "40 are needed", "larger")),
+        (
+            Accelerator((Gpu("A100", 85.0, 12.5),)),
+            ("12.5 of its 85.0 GB free", "another process", "nvidia-smi"),
+        ),
+        (
+            Accelerator((A100,), None, SLOW, True),
+            ("step by step", "No module named 'triton'", "allow_slow_scan=true"),
+        ),
+    ],
+    ids=["CPU build", "no driver", "old driver", "too small", "taken", "slow scan"],
+)
+def test_what_the_paper_profile_cannot_run_on_is_one_line_that_says_what_to_do(found, words):
+    line = refusal(found, PAPER)
+    assert line is not None and "\n" not in line
+    assert all(word in line for word in words), line
+
+
+def test_every_process_needs_a_gpu_of_its_own():
+    two = PAPER.model_copy(update={"processes": 2})
+    assert "run.processes is 2 and torch finds 1 GPUs" in (refusal(Accelerator((A100,)), two) or "")
+    second = Accelerator((A100, Gpu("A10", 24.1, 24.0)))
+    assert refusal(second, PAPER) is None
+    assert "GPU 1 (A10)" in (refusal(second, two) or "")
+
+
+def test_settings_allow_what_the_paper_profile_refuses():
+    anyway = PAPER.model_copy(update={"least_gpu_gb": None, "allow_slow_scan": True})
+    assert refusal(Accelerator(fault="none"), anyway) is None
+    assert refusal(Accelerator((Gpu("T4", 15.8, 2.0),), None, SLOW, True), anyway) is None
+    assert refusal(Accelerator((A100,), None, SLOW, True), RunSettings()) is None
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(OLD_DRIVER), AssertionError("Torch not compiled with CUDA enabled")]
+)
+def test_torchs_reason_becomes_one_sentence(monkeypatch, error):
+    def init():
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    found = accelerator.look()
+    assert found.fault == str(error).split(". ")[0] and not found.gpus and not found.slow_scan
+
+
+def test_two_gpus_of_torchs_are_told_with_what_is_free_of_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((number + 1) * 10**9, 80 * 10**9))
+    found = accelerator.look()
+    assert found.gpus == (Gpu("card 0", 80.0, 1.0), Gpu("card 1", 80.0, 2.0))
+    # Such a card scans nothing: no kernel starts on it, and each is named.
+    assert found.slow_scan and "mamba-ssm" in found.scan and "Triton" in found.scan
+    assert Accelerator.from_json(found.as_json()) == found
+
+
+def test_as_a_module_it_prints_what_it_finds_here():
+    done = subprocess.run(
+        [sys.executable, "-m", "model.accelerator"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert Accelerator.from_json(done.stdout) == accelerator.look()
+
+
+def test_where_no_driver_is_and_no_gpu_is_needed_torch_is_not_asked(monkeypatch):
+    monkeypatch.setattr(preflight, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(preflight.subprocess, "run", lambda *_, **__: pytest.fail("asked"))
+    assert preflight.accelerator(RunSettings(parallel=7)) == Accelerator()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_the_paper_profile_ends_at_once_without_a_gpu(tmp_path):
+    done = empamba(tmp_path, "run", "--profile", "paper")
+    said = done.stderr.decode().strip().splitlines()
+    assert done.returncode == 2 and said[-1].startswith(
+        "error: a GPU of 40 GB is needed, and torch has none: "
+    )
+    assert not list(tmp_path.glob("store/objects/*")) and not list(tmp_path.glob("store/sample/*"))

@@ -1,0 +1,116 @@
+"""What training and replies hold does not grow with the clips: a corpus, and eight times as much, through the real stages.
+
+In processes of their own, whose peak of resident memory the kernel tells.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.extractor.extractor import new_extractor
+from model.extractor.settings import ExtractorSettings
+from model.llm import load_llm
+from model.zoo.resolve import resolve
+from storage.exchanges import Exchange
+from storage.shards import exchange_to_row, pack_array, utterance_to_row
+from storage.store import Store
+from storage.utterance import Utterance
+from tasks.stages.shards import write_shard
+
+ROOT = Path(__file__).resolve().parents[2]
+AUDIO, VIDEO = (400, 384), (400, 768)
+"""A clip of eight seconds as Whisper-tiny and CLIP give it: 0.9 MB."""
+CLIPS, TIMES, ROOM_MB = 24, 8, 60
+"""Seven times the clips are 155 MB, of each of three splits; what two peaks of one process differ by is some ten."""
+
+CHILD = """
+import json, resource, sys
+from pathlib import Path
+from model.dialogue.settings import DialogueSettings
+from model.settings import TrainingSettings
+from model.zoo.resolve import identity
+from storage.store import Ref, Store
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
+from tasks.settings import ReplySettings
+from tasks.stages.dialogue.fit import fit_dialogue
+from tasks.stages.replies.write import write_replies
+
+store = Store(Path(sys.argv[1]))
+made = {name: [Ref(**ref) for ref in refs] for name, refs in json.loads(sys.argv[2]).items()}
+work = Workspace(store, store.root, "basis", lambda *_: None)
+training = TrainingSettings(dtype="float32", batch_size=4, evaluations=1, threads=1)
+settings = DialogueSettings(rank=2, alpha=4, training=training, reply_batch_size=4)
+llm = Weights(name="tiny-llm", identity=identity("tiny-llm"))
+
+def of(table, *splits):
+    return [ref for ref in made[table] if ref.name.split("/")[2] in splits]
+
+parts = [of(t, "train", "dev") for t in ("utterances", "exchanges", "features")]
+(adapter,) = fit_dialogue(*parts, None, made["extractor"][0], "text", settings, llm, work)
+parts = [of(t, "test") for t in ("utterances", "exchanges", "features")]
+(replies,) = write_replies(
+    "4f-text", *parts, adapter, None, made["extractor"][0], "text", settings, ReplySettings(max_new_tokens=2), llm, work
+)
+report = json.loads((store.folder(adapter) / "report.json").read_text())
+print(json.dumps({
+    "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "rows": replies.rows,
+    "steps": len(report["history"]["train"]), "audio_visual": report["audio_visual"],
+}))
+"""
+
+
+def write_corpus(folder: Path, clips: int) -> dict[str, list[dict]]:
+    """A store with three splits of `clips` exchanges, each of a dialogue of its own and with a clip; its artefacts."""
+    store, made = Store(folder / "store"), {}
+    random = np.random.default_rng(0)
+    for split in ("train", "dev", "test"):
+        rows: dict[str, list[dict]] = {"utterances": [], "exchanges": [], "features": []}
+        for number in range(clips):
+            key = {"dataset": "meld", "split": split, "dialogue_id": f"{number:05d}"}
+            for turn, (speaker, text) in enumerate((("A", f"Number {number}?"), ("B", "Yes, that one."))):
+                said = Utterance(**key, turn=turn, speaker=speaker, text=text, emotion=None, emotion_raw=None)
+                rows["utterances"].append(utterance_to_row(said))
+            exchange = Exchange(**key, turn=0, sentence=f"Number {number}?", reply="Yes, that one.",
+                                sentence_emotion=None, reply_emotion=None, sentence_speaker="A", reply_speaker="B")  # fmt: skip
+            rows["exchanges"].append(exchange_to_row(exchange, True))
+            clip = {**key, "turn": 0, "media_digest": f"{number:x}"}
+            for name, shape in (("audio", AUDIO), ("video", VIDEO)):
+                clip[name], clip[f"{name}_shape"] = pack_array(
+                    random.standard_normal(shape, dtype=np.float32)
+                )
+            rows["features"].append(clip)
+        for table, found in rows.items():
+            made.setdefault(table, []).append(write_shard(store, table, f"{table}/meld/{split}/0", found))
+    llm, _ = load_llm(resolve("tiny-llm"), "float32")
+    settings = ExtractorSettings(layers=1, queries=2, hidden=16, heads=2)
+    extractor = new_extractor(settings, AUDIO[1], VIDEO[1], llm.get_input_embeddings().weight)
+    (folder / "extractor").mkdir()
+    extractor.save(folder / "extractor")
+    made["extractor"] = [store.put_tree("extractor", folder / "extractor")]
+    return {name: [ref.model_dump() for ref in refs] for name, refs in made.items()}
+
+
+def told(folder: Path, clips: int) -> dict:
+    """What the child says after both stages."""
+    folder.mkdir()
+    made = write_corpus(folder, clips)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder / "store"), json.dumps(made)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_eight_times_the_clips_take_no_more_memory(tmp_path):
+    once, more = told(tmp_path / "once", CLIPS), told(tmp_path / "more", CLIPS * TIMES)
+    assert once["audio_visual"] and (once["rows"], more["rows"]) == (CLIPS, CLIPS * TIMES)
+    assert more["steps"] == TIMES * once["steps"] == CLIPS * TIMES // 4
+    assert more["mb"] < once["mb"] + ROOM_MB, (once["mb"], more["mb"])
