@@ -58,8 +58,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/model/test_training.py",
         "tests/model/test_training_run.py",
         "tests/model/test_event_log.py",
-        "tests/model/test_training_memory.py::test_the_need_is_told_before_anything_is_computed",
-        "tests/model/test_training_memory.py::test_what_cannot_fit_is_refused_before_the_first_step",
+        "tests/model/test_training_memory.py::test_what_cannot_fit_is_refused_and_what_fits_is_one_line",
     ),
     "model/pairs/selection.py": (
         "tests/model/pairs/test_selection_edges.py",

@@ -94,6 +94,15 @@ def test_a_command_starts_without_prefect_and_torch():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_tests_that_mutations_are_held_against_are_there():
+    from benchmarks.mutations import MODULES
+
+    for module, tests in MODULES.items():
+        assert (ROOT / module).is_file(), module
+        for file, _, name in (test.partition("::") for test in tests):
+            assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8"), (file, name)
+
+
 def test_packages_that_break_a_cpu_torch_are_absent():
     for name in ("torchvision", "torchaudio", "torchcodec"):
         assert importlib.util.find_spec(name) is None, f"{name} breaks transformers beside a CPU torch"
