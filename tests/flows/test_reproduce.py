@@ -59,6 +59,13 @@ def server(tmp_path_factory):
         yield client
 
 
+ALSO_GIVEN = {
+    "metrics.intervals": {"compressor.test", "extractor.test", "epo.test", "ladder", "long-history"},
+    "replies.max_new_tokens": {"long-history"},
+}
+"""Setting -> the stages that read it beside the one that it is named after."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, raw, server) -> Path:
     """A folder whose store holds one finished run, of which a server was told."""
@@ -217,10 +224,9 @@ def test_a_changed_setting_reaches_what_reads_it_and_says_so(folder, raw, change
     stale = {name for name, row in found.items() if row["state"] == "stale"}
     # Whatever else is stale was itself given the setting, as the report is.
     alike = {name for name in found if name.split(".")[0] == stage.split(".")[0]}
-    given = {"compressor.test", "extractor.test", "ladder", "long-history"}
-    intervals = given if change.startswith("metrics.intervals") else set()
-    assert stale <= {*alike, *intervals, "report"}
-    before = set(order[: order.index(stage)]) - intervals
+    given = next((stages for name, stages in ALSO_GIVEN.items() if change.startswith(name)), set())
+    assert stale <= {*alike, *given, "report"}
+    before = set(order[: order.index(stage)]) - given
     assert {found[name]["state"] for name in before} <= {"fresh", "not run"}
 
 
