@@ -219,7 +219,7 @@ def answer(prompt: str) -> str:
 @pytest.mark.parametrize("turns", [0, 2])
 def test_candidates_are_asked_for_by_what_came_before_and_never_see_the_reply(tmp_path, monkeypatch, turns):
     two = two_dialogues(tmp_path, ["train"], [], selected={1, 5})
-    monkeypatch.setattr("tasks.stages.candidates.write.process_engine", Engine)
+    monkeypatch.setattr("tasks.stages.asked.process_engine", Engine)
     monkeypatch.setattr(Engine, "asked", [])
     # No other test has these settings: the engine of a process is kept by its settings.
     settings = CandidateSettings(history=turns, max_new_tokens=7 + turns, examples=1)
