@@ -21,7 +21,7 @@ STAGES = {
     "pairs.quality",
     "extractor", "compressor.pretrain", "compressor.finetune", "dialogue.text", "dialogue.memory",
     "dialogue.audiovisual", "epo", "replies.1-llm", "replies.2-ft", "replies.3-mc", "replies.4-av", "replies.5-epo",
-    "compressor.test", "extractor.test", "ladder", "long-history", "metrics", "report",
+    "compressor.test", "extractor.test", "epo.test", "ladder", "long-history", "metrics", "report",
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ SMALL = (
     "extractor.training.heldout_rows=4", "compressor.pretrain.heldout_rows=4",
     "compressor.finetune.heldout_rows=1", "dialogue.training.heldout_rows=2", "epo.training.heldout_rows=2",
     "compressor.free_running_rows=1", "recognition.clips=3", "replies.exchanges=2", "replies.max_new_tokens=6",
-    "ladder.exchanges=2",
+    "ladder.exchanges=2", "epo_test.exchanges=2", "epo_test.samples=2",
     "pairs.threshold=1.0", "pairs.fallback=none",
 )  # fmt: skip
 """Budgets that bring a run in seconds; every exchange of train and dev has its candidates."""
@@ -71,6 +71,7 @@ MODELS = {
     "dialogue.memory": ("compressor.finetune",),
     "dialogue.audiovisual": ("features", "extractor", "compressor.finetune"),
     "epo": ("pairs/", "features", "dialogue.audiovisual", "extractor", "compressor.finetune"),
+    "epo.test": ("epo", "dialogue.audiovisual", "extractor", "compressor.finetune"),
     "replies.2-ft": ("dialogue.text",),
     "replies.3-mc": ("dialogue.memory", "compressor.finetune"),
     "replies.4-av": ("dialogue.audiovisual", "extractor", "compressor.finetune"),
@@ -362,7 +363,9 @@ def test_other_weights(corpora):
     swapped = ("scorer.weights=goemotions-minilm-b", "metrics.second_scorer=goemotions-minilm")
     ran = corpus.run(*swapped)
     scores = {" ".join(name.split(" ")[:2]) for name in before if name.startswith("scores ")}
-    assert ran == all_that_runs(scores | {"metrics all", "report all"}, before, corpus.digests(*swapped))
+    assert ran == all_that_runs(
+        scores | {"metrics all", "epo.test all", "report all"}, before, corpus.digests(*swapped)
+    )
 
 
 def test_another_library_version(corpora, monkeypatch):
@@ -375,6 +378,7 @@ def test_another_library_version(corpora, monkeypatch):
         "dialogue.memory",
         "dialogue.audiovisual",
         "epo",
+        "epo.test",
         "ladder",
         "long-history",
         *compressors,
