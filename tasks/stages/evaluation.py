@@ -8,6 +8,7 @@ from __future__ import annotations
 from storage.exchanges import Exchange
 from storage.shards import row_to_exchange
 from storage.store import Ref, Store
+from tasks.stages.selection import spread
 from tasks.stages.shard_names import of_table, place
 from tasks.stages.shards import dialogue_keys, read_rows
 from tasks.stages.stand_in import evaluated
@@ -35,3 +36,8 @@ def evaluation_exchanges(store: Store, utterances: list[Ref], exchanges: list[Re
     may = evaluated(of_dev, [dataset for dataset, split in splits.items() if split == "dev"])
     of_splits = [e for e in rows if splits.get(e.dataset) == e.split]
     return [e for e in of_splits if e.split == "test" or e.key[:3] in may]
+
+
+def exchanges_to_answer(unseen: list[Exchange], count: int | None, seed: int) -> list[Exchange]:
+    """Of the exchanges that give numbers those that every rung and every system answers, by key; None: all."""
+    return sorted(spread(unseen, count, seed, "replies.exchanges"), key=lambda exchange: exchange.key)

@@ -158,7 +158,14 @@ def test_rung_4f_is_compared_with_rung_4_and_5_still_with_4():
     assert found == [("3-mc", "4-av"), ("4-av", "4f-text"), ("4-av", "5-epo")]
 
 
-FIGURES = ("bertscore", "emotionscore", "emotionscore_second", "emotioncontrast", "emotioncontrast_second")
+FIGURES = (
+    "bertscore",
+    "emotionscore",
+    "emotionscore_second",
+    "emotioncontrast",
+    "emotioncontrast_second",
+    "log_likelihood",
+)
 
 
 # Measuring -------------------------------------------------------------------------------------------------

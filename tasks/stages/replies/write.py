@@ -14,11 +14,10 @@ from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
-from tasks.stages.evaluation import evaluation_exchanges
+from tasks.stages.evaluation import evaluation_exchanges, exchanges_to_answer
 from tasks.stages.examples import dialogue_examples, key_text
 from tasks.stages.replies.answers import Answer, answers
 from tasks.stages.replies.likely import other_replies
-from tasks.stages.selection import spread
 from tasks.stages.shards import write_shard
 
 
@@ -38,8 +37,8 @@ def write_replies(
 ) -> list[Ref]:
     """Greedy replies of one rung, and how likely it finds the true ones and others. Output: replies/all/test/RUNG."""
     unseen = evaluation_exchanges(work.store, utterances, exchanges)
-    chosen = spread(unseen, settings.exchanges, settings.seed, "replies.exchanges")
-    wanted = {key_text(e.key): e for e in sorted(chosen, key=lambda e: e.key)}
+    chosen = exchanges_to_answer(unseen, settings.exchanges, settings.seed)
+    wanted = {key_text(e.key): e for e in chosen}
     found = dialogue_examples(work.store, utterances, exchanges, features, "test", "dev")
     examples = [e for e in found if e.key in wanted]
 

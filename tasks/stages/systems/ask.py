@@ -21,9 +21,8 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.asked import AskedModel
-from tasks.stages.evaluation import evaluation_exchanges
+from tasks.stages.evaluation import evaluation_exchanges, exchanges_to_answer
 from tasks.stages.examples import read_dialogues, tagged
-from tasks.stages.selection import spread
 from tasks.stages.shards import write_rejects, write_shard
 from tasks.stages.systems.settings import EndpointSystem, System
 
@@ -39,8 +38,7 @@ def ask_system(
 ) -> list[Ref]:
     """Outputs: replies/all/test/system-NAME, rejects/system-NAME, NAME.json: what was asked, answered and counted."""
     unseen = evaluation_exchanges(work.store, utterances, exchanges)
-    chosen = spread(unseen, settings.exchanges, settings.seed, "replies.exchanges")
-    chosen = sorted(chosen, key=lambda e: e.key)
+    chosen = exchanges_to_answer(unseen, settings.exchanges, settings.seed)
     served = isinstance(system, EndpointSystem)
     engine = system.engine(weights.name if served else str(resolve(weights.name)), settings.max_new_tokens)
     dialogues = read_dialogues(work.store, utterances, "test", "dev")
