@@ -21,6 +21,7 @@ from tasks.report.rungs import (
 )
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.report.table_1 import by_dataset, judgements, other_systems, without_others
+from tasks.report.viewer import viewer_samples
 from tasks.report.weights_and_settings import (
     budget_rows,
     other_models,
@@ -121,6 +122,7 @@ def collect(
         "epo_test": read_named(artefacts, "epo.test", "epo_test.json", store),
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
+        "viewer": viewer_samples(artefacts, store),
         "counts": counts,
         "weights": weight_rows(weights),
         "licences": licences,

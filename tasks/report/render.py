@@ -26,6 +26,7 @@ from tasks.report.paper_tables import (
 )
 from tasks.report.rows import page_rows
 from tasks.report.templates import TEMPLATES, template
+from tasks.report.viewer import as_script
 from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
 from tasks.stages.verdicts import interval_text, verdict_text
 
@@ -37,6 +38,10 @@ SHOWN = 2
 def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
     titles = {**facts["counts"]["titles"], "all": "all datasets"}
+    systems = {rung.name: rung.title for rung in RUNGS} | {
+        s["row"]: s["title"] for s in facts["other_systems"]
+    }
+    samples = facts["viewer"]
     return page_environment(titles).get_template("page.html.j2").render(
         facts=facts,
         tables={name: rows for name, rows in page_rows(facts).items() if rows},
@@ -57,7 +62,10 @@ def render(facts: dict) -> str:
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=(*EMOTIONS, "none"),
         synthetic_mark=SYNTHETIC,
-        titles={rung.name: rung.title for rung in RUNGS} | {s["row"]: s["title"] for s in facts["other_systems"]},
+        titles=systems,
+        viewer_data=as_script(samples) if samples else None,
+        viewer_titles={name: systems.get(name, name) for name in samples["systems"]} if samples else {},
+        viewer_script=template("viewer.js"),
         control_titles={name: rung.title for name, rung in CONTROL_RUNGS.items()},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
                  "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},

@@ -29,13 +29,13 @@ def candidate_examples(
     table: "scores", or "candidates" where nothing is scored yet.
     """
     shards = tables_of(artefacts, table)
-    keys = _drawn(_keys(shards, table, store), "candidates", count)
+    keys = drawn(keys_of(shards, table, store), "candidates", count)
     found: dict[RowKey, list[Candidate]] = {key: [] for key in keys}
-    for row in _rows_of(shards, table, set(keys), store):
+    for row in rows_of(shards, table, set(keys), store):
         found[row_key(row)].append(row_to_candidate(row))
-    rows = _rows_of(tables_of(artefacts, "utterances.exchanges"), "exchanges", set(keys), store)
+    rows = rows_of(tables_of(artefacts, "utterances.exchanges"), "exchanges", set(keys), store)
     exchanges = {row_key(row): row_to_exchange(row)[0] for row in rows}
-    rows = _rows_of(tables_of(artefacts, "pairs"), "pairs", set(keys), store)
+    rows = rows_of(tables_of(artefacts, "pairs"), "pairs", set(keys), store)
     pairs = {row_key(row): row_to_pair(row) for row in rows}
     turned_away = {
         row_key(row): row["reason"]
@@ -79,10 +79,10 @@ def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
     shards = tables_of(artefacts, "replies")
     if not shards:
         return []
-    common = set.intersection(*(set(_keys([shard], "replies", store)) for shard in shards))
-    keys = _drawn(common, "replies")
+    common = set.intersection(*(set(keys_of([shard], "replies", store)) for shard in shards))
+    keys = drawn(common, "replies")
     found: dict[RowKey, list[Reply]] = {key: [] for key in keys}
-    for row in _rows_of([*shards, *tables_of(artefacts, "systems")], "replies", set(keys), store):
+    for row in rows_of([*shards, *tables_of(artefacts, "systems")], "replies", set(keys), store):
         found[row_key(row)].append(row_to_reply(row))
     return [_reply_example(found[key]) for key in keys]
 
@@ -124,17 +124,18 @@ def _place(key: RowKey) -> dict:
     return dict(zip(KEY_COLUMNS, key, strict=True))
 
 
-def _drawn(keys: Iterable[RowKey], purpose: str, count: int = EXAMPLES) -> list[RowKey]:
+def drawn(keys: Iterable[RowKey], purpose: str, count: int = EXAMPLES) -> list[RowKey]:
     """The `count` keys of smallest seeded hash."""
     return heapq.nsmallest(
         count, set(keys), key=lambda key: (draw_number(SEED, "report.examples", purpose, *key), key)
     )
 
 
-def _keys(shards: list[Ref], table: str, store: Store) -> set[RowKey]:
+def keys_of(shards: list[Ref], table: str, store: Store) -> set[RowKey]:
+    """The keys of all rows."""
     return {row_key(row) for ref in shards for row in read_table(store.read(ref), table, KEY_COLUMNS)}
 
 
-def _rows_of(shards: list[Ref], table: str, keys: set[RowKey], store: Store) -> list[dict]:
+def rows_of(shards: list[Ref], table: str, keys: set[RowKey], store: Store) -> list[dict]:
     """The rows of some keys; whole shards are held one at a time."""
     return [row for ref in shards for row in read_table(store.read(ref), table) if row_key(row) in keys]

@@ -90,7 +90,7 @@ class Page(HTMLParser):
             self.section = ""
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text[self.section] = self.text.get(self.section, "") + " " + " ".join(data.split())
 
 

@@ -1,0 +1,99 @@
+"""The samples that the page's viewer shows: a sentence and what came before it, every system's reply, and its figures.
+
+Which ones are shown depends on the seed and the keys alone. Knows nothing of HTML or scripts.
+"""
+
+from __future__ import annotations
+
+import json
+
+from storage.answers import Reply
+from storage.shards import read_table, row_to_reply, row_to_utterance
+from storage.store import Store
+from tasks.report.counts import Artefacts, read_named, tables_of
+from tasks.report.samples import drawn, keys_of, rows_of
+from tasks.stages.shards import RowKey
+
+MOST = 2000
+"""Exchanges in the page: with ten systems these are some 4 MB."""
+LINES = 6
+"""Utterances before the sentence that are shown."""
+FIGURES = ("emotioncontrast_second", "emotionscore_second", "bertscore")
+"""By which two systems' replies to an exchange can be told apart."""
+
+
+def viewer_samples(artefacts: Artefacts, store: Store) -> dict | None:
+    """{"exchanges": how many there are, "systems", "figures", "rows"}; None where nobody answered.
+
+    A row: {"dataset", "place", "history": [[speaker, text]], "speaker", "sentence", "reference", "emotion", "replies": {system:
+    text}, "figures": {system: [value or None]}}, in the order of FIGURES.
+    """
+    shards = [*tables_of(artefacts, "replies"), *tables_of(artefacts, "systems")]
+    keys = keys_of(shards, "replies", store)
+    if not keys:
+        return None
+    chosen = drawn(keys, "viewer", MOST)
+    replies: dict[RowKey, list[Reply]] = {key: [] for key in chosen}
+    for row in rows_of(shards, "replies", set(chosen), store):
+        reply = row_to_reply(row)
+        replies[reply.key].append(reply)
+    before = _histories(artefacts, set(chosen), store)
+    figures = _figures(artefacts, store)
+    rows = [_row(replies[key], before.get(key, []), figures.get(key, {})) for key in chosen]
+    systems = sorted({reply.rung for said in replies.values() for reply in said})
+    return {"exchanges": len(keys), "systems": systems, "figures": list(FIGURES), "rows": rows}
+
+
+def as_script(samples: dict) -> str:
+    """The samples as JSON that may stand in a script element, whatever the texts hold."""
+    text = json.dumps(samples, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _row(said: list[Reply], before: list[tuple[str, str]], figures: dict[str, list]) -> dict:
+    first = said[0]
+    *history, (speaker, _) = before or [("", first.sentence)]
+    return {
+        "dataset": first.dataset,
+        "place": f"{first.dialogue_id}, turn {first.turn}",
+        "history": history[-LINES:],
+        "speaker": speaker,
+        "sentence": first.sentence,
+        "reference": first.reference,
+        "emotion": first.reference_emotion,
+        "replies": {reply.rung: reply.reply for reply in said},
+        "figures": {reply.rung: figures[reply.rung] for reply in said if reply.rung in figures},
+    }
+
+
+def _histories(artefacts: Artefacts, keys: set[RowKey], store: Store) -> dict[RowKey, list[tuple[str, str]]]:
+    """Exchange -> speaker and text of every utterance of its dialogue up to the sentence."""
+    wanted = {key[:3] for key in keys}
+    dialogues: dict[tuple, list[tuple[int, str, str]]] = {}
+    for ref in tables_of(artefacts, "utterances"):
+        if tuple(ref.name.split("/")[1:3]) not in {key[:2] for key in wanted}:
+            continue
+        for row in read_table(store.read(ref), "utterances"):
+            utterance = row_to_utterance(row)
+            if utterance.key[:3] in wanted:
+                dialogues.setdefault(utterance.key[:3], []).append(
+                    (utterance.turn, utterance.speaker, utterance.text)
+                )
+    return {
+        key: [(speaker, text) for turn, speaker, text in sorted(dialogues.get(key[:3], [])) if turn <= key[3]]
+        for key in keys
+    }
+
+
+def _figures(artefacts: Artefacts, store: Store) -> dict[RowKey, dict[str, list]]:
+    """Exchange -> system -> FIGURES, from the metrics reply by reply."""
+    found = read_named(artefacts, "metrics", "by_reply.json", store)
+    if found is None:
+        return {}
+    each: dict[RowKey, dict[str, list]] = {}
+    for at, (*key, _) in enumerate(found["exchanges"]):
+        each[tuple(key)] = {
+            name: [None if (values := of.get(figure)) is None else values[at] for figure in FIGURES]
+            for name, of in found["figures"].items()
+        }
+    return each
