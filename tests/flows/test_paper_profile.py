@@ -46,7 +46,7 @@ def changes(**more) -> list[str]:
     for name in TRAININGS:
         group = name if name.startswith("compressor") else f"{name}.training"
         settings |= {f"{group}.{key}": value for key, value in BRIEFLY.items()}
-    settings |= more
+    settings |= {"dialogue.training.max_tokens": 3000, **more}  # steps enough to compare
     return [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
 
 

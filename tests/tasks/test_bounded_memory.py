@@ -1,6 +1,7 @@
 """What training and replies hold does not grow with the clips: a corpus, and eight times as much, through the real stages.
 
-In processes of their own, whose peak of resident memory the kernel tells.
+In processes of their own, whose peak of resident memory the kernel tells: since they began, where `ru_maxrss` begins with
+the peak of who started them.
 """
 
 import json
@@ -29,7 +30,7 @@ CLIPS, TIMES, ROOM_MB = 24, 8, 60
 """Seven times the clips are 155 MB, of each of three splits; what two peaks of one process differ by is some ten."""
 
 CHILD = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from model.dialogue.settings import DialogueSettings
 from model.settings import TrainingSettings
@@ -58,8 +59,9 @@ parts = [of(t, "test") for t in ("utterances", "exchanges", "features")]
     "4f-text", *parts, adapter, None, made["extractor"][0], "text", settings, ReplySettings(max_new_tokens=2), llm, work
 )
 report = json.loads((store.folder(adapter) / "report.json").read_text())
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({
-    "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "rows": replies.rows,
+    "mb": int(peak.split()[1]) / 1024, "rows": replies.rows,
     "steps": len(report["history"]["train"]), "audio_visual": report["audio_visual"],
 }))
 """
