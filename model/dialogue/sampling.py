@@ -21,7 +21,7 @@ from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
 from model.generation.batched import BatchedSampler, Row
 from model.generation.chat import Chat
-from model.generation.protocol import Generation
+from model.generation.protocol import Generation, Message, request_seed
 from model.generation.settings import Sampling
 from model.generation.transformers_engine import answer
 from model.llm import embed, load_llm
@@ -73,6 +73,14 @@ class Draw:
     key: str
     example: DialogueExample
     seed: int
+
+
+def sample_of(example: DialogueExample, number: int, sampling: Sampling) -> Draw:
+    """The example's sample of that number, by the key EXAMPLE#NUMBER; its seed is of what is said, never of ids, so that
+    equal dialogues draw alike."""
+    said = (*(utterance.line for utterance in example.history), example.sentence)
+    shown: tuple[Message, ...] = tuple({"role": "user", "content": line} for line in said)
+    return Draw(f"{example.key}#{number}", example, request_seed(shown, sampling, number))
 
 
 class DialogueSampler:

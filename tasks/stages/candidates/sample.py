@@ -19,10 +19,10 @@ from typing import Literal
 from model.candidates.settings import CandidateSettings
 from model.candidates.usable import tidy, usable
 from model.dialogue.examples import DialogueExample
-from model.dialogue.sampling import DialogueSampler, Draw, text_prompts, write_merged
+from model.dialogue.sampling import DialogueSampler, Draw, sample_of, text_prompts, write_merged
 from model.dialogue.settings import DialogueSettings
 from model.features.stored import Features, in_memory
-from model.generation.protocol import MAY_DO_BETTER, Generation, GenerationRequest, Message, request_seed
+from model.generation.protocol import MAY_DO_BETTER, Generation, GenerationRequest
 from model.generation.settings import EngineSettings
 from model.zoo.resolve import resolve
 from storage.answers import Candidate
@@ -66,7 +66,7 @@ def sample_candidates(
     parts = {"adapter": adapter, "compressor": compressor, "extractor": extractor}
     made_with = _made_with(settings, dialogue, history, engine)
     draws = [
-        _draw(examples[key_text(exchange.key)], number, settings)
+        sample_of(examples[key_text(exchange.key)], number, settings.dialogue_sampling)
         for exchange in chosen
         for number in range(settings.dialogue.samples)
     ]
@@ -101,13 +101,6 @@ def _made_with(settings: CandidateSettings, dialogue: DialogueSettings, history:
         **{name: getattr(dialogue, name) for name in shown},
         "emotion_and_prompt": WHY_NONE,
     }
-
-
-def _draw(example: DialogueExample, number: int, settings: CandidateSettings) -> Draw:
-    """The seed is of what is said, never of ids; equal dialogues draw alike."""
-    said = (*(utterance.line for utterance in example.history), example.sentence)
-    shown: tuple[Message, ...] = tuple({"role": "user", "content": line} for line in said)
-    return Draw(f"{example.key}#{number}", example, request_seed(shown, settings.dialogue_sampling, number))
 
 
 def _answers(

@@ -15,9 +15,8 @@ from typing import NamedTuple
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.likelihood import ReplyNats, reply_nats
-from model.dialogue.sampling import DialogueSampler, Draw
+from model.dialogue.sampling import DialogueSampler, sample_of
 from model.dialogue.settings import DialogueSettings
-from model.generation.protocol import request_seed
 from model.generation.settings import Sampling
 from model.metrics.moved import Sampled, moved, worths
 from model.metrics.settings import BootstrapSettings
@@ -122,9 +121,7 @@ def _samples(
         temperature=1.0, top_p=1.0, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
     draws = [
-        Draw(f"{at}#{number}", example, _seed(example, sampling, number))
-        for at, example in enumerate(examples)
-        for number in range(settings.samples)
+        sample_of(example, number, sampling) for example in examples for number in range(settings.samples)
     ]
     sampler = DialogueSampler(
         folders.llm,
@@ -141,15 +138,9 @@ def _samples(
         if row.finish_reason == "stop" and row.text.strip()
     }
     return [
-        [ended[key] for number in range(settings.samples) if (key := f"{at}#{number}") in ended]
-        for at in range(len(examples))
+        [ended[key] for number in range(settings.samples) if (key := f"{example.key}#{number}") in ended]
+        for example in examples
     ]
-
-
-def _seed(example: DialogueExample, sampling: Sampling, number: int) -> int:
-    """Of what was said and not of ids: equal dialogues draw alike."""
-    lines = (*(utterance.line for utterance in example.history), example.sentence)
-    return request_seed(tuple({"role": "user", "content": line} for line in lines), sampling, number)
 
 
 def _figures(
