@@ -49,6 +49,11 @@ def named_weights(name: str) -> Weights:
     return Weights(name=name, identity=identity(name))
 
 
+def served_weights(model: str) -> Weights:
+    """What a server serves, by its name there; the stage asks the server itself for more (`OpenAIEngine.identify`)."""
+    return Weights(name=model, identity=f"served:{model}")
+
+
 @dataclass(frozen=True)
 class NotRun:
     """Returned by `items` for a stage that this run has nothing for; reason: "no media"."""

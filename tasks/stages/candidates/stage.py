@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from model.candidates.settings import CandidateSettings
-from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, Weights, named_weights
+from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, named_weights, served_weights
 from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_features, exchange_shards, label, of_dialogues
 from tasks.stages.shard_names import of_table
@@ -20,7 +20,11 @@ def shards_with_selected(made: Made) -> Calls | NotRun:
     selected = made.read_json("utterances.exchanges", "exchanges.json")["selected"]
     settings = made.settings.candidates
     engine = _engine(settings.engine)
-    llm = _served(settings.server.model) if engine == "openai" else named_weights(made.settings.llm.weights)
+    llm = (
+        served_weights(settings.server.model)
+        if engine == "openai"
+        else named_weights(made.settings.llm.weights)
+    )
     utterances = {label(r): r.seen_as("words") for r in of_table(made.refs("utterances"), "utterances")}
     return {
         label(ref): {
@@ -32,11 +36,6 @@ def shards_with_selected(made: Made) -> Calls | NotRun:
         for ref in exchange_shards(made, "train", "dev")
         if selected[ref.name]
     }
-
-
-def _served(model: str) -> Weights:
-    """What a server serves, by its name there; the stage asks the server itself for more (`OpenAIEngine.identify`)."""
-    return Weights(name=model, identity=f"served:{model}")
 
 
 def _engine(kind: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.engine.declaration import Calls, Made, Reads, Stage, Weights, named_weights
+from tasks.engine.declaration import Calls, Made, Reads, Stage, Weights, named_weights, served_weights
 from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as
 from tasks.stages.systems.settings import EndpointSystem, System
 
@@ -21,9 +21,8 @@ def systems_to_ask(made: Made) -> Calls:
 
 
 def _weights(system: System) -> Weights:
-    """Of an endpoint the model's name there; the stage asks the server itself for more."""
     if isinstance(system, EndpointSystem):
-        return Weights(name=system.server.model, identity=f"served:{system.server.model}")
+        return served_weights(system.server.model)
     return named_weights(system.weights)
 
 
