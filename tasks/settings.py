@@ -168,6 +168,23 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
         None,
         description="accelerate's configuration file for them, from this project's folder; used with more than one.",
     )
+    retries: int = Field(
+        2,
+        ge=0,
+        description="Times an item is tried again, and the hub asked again, after what can pass: a hub or server out of "
+        "order, a connection that broke off.",
+    )
+    retry_after_s: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds before the first of these tries; twice as long before each further one.",
+    )
+    silent_limit_s: float | None = Field(
+        21_600.0,
+        gt=0,
+        description="Seconds without a sign of an item's process (progress, a message) after which it is ended and has "
+        "failed; null: it is waited for.",
+    )
     stages: tuple[str, ...] = Field(
         (),
         description='Further stages of your own: "package.module:NAME" of a declaration (CONTRIBUTING.md).',

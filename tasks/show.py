@@ -54,18 +54,18 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
         refs = [ref for plan in parts for refs in plan.outputs.values() for ref in refs]
         if not refs:
             raise InputError(_nothing(request, stage, parts))
-        main, store = _main_table(refs), session.store
+        main, store = main_table(refs), session.store
         counts = _counts(stage, main, refs)
         table = "rejects" if rejects else main
         if table is not None:
             shards = [r for r in refs if r.name.startswith(f"{table}/")]
-            return Description(counts, *_rows(store, table, shards, limit), _messages(store, parts))
+            return Description(counts, *table_rows(store, table, shards, limit), _messages(store, parts))
         measured = _measured(store, refs)
         if measured is not None:
             return Description(counts, (), [], _messages(store, parts), systems=measured["systems"])
-        stories = tuple(story for plan in parts for story in _stories(store, plan))
+        found = tuple(story for plan in parts for story in stories(store, plan))
         figures = [row for plan in parts for row in _figures(store, plan, len(parts) > 1)]
-        return Description(counts, ("figure", "value"), figures, _messages(store, parts), stories)
+        return Description(counts, ("figure", "value"), figures, _messages(store, parts), found)
 
 
 def _nothing(request: RunRequest, stage: str, parts: list[StagePlan]) -> str:
@@ -116,11 +116,11 @@ def _measured(store: Store, refs: list[Ref]) -> dict | None:
     return next((json.loads(store.read(ref)) for ref in named), None)
 
 
-def _stories(store: Store, plan: StagePlan) -> list[dict]:
+def stories(store: Store, plan: StagePlan) -> list[dict]:
     """The story of each trained item: verdict, (figure, before, after), curves, and facts by name."""
     found = []
     for label, refs in plan.outputs.items():
-        report = _training_report(store, refs)
+        report = training_report(store, refs)
         if report is not None:
             found.append(
                 {
@@ -134,7 +134,7 @@ def _stories(store: Store, plan: StagePlan) -> list[dict]:
     return found
 
 
-def _training_report(store: Store, refs: Iterable[Ref]) -> dict | None:
+def training_report(store: Store, refs: Iterable[Ref]) -> dict | None:
     for tree in (ref for ref in refs if ref.tree):
         for member in store.members(tree):
             if member.name == "report.json":
@@ -224,7 +224,7 @@ def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
     raise InputError(f"candidates has nothing to show: it has not run; `{command}` runs it")
 
 
-def _main_table(refs: list[Ref]) -> str | None:
+def main_table(refs: list[Ref]) -> str | None:
     """The stage's main table: the first one it writes other than rejects."""
     tables = (ref.name.split("/")[0] for ref in refs)
     return next((name for name in tables if name in SCHEMAS and name != "rejects"), None)
@@ -245,7 +245,7 @@ def _figures(store: Store, plan: StagePlan, named: bool) -> list[dict]:
     for refs in plan.outputs.values():
         for ref in (r for r in refs if r.name.endswith(".json")):
             found += _named_figures(prefix, json.loads(store.read(ref)))
-        found += _named_figures(prefix, _training_report(store, refs) or {})
+        found += _named_figures(prefix, training_report(store, refs) or {})
     return [{"figure": name, "value": value} for name, value in found]
 
 
@@ -263,7 +263,7 @@ def _shown(value: object) -> object:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:
+def table_rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:
     columns = tuple(name for name in SCHEMAS[table].names if name not in HIDDEN)
     if table == "rejects":
         columns = (*KEY_COLUMNS, "stage", "reason", "detail")

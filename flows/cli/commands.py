@@ -8,6 +8,8 @@ from __future__ import annotations
 import typer
 
 from flows.cli.inputs import check, fetch, sample
+from flows.cli.ops import deploy, down, up
+from flows.cli.ops import status as ops_status
 from flows.cli.results import export_pairs, report, show
 from flows.cli.runs import list_runs, run, status
 from flows.cli.store import caches, gc, verify
@@ -33,6 +35,10 @@ GROUPS = {
         {"train": train_scorer, "evaluate": evaluate_scorer},
     ),
     "compressor": ("The project's own small compressor.", {"pretrain": pretrain_compressor}),
+    "ops": (
+        "A Prefect server, work pool and worker on this machine.",
+        {"up": up, "status": ops_status, "down": down, "deploy": deploy},
+    ),
     "export": ("A run's results as datasets of their own.", {"pairs": export_pairs}),
 }
 

@@ -21,10 +21,11 @@ from flows.cli.orchestrator import quiet_prefect
 from flows.cli.output import err, out
 from storage.errors import InputError
 from storage.files import DEFAULT_STORE, on_store
-from storage.store import StoreError
+from storage.store import Store, StoreError
 from tasks.display import Waiting, status_tree
 from tasks.engine.planner import StagePlan
 from tasks.engine.preflight import check_accelerator
+from tasks.engine.releases import changed_code
 from tasks.engine.run import RunRequest, publish_report, stale_plan
 from tasks.engine.runs import runs
 from tasks.listing import listing, run_rows
@@ -73,10 +74,16 @@ def status(which: WhichRun, until: Until = None, rehash: Rehash = False, as_json
             raise
         request = which.request()  # where nothing has run yet: what `empamba run` would do
     plans = stale_plan(request.model_copy(update={"until": until, "rehash": rehash}))
+    changed = changed_code(Store(which.store), plans)
     if as_json:
-        json_line({"stages": [plan.as_dict() for plan in plans]})
+        json_line({"stages": [plan.as_dict() for plan in plans], "changed_code": changed})
         return
     out.print(status_tree(plans))
+    if changed:
+        stages = ", ".join(f"{stage} ({len(names)})" for stage, names in changed.items())
+        out.say(
+            f"code that changed since it last ran, with how many of its functions: {stages}; CHANGELOG.md says why"
+        )
 
 
 def list_runs(

@@ -79,7 +79,7 @@ class Item:
     def parts(self) -> dict[str, dict[str, Any]]:
         """What the item is made from, by kind; "seen", which is no part of its key, names the artefacts it sees views of."""
         parts: dict[str, dict[str, Any]] = {
-            "code": _code(self.stage.function, self.stage.code),
+            "code": code_of(self.stage.function, self.stage.code),
             "library": {name: _version(name) for name in self.stage.libraries},
             "setting": {},
             "argument": {},
@@ -151,7 +151,8 @@ def _add_values(values: dict, name: str, value: Any) -> None:
 
 
 @cache
-def _code(function: str, further: tuple[str, ...]) -> dict[str, str]:
+def code_of(function: str, further: tuple[str, ...]) -> dict[str, str]:
+    """The fingerprint of a stage's function and its further entry points, read once by each process."""
     return fingerprint(function, *further)
 
 

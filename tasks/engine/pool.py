@@ -54,7 +54,8 @@ class WorkerPool:
         try:
             settings = self.settings
             outputs = worker.run(
-                item, progress, scratch, settings.checkpoint_s, on_line, settings.processes, settings.launch_config, rows_anew
+                item, progress, scratch, settings.checkpoint_s, on_line, settings.processes, settings.launch_config, rows_anew,
+                settings.silent_limit_s,
             )  # fmt: skip
         except BaseException as error:
             worker.kill()

@@ -19,6 +19,7 @@ from model.accelerator import Accelerator, may_have_gpu
 from model.zoo.hub import check_hub, must_be_fetched
 from storage.errors import InputError
 from tasks.engine.declaration import Weights
+from tasks.engine.passing import can_pass, tried
 from tasks.engine.planner import StagePlan
 from tasks.settings import RunSettings, Settings, flat, weight_names
 
@@ -114,8 +115,12 @@ def _check_hub(session: Session, until: str | None) -> None:
     every = {name for name in weight_names(session.settings).values() if must_be_fetched(name)}
     if not every:
         return
+    run = session.settings.run
     for name in sorted(every & _read_by(session.plan(until), session.settings)):
-        check_hub(name, session.settings.run.offline)
+        tried(
+            lambda name=name: check_hub(name, run.offline),  # type: ignore[misc]
+            run.retries, run.retry_after_s, can_pass, lambda seconds, _: session.stop.wait(seconds),
+        )  # fmt: skip
 
 
 def _read_by(plans: Sequence[StagePlan], settings: Settings) -> set[str]:

@@ -31,8 +31,13 @@ PUBLISHED = ("report.html", "report.json", "report.csv")
 class RunRequest(BaseModel, frozen=True, extra="forbid"):
     """The parameters of every flow; the Prefect UI shows them as a form."""
 
-    profile: str = Field("cpu", description="cpu, paper, tiny, or a TOML file.")
-    changes: tuple[str, ...] = Field((), description='Single settings over the profile: "data.dialogues=40".')
+    profile: str = Field("cpu", description="cpu, night, paper, tiny, or a TOML file.")
+    changes: tuple[str, ...] = Field(
+        (),
+        description='Single settings over the profile: "data.dialogues=40".',
+        # Of the form alone: on the command line a wrong one has a message of its own (tasks/settings.py).
+        json_schema_extra={"items": {"type": "string", "pattern": r"^\s*[a-z_][a-z0-9_.]*\s*=.+$"}},
+    )
     raw: str | None = Field(None, description="Folder of raw datasets; none: the bundled sample corpus.")
     store: str = Field("store", description="Folder of artefacts and records.")
     until: str | None = Field(None, description="Last stage to run; none: all.")
@@ -177,10 +182,6 @@ def stale_plan(request: RunRequest) -> list[StagePlan]:
     """The plan as it is now."""
     with request.session() as session, Waiting("planning"):
         return session.plan(request.until)
-
-
-def is_stale(request: RunRequest) -> bool:
-    return any(plan.state in ("stale", "unknown") for plan in stale_plan(request))
 
 
 def publish_report(request: RunRequest, plans: list[StagePlan], note: RunRecorder) -> str | None:

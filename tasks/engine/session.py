@@ -19,6 +19,7 @@ from tasks.engine.declaration import RawFiles, Reads, Stage
 from tasks.engine.fingerprint import fingerprint
 from tasks.engine.graph import Sources, build_graph, declared_elsewhere
 from tasks.engine.item import Item, fresh_record
+from tasks.engine.passing import tried
 from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
 from tasks.engine.raw_files import read_raw_files
@@ -164,9 +165,7 @@ class Session:
                 self.stop.check()
                 self._drop_damaged(stage, key)
                 # A forced item does all its work again; rows of other models, or of other prompts, stay.
-                outputs = self.workers.run(
-                    item, self._scratch(key), progress, on_line, rows_anew=stage in self._forced
-                )
+                outputs = self._made(item, key, progress, on_line)
                 inputs = tuple(sorted(_artefacts(item.arguments)))
                 record = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
                 self.store.commit(record, parts)
@@ -174,6 +173,19 @@ class Session:
             else:
                 self.store.remember(stage, item.label, key, parts)
         return list(record.outputs)
+
+    def _made(self, item: Item, key: str, progress: Progress, on_line: LineCallback) -> tuple[Ref, ...]:
+        """What the item puts out, tried again after what can pass."""
+        anew, run = item.stage.name in self._forced, self.settings.run
+
+        def pause(seconds: float, error: Exception) -> None:
+            on_line(f"{error}; it is tried again in {seconds:g} s")
+            self.stop.wait(seconds)
+
+        return tried(
+            lambda: self.workers.run(item, self._scratch(key), progress, on_line, rows_anew=anew),
+            run.retries, run.retry_after_s, lambda error: isinstance(error, StageFailed) and error.passing, pause,
+        )  # fmt: skip
 
     def _scratch(self, key: str) -> Path:
         return self.store.root / "scratch" / key

@@ -42,6 +42,7 @@ class Stop:
         self.why: str | None = None
         self._callbacks: list[Callable[[str], None]] = []
         self._guard = threading.RLock()
+        self._requested = threading.Event()
 
     def on_stop(self, callback: Callable[[str], None]) -> None:
         """`callback` is called with the reason when a stop is asked for, or now if one was."""
@@ -57,6 +58,7 @@ class Stop:
                 return
             self.why = why
             callbacks = list(self._callbacks)
+        self._requested.set()
         threading.Thread(
             target=lambda: [callback(why) for callback in callbacks], name="stopping", daemon=True
         ).start()
@@ -65,6 +67,11 @@ class Stop:
         """Raises Stopped once a stop was asked for."""
         if self.why is not None:
             raise Stopped(self.why)
+
+    def wait(self, seconds: float) -> None:
+        """Wait that long. Raises Stopped as soon as a stop was asked for."""
+        self._requested.wait(seconds)
+        self.check()
 
 
 _open: set[Stop] = set()

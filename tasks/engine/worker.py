@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from storage.store import Ref, Store
 from tasks.engine.declaration import narrowed
 from tasks.engine.item import Item, Workspace
 from tasks.engine.launch import run_launched
+from tasks.engine.passing import can_pass
 
 Progress = Callable[[int, int, dict[str, float]], None]
 LineCallback = Callable[[str], None]
@@ -52,11 +54,13 @@ def ignore_line(line: str) -> None:
 
 
 class StageFailed(RuntimeError):
-    """A stage's item failed; the message names stage, item and cause. `usage`: the input is at fault."""
+    """A stage's item failed; the message names stage, item and cause. `usage`: the input is at fault. `passing`: it may
+    come out right if it is tried again.
+    """
 
-    def __init__(self, message: str, usage: bool = False):
+    def __init__(self, message: str, usage: bool = False, passing: bool = False):
         super().__init__(message)
-        self.usage = usage
+        self.usage, self.passing = usage, passing
 
 
 class StageWorker:
@@ -93,11 +97,13 @@ class StageWorker:
         processes: int = 1,
         launch_config: str | None = None,
         rows_anew: bool = False,
+        silent_limit_s: float | None = None,
     ) -> list[Ref]:
         """Run one item and return its artefacts. Raises StageFailed.
 
         scratch, checkpoint_s: see Workspace; on_line: called with messages that are no figures; processes, launch_config: see
-        RunSettings, followed where the stage trains; rows_anew: no row that is finished already is read back.
+        RunSettings, followed where the stage trains; rows_anew: no row that is finished already is read back; silent_limit_s:
+        see RunSettings.
         """
         name = f"{item.stage.name} [{item.label}]"
         job = {
@@ -116,25 +122,33 @@ class StageWorker:
             "launch_config": launch_config,
             "rows_anew": rows_anew,
         }
+        silence = _Silence(silent_limit_s, self.process.pid)
         try:
             self._jobs.write(json.dumps(job).encode() + b"\n")
             self._jobs.flush()
-            outcome, code = self._outcome(progress, on_line)
+            with silence:
+                outcome, code = self._outcome(progress, on_line, silence)
         except BrokenPipeError:
             outcome, code = {}, self.process.wait()
         if "done" in outcome:
             return [Ref(**ref) for ref in outcome["done"]]
         if "failed" in outcome:
-            raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"])
+            raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"], outcome.get("passing", False))
+        if silence.broken:
+            raise StageFailed(
+                f"{name}: no sign of its process for {silent_limit_s:g} s: it was ended; run again, or with a larger "
+                f"run.silent_limit_s; log: {self.log_path}"
+            )
         raise StageFailed(f"{name}: its process {how_it_ended(code)}; log: {self.log_path}")
 
-    def _outcome(self, progress: Progress, on_line: LineCallback) -> tuple[dict, int]:
+    def _outcome(self, progress: Progress, on_line: LineCallback, silence: _Silence) -> tuple[dict, int]:
         """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
 
         Only once that process has ended is the next item sent.
         """
         outcome: dict = {}
         for line in self._answers:
+            silence.hear()
             answer = json.loads(line)
             if "progress" in answer:
                 progress(*answer["progress"])
@@ -167,6 +181,35 @@ class StageWorker:
             self.process.wait()
             self._answers.close()
             self.log.close()
+
+
+class _Silence:
+    """Within the block a process group that gives no sign for `limit_s` is killed; then `broken` is true. None: never."""
+
+    def __init__(self, limit_s: float | None, group: int):
+        self._limit_s, self._group = limit_s, group
+        self._heard, self._ended = time.monotonic(), threading.Event()
+        self.broken = False
+
+    def hear(self) -> None:
+        """A sign has come."""
+        self._heard = time.monotonic()
+
+    def __enter__(self) -> _Silence:
+        if self._limit_s is not None:
+            threading.Thread(target=self._watch, args=(self._limit_s,), name="silence", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._ended.set()
+
+    def _watch(self, limit_s: float) -> None:
+        while not self._ended.wait(min(1.0, limit_s / 4)):
+            if time.monotonic() - self._heard > limit_s:
+                self.broken = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._group, signal.SIGKILL)
+                return
 
 
 def _encode(value):
@@ -275,6 +318,7 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
             {
                 "failed": text if known else f"{type(error).__name__}: {text}",
                 "usage": isinstance(error, InputError),
+                "passing": can_pass(error),
             }
         )
         with contextlib.suppress(OSError):  # the log may lie on the disk that is full

@@ -1,4 +1,5 @@
-"""What a run leaves in Prefect's UI: progress, a table of each stage, data cards, a summary.
+"""What a run leaves in Prefect's UI while it works: progress and data cards. What stages and runs came to: stage_page,
+account.
 
 Knows nothing of how stages run.
 """
@@ -14,11 +15,10 @@ from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 
-from storage.store import Ref, Store
+from storage.store import Store
 from tasks.engine.planner import StagePlan
 from tasks.stages.utterances.cards import card_markdown, exchange_counts
 
@@ -54,27 +54,6 @@ def progress_artifact(name: str) -> Iterator[Callable[[int, int, dict[str, float
     yield record
 
 
-def create_table(plan: StagePlan, verdict: str | None) -> None:
-    """The stage's table artifact: each item, whether it ran, and why."""
-    rows = [
-        {
-            "item": label,
-            "ran": "yes" if label in plan.stale else "reused",
-            "why": "; ".join(plan.stale.get(label, [])),
-            "rows": sum(ref.rows for ref in refs),
-            "rejects": rejects(refs),
-            "artefacts": ", ".join(ref.name for ref in refs[:8]),
-        }
-        for label, refs in sorted(plan.outputs.items())
-    ]
-    create_table_artifact(
-        key=f"stage-{plan.stage.name.replace('.', '-')}",
-        table=rows or [{"item": "-", "ran": "no", "why": plan.reason}],
-        description=f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran"
-        + (f"; {verdict}" if verdict else ""),
-    )
-
-
 def create_cards(store: Store, utterances: StagePlan, cut: StagePlan) -> None:
     """A markdown artifact for each dataset: its card, with the exchanges that were cut from it, if any were."""
     counts = exchange_counts((ref for refs in cut.outputs.values() for ref in refs), store)
@@ -87,22 +66,3 @@ def create_cards(store: Store, utterances: StagePlan, cut: StagePlan) -> None:
             ),
             description=f"{dataset}: what was read, what was not and why",
         )
-
-
-def rejects(refs: tuple[Ref, ...]) -> int:
-    """Rejected rows named by the rejects tables among an item's artefacts."""
-    return sum(ref.rejects for ref in refs if ref.name.startswith("rejects/"))
-
-
-def create_summary(before: list[StagePlan], report: str | None) -> None:
-    """The run's markdown artifact: what was stale and why, and where the report is."""
-    lines = ["| stage | before | stale items | why |", "|---|---|---|---|"]
-    for plan in before:
-        facts = plan.as_dict()
-        why = "; ".join(facts["reasons"][:6]).replace("|", "\\|")
-        lines.append(f"| {plan.stage.name} | {plan.state} | {len(plan.stale)} of {len(plan.items)} | {why} |")
-    if report:
-        lines += ["", f"Report: `{report}`"]
-    create_markdown_artifact(
-        key="run-summary", markdown="\n".join(lines), description="what this run did, and why"
-    )

@@ -23,6 +23,7 @@ from storage.store import Store
 from tasks.engine import run_marks
 from tasks.engine.run import RunRequest
 from tasks.engine.stopping import NOTIFY_S, Stop, notified_at_exit, orchestrator_lost, stop_all
+from tasks.orchestration.notify import send
 from tasks.orchestration.server import server_name
 
 WATCH_EVERY_S = 2.0
@@ -73,20 +74,24 @@ def _mark_crashed(flow_runs: list[str]) -> None:
         return
     try:
         with get_client(sync_client=True) as client:
-            _settle(client, flow_runs, Crashed(message=GONE))
+            for name in _settle(client, flow_runs, Crashed(message=GONE)):
+                send(f"{name}: Crashed", GONE)  # the hooks that would tell it went with the process
     except Exception as error:  # a run must not fail because another one died
         get_run_logger().warning("flow runs that died are not marked Crashed: %s", error)
 
 
-def _settle(client, flow_runs: list[str], state: State) -> None:
-    """Give flow runs, and what runs in them, this state where they are in none that is final."""
-    theirs = FlowRunFilter(id={"any_": flow_runs})
+def _settle(client, flow_runs: list[str], state: State) -> list[str]:
+    """Give flow runs, and what runs in them, this state where they are in none that is final; the names of those that
+    no other flow had started."""
+    theirs, outermost = FlowRunFilter(id={"any_": flow_runs}), []
     for flow_run in client.read_flow_runs(flow_run_filter=theirs):
         if flow_run.state is None or not flow_run.state.is_final():
             client.set_flow_run_state(flow_run.id, state, force=True)
+            outermost += [flow_run.name] if flow_run.parent_task_run_id is None else []
     for task_run in client.read_task_runs(flow_run_filter=theirs):
         if task_run.state is None or not task_run.state.is_final():
             client.set_task_run_state(task_run.id, state, force=True)
+    return outermost
 
 
 class _Watch:

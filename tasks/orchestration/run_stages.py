@@ -6,14 +6,17 @@ Knows nothing of what any stage does.
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import partial
+from pathlib import Path
+from uuid import UUID
 
-from prefect import Flow, State, task
+from prefect import Flow, State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import CancelledRun
-from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 
 from storage.store import Ref
@@ -22,9 +25,13 @@ from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest, executor, open_run
 from tasks.engine.stopping import Interrupted, Stopped, with_our_signal_handlers
 from tasks.engine.worker import StageFailed
-from tasks.orchestration.artifacts import create_cards, create_table, progress_artifact
+from tasks.orchestration.account import accounted
+from tasks.orchestration.artifacts import create_cards, progress_artifact
+from tasks.orchestration.bounded import first_lines
 from tasks.orchestration.monitor import monitored_by
+from tasks.orchestration.stage_page import create_page
 from tasks.stages.verdicts import verdict_line
+from tasks.terminal import clean, seconds_text, size_text
 
 WHY = 2000
 """Most characters of reasons in a task run's parameters; the stage's table artifact has them all."""
@@ -43,11 +50,12 @@ def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | St
     All of it is plain data, so that any task runner can carry it to another process. Returns the artefacts (Refs as
     JSON); ends Cancelled where the run is stopping.
     """
-    name = _item_name({"stage": stage, "label": label})
+    name, log = _item_name({"stage": stage, "label": label}), get_run_logger()
+    started = time.monotonic()
+    log.info("%s: %s", name, why)
     try:
         with (
             executor(RunRequest.model_validate(request)) as run,
-            run.session.slots.take(stage),
             run.display.item(name, why) as shown,
             progress_artifact(name) as recorded,
         ):
@@ -56,10 +64,16 @@ def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | St
                 shown(step, steps, figures)
                 recorded(step, steps, figures)
 
-            item = run.item(stage, label)
-            refs = run.session.execute(item, progress, partial(run.display.print_line, name))
+            def print_line(line: str) -> None:
+                run.display.print_line(name, line)
+                log.info("%s: %s", name, clean(line))
+
+            refs = run.session.execute(run.item(stage, label), progress, print_line)
     except Stopped as stopped:
         return Cancelled(message=str(stopped))
+    rows, size = sum(ref.rows for ref in refs), size_text(sum(ref.size for ref in refs))
+    took = seconds_text(time.monotonic() - started)
+    log.info("%s: done in %s: %d artefacts, %s, %d rows", name, took, len(refs), size, rows)
     return [ref.model_dump(mode="json") for ref in refs]
 
 
@@ -72,18 +86,22 @@ def run_stages(request: RunRequest, flow: str) -> State | None:
     Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
     """
     with (
+        accounted(request, flow) as account,
         open_run(request) as run,
         monitored_by(run.session.stop, run.session.store),
         with_our_signal_handlers(),
     ):
+        account.run = run
         try:
             _run_stages(run, flow, request.until)
         except Stopped as stopped:
+            account.outcome = account.outcome or f"stopped: {stopped}"
             return Cancelled(message=str(stopped))
         except BaseException as error:
             if not isinstance(error, Exception):  # a signal: this flow has the main thread
                 run.session.stop.request(_message(error))
             if isinstance(error, Interrupted):
+                account.outcome = account.outcome or str(error)
                 return Cancelled(message=str(error))
             raise
     return None
@@ -98,13 +116,8 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
     if not run.joined:
         _settle_earlier(run, [node for node in graph if node.stage.flow != flow], mine)
 
-    request = run.request.placed().model_dump(mode="json")
-
-    def submit(item: Item, why: list[str]) -> Future:
-        answer: Future = Future()
-        running = run_item.submit(request, item.stage.name, item.label, _bounded("; ".join(why)))
-        running.add_done_callback(partial(_pass_result, answer))
-        return answer
+    tasks = _Tasks(run)
+    log = get_run_logger()
 
     def on_settled(plan: StagePlan) -> None:
         session.workers.release(plan.stage.name)
@@ -115,11 +128,67 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
         ]
         line = next((line for line in lines if line), None)
         display.settled(plan, line)
-        create_table(plan, line)
+        log.info("%s", _settled_line(plan, line))
+        seconds = display.seconds.get(plan.stage.name)
+        create_page(session.store, plan, line, seconds, tasks.only_one(plan))
         if plan.stage.name == carded:
             create_cards(session.store, run.board.settled.get("utterances", plan), plan)
 
-    run_graph(session.store, mine, run.board, submit, on_settled)
+    run_graph(session.store, mine, run.board, tasks.submit, on_settled)
+
+
+class _Tasks:
+    """Task runs of a flow's stale items. An item gets its place among those that run at once before it becomes a task
+    run, so that the time of one is the time it worked and not what it waited.
+    """
+
+    def __init__(self, run: Run):
+        self._run, self._request = run, run.request.placed().model_dump(mode="json")
+        self._profile = Path(run.request.profile).stem
+        self._submitting = threading.Lock()
+        self._ids: dict[tuple[str, str], UUID] = {}
+
+    def submit(self, item: Item, why: list[str]) -> Future:
+        """A future of the item's artefacts."""
+        answer: Future = Future()
+        waiting = partial(copy_context().run, self._run_in_place, item, why, answer)
+        threading.Thread(target=waiting, name=f"{item.stage.name} [{item.label}]", daemon=True).start()
+        return answer
+
+    def only_one(self, plan: StagePlan) -> UUID | None:
+        """The task run of a stage's only item; None where it has others, or was reused."""
+        return self._ids.get((plan.stage.name, plan.items[0].label)) if len(plan.items) == 1 else None
+
+    def _run_in_place(self, item: Item, why: list[str], answer: Future) -> None:
+        stage, label = item.stage.name, item.label
+        try:
+            with self._run.session.slots.take(stage):
+                named = run_item.with_options(tags={stage, self._profile, *_dataset(label)})
+                with self._submitting:  # Prefect counts a flow's task runs without a lock
+                    running = named.submit(self._request, stage, label, _bounded("; ".join(first_lines(why))))
+                self._ids[stage, label] = running.task_run_id
+                refs = [Ref.model_validate(ref) for ref in running.result()]
+        except CancelledRun as cancelled:
+            answer.set_exception(Stopped(str(cancelled)))
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+            answer.set_exception(error)
+        else:
+            answer.set_result(refs)
+
+
+def _dataset(label: str) -> set[str]:
+    """The dataset that an item's label names: "meld/train/0" and "meld" do, "all" does not."""
+    first = label.split("/")[0]
+    return {first} if first != "all" else set()
+
+
+def _settled_line(plan: StagePlan, verdict: str | None) -> str:
+    """A stage that is complete, as a line of the flow's log."""
+    name = plan.stage.name
+    if plan.state == "not run":
+        return f"{name}: not run: {plan.reason}"
+    counts = f"{name}: {len(plan.stale)} items ran, {len(plan.items) - len(plan.stale)} reused"
+    return f"{counts}; {clean(verdict)}" if verdict else counts
 
 
 def _settle_earlier(run: Run, earlier: list[Node], mine: list[Node]) -> None:
@@ -174,16 +243,6 @@ def as_part(flow: Flow, request: RunRequest):
 
 def _message(error: BaseException) -> str:
     return str(error) or f"stopped by {type(error).__name__}"
-
-
-def _pass_result(answer: Future, running: PrefectFuture) -> None:
-    """Set the future to what a task run returned, or to the error it ended with."""
-    try:
-        answer.set_result([Ref.model_validate(ref) for ref in running.result()])
-    except CancelledRun as cancelled:
-        answer.set_exception(Stopped(str(cancelled)))
-    except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
-        answer.set_exception(error)
 
 
 def _bounded(why: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from pathlib import Path
 
@@ -22,6 +23,9 @@ OWN = "EMPAMBA_OWN_SERVER"
 def run_from_shell(flow: Flow, *arguments):
     """Run a flow from a command: where no server is configured, beside one of its own. Raises Stopped if cancelled."""
     _serve_if_alone()
+    if os.environ.get("PREFECT_LOGGING_LEVEL") == "CRITICAL":  # the run's display prints the same lines
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            logging.getLogger(name).propagate = False
     try:
         return flow(*arguments)
     except CancelledRun as cancelled:

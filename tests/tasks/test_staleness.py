@@ -130,14 +130,14 @@ def test_changed_code_is_named(store, raw, monkeypatch):
     monkeypatch.setattr(fingerprint, "module_facts", altered)
     from tasks.engine import item
 
-    item._code.cache_clear()
+    item.code_of.cache_clear()
     fingerprint._module.cache_clear()
     try:
         assert reasons(store, raw) == {
             "utterances.exchanges": ["changed code: storage/exchanges.py:cut_exchanges"]
         }
     finally:
-        item._code.cache_clear()
+        item.code_of.cache_clear()
         fingerprint._module.cache_clear()
 
 

@@ -138,3 +138,37 @@ def test_a_worker_that_is_importing_ends_with_the_run_too(tmp_path, environment)
     run.wait()
     run.stdout.close()
     assert psutil.wait_procs([worker], timeout=60)[1] == []
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_an_item_that_gives_no_sign_is_ended_with_all_it_started(tmp_path, environment, forks):
+    worker = StageWorker("sleep", tmp_path, tmp_path, environment, forks=forks)
+    below: list[psutil.Process] = []
+    try:
+        with pytest.raises(
+            StageFailed, match=r"no sign of its process for 2 s.*run\.silent_limit_s"
+        ) as failed:
+            worker.run(
+                item("sleep", "one"),
+                lambda *_: below.extend(psutil.Process(worker.process.pid).children(recursive=True)),
+                silent_limit_s=2.0,
+            )
+        assert not failed.value.passing and below
+        assert psutil.wait_procs(below, timeout=10)[1] == []
+    finally:
+        worker.kill()
+
+
+def unlucky(word: str, work: Workspace) -> list[Ref]:
+    """A stage whose hub breaks the connection off the first two times."""
+    tries = work.raw / "tries"
+    tries.write_text(tries.read_text() + "." if tries.exists() else ".")
+    if word == "never" or len(tries.read_text()) < 3:
+        raise ConnectionResetError(word)
+    return [work.store.put_bytes("lucky", b"")]
+
+
+def test_a_failure_says_whether_it_can_pass(worker):
+    with pytest.raises(StageFailed) as failed:
+        worker.run(item("unlucky", "once"), lambda *_: None)
+    assert failed.value.passing and not failed.value.usage

@@ -1,0 +1,49 @@
+"""Telling people that a run failed or crashed, where they asked for it: a webhook, Slack, e-mail, by apprise.
+
+EMPAMBA_NOTIFY, in the environment of what runs the flows, names the places, with a space between two, as
+https://appriseit.com/services/ lists them: `json://HOST:PORT/PATH`, `slack://TOKENS`, `mailtos://USER:PASSWORD@HOST`.
+They hold secrets and so are no setting of a run, which a report would show. Knows nothing of stages.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from prefect import Flow, State, get_run_logger
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import MissingContextError
+
+from tasks.orchestration.bounded import short
+
+PLACES = "EMPAMBA_NOTIFY"
+LOG = logging.getLogger(__name__)
+
+
+def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
+    """A flow's hook on failure and on a crash; Prefect passes the three by these names. Only the outermost flow tells."""
+    if flow_run.parent_task_run_id is None:
+        send(f"{flow.name} {flow_run.name}: {state.name}", state.message or "no message")
+
+
+def send(title: str, body: str) -> bool:
+    """Whether there was somewhere to tell it and all of that took it. What fails is a line of the log, never an error."""
+    places = os.environ.get(PLACES, "").split()
+    if not places:
+        return False
+    import apprise  # only where something failed: it takes as long to import as a plan does to make
+
+    told = apprise.Apprise()
+    refused = [number for number, place in enumerate(places, 1) if not told.add(place)]
+    sent = bool(told.notify(title=title, body=short(body, 2000))) and not refused
+    if not sent:
+        which = f"; it cannot read place {', '.join(map(str, refused))}" if refused else ""
+        _log().warning("%s: a failure could not be told everywhere%s", PLACES, which)
+    return sent
+
+
+def _log() -> logging.Logger | logging.LoggerAdapter:
+    try:
+        return get_run_logger()
+    except MissingContextError:  # a hook that the worker calls for a process that has gone
+        return LOG

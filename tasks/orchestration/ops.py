@@ -1,0 +1,205 @@
+"""One machine's Prefect for years: a server, the work pool and a worker, started, looked at and ended together.
+
+All of it lies in one folder: Prefect's home with the server's database, logs, locks and the deployments as they were
+deployed. Flow runs are asked about over the server's API. Knows nothing of stages; imports no Prefect itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import InputError
+from tasks.engine.own_server import ServerFailed
+from tasks.engine.run import RunRequest
+from tasks.orchestration.deploy import PREFECT, ROOT, deploy, pool
+from tasks.orchestration.rest import Api
+from tasks.orchestration.services import Service, wait_until
+
+STARTS_S = 300.0
+"""The server's first start lays out its database, on a busy machine for minutes."""
+ENDS_S = 15.0
+"""In which a cancelled run has ended everything it started."""
+STOPS_S = 20.0
+"""For a server or a worker; what works after it is killed with its group."""
+GOING = ("RUNNING", "PENDING", "CANCELLING")
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_CLI_COLORS": "false",
+}
+
+
+@dataclass(frozen=True)
+class Health:
+    """What `status` found. runs: flow runs by state; deployments: each with its next and its last run."""
+
+    address: str
+    server: int | None
+    worker: int | None
+    answers: bool
+    runs: dict[str, int]
+    deployments: list[dict]
+
+    def as_dict(self) -> dict:
+        return dict(vars(self))
+
+
+class Ops:
+    """The server and worker whose files lie in `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        self.server, self.worker = (Service(name, self.folder) for name in ("server", "worker"))
+
+    @property
+    def address(self) -> str:
+        """The server's, as it was last started; empty before the first time."""
+        return str(self.server.facts().get("address", ""))
+
+    def up(self, request: RunRequest, host: str, port: int, notify: str | None) -> str:
+        """Start what does not run, and deploy for the request; returns the server's address. Raises ServerFailed, InputError.
+
+        notify: where failures are told (tasks/orchestration/notify.py); None: as the environment says.
+        """
+        with self._alone():
+            if self.server.pid() is None:
+                self._start_server(host, port)
+            self._wait_for_server()
+            deploy(self._api, self._environment(), self.folder, request.placed())
+            told = {} if notify is None else {"EMPAMBA_NOTIFY": notify}
+            command = [PREFECT, "worker", "start", "--pool", pool()["name"], "--name", socket.gethostname()]
+            self.worker.start(command, self._environment() | told, ROOT, {})
+            if not wait_until(lambda: self.worker.pid() is None or self._has_worker(), STARTS_S):
+                raise ServerFailed(f"the worker has not reported to the server; log: {self.worker.log}")
+            if self.worker.pid() is None:
+                raise ServerFailed(
+                    f"the worker did not start: {self.worker.last_words()}; log: {self.worker.log}"
+                )
+        return self.address
+
+    def status(self) -> Health:
+        """What runs, and what is planned."""
+        server, worker = self.server.pid(), self.worker.pid()
+        answers = server is not None and self._api.ask("health") is True
+        if not answers:
+            return Health(self.address, server, worker, False, {}, [])
+        runs = {
+            state.lower(): self._api.ask(
+                "flow_runs/count", {"flow_runs": {"state": {"type": {"any_": [state]}}}}
+            )
+            for state in (*GOING, "SCHEDULED", "FAILED", "CRASHED")
+        }
+        found = self._api.ask("deployments/filter", {"limit": 100}) or []
+        deployments = [self._deployment(one) for one in sorted(found, key=lambda one: one["name"])]
+        return Health(self.address, server, worker, True, {s: n for s, n in runs.items() if n}, deployments)
+
+    def down(self) -> dict[str, int | bool]:
+        """End runs, worker and server, in this order, and nothing else. Returns how many runs were cut off, and what ran."""
+        with self._alone():
+            cut = (
+                self._cancel_runs() if self.server.pid() is not None and self.worker.pid() is not None else 0
+            )
+            worker = self.worker.stop(STOPS_S)
+            server = self.server.stop(STOPS_S)
+        return {"runs": cut, "worker": worker, "server": server}
+
+    # Starting -----------------------------------------------------------------------------------------
+
+    def _start_server(self, host: str, port: int) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise InputError(
+                    f"--port {port} on {host}: {error.strerror}; give another, or end what has it"
+                ) from None
+        address = f"http://{host}:{port}"
+        # The page in the browser asks this address: it is Prefect's default port unless it is told.
+        environment = {
+            **self._environment(),
+            "PREFECT_SERVER_UI_API_URL": f"{address}/api",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        }
+        environment.pop("PREFECT_API_URL", None)
+        command = [PREFECT, "server", "start", "--host", host, "--port", str(port)]
+        self.server.start(command, environment, ROOT, {"address": address})
+
+    def _wait_for_server(self) -> None:
+        wait_until(lambda: self.server.pid() is None or self._api.ask("health") is True, STARTS_S)
+        if self.server.pid() is None:
+            raise ServerFailed(
+                f"the server did not start: {self.server.last_words()}; log: {self.server.log}"
+            )
+        if self._api.ask("health") is not True:
+            raise ServerFailed(f"the server has not answered within {STARTS_S:.0f} s; log: {self.server.log}")
+
+    def _environment(self) -> dict[str, str]:
+        """Of Prefect's programs. Nothing of the user's own Prefect is read or written."""
+        ours = {
+            **QUIET,
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_API_URL": f"{self.address}/api",
+            "EMPAMBA_HOME": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
+        }
+        others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_SERVER_")}
+        return {**others, **ours}
+
+    def _has_worker(self) -> bool:
+        workers = self._api.ask(f"work_pools/{pool()['name']}/workers/filter", {}) or []
+        return any(w["name"] == socket.gethostname() and w["status"] == "ONLINE" for w in workers)
+
+    # Asking -------------------------------------------------------------------------------------------
+
+    def _deployment(self, one: dict) -> dict:
+        def run(states: list[str], sort: str) -> dict | None:
+            wanted = {"state": {"type": {"any_": states}}}
+            asked = {
+                "flow_runs": wanted,
+                "deployments": {"id": {"any_": [one["id"]]}},
+                "sort": sort,
+                "limit": 1,
+            }
+            return next(iter(self._api.ask("flow_runs/filter", asked) or []), None)
+
+        coming = run(["SCHEDULED"], "EXPECTED_START_TIME_ASC")
+        last = run(["COMPLETED", "FAILED", "CRASHED", "CANCELLED", *GOING], "EXPECTED_START_TIME_DESC")
+        return {
+            "name": one["name"],
+            "next": coming and coming["expected_start_time"],
+            "last": last and last["state_name"],
+            "last_at": last and (last["end_time"] or last["start_time"] or last["expected_start_time"]),
+        }
+
+    def _cancel_runs(self) -> int:
+        """Cancel what the worker runs, and wait until it has ended; how many runs that were."""
+        going = {
+            "flow_runs": {"state": {"type": {"any_": list(GOING)}}, "parent_flow_run_id": {"is_null_": True}}
+        }
+        found = self._api.ask("flow_runs/filter", {**going, "limit": 200}) or []
+        for run in found:
+            wanted = {"state": {"type": "CANCELLING", "name": "Cancelling", "message": "empamba ops down"}}
+            self._api.ask(f"flow_runs/{run['id']}/set_state", wanted)
+        wait_until(lambda: not self._api.ask("flow_runs/count", going), ENDS_S)
+        return len(found)
+
+    @property
+    def _api(self) -> Api:
+        return Api(f"{self.address}/api")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two commands do not start or end the same programs at once."""
+        with open(self.folder / "ops.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,29 @@
+"""A Prefect server's API over HTTP, for commands that would rather not import Prefect. Knows nothing of what is asked."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+ASK_S = 10.0
+
+
+class Api:
+    """The API at an address that ends with /api."""
+
+    def __init__(self, address: str):
+        self.address = address
+
+    def ask(self, path: str, body: dict | None = None):
+        """What the server answers, decoded; None where it does not, or refuses."""
+        try:
+            return self.post(path, body)
+        except (OSError, ValueError):
+            return None
+
+    def post(self, path: str, body: dict | None):
+        """As `ask`; OSError where it does not answer, or refuses."""
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(f"{self.address}/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=ASK_S) as answer:
+            return json.load(answer)

@@ -1,0 +1,241 @@
+"""`empamba ops` with a real server and worker: up, a change that the schedule handles end to end, faults, down.
+
+One machine's services for all tests here; they follow one another in this order.
+"""
+
+import http.server
+import json
+import os
+import signal
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from storage.sample.layout import write_sample
+from tasks.orchestration.ops import Ops
+from tests.support.command_line import empamba
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+
+ENDLESS = (
+    "run.checkpoint_s=0", "compressor.pretrain.epochs=1000", "compressor.pretrain.max_tokens=null",
+)  # fmt: skip
+"""A training that is still at it whenever a test looks."""
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class Machine:
+    """A folder with raw data and a store, what `ops up` started for them, and what its webhook was told."""
+
+    def __init__(self, folder: Path, webhook: int, told: list[dict]):
+        self.folder, self.told = folder, told
+        self.ops = Ops(folder / "ops")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.notify = f"json://127.0.0.1:{webhook}/told"
+        self.request = {"profile": "tiny", "raw": str(folder / "raw"), "store": str(folder / "store")}
+
+    def command(self, verb: str, *arguments: str):
+        return empamba(self.folder, "ops", verb, "--home", "ops", *arguments)
+
+    def up(self):
+        words = ["--port", str(self.port), "--notify", self.notify, "--profile", "tiny"]
+        return self.command("up", *words, "--raw", "raw", "--store", "store", "--set", "run.retries=0")
+
+    def ask(self, path: str, body: dict | None = None):
+        with urllib.request.urlopen(
+            urllib.request.Request(
+                f"http://127.0.0.1:{self.port}/api/{path}",
+                None if body is None else json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            ),
+            timeout=20,
+        ) as answer:
+            return json.load(answer)
+
+    def started(self, deployment: str, **request) -> str:
+        """The id of a run of it that was started by hand, as the form does."""
+        flow = {"refresh": "refresh", "watch": "watch", "train": "train-models"}[deployment]
+        found = self.ask(f"deployments/name/{flow}/{deployment}")
+        body = {"parameters": {"request": {**self.request, **request}}}
+        return self.ask(f"deployments/{found['id']}/create_flow_run", body)["id"]
+
+    def run(self, flow_run: str) -> dict:
+        return self.ask(f"flow_runs/{flow_run}")
+
+    def ended(self, flow_run: str, seconds: float = 300) -> dict:
+        wait_for(lambda: self.run(flow_run)["state_type"] in FINAL, seconds)
+        return self.run(flow_run)
+
+    def artifacts(self, flow_run: str) -> list[tuple[str, str]]:
+        """(key, data) of a flow run's own, in the order in which they were made."""
+        body = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}, "sort": "CREATED_DESC", "limit": 100}
+        return [(one["key"], one["data"]) for one in reversed(self.ask("artifacts/filter", body))]
+
+    def items_run(self, since: set[str]) -> Counter:
+        """Names of the items' task runs that are not in `since`, by how often each was run."""
+        found = self.ask("task_runs/filter", {"limit": 200})
+        return Counter(
+            r["name"] for r in found if r["task_key"].startswith("run_item") and r["id"] not in since
+        )
+
+    def task_runs(self) -> set[str]:
+        return {run["id"] for run in self.ask("task_runs/filter", {"limit": 200})}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("machine")
+    write_sample(folder / "raw", media=False, dialogues=2, turns=6)
+    told: list[dict] = []
+
+    class Webhook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Webhook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    found = Machine(folder, server.server_port, told)
+    done = found.up()
+    try:
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        assert f"http://127.0.0.1:{found.port} " in done.stdout.decode()
+        yield found
+    finally:
+        found.ops.down()
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_second_up_starts_nothing_and_status_tells_what_is_planned(machine):
+    pids = machine.ops.server.pid(), machine.ops.worker.pid()
+    assert machine.up().returncode == 0
+    assert (machine.ops.server.pid(), machine.ops.worker.pid()) == pids
+    done = machine.command("status", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["answers"] and (found["server"], found["worker"]) == pids
+    planned = {one["name"]: one["next"] for one in found["deployments"]}
+    assert set(planned) == {"refresh", "watch", "reproduce", "build", "pairs", "train", "report"}
+    assert planned["refresh"][11:16] == "03:00" and planned["watch"] and planned["train"] is None
+    taken = empamba(machine.folder, "ops", "up", "--home", "other", "--port", str(machine.port))
+    assert taken.returncode == 2 and b"Address already in use" in taken.stderr
+    # The schedule of every five minutes would look beside the tests, which start their looks themselves.
+    watch = machine.ask("deployments/name/watch/watch")
+    machine.ask(f"deployments/{watch['id']}/pause_deployment", {})
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [({"profil": "tiny"}, "profil"), ({"profile": 3}, "profile"), ({"changes": ["gamma"]}, "gamma")],
+)
+def test_the_form_refuses_what_is_no_request(machine, wrong, named):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        machine.started("train", **wrong)
+    assert 400 <= refused.value.code < 500 and named in refused.value.read().decode()
+
+
+def test_a_change_is_seen_told_and_refreshed(machine):
+    """Two looks, the event, the automation, and a run whose first artifact says what changed and whose last what was done."""
+    body = {"flow_runs": {"name": {"like_": "refresh"}}, "limit": 50}
+    before = {run["id"] for run in machine.ask("flow_runs/filter", body)}
+    # Only the automation's own request reaches `refresh`: that of `ops up`, all stages. One of them is forbidden here.
+    for _ in range(2):
+        assert machine.ended(machine.started("watch", changes=["run.retries=0"]))["state_type"] == "COMPLETED"
+    refresh = machine.ask("deployments/name/refresh/refresh")["id"]
+    body = {
+        "deployments": {"id": {"any_": [refresh]}},
+        "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}},
+    }
+    (run,) = wait_for(lambda: machine.ask("flow_runs/filter", body), 90)
+    assert run["id"] not in before and run["created_by"]["type"] == "AUTOMATION"
+    wait_for(lambda: (machine.folder / "store" / "records" / "utterances.exchanges").is_dir(), 120)
+    wanted = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    machine.ask(f"flow_runs/{run['id']}/set_state", wanted)
+    machine.ended(run["id"], 60)
+    assert machine.run(run["id"])["name"] == "refresh raw tiny"
+    assert {"tiny", "meld", "iemocap", "multidialog"} <= set(machine.run(run["id"])["tags"])
+    found = machine.artifacts(run["id"])
+    assert found[0][0] == "run-plan" and "| utterances | meld | first run |" in found[0][1]
+    assert found[-1][0] == "run-summary" and found[-1][1].startswith("# Stopped")
+    assert "| utterances | ran | 3 | 0 |" in found[-1][1]
+
+
+def test_a_failure_is_told(machine):
+    flow_run = machine.started("refresh", raw=str(machine.folder / "nowhere"))
+    assert machine.ended(flow_run)["state_type"] == "FAILED"
+    (told,) = wait_for(lambda: [one for one in machine.told if "Failed" in one["title"]], 30)
+    assert told["title"].startswith("refresh ") and "nowhere" in told["message"]
+
+
+def test_two_refreshes_at_once_run_one_after_the_other_and_do_everything_once(machine):
+    store, since = str(machine.folder / "twice"), machine.task_runs()
+    both = [machine.started("refresh", store=store, until="utterances.exchanges") for _ in range(2)]
+    assert [machine.ended(one)["state_type"] for one in both] == ["COMPLETED", "COMPLETED"]
+    first, second = sorted((machine.run(one) for one in both), key=lambda run: run["start_time"])
+    assert second["start_time"] >= first["end_time"]
+    ran = machine.items_run(since)
+    assert set(ran.values()) == {1} and len(ran) == 4
+    assert "Nothing is stale" in machine.artifacts(second["id"])[0][1]
+
+
+def test_a_run_outlives_a_server_that_is_restarted(machine):
+    store = machine.folder / "restarted"
+    flow_run = machine.started("refresh", store=str(store), until="scores")
+    wait_for(lambda: (store / "records" / "utterances").is_dir(), 120)
+    os.killpg(machine.ops.server.pid(), signal.SIGKILL)
+    wait_for(lambda: machine.ops.server.pid() is None, 20)
+    assert machine.up().returncode == 0
+    assert machine.ended(flow_run)["state_type"] == "COMPLETED"
+    assert machine.artifacts(flow_run)[-1][1].startswith("# Finished")
+
+
+def test_after_everything_was_killed_the_next_run_starts_and_the_dead_one_is_crashed(machine):
+    """Server, worker and flow process, while the run holds the deployment's only place."""
+    store = machine.folder / "killed"
+    flow_run = machine.started("refresh", store=str(store), changes=ENDLESS)
+    wait_for(lambda: any((store / "scratch").glob("*/*")), 300)
+    below = psutil.Process(machine.ops.worker.pid()).children(recursive=True)
+    for leader in (machine.ops.server.pid(), machine.ops.worker.pid()):
+        os.killpg(leader, signal.SIGKILL)
+    assert psutil.wait_procs(below, timeout=15)[1] == []
+    wait_for(lambda: machine.ops.server.pid() is None and machine.ops.worker.pid() is None, 20)
+    assert machine.up().returncode == 0
+    following = machine.started("refresh", store=str(store), until="utterances")
+    assert machine.ended(following, 400)["state_type"] == "COMPLETED"
+    assert machine.run(flow_run)["state_type"] == "CRASHED"
+    wait_for(lambda: any("Crashed" in one["title"] for one in machine.told), 30)
+
+
+def test_down_ends_what_runs_and_nothing_else(machine):
+    """A cancel reaches a deployed run's every process within 15 s; `down` is one."""
+    store = machine.folder / "down"
+    flow_run = machine.started("refresh", store=str(store), changes=ENDLESS)
+    wait_for(lambda: any((store / "scratch").glob("*/*")), 300)
+    below = psutil.Process(machine.ops.worker.pid()).children(recursive=True)
+    assert len(below) >= 2
+    ids = machine.ops.server.pid(), machine.ops.worker.pid()
+    stranger = psutil.Popen(["sleep", "600"])
+    try:
+        done = machine.command("down")
+        assert done.returncode == 0 and b"1 runs were cut off" in done.stdout, done.stdout
+        assert psutil.wait_procs(below, timeout=1)[1] == []
+        assert stranger.is_running() and not any(map(psutil.pid_exists, ids))
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert machine.command("status").returncode == 1
+    assert machine.up().returncode == 0  # with the history it had
+    assert machine.run(flow_run)["state_type"] == "CANCELLED"

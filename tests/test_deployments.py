@@ -1,0 +1,97 @@
+"""deployments/: prefect.yaml, the work pool, and what containers are made of, as far as it can be told without an engine."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect import Flow
+
+from tasks.engine.run import RunRequest
+from tasks.orchestration.deploy import deployed_for, pool
+from tasks.orchestration.watch import EVENT
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTAINERS = ROOT / "deployments" / "containers"
+PREFECT = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+COMPOSE = yaml.safe_load((CONTAINERS / "compose.yaml").read_text())
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+[\w.-]*")
+
+
+@pytest.mark.parametrize("one", PREFECT["deployments"], ids=lambda one: one["name"])
+def test_every_deployment_is_a_flow_of_one_request(one):
+    file, name = one["entrypoint"].split(":")
+    flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
+    assert isinstance(flow, Flow) and list(flow.parameters.properties) == ["request"]
+    RunRequest.model_validate(one["parameters"]["request"])
+    assert one["work_pool"]["name"] == pool()["name"]
+    assert one["work_pool"]["work_queue_name"] in pool()["queues"]
+    assert one["description"].endswith(".")
+
+
+def test_the_automation_waits_for_what_watch_emits():
+    by_name = {one["name"]: one for one in PREFECT["deployments"]}
+    (trigger,) = by_name["refresh"]["triggers"]
+    assert trigger["expect"] == [EVENT] and trigger["match"] == {"prefect.resource.id": "empamba.store.*"}
+    assert by_name["watch"]["schedules"] and by_name["refresh"]["schedules"]
+    # Both look at the same data, or the one would start the other for nothing.
+    assert by_name["watch"]["parameters"] == by_name["refresh"]["parameters"]
+
+
+def test_every_deployment_gets_the_request_of_ops_up():
+    wanted = RunRequest(profile="paper", raw="/data", store="/store", changes=("epo.gamma=0.4",))
+    for one in yaml.safe_load(deployed_for(wanted))["deployments"]:
+        assert RunRequest.model_validate(one["parameters"]["request"]) == wanted
+
+
+@pytest.mark.parametrize("file", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_images_are_pinned_and_nobody_is_root_in_them(file):
+    lines = (CONTAINERS / file).read_text().replace("\\\n", " ").splitlines()
+    words = [line.split() for line in lines if line and not line.startswith("#")]
+    assert all(PINNED.fullmatch(line[1]) for line in words if line[0] == "FROM")
+    last_stage = words[max(i for i, line in enumerate(words) if line[0] == "FROM") :]
+    assert [line for line in last_stage if line[0] == "USER"] == [["USER", "10001"]]
+    # What is installed has a lock with hashes; torch has its version.
+    installs = [" ".join(line) for line in words if "pip install" in " ".join(line) and "-r" in line]
+    assert installs and all("--require-hashes -r requirements" in line for line in installs)
+    for line in words:
+        if line[0] == "COPY" and not line[1].startswith("--from"):
+            assert all((ROOT / source).exists() for source in line[1:-1])
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored and {
+        f"!{name}" for name in ("flows", "tasks", "model", "storage", "deployments")
+    } <= set(ignored)
+
+
+def test_compose_starts_what_depends_on_what_is_well():
+    services = COMPOSE["services"]
+    assert set(services) == {"database", "server", "deploy", "worker", "vllm"}
+    for name, service in services.items():
+        assert PINNED.fullmatch(service["image"]) or service["image"] == "empamba:cpu", name
+        for needed, how in service.get("depends_on", {}).items():
+            assert how["condition"] != "service_healthy" or "healthcheck" in services[needed]
+    ours = [service for service in services.values() if service["image"] == "empamba:cpu"]
+    assert all(service["cap_drop"] == ["ALL"] and service["read_only"] for service in ours)
+    assert services["server"]["ports"] == ["127.0.0.1:4200:4200"]  # it asks nobody who they are
+    named = {
+        v.split(":")[0] for s in services.values() for v in s.get("volumes", []) if not v.startswith("$")
+    }
+    assert named == set(COMPOSE["volumes"])
+    text = (CONTAINERS / "compose.yaml").read_text()
+    assert "${POSTGRES_PASSWORD:?" in text and "PASSWORD: prefect" not in text
+
+
+def test_the_kubernetes_template_has_a_variable_for_all_it_names():
+    template = json.loads((CONTAINERS / "kubernetes-job.json").read_text())
+    named = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+    variables = template["variables"]["properties"]
+    assert named == set(variables)
+    job = template["job_configuration"]["job_manifest"]["spec"]
+    pod = job["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
+    mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    # Prefect starts a cancelled or lost run again by its own rules, never Kubernetes.
+    assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
