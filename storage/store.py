@@ -14,6 +14,7 @@ Layout under the root, and how each file is checked or comes again:
     scratch/KEY/            what an unfinished item resumes from (step checkpoints); removed once it is done
     logs/STAGE/KEY…/        a training's curves for TensorBoard; logs/*.log is what processes printed; read by people
     runs/ID.json            what a run was asked for and what became of it (tasks/engine/runs.py)
+    watch.json              what the last look saw, and what was told last (tasks/orchestration/watch.py)
     locks/                  kernel file locks; a killed process holds none
 
 "Sealed" is JSON with a digest of itself (storage/files). Writes go to a temporary name and are renamed, so a kill

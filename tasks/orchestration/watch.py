@@ -90,6 +90,6 @@ def _in_a_line(plans: list[StagePlan]) -> str:
     """ "utterances 1 of 3 items (changed input: meld/train dialogue 17)"."""
     parts = []
     for plan in plans:
-        why = first_lines(plan.as_dict()["reasons"], 1)
+        why = first_lines(plan.as_dict()["reasons"], 3)
         parts.append(f"{plan.stage.name} {len(plan.stale)} of {len(plan.items)} items ({', '.join(why)})")
     return "; ".join(first_lines(parts, 4))

@@ -1,5 +1,6 @@
 """The whole road on the tiny profile, from the command line: raw trees with real media in, a report out."""
 
+import base64
 import csv
 import json
 import os
@@ -180,6 +181,51 @@ def test_every_stage_leaves_a_table_of_its_items(folder, raw, server):
     assert (not_run["ran"], not_run["why"]) == ("no", "pairs.fallback is none")
 
 
+def test_a_trainings_page_tells_its_story(folder, server):
+    """Verdict, before and after, the losses as an image, what it made by digest, and where the report is."""
+    found = artifacts(server, "markdown")
+    assert {f"stage-{name.replace('.', '-')}-page" for name in STAGES} <= set(found)
+    page = found["stage-epo-page"]
+    assert len(json.dumps(page["data"])) < 64 * 1024 and page["task_run_id"]
+    lines = page["data"].splitlines()
+    assert lines[0] == "# Emotion preference optimization" and lines[2].startswith("**held-out loss ")
+    before, after = rows_of(page["data"])["loss"]
+    assert f"held-out loss {float(before):.2f}"[:-1] in lines[2] and after
+    (image,) = (line for line in lines if line.startswith("![loss by step](data:image/svg+xml;base64,"))
+    drawn = base64.b64decode(image.split("base64,")[1].removesuffix(")"))
+    assert b"<svg style" in drawn and drawn.rstrip().endswith(b"</svg>")
+    ((digest, *_),) = [cells for name, cells in rows_of(page["data"]).items() if name == "adapter"]
+    assert (folder / "store" / "objects" / digest.strip("`")[:2] / digest.strip("`")).is_file()
+    assert "## Samples" in found["stage-pairs-page"]["data"]
+    assert f"({(folder / 'store' / 'report.html').as_uri()})" in page["data"]
+
+
+def test_the_time_of_a_task_run_is_the_time_it_worked(folder, server):
+    """What waits for a place is no task run yet: of the tiny profile's two places no third one is ever taken."""
+    found = [
+        run
+        for run in api(server, "task_runs/filter", {"limit": 200})
+        if run["task_key"].startswith("run_item")
+    ]
+    found = [run for run in found if run["state_type"] == "COMPLETED"]
+    changes = sorted([(run["start_time"], 1) for run in found] + [(run["end_time"], -1) for run in found])
+    assert len(found) > 20
+    assert max(sum(change for _, change in changes[: i + 1]) for i in range(len(changes))) == 2
+    tags = {run["name"]: set(run["tags"]) for run in found}
+    assert tags["epo"] == {"epo", "tiny"} and tags["utterances [meld]"] == {"utterances", "tiny", "meld"}
+
+
+def test_the_runs_lines_are_in_its_log(folder, server):
+    logs = []
+    while found := api(server, "logs/filter", {"limit": 200, "offset": len(logs), "sort": "TIMESTAMP_ASC"}):
+        logs += [log["message"] for log in found]
+    said = "\n".join(logs)
+    assert "epo: first run" in said and re.search(r"^epo: \d+ of \d+ .*loss ", said, re.MULTILINE)
+    assert re.search(r"^epo: done in \d+ s: 1 artefacts, ", said, re.MULTILINE)
+    assert re.search(r"^epo: 1 items ran, 0 reused; held-out loss ", said, re.MULTILINE)
+    assert "stale: utterances (3 of 3 items)" in said and "finished" in logs
+
+
 def test_a_training_leaves_its_progress_with_its_losses(folder, server):
     found = artifacts(server, "progress")
     epo = next(artifact for text, artifact in found.items() if text.startswith("epo: "))
@@ -187,20 +233,35 @@ def test_a_training_leaves_its_progress_with_its_losses(folder, server):
     assert re.fullmatch(r"epo: .*\bloss -?\d+\.\d{3}\b.*", epo["description"]), epo["description"]
 
 
-def test_a_run_leaves_a_summary_of_what_was_stale_and_why(folder, raw, server):
-    first = artifacts(server, "markdown")["run-summary"]["data"].splitlines()
-    assert first[0] == "| stage | before | stale items | why |"
-    assert "| utterances | stale | 3 of 3 | first run |" in first
-    assert "| epo | unknown | 0 of 0 | unknown until utterances has run |" in first
-    assert f"Report: `{folder / 'store' / 'report.html'}`" in first
+def rows_of(markdown: str) -> dict[str, list[str]]:
+    """First cell -> the others, of every row of a page's tables; of two that begin alike the last table's."""
+    lines = [line for line in markdown.split("## Verdicts")[0].splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {first: others for first, *others in cells}
+
+
+def test_a_run_says_first_what_changed_and_last_what_was_done(folder, raw, server):
+    found = artifacts(server, "markdown")
+    plan = rows_of(found["run-plan"]["data"])
+    assert plan["epo"] == ["", "unknown until utterances has run"]
+    assert found["run-plan"]["data"].startswith("# What changed, and what will run\n")
+    first = found["run-summary"]["data"]
+    assert first.startswith("# Finished\n") and "unknown" not in first
+    rows = rows_of(first)
+    assert rows["utterances"][:3] == ["ran", "3", "0"] and rows["utterances"][-1] == "first run"
+    assert rows["epo"][:3] == ["ran", "1", "0"]
+    assert rows["scores.calibration"][0] == "not run"
+    assert set(STAGES) <= set(rows)
+    report = folder / "store" / "report.html"
+    assert f"Report: [{report}]({report.as_uri()})" in first
+    assert "This is the store's first." in first and "- epo: held-out loss " in first
     # The rows of another run replace no artifact: each key keeps its history.
     asked = ["--raw", str(raw), "--until", "utterances.exchanges", "--force", "utterances.exchanges"]
     assert empamba(folder, "run", *asked, server=server).returncode == 0
-    again = artifacts(server, "markdown")["run-summary"]["data"].splitlines()
-    assert "| utterances | fresh | 0 of 3 |  |" in again
-    assert any(
-        re.fullmatch(r"\| utterances.exchanges \| stale \| (\d+) of \1 \| forced \|", line) for line in again
-    )
+    again = rows_of(artifacts(server, "markdown")["run-summary"]["data"])
+    assert again["utterances"][:3] == ["reused", "0", "3"]
+    assert (again["utterances.exchanges"][0], again["utterances.exchanges"][-1]) == ("ran", "forced")
+    assert "epo" not in again
     tables = artifacts(server, "table")
     assert {row["ran"] for row in json.loads(tables["stage-utterances"]["data"])} == {"reused"}
     assert {row["why"] for row in json.loads(tables["stage-utterances-exchanges"]["data"])} == {"forced"}

@@ -23,6 +23,7 @@ GROUPS = {
         "tests/flows/test_cli_store.py",
     ),
     "deployed": ("tests/flows/test_deployment.py",),
+    "operations": ("tests/flows/test_ops.py",),
     "the paper profile": ("tests/flows/test_paper_profile.py",),
     "stopping": ("tests/flows/test_stopping.py",),
     "faults": ("tests/tasks/test_faults.py",),
