@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import get_client, get_run_logger
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.context import FlowRunContext
 
 from storage.errors import InputError
 from storage.store import StoreError
@@ -22,6 +21,7 @@ from tasks.engine.planner import StagePlan
 from tasks.engine.run import Run, RunRequest, stale_plan
 from tasks.engine.runs import RunRecord, runs
 from tasks.orchestration.bounded import first_lines, page, short, table
+from tasks.orchestration.names import name_flow_run
 from tasks.orchestration.stage_page import rejected_for, rejects
 from tasks.report.against import FIGURE_COLUMNS, changed_rows, figure_rows, leading
 from tasks.stages.verdicts import verdict_line
@@ -59,13 +59,13 @@ def accounted(request: RunRequest, flow: str | None = None) -> Iterator[Account]
     """
     placed = request.placed()
     if placed in _OPEN:
-        _name_flow_run(_OPEN[placed])
+        name_flow_run(placed, _OPEN[placed].before)
         yield _OPEN[placed]
         return
     last_report = next((record for record in runs(Path(placed.store))[0] if record.report), None)
     plans = [plan for plan in stale_plan(request) if flow in (None, plan.stage.flow)]
     account = _OPEN[placed] = Account(placed, plans, last_report)
-    _name_flow_run(account)
+    name_flow_run(placed, plans)
     _write("run-plan", "what changed, and what will run", plan_lines(account))
     get_run_logger().info("%s", _stale_line(account))
     try:
@@ -88,27 +88,6 @@ def _write(key: str, about: str, lines: list[str]) -> None:
         create_markdown_artifact(key=key, markdown=page(lines), description=about)
     except Exception as error:
         get_run_logger().warning("no artifact %s: %s", key, error)
-
-
-def datasets(plans: list[StagePlan]) -> list[str]:
-    """The datasets that a plan reads, by its first stage's items."""
-    return [item.label for item in plans[0].items] if plans else []
-
-
-def _name_flow_run(account: Account) -> None:
-    """Name and tags by which a person finds the current flow run: flow, data, profile."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow is None:
-        return
-    profile = Path(account.request.profile).stem
-    data = Path(account.request.raw).name if account.request.raw else "sample"
-    name = f"{context.flow.name} {clean(data)} {profile}"
-    tags = sorted({*context.flow_run.tags, profile, *datasets(account.before)})
-    try:
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(context.flow_run.id, name=name, tags=tags)
-    except Exception as error:
-        get_run_logger().warning("the flow run has no name of its own: %s", error)
 
 
 # First -------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def send(title: str, body: str) -> bool:
 
     told = apprise.Apprise()
     refused = [number for number, place in enumerate(places, 1) if not told.add(place)]
-    sent = bool(told.notify(title=title, body=short(body, 2000))) and not refused
+    sent = bool(told.notify(title=title, body=short(body, 2000), notify_type="failure")) and not refused
     if not sent:
         which = f"; it cannot read place {', '.join(map(str, refused))}" if refused else ""
         _log().warning("%s: a failure could not be told everywhere%s", PLACES, which)

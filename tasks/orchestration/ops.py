@@ -128,18 +128,18 @@ class Ops:
             **self._environment(),
             "PREFECT_SERVER_UI_API_URL": f"{address}/api",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            # Seconds that SQLite waits for its lock; on a machine whose cores all train ten are not enough.
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         }
         environment.pop("PREFECT_API_URL", None)
         command = [PREFECT, "server", "start", "--host", host, "--port", str(port)]
         self.server.start(command, environment, ROOT, {"address": address})
 
     def _wait_for_server(self) -> None:
-        wait_until(lambda: self.server.pid() is None or self._api.ask("health") is True, STARTS_S)
+        answers = wait_until(lambda: self.server.pid() is None or self._api.ask("health") is True, STARTS_S)
         if self.server.pid() is None:
-            raise ServerFailed(
-                f"the server did not start: {self.server.last_words()}; log: {self.server.log}"
-            )
-        if self._api.ask("health") is not True:
+            raise ServerFailed(f"the server did not start: {self.server.last_words()}; log: {self.server.log}")
+        if not answers:
             raise ServerFailed(f"the server has not answered within {STARTS_S:.0f} s; log: {self.server.log}")
 
     def _environment(self) -> dict[str, str]:

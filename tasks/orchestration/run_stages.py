@@ -11,7 +11,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import partial
-from pathlib import Path
 from uuid import UUID
 
 from prefect import Flow, State, get_run_logger, task
@@ -29,6 +28,7 @@ from tasks.orchestration.account import accounted
 from tasks.orchestration.artifacts import create_cards, progress_artifact
 from tasks.orchestration.bounded import first_lines
 from tasks.orchestration.monitor import monitored_by
+from tasks.orchestration.names import task_tags
 from tasks.orchestration.stage_page import create_page
 from tasks.stages.verdicts import verdict_line
 from tasks.terminal import clean, seconds_text, size_text
@@ -144,7 +144,6 @@ class _Tasks:
 
     def __init__(self, run: Run):
         self._run, self._request = run, run.request.placed().model_dump(mode="json")
-        self._profile = Path(run.request.profile).stem
         self._submitting = threading.Lock()
         self._ids: dict[tuple[str, str], UUID] = {}
 
@@ -163,7 +162,7 @@ class _Tasks:
         stage, label = item.stage.name, item.label
         try:
             with self._run.session.slots.take(stage):
-                named = run_item.with_options(tags={stage, self._profile, *_dataset(label)})
+                named = run_item.with_options(tags=task_tags(self._run.request, stage, label))
                 with self._submitting:  # Prefect counts a flow's task runs without a lock
                     running = named.submit(self._request, stage, label, _bounded("; ".join(first_lines(why))))
                 self._ids[stage, label] = running.task_run_id
@@ -174,12 +173,6 @@ class _Tasks:
             answer.set_exception(error)
         else:
             answer.set_result(refs)
-
-
-def _dataset(label: str) -> set[str]:
-    """The dataset that an item's label names: "meld/train/0" and "meld" do, "all" does not."""
-    first = label.split("/")[0]
-    return {first} if first != "all" else set()
 
 
 def _settled_line(plan: StagePlan, verdict: str | None) -> str:

@@ -17,6 +17,7 @@ from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest, stale_plan
 from tasks.engine.runs import runs
 from tasks.orchestration.bounded import first_lines
+from tasks.orchestration.names import name_flow_run
 
 EVENT = "empamba.stale"
 SEEN = "watch.json"
@@ -31,7 +32,9 @@ def emit_what_changed(request: RunRequest) -> str:
     going = next((record for record in runs(root)[0] if record.state == "running"), None)
     if going is not None:
         return f"run {going.id} is at work: looked at once it has ended"
-    plans = [plan for plan in stale_plan(request) if plan.state == "stale"]
+    every = stale_plan(request)
+    name_flow_run(request, every)
+    plans = [plan for plan in every if plan.state == "stale"]
     if not plans:
         return "nothing is stale"
     seen, told = _seen(root)
