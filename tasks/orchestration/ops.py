@@ -128,8 +128,6 @@ class Ops:
             **self._environment(),
             "PREFECT_SERVER_UI_API_URL": f"{address}/api",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-            # Seconds that SQLite waits for its lock; on a machine whose cores all train ten are not enough.
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         }
         environment.pop("PREFECT_API_URL", None)
         command = [PREFECT, "server", "start", "--host", host, "--port", str(port)]
