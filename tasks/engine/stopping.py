@@ -181,6 +181,13 @@ def with_our_signal_handlers() -> Iterator[None]:
                 signal.signal(number, before[number])
 
 
+def end_in_time(why: str, code: int) -> None:
+    """For a process that is there for one run: everything stops, and PATIENCE_S later the process ends, whatever still works
+    or waits for a server that is slow to answer."""
+    if _handler is None:  # a command has its own, which a signal has called
+        SignalHandler(lambda _: None).end(why, code, PATIENCE_S, NOTIFY_S)
+
+
 def orchestrator_lost(why: str) -> None:
     """The run's orchestrator is gone: everything stops, and a process that handles signals ends with status 1."""
     if _handler is None or not _handler.end(why, 1, LOST_PATIENCE_S):

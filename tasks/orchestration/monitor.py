@@ -5,6 +5,8 @@ Knows nothing of stages.
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +24,14 @@ from prefect.states import Cancelled, Crashed
 from storage.store import Store
 from tasks.engine import run_marks
 from tasks.engine.run import RunRequest
-from tasks.engine.stopping import NOTIFY_S, Stop, notified_at_exit, orchestrator_lost, stop_all
+from tasks.engine.stopping import (
+    NOTIFY_S,
+    Stop,
+    end_in_time,
+    notified_at_exit,
+    orchestrator_lost,
+    stop_all,
+)
 from tasks.orchestration.notify import send
 from tasks.orchestration.server import server_name
 
@@ -33,6 +42,9 @@ that long after a machine is gone.
 """
 UNREACHABLE_S = 60.0
 """Seconds without an answer of its server after which a run ends."""
+CANCELLED = "cancelled in Prefect"
+OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
+"""In the environment of a process that a worker has started for one flow run."""
 GONE = "Its process has gone without a word: killed, or the machine was."
 
 
@@ -150,8 +162,11 @@ class _Watch:
         watched = [str(flow_run) for flow_run in tuple(self.flow_runs)]
         for flow_run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id={"any_": watched})):
             state = flow_run.state
-            if flow_run.id in self.flow_runs and (state.is_cancelling() or state.is_cancelled()):
-                self._stop.request("cancelled in Prefect")
+            cancelled = state.is_cancelling() or state.is_cancelled()
+            if flow_run.id in self.flow_runs and cancelled and self._stop.why is None:
+                self._stop.request(CANCELLED)
+                if OF_A_WORKER in os.environ:
+                    end_in_time(CANCELLED, 128 + signal.SIGTERM)
 
 
 _watches: dict[Stop, _Watch] = {}

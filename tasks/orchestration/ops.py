@@ -122,11 +122,13 @@ class Ops:
                 raise InputError(
                     f"--port {port} on {host}: {error.strerror}; give another, or end what has it"
                 ) from None
-        address = f"http://{host}:{port}"
-        # The page in the browser asks this address: it is Prefect's default port unless it is told.
+        everywhere = host == "0.0.0.0"
+        address = f"http://{'127.0.0.1' if everywhere else host}:{port}"
+        # What the page asks from within a browser: Prefect's default port unless it is told.
+        page = f"http://{socket.gethostname()}:{port}" if everywhere else address
         environment = {
             **self._environment(),
-            "PREFECT_SERVER_UI_API_URL": f"{address}/api",
+            "PREFECT_SERVER_UI_API_URL": f"{page}/api",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         }
         environment.pop("PREFECT_API_URL", None)
@@ -136,7 +138,9 @@ class Ops:
     def _wait_for_server(self) -> None:
         answers = wait_until(lambda: self.server.pid() is None or self._api.ask("health") is True, STARTS_S)
         if self.server.pid() is None:
-            raise ServerFailed(f"the server did not start: {self.server.last_words()}; log: {self.server.log}")
+            raise ServerFailed(
+                f"the server did not start: {self.server.last_words()}; log: {self.server.log}"
+            )
         if not answers:
             raise ServerFailed(f"the server has not answered within {STARTS_S:.0f} s; log: {self.server.log}")
 

@@ -21,6 +21,8 @@ from typing import IO
 from storage.files import write_atomic
 
 LOOK_S = 0.2
+STARTS_S = 30.0
+"""In which a shell has noted its number, on a machine however busy."""
 LAST_WORDS = 4096
 """Bytes of the end of a log that are searched for its last line."""
 
@@ -66,10 +68,11 @@ class Service:
         # It notes its own number while it holds the lock: whoever starts it may be killed at any moment.
         noted = ["/bin/sh", "-c", 'echo "$$" > "$0" && exec "$@"', str(self._pid_path), *command]
         with lock, open(self.log, "ab") as log:
-            subprocess.Popen(
+            process = subprocess.Popen(
                 noted, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=(lock.fileno(),), start_new_session=True,
             )  # fmt: skip
+        wait_until(lambda: self.pid() is not None or process.poll() is not None, STARTS_S)
         return True
 
     def stop(self, patience_s: float) -> bool:
