@@ -20,6 +20,7 @@ from tasks.against import compared, side_of
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import Run, RunRequest, stale_plan
 from tasks.engine.runs import RunRecord, runs
+from tasks.orchestration.artifacts import best_effort
 from tasks.orchestration.bounded import first_lines, page, short, table
 from tasks.orchestration.names import name_flow_run
 from tasks.orchestration.stage_page import rejected_for, rejects
@@ -66,7 +67,9 @@ def accounted(request: RunRequest, flow: str | None = None) -> Iterator[Account]
     plans = [plan for plan in stale_plan(request) if flow in (None, plan.stage.flow)]
     account = _OPEN[placed] = Account(placed, plans, last_report)
     name_flow_run(placed, plans)
-    _write("run-plan", "what changed, and what will run", plan_lines(account))
+    with best_effort("run-plan"):
+        about = "what changed, and what will run"
+        create_markdown_artifact(key="run-plan", markdown=page(plan_lines(account)), description=about)
     get_run_logger().info("%s", _stale_line(account))
     try:
         yield account
@@ -78,16 +81,12 @@ def accounted(request: RunRequest, flow: str | None = None) -> Iterator[Account]
     finally:
         del _OPEN[placed]
         if account.run is not None:
-            _write("run-summary", "what was done, reused and rejected", summary_lines(account))
+            with best_effort("run-summary"):
+                about = "what was done, reused and rejected"
+                create_markdown_artifact(
+                    key="run-summary", markdown=page(summary_lines(account)), description=about
+                )
             get_run_logger().info("%s", short(clean(account.outcome)))
-
-
-def _write(key: str, about: str, lines: list[str]) -> None:
-    """An account that cannot be written takes nothing from the run it is of."""
-    try:
-        create_markdown_artifact(key=key, markdown=page(lines), description=about)
-    except Exception as error:
-        get_run_logger().warning("no artifact %s: %s", key, error)
 
 
 # First -------------------------------------------------------------------------------------------------

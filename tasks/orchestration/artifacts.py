@@ -26,6 +26,15 @@ PROGRESS_EVERY_S = 3.0
 
 
 @contextmanager
+def best_effort(what: str) -> Iterator[None]:
+    """What cannot be shown, since its server is away or an artefact damaged, takes nothing from the run it is of."""
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning("%s is not shown: %s", what, error)
+
+
+@contextmanager
 def progress_artifact(name: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
     """A progress artifact, made with the first step; what is done with its first step and has no figures leaves none.
 
@@ -43,10 +52,11 @@ def progress_artifact(name: str) -> Iterator[Callable[[int, int, dict[str, float
         if artifact is None and step == steps and not text:
             return
         description = f"{name}: {text}" if text else name
-        if artifact is None:
-            artifact = create_progress_artifact(progress=share, description=description)
-        else:
-            update_progress_artifact(artifact_id=artifact, progress=share, description=description)
+        with best_effort("progress"):
+            if artifact is None:
+                artifact = create_progress_artifact(progress=share, description=description)
+            else:
+                update_progress_artifact(artifact_id=artifact, progress=share, description=description)
         if text:
             log.info("%s: %d of %d %s", name, step, steps, text)
         last = time.monotonic()

@@ -25,7 +25,7 @@ from tasks.engine.run import Run, RunRequest, executor, open_run
 from tasks.engine.stopping import Interrupted, Stopped, with_our_signal_handlers
 from tasks.engine.worker import StageFailed
 from tasks.orchestration.account import accounted
-from tasks.orchestration.artifacts import create_cards, progress_artifact
+from tasks.orchestration.artifacts import best_effort, create_cards, progress_artifact
 from tasks.orchestration.bounded import first_lines
 from tasks.orchestration.monitor import monitored_by
 from tasks.orchestration.names import task_tags
@@ -130,9 +130,11 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
         display.settled(plan, line)
         log.info("%s", _settled_line(plan, line))
         seconds = display.seconds.get(plan.stage.name)
-        create_page(session.store, plan, line, seconds, tasks.only_one(plan))
+        with best_effort(f"the page of {plan.stage.name}"):
+            create_page(session.store, plan, line, seconds, tasks.only_one(plan))
         if plan.stage.name == carded:
-            create_cards(session.store, run.board.settled.get("utterances", plan), plan)
+            with best_effort("the data cards"):
+                create_cards(session.store, run.board.settled.get("utterances", plan), plan)
 
     run_graph(session.store, mine, run.board, tasks.submit, on_settled)
 
