@@ -87,7 +87,7 @@ def down(home: Folder = OPS) -> None:
 
     found = Ops(home).down()
     ended = [name for name in ("worker", "server") if found[name]]
-    runs = f"; {found['runs']} runs were cut off, the next goes on from there" if found["runs"] else ""
+    runs = f"; runs cut off: {found['runs']}, the next goes on from there" if found["runs"] else ""
     out.say((f"ended: {' and '.join(ended)}" if ended else "nothing was running") + runs)
 
 

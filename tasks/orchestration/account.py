@@ -111,7 +111,7 @@ def plan_lines(account: Account) -> list[str]:
     lines += ["## What will run", "", *table(("stage", "items", "when"), counted + waiting)]
     fresh = sum(plan.state == "fresh" for plan in account.before)
     left = [f"- {p.stage.name}: {p.reason}" for p in account.before if p.state == "not run"]
-    lines += [f"{fresh} stages are fresh and are reused.", ""]
+    lines += [f"Stages that are fresh, and reused: {fresh}.", ""]
     return [*lines, *(["Left out by the settings:", "", *left, ""] if left else []), *_behind(account.before)]
 
 

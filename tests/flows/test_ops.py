@@ -230,7 +230,7 @@ def test_down_ends_what_runs_and_nothing_else(machine):
     stranger = psutil.Popen(["sleep", "600"])
     try:
         done = machine.command("down")
-        assert done.returncode == 0 and b"1 runs were cut off" in done.stdout, done.stdout
+        assert done.returncode == 0 and b"runs cut off: 1" in done.stdout, done.stdout
         assert psutil.wait_procs(below, timeout=1)[1] == []
         assert stranger.is_running() and not any(map(psutil.pid_exists, ids))
     finally:
