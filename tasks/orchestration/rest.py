@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.error
 import urllib.request
 
-ASK_S = 10.0
+ASK_S = 20.0
+PAUSES_S = (1.0, 2.0, 4.0)
+"""Before it is asked again by a server whose database is locked for now, as SQLite's is on a busy machine."""
 
 
 class Api:
@@ -25,5 +29,16 @@ class Api:
         """As `ask`; OSError where it does not answer, or refuses."""
         data = None if body is None else json.dumps(body).encode()
         asked = urllib.request.Request(f"{self.address}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(asked, timeout=ASK_S) as answer:
-            return json.load(answer)
+        for pause in PAUSES_S:
+            try:
+                return _answer(asked)
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise
+                time.sleep(pause)
+        return _answer(asked)
+
+
+def _answer(asked: urllib.request.Request):
+    with urllib.request.urlopen(asked, timeout=ASK_S) as answer:
+        return json.load(answer)

@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 
 from storage.sample.layout import write_sample
 from tasks.orchestration.ops import Ops
+from tasks.orchestration.rest import Api
 from tests.support.command_line import empamba
 from tests.support.waiting import wait_for
 
@@ -51,15 +51,7 @@ class Machine:
         return self.command("up", *words, "--raw", "raw", "--store", "store", "--set", "run.retries=0")
 
     def ask(self, path: str, body: dict | None = None):
-        with urllib.request.urlopen(
-            urllib.request.Request(
-                f"http://127.0.0.1:{self.port}/api/{path}",
-                None if body is None else json.dumps(body).encode(),
-                {"Content-Type": "application/json"},
-            ),
-            timeout=20,
-        ) as answer:
-            return json.load(answer)
+        return Api(f"http://127.0.0.1:{self.port}/api").post(path, body)
 
     def started(self, deployment: str, **request) -> str:
         """The id of a run of it that was started by hand, as the form does."""
