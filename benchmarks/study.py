@@ -91,7 +91,9 @@ async def take_part(port: int, token: str, pause: float, seen: Seen) -> None:
                 click = f"{draws.getrandbits(64):016x}"
                 body = {"reply": reply, "question": question, "value": draws.randint(1, 3), "click": click}
                 what = json.dumps(body).encode()
-                status, *_ = await browser.insist(seen, "POST", f"/s/{token}/{number}/judge", what, timed=True)
+                status, *_ = await browser.insist(
+                    seen, "POST", f"/s/{token}/{number}/judge", what, timed=True
+                )
                 assert status == 204, status
                 seen.acknowledged.add((token, number, question, click))
         status, headers, _ = await browser.insist(seen, "POST", f"/s/{token}/{number}")
@@ -142,18 +144,20 @@ def in_journal(folder: Path) -> Counter:
         for place, items in enumerate(study["places"])
         for at, shown in enumerate(items, start=1)
     }
-    query = (
-        "select token, place, item, question, click from judgements join participants on participants.id = participant"
-    )
+    query = "select token, place, item, question, click from judgements join participants on participants.id = participant"
     with closing(sqlite3.connect(folder / "judgements.sqlite")) as connection:
         rows = connection.execute(query).fetchall()
-    return Counter((token, number[place, item], question, click) for token, place, item, question, click in rows)
+    return Counter(
+        (token, number[place, item], question, click) for token, place, item, question, click in rows
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--participants", type=int, default=200)
-    parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between a participant's clicks")
+    parser.add_argument(
+        "--pause", type=float, default=1.0, help="mean seconds between a participant's clicks"
+    )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--every", type=float, default=3.0, help="seconds between two kills")
     chosen = parser.parse_args()

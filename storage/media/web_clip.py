@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -200,13 +201,18 @@ def _encode(draft: Path, video: Path | None, audio: Path, clip: WebClip) -> None
         sound.write()
 
 
+def _decoded(source, stream) -> Iterator[Any]:
+    return source.decode(stream)
+
+
 class _Pictures:
     """The video stream of the film and of the clip."""
 
     def __init__(self, sink, video: Path, clip: WebClip):
         self.sink, self.source = sink, av.open(str(video))
         found = [s for s in self.source.streams.video if s.codec_context is not None]
-        self.stream = self.taken = None
+        self.stream: Any = None
+        self.taken: Any = None
         if not found:
             return
         self.taken = found[0]
@@ -230,7 +236,7 @@ class _Pictures:
         if start > 1:
             self.source.seek(int(max(0.0, start - 1) * av.time_base))
         origin, last = None, -1
-        for frame in self.source.decode(self.taken):
+        for frame in _decoded(self.source, self.taken):
             if frame.time is None or frame.time < start - 1e-6:
                 continue
             if end is not None and frame.time >= end:
@@ -264,7 +270,8 @@ class _Sound:
         self.sink, self.start, self.end = sink, start, end
         self.source = av.open(str(audio))
         found = [s for s in self.source.streams.audio if s.codec_context is not None]
-        self.stream = self.taken = None
+        self.stream: Any = None
+        self.taken: Any = None
         if found:
             self.taken = found[0]
             self.stream = sink.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
@@ -277,7 +284,7 @@ class _Sound:
         if self.start > 1:
             self.source.seek(int(max(0.0, self.start - 1) * av.time_base))
         written = 0
-        for frame in self.source.decode(self.taken):
+        for frame in _decoded(self.source, self.taken):
             time_ = frame.time or 0.0
             if time_ + frame.samples / max(1, frame.sample_rate) <= self.start:
                 continue

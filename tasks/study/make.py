@@ -30,9 +30,12 @@ from tasks.study.assignment import assigned, orders, shuffled
 from tasks.study.power import Power
 from tasks.study.study import (
     CHECK,
+    FILMED,
     HUMAN,
+    INSTRUCTIONS,
     MOST_SYSTEMS,
     SCALE,
+    WRITTEN,
     Access,
     LeftOut,
     Shown,
@@ -100,8 +103,10 @@ def make_study(
             LeftOut(item=i, turn=t, reason=why) for (i, t), why in made.items() if why is not None
         )
         items = [_without(item, left_out) for item in items]
+        filmed = any(turn.clip for item in items for turn in item.turns)
         study = Study(
             title="What is a good reply?",
+            instructions=(FILMED if filmed else WRITTEN) + INSTRUCTIONS,
             systems={name: _title(name, session.settings) for name in systems},
             compared=_compared(systems),
             items=tuple(items),

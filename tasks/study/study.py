@@ -35,11 +35,18 @@ CHECK = "attention-check"
 HUMAN = "human"
 """The true reply, which may be judged as a system is."""
 
-INSTRUCTIONS = (
+FILMED = (
     "You will see short conversations between people. Each is a film, with what is said written beside it.",
     "Please watch the whole conversation up to its last statement, with the sound on. If a clip does not play, read what is "
     "said instead: we notice it, and you lose nothing.",
-    "Below the film are several replies to the last statement. Judge each by itself, not against the others: several may be "
+)
+WRITTEN = (
+    "You will read short conversations between people.",
+    "Please read the whole conversation up to its last statement.",
+)
+"""Where no conversation has a clip."""
+INSTRUCTIONS = (
+    "Below the conversation are several replies to the last statement. Judge each by itself, not against the others: several may be "
     "good, and several may be bad.",
     "For each reply there are two questions, each answered with bad, medium or good. The first is about meaning: does the "
     "reply go on from what was said and make sense here? The second is about feeling: does the reply show that it "
@@ -112,7 +119,7 @@ class Study(_Part):
 
     format: Literal[1] = 1
     title: str
-    instructions: tuple[str, ...] = INSTRUCTIONS
+    instructions: tuple[str, ...]
     questions: dict[Question, str] = QUESTIONS
     scale: dict[int, str] = SCALE
     systems: dict[str, str] = Field(min_length=1, max_length=MOST_SYSTEMS, description="Name -> title.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.study.make import StudySettings, access_of, places_of
 from tasks.study.power import Power
-from tasks.study.study import Access, Study, StudyItem, Turn, write_study
+from tasks.study.study import FILMED, INSTRUCTIONS, Access, Study, StudyItem, Turn, write_study
 
 SYSTEMS = {"1-llm": "LLM as it is", "4-av": "+ audio-visual", "5-epo": "+ EPO"}
 
@@ -38,6 +38,7 @@ def small_study(
     settings = StudySettings(participants=participants, each=settings.pop("each", len(items)), **settings)
     study = Study(
         title="What is a good reply?",
+        instructions=FILMED + INSTRUCTIONS,
         systems=SYSTEMS,
         compared="5-epo",
         items=tuple(items),
