@@ -165,9 +165,9 @@ def study_app(folder: Path) -> ASGIApp:
         if not all(PROLIFIC_ID.fullmatch(value) for value in asked):
             return html(pages.message(study.title, "Please open this study from its page on Prolific."), 400)
         try:
-            found = await do(
-                lambda connection: participants.sent_by_prolific(connection, study, *asked, now=time.time())
-            )
+            person, of, session = asked
+            now = time.time()
+            found = await do(lambda c: participants.sent_by_prolific(c, study, person, of, session, now))
         except NoPlace:
             line = "All places are taken at the moment. Please return this submission on Prolific; thank you for coming."
             return html(pages.message("No place is free", line), 409)
