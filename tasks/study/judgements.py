@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from storage.errors import InputError
-from storage.files import canonical, shown
+from storage.files import shown
 from tasks.study.journal import read_from
 from tasks.study.participants import Answers, answers, everybody, failed_checks
 from tasks.study.study import CHECK, Study
@@ -55,7 +55,7 @@ class Judgements(BaseModel, frozen=True, extra="forbid"):
         return {item: key[0] for item, key in self.keys.items()}
 
     def as_bytes(self) -> bytes:
-        return canonical(self.model_dump(mode="json"))
+        return self.model_dump_json().encode()  # systems and questions keep their order
 
 
 def collect(folder: Path, study: Study, keep_inattentive: bool = False) -> Judgements:

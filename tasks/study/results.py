@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
-from storage.store import canonical, write_atomic
+from storage.store import write_atomic
 from tasks.report import plots
 from tasks.report.figures import csv_of
 from tasks.report.rows import study_rows
@@ -24,7 +25,7 @@ def write_results(folder: Path, keep_inattentive: bool) -> tuple[dict, list[Path
     drawn = base64.b64decode(plots.study(shown).partition(",")[2])
     files = {
         NAME: found.as_bytes(),
-        "score.json": canonical(facts),
+        "score.json": json.dumps(facts, ensure_ascii=False).encode(),
         "score.csv": csv_of(study_rows(facts)),
         "figure-5.svg": drawn,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from model.metrics.settings import BootstrapSettings
 from storage.errors import InputError
 from storage.filestat import content_digest
-from storage.store import Ref, canonical
+from storage.store import Ref
 from tasks.engine.declaration import RawFiles
 from tasks.engine.item import Workspace
 from tasks.study.export import beside_judge
@@ -30,4 +30,5 @@ def read_study(
         raise InputError(f"{path}: changed while the run began; run again")
     facts = scored(found, intervals)
     facts["beside_judge"] = beside_judge(found, [json.loads(work.store.read(ref)) for ref in judged])
-    return [work.store.put_bytes("study.json", canonical(facts), rows=facts["counts"]["judgements"])]
+    data = json.dumps(facts, ensure_ascii=False).encode()  # the questions keep their order
+    return [work.store.put_bytes("study.json", data, rows=facts["counts"]["judgements"])]
