@@ -43,6 +43,7 @@ FITS = tuple(
         libraries=(*TORCH, "peft"),
         trains=True,
         anew=True,
+        seeds=("ladder.training.seed",),
         enabled=partial(_trained, arm),
     )
     for arm in ARMS.values()
@@ -86,4 +87,5 @@ LADDER = Stage(
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     enabled=lambda settings: bool(settings.ladder.arms),
+    repeated=True,
 )
