@@ -50,6 +50,7 @@ JUDGE = Stage(
     without_effect=lambda settings: ["judge.against", *(f"judge.server.{name}" for name in TRANSPORT_FIELDS)],
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
+    gpus=lambda settings: 0,
     own_process=True,
     enabled=lambda settings: settings.judge is not None,
 )
