@@ -48,7 +48,9 @@ class _Fused(torch.autograd.Function):
 @contextmanager
 def _fused_kernels() -> Iterator[None]:
     usual = branches.F.scaled_dot_product_attention
-    branches.F.scaled_dot_product_attention = lambda query, key, value, *_, **__: _Fused.apply(query, key, value)
+    branches.F.scaled_dot_product_attention = lambda query, key, value, *_, **__: _Fused.apply(
+        query, key, value
+    )
     try:
         yield
     finally:
@@ -59,7 +61,9 @@ def kept(layers: int, recomputed: bool, rows: int = ROWS, prompt: int = PROMPT, 
     """Bytes that a batch keeps in an LLM of so many layers."""
     settings = DialogueSettings()
     with torch.device("meta"):
-        llm = Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_hidden_layers=layers)).bfloat16().requires_grad_(False)
+        llm = (
+            Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_hidden_layers=layers)).bfloat16().requires_grad_(False)
+        )
         llm = new_adapter(llm, settings.rank, settings.alpha, settings.target_modules, seed=0)
         prompts = [torch.empty(prompt, WIDTH, dtype=torch.bfloat16, requires_grad=True) for _ in range(rows)]
     sizes: dict[int, tuple[int, torch.UntypedStorage]] = {}

@@ -38,7 +38,9 @@ def test_four_cards_share_what_they_can():
     one, four = (COSTS["hours"](COSTS["MULTIDIALOG"], cards) for cards in (1, 4))
     for stage in ("candidates", "dialogue.text", "compressor.finetune"):
         assert four[stage] == pytest.approx(one[stage] / 3.6)
-    assert four["replies (five rungs)"] == pytest.approx(one["replies (five rungs)"] * 2 / 5)  # two on one of them
+    assert four["replies (five rungs)"] == pytest.approx(
+        one["replies (five rungs)"] * 2 / 5
+    )  # two on one of them
     assert four["ladder"] == one["ladder"]
     # All cores that are busy decode then, and are what is waited for.
     assert four["features"] == pytest.approx(187_859 * 0.174 / 11.2 / 3600)
