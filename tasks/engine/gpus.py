@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
+from storage.errors import InputError
 from storage.user_cache import user_cache
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -71,8 +72,15 @@ class Gpus:
         return False
 
     def _lock(self, name: str) -> int | None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.folder / quote(name, safe=""), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """The open lock on a GPU; None where it is held. InputError where locks cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / quote(name, safe=""), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be written ({error.strerror}), and runs that share GPUs leave their locks there; "
+                "set EMPAMBA_CACHE to a folder that can"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -77,6 +77,10 @@ def test_two_processes_take_the_steps_of_one(name, form, whole, launched):
         assert file.read_bytes() == (other / file.relative_to(main)).read_bytes(), file
 
 
+def test_layers_in_shards_may_be_computed_again(whole, launched):
+    assert_same_training(launched / "recomputed" / "0" / "dialogue", whole / "dialogue")
+
+
 @pytest.mark.parametrize("form", ["plain", "sharded"])
 def test_each_process_reads_its_share_of_the_features(form, whole, launched):
     """In training, in what is measured of held-out rows, and for the card."""

@@ -3,7 +3,7 @@
     accelerate launch … --module tests.support.trainings FOLDER
 
 leaves each training's report and weights in FOLDER/<plain or sharded>/<number of the process>/<name of the training>;
-sharded where accelerate was told so, and plain after that. Replies, answers and
+sharded where accelerate was told so, and plain after that. One goes through shards that are put together twice, too. Replies, answers and
 histories are of very unlike lengths, and the last step has one row, so that no share of a step is like another.
 """
 
@@ -136,6 +136,9 @@ if __name__ == "__main__":
         assert is_sharded(load_llm(resolve("tiny-llm"), "float32")[0].model.layers) == (form == "sharded")
         for name, train in TRAININGS.items():
             train(Path(sys.argv[1]) / form / str(processes.index) / name)
+        if form == "sharded":
+            out = Path(sys.argv[1]) / "recomputed" / str(processes.index) / "dialogue"
+            dialogue(out, activation_checkpointing=True)
         (Path(sys.argv[1]) / form / f"read-{processes.index}").write_text(str(READ.pop("features")))
         os.environ[FSDP_VARIABLE] = "false"
     processes.leave()

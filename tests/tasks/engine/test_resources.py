@@ -189,6 +189,12 @@ def test_a_run_that_is_killed_leaves_its_gpu_to_the_process_that_still_computes_
     assert gpus.try_hold(1) is not None
 
 
+def test_locks_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written .*set EMPAMBA_CACHE"):
+        Gpus(lambda: ("0",), tmp_path / "file" / "locks").try_hold(1)
+
+
 def test_names_are_those_that_are_visible(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_names(2) == ("0", "1")
