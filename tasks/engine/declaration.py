@@ -19,6 +19,8 @@ from storage.store import Ref, Store
 
 Outputs = dict[str, tuple[Ref, ...]]
 """A settled stage's artefacts by item label."""
+SERVED = "served:"
+"""What the identity of a server's weights begins with."""
 EVERY_OTHER = ("*",)
 """As a stage's `needs`: all other stages of the graph."""
 
@@ -28,6 +30,11 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
 
     name: str
     identity: str
+
+    @property
+    def served(self) -> bool:
+        """Whether they lie behind a server, and nowhere here."""
+        return self.identity.startswith(SERVED)
 
 
 class RawFiles(BaseModel, frozen=True, extra="forbid"):
@@ -51,7 +58,7 @@ def named_weights(name: str) -> Weights:
 
 def served_weights(model: str) -> Weights:
     """What a server serves, by its name there; the stage asks the server itself for more (`OpenAIEngine.identify`)."""
-    return Weights(name=model, identity=f"served:{model}")
+    return Weights(name=model, identity=SERVED + model)
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ def taken_by(item: Item, settings: Settings, has: Resources) -> Resources:
 
 
 def _weights_gb(weights: Iterable[Weights]) -> float:
-    """What weights come to as they lie on this machine; nothing for those that it has not fetched yet."""
-    return sum(_size(cached_folder(named.name)) for named in weights) / GB
+    """What weights come to as they lie on this machine; nothing for those that a server has, or that are not fetched yet."""
+    return sum(_size(cached_folder(named.name)) for named in weights if not named.served) / GB
 
 
 def _size(folder: Path) -> int:

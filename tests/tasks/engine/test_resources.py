@@ -3,6 +3,7 @@
 The GPUs are pretended ones: names, as the setting `run.gpus` gives them. Locks, processes and the pool are the real ones.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from storage.errors import InputError
 from tasks.engine import preflight
-from tasks.engine.declaration import Stage
+from tasks.engine.declaration import Stage, Weights, served_weights
 from tasks.engine.gpus import Gpus, visible_names
 from tasks.engine.item import Item
 from tasks.engine.pool import WorkerPool
@@ -67,18 +68,16 @@ def test_without_a_gpu_an_item_takes_the_threads_of_its_processes():
 
 
 def test_memory_goes_by_the_weights_that_an_item_reads(tmp_path):
-    from tasks.engine.declaration import Weights
-
     (tmp_path / "model.safetensors").write_bytes(bytes(5_000_000))
-    item = replace(item_named("dialogue.text"), arguments={"llm": Weights(name=str(tmp_path), identity="")})
+    read = {"llm": Weights(name=str(tmp_path), identity=""), "judge": served_weights("somewhere else")}
+    item = replace(item_named("dialogue.text"), arguments=read)
     assert taken_by(item, CPU, Resources(0, 16.0, 4)).memory_gb == pytest.approx(1.01)
     assert taken_by(item, PAPER, Resources(1, 16.0, 4)).memory_gb == pytest.approx(1.005)
 
 
 def test_the_machine_is_what_is_free_or_what_the_settings_say():
-    assert machine(RunSettings(memory_gb=3.5), 2) == replace(
-        machine(RunSettings(memory_gb=3.5), 2), gpus=2, memory_gb=3.5
-    )
+    said = machine(RunSettings(memory_gb=3.5), 2)
+    assert (said.gpus, said.memory_gb, said.cores) == (2, 3.5, len(os.sched_getaffinity(0)))
     assert 0.1 < machine(RunSettings(), 0).memory_gb < 10_000
 
 
