@@ -58,9 +58,9 @@ def extract_features(
         for batch in _batches(decode_all(missing, settings, media, work.raw), settings.batch_size):
             whole = {keys[clip.key]: found for clip, found in batch if isinstance(found, Clip)}
             failed |= {keys[clip.key]: found for clip, found in batch if isinstance(found, MediaError)}
-            for key, clip in _encode(whole, settings, audio.name, video.name).items():
-                known[key] = clip
-                encoded.keep(key, clip)
+            for key, finished in _encode(whole, settings, audio.name, video.name).items():
+                known[key] = finished
+                encoded.keep(key, finished)
             done += len(batch)
             work.progress(done, len(missing), {})
         rows, facts, rejects = [], {}, []
