@@ -86,8 +86,8 @@ def test_each_process_reads_its_share_of_the_features(form, whole, launched):
     """In training, in what is measured of held-out rows, and for the card."""
     alone = int((whole / "read").read_text())
     shares = [int((launched / form / f"read-{number}").read_text()) for number in (0, 1)]
-    # Where rows do not go round, one that is short of them runs one of the other's.
-    assert alone <= sum(shares) < 1.25 * alone and max(shares) < 0.7 * alone, (alone, shares)
+    # Where rows do not go round, and of the one batch of held-out rows here, a process runs what is another's in vain.
+    assert alone <= sum(shares) < 1.4 * alone and max(shares) < 0.75 * alone, (alone, shares)
 
 
 def test_what_is_dealt_out_comes_back_in_order():
