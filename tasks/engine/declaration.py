@@ -162,6 +162,10 @@ class Stage:
     weights, or from its own of last time where `retrain` says so. enabled: whether these settings ask for it. explain:
     what changed inside the raw files that an item reads, asked only of a stale one, as explain(the item's arguments,
     its last outputs, store, raw root).
+
+    seeds: dotted paths of the seeds of its training. repeated: its figures are compared between variants, which are
+    copies of stages for another training seed or another training set (tasks/variants.py). variant: which one this is; ""
+    for none. changed: the run's settings as the stage sees them.
     """
 
     name: str
@@ -181,6 +185,10 @@ class Stage:
     anew: bool = False
     enabled: Callable[[Any], bool] = lambda settings: True
     explain: Callable[..., list[str]] | None = None
+    seeds: tuple[str, ...] = ()
+    repeated: bool = False
+    variant: str = ""
+    changed: Callable[[Any], Any] = lambda settings: settings
 
     def reads(self) -> dict[str, Reads]:
         """Argument -> the part of the settings it is handed."""

@@ -49,4 +49,5 @@ FINETUNE = Stage(
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     trains=True,
+    seeds=("compressor.finetune.seed",),
 )
