@@ -172,6 +172,10 @@ class Stage:
     raw files of such names can give it anything to do, asked before any is read. explain:
     what changed inside the raw files that an item reads, asked only of a stale one, as explain(the item's arguments,
     its last outputs, store, raw root).
+
+    seeds: dotted paths of the seeds of its training. repeated: its figures are compared between variants, which are
+    copies of stages for another training seed or another training set (tasks/variants.py). variant: which one this is; ""
+    for none. changed: the run's settings as the stage sees them.
     """
 
     name: str
@@ -194,6 +198,10 @@ class Stage:
     enabled: Callable[[Any], bool] = lambda settings: True
     may_run: Callable[[tuple[RawFiles, ...]], bool] = lambda raw_files: True
     explain: Callable[..., list[str]] | None = None
+    seeds: tuple[str, ...] = ()
+    repeated: bool = False
+    variant: str = ""
+    changed: Callable[[Any], Any] = lambda settings: settings
 
     def gpus_of(self, settings: Any) -> int:
         """GPUs that an item takes where there are any: one of a stage that reads torch's version, for each of its processes."""

@@ -31,6 +31,7 @@ from tasks.engine.stopping import Stop, stopped_by_signals
 from tasks.engine.worker import LineCallback, Progress, StageFailed, ignore_line
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
+from tasks.variants import with_variants
 
 SAMPLE = ("storage.sample.layout:write_sample",)
 
@@ -149,7 +150,8 @@ class Session:
 
     def _graph(self) -> list[Node]:
         sources = Sources(self.settings, self.profile, self.store, self._raw, self.raw_root)
-        return build_graph((*STAGES, *declared_elsewhere(self.settings.run.stages)), sources)
+        stages = (*STAGES, *declared_elsewhere(self.settings.run.stages))
+        return build_graph(with_variants(stages, self.settings), sources)
 
     @cached_property
     def _forced(self) -> set[str]:

@@ -56,4 +56,5 @@ FINETUNE = Stage(
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     trains=True,
+    seeds=("compressor.finetune.seed",),
 )
