@@ -76,7 +76,10 @@ def test_the_page_has_figure_5_and_says_how_sure_it_is(tmp_path):
     assert "5 people, 5 conversations" in text and "first is better" in text
     assert "2.60" in text  # (4 * 3 + 1) / 5
     # Both say "first" throughout, and then the judge ties where people say "first": nothing beyond chance.
-    assert "κ: LLM as it is, empathy: – (5 of 5 the same); LLM as it is, semantics: 0.00 (0 of 5 the same)." in text
+    assert (
+        "κ: LLM as it is, empathy: – (5 of 5 the same); LLM as it is, semantics: 0.00 (0 of 5 the same)."
+        in text
+    )
     assert facts["study"]["beside_judge"][0]["exchanges"] == 5
     bare, without = _report(tmp_path, _artefacts(store, tmp_path), store)
     assert "What people say" not in bare and without["study"] is None
