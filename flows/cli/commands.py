@@ -13,6 +13,8 @@ from flows.cli.ops import status as ops_status
 from flows.cli.results import export_pairs, report, show
 from flows.cli.runs import list_runs, run, status
 from flows.cli.store import caches, gc, verify
+from flows.cli.study import export_study, make, release, score, serve
+from flows.cli.study import status as study_status
 from flows.cli.weights import evaluate_scorer, list_weights, pretrain_compressor, pull_weights, train_scorer
 
 COMMANDS = {
@@ -38,6 +40,17 @@ GROUPS = {
     "ops": (
         "A Prefect server, work pool and worker on this machine.",
         {"up": up, "status": ops_status, "down": down, "deploy": deploy},
+    ),
+    "study": (
+        "People judge replies (section 5.2).",
+        {
+            "make": make,
+            "serve": serve,
+            "status": study_status,
+            "release": release,
+            "score": score,
+            "export": export_study,
+        },
     ),
     "export": ("A run's results as datasets of their own.", {"pairs": export_pairs}),
 }

@@ -163,7 +163,7 @@ class _Tasks:
     def _run_in_place(self, item: Item, why: list[str], answer: Future) -> None:
         stage, label = item.stage.name, item.label
         try:
-            with self._run.session.slots.take(stage):
+            with self._run.session.room_for(item):
                 named = run_item.with_options(tags=task_tags(self._run.request, stage, label))
                 with self._submitting:  # Prefect counts a flow's task runs without a lock
                     running = named.submit(self._request, stage, label, _bounded("; ".join(first_lines(why))))

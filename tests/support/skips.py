@@ -13,8 +13,10 @@ import pytest
 EXPECTED = {
     "the scan's kernels need a GPU": "CI has no GPU",
     "a GPU adds up in any order; bytes are a CPU's promise": "CI may have a GPU",
+    "the viewer's script needs a browser": "CI may have none",
     "mounting a file system is not allowed here": "a container may lack the right",
     "root cannot be held to file permissions here": "a container may lack the right",
+    "no Chromium here to open the pages with": "a browser is no requirement of the project",
     "goemotions-minilm-b has no part adapter.": "it was trained without one",
     "goemotions-smollm2 has no part adapter.": "it was trained without one",
 }
