@@ -15,11 +15,13 @@ from uuid import UUID
 
 from prefect import Flow, State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelled
 
 from storage.store import Ref
 from tasks.engine.item import Item
+from tasks.engine.passing import tried
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest, executor, open_run
 from tasks.engine.stopping import Interrupted, Stopped, with_our_signal_handlers
@@ -33,6 +35,10 @@ from tasks.orchestration.stage_page import create_page
 from tasks.stages.verdicts import verdict_line
 from tasks.terminal import clean, seconds_text, size_text
 
+SERVER_RETRIES, SERVER_RETRY_AFTER_S = 5, 2.0
+"""A tagged task run asks the server for leave before it begins, once; an item whose server is away then is submitted again,
+for a minute in all.
+"""
 WHY = 2000
 """Most characters of reasons in a task run's parameters; the stage's table artifact has them all."""
 
@@ -161,20 +167,30 @@ class _Tasks:
         return self._ids.get((plan.stage.name, plan.items[0].label)) if len(plan.items) == 1 else None
 
     def _run_in_place(self, item: Item, why: list[str], answer: Future) -> None:
-        stage, label = item.stage.name, item.label
         try:
             with self._run.session.room_for(item):
-                named = run_item.with_options(tags=task_tags(self._run.request, stage, label))
-                with self._submitting:  # Prefect counts a flow's task runs without a lock
-                    running = named.submit(self._request, stage, label, _bounded("; ".join(first_lines(why))))
-                self._ids[stage, label] = running.task_run_id
-                refs = [Ref.model_validate(ref) for ref in running.result()]
+                refs = tried(
+                    partial(self._result, item, why),
+                    SERVER_RETRIES,
+                    SERVER_RETRY_AFTER_S,
+                    lambda error: isinstance(error, ConcurrencySlotAcquisitionError),
+                    lambda seconds, _: self._run.session.stop.wait(seconds),
+                )
         except CancelledRun as cancelled:
             answer.set_exception(Stopped(str(cancelled)))
         except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
             answer.set_exception(error)
         else:
             answer.set_result(refs)
+
+    def _result(self, item: Item, why: list[str]) -> list[Ref]:
+        """The artefacts of a task run of the item."""
+        stage, label = item.stage.name, item.label
+        named = run_item.with_options(tags=task_tags(self._run.request, stage, label))
+        with self._submitting:  # Prefect counts a flow's task runs without a lock
+            running = named.submit(self._request, stage, label, _bounded("; ".join(first_lines(why))))
+        self._ids[stage, label] = running.task_run_id
+        return [Ref.model_validate(ref) for ref in running.result()]
 
 
 def _settled_line(plan: StagePlan, verdict: str | None) -> str:
