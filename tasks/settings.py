@@ -33,7 +33,7 @@ from tasks.nested import leaves
 from tasks.run_settings import GeneralisationSettings, RunSettings
 from tasks.stages.judge.settings import JudgeSettings
 from tasks.stages.ladder.arms import ArmName
-from tasks.stages.systems.settings import EndpointSystem, System
+from tasks.stages.systems.settings import AnySystem, EndpointSystem
 
 Kind = TypeVar("Kind", bound=BaseModel)
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
@@ -174,7 +174,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     ladder: LadderSettings = LadderSettings()
     long_history: LongHistorySettings = LongHistorySettings()
     generalisation: GeneralisationSettings = GeneralisationSettings()
-    systems: tuple[System, ...] = Field(
+    systems: tuple[AnySystem, ...] = Field(
         (),
         description="Further systems that answer the test exchanges (docs/systems.md): endpoints, dialogue models of before "
         "chat LLMs.",

@@ -11,7 +11,7 @@ from storage.store import Store
 from tasks.report.counts import Artefacts
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, by_metric
 from tasks.settings import Settings
-from tasks.stages.systems.settings import ChatbotSystem, Prices, System
+from tasks.stages.systems.settings import AnySystem, ChatbotSystem, Prices
 
 ENDPOINT = "an endpoint that serves it, named in `systems`"
 MULTIMODAL = "its weights, named in `systems` as a multimodal one with `finetune`"
@@ -96,7 +96,7 @@ def absent(settings: Settings) -> list[dict]:
     ]
 
 
-def _cost(system: System, counts: dict) -> dict | None:
+def _cost(system: AnySystem, counts: dict) -> dict | None:
     """{"amount", "currency", "least": some answers told no tokens}; None without prices."""
     prices: Prices | None = getattr(system, "prices", None)
     if prices is None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from model.features.settings import FeatureSettings
 from model.multimodal.model import Sense, Shown
 from storage.media.clip import Clip
+from storage.media.container import MediaError
 from storage.media.settings import MediaSettings
 from storage.utterance import Utterance
 from tasks.stages.features.clips import decode_all
@@ -54,7 +55,9 @@ class ClipFolder:
         if self.sense == "audio":
             found = clip.audio
         else:
-            found = clip.frames[0][len(clip.frames[0]) // 2] if clip.frames else None
+            film = clip.frames[0] if clip.frames else None
+            # A clip without its frames is an error of its own.
+            found = None if film is None or isinstance(film, MediaError) else film[len(film) // 2]
         if found is not None and len(found):
             draft = self._path(digest).with_suffix(".draft")
             save_file({self.sense: found.copy()}, draft)

@@ -30,8 +30,9 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.evaluation import evaluation_exchanges, exchanges_to_answer
-from tasks.stages.examples import key_text, read_dialogues, tagged, that_choose
-from tasks.stages.shards import read_rows, write_rejects, write_shard
+from tasks.stages.examples import key_text, read_dialogues, tagged
+from tasks.stages.shards import dialogue_keys, read_rows, write_rejects, write_shard
+from tasks.stages.stand_in import choosing
 from tasks.stages.systems.clips import ClipFolder
 from tasks.stages.systems.settings import MultimodalSystem
 
@@ -60,7 +61,7 @@ def fit_multimodal(
         train_multimodal(
             folder,
             train,
-            that_choose(heldout, work.store, utterances, stand_ins),
+            _that_choose(heldout, utterances, stand_ins, work),
             clips,
             training,
             Path(out),
@@ -94,6 +95,15 @@ def _with_clip(example: MultimodalExample, clips: ClipFolder) -> MultimodalExamp
     """Without the clip where it could not be decoded."""
     clip = example.clip if clips.has(example.clip) else None
     return MultimodalExample(example.key, example.prompt, example.reply, clip, example.dialogue)
+
+
+def _that_choose(
+    examples: list[MultimodalExample], utterances: list[Ref], stand_ins: tuple[str, ...], work: Workspace
+) -> list[MultimodalExample]:
+    """Those of dialogues of dev that checkpoints may be chosen on (tasks/stages/stand_in.py)."""
+    rows = read_rows(work.store, utterances, "utterances", "dev")
+    may = {key_text(key) for key in choosing(dialogue_keys(rows), stand_ins)}
+    return [example for example in examples if example.dialogue in may]
 
 
 def _prompt(exchange: Exchange, dialogue: list[Utterance], turns: int) -> tuple[str, Utterance]:

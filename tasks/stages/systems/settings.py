@@ -133,4 +133,6 @@ def _greedy(max_new_tokens: int) -> Sampling:
     return Sampling(temperature=0, top_p=1, max_new_tokens=max_new_tokens)
 
 
-System = Annotated[EndpointSystem | ChatbotSystem | MultimodalSystem, Field(discriminator="kind")]
+System = EndpointSystem | ChatbotSystem
+"""Those that are asked with text alone."""
+AnySystem = Annotated[System | MultimodalSystem, Field(discriminator="kind")]
