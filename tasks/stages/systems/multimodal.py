@@ -23,7 +23,7 @@ from model.zoo.resolve import resolve
 from storage.answers import Reply
 from storage.exchanges import Exchange
 from storage.media.settings import MediaSettings
-from storage.shards import reject_to_row, reply_to_row, row_to_exchange
+from storage.shards import reject_to_row, reply_to_row
 from storage.store import Ref, canonical
 from storage.utterance import Reject, Utterance
 from tasks.engine.declaration import Weights
@@ -31,7 +31,7 @@ from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.evaluation import evaluation_exchanges, exchanges_to_answer
 from tasks.stages.examples import key_text, read_dialogues, tagged
-from tasks.stages.shards import dialogue_keys, read_rows, write_rejects, write_shard
+from tasks.stages.shards import dialogue_keys, read_rows, row_key, write_rejects, write_shard
 from tasks.stages.stand_in import choosing
 from tasks.stages.systems.clips import ClipFolder
 from tasks.stages.systems.settings import MultimodalSystem
@@ -77,15 +77,12 @@ def _examples(
 ) -> list[tuple[MultimodalExample, Utterance]]:
     """Every exchange of the split by key, beside the utterance that is its sentence."""
     dialogues = read_dialogues(work.store, utterances, split)
-    rows = sorted(
-        (row_to_exchange(row)[0] for row in read_rows(work.store, exchanges, "exchanges", split)),
-        key=lambda e: e.key,
-    )
     found = []
-    for e in rows:
-        prompt, sentence = _prompt(e, dialogues[e.key[:3]], dialogue.max_history_utterances)
+    for row in sorted(read_rows(work.store, exchanges, "exchanges", split), key=row_key):
+        key = row_key(row)
+        prompt, sentence = _prompt(key[3], dialogues[key[:3]], dialogue.max_history_utterances)
         example = MultimodalExample(
-            key_text(e.key), prompt, e.reply, sentence.media_digest, key_text(e.key[:3])
+            key_text(key), prompt, row["reply"], sentence.media_digest, key_text(key[:3])
         )
         found.append((example, sentence))
     return found
@@ -106,11 +103,11 @@ def _that_choose(
     return [example for example in examples if example.dialogue in may]
 
 
-def _prompt(exchange: Exchange, dialogue: list[Utterance], turns: int) -> tuple[str, Utterance]:
-    """Table 6 with the last `turns` before the sentence as role-tagged text; and the sentence."""
-    at = next(i for i, utterance in enumerate(dialogue) if utterance.turn == exchange.turn)
+def _prompt(turn: int, dialogue: list[Utterance], turns: int) -> tuple[str, Utterance]:
+    """Table 6 to the sentence of this turn, with the last `turns` before it as role-tagged text; and the sentence."""
+    at = next(i for i, utterance in enumerate(dialogue) if utterance.turn == turn)
     history = "\n".join(tagged(dialogue)[max(0, at - turns) : at])
-    return dialogue_prompt(exchange.sentence, history, False, False), dialogue[at]
+    return dialogue_prompt(dialogue[at].text, history, False, False), dialogue[at]
 
 
 def answer_with_clips(
@@ -134,7 +131,7 @@ def answer_with_clips(
         evaluation_exchanges(work.store, utterances, exchanges), settings.exchanges, settings.seed
     )
     dialogues = read_dialogues(work.store, utterances, "test", "dev")
-    asked = [_prompt(e, dialogues[e.key[:3]], dialogue.max_history_utterances) for e in chosen]
+    asked = [_prompt(e.turn, dialogues[e.key[:3]], dialogue.max_history_utterances) for e in chosen]
     made_with = [
         system.engine, system.engine_args.dtype, settings.max_new_tokens, adapter and adapter.digest,
         features.frames, features.max_seconds, features.seed, media.decoder,
