@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -29,7 +30,7 @@ TEMPLATE = (
 )
 """Of LLaVA-NeXT, which has one in its tokenizer's folder; Qwen2-Audio's processor brings its own."""
 SIDE, PATCH = 28, 14
-WIDTH = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+WIDTH = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def write_multimodal(folder: Path, kind: str) -> Path:
@@ -60,7 +61,15 @@ def _qwen2_audio(folder: Path) -> None:
     )
     config = Qwen2AudioConfig(audio_config=heard, text_config=text, audio_token_index=VOCABULARY)
     Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
+    _named_as_released(folder / "model.safetensors")
     Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=80), tokenizer).save_pretrained(folder)
+
+
+def _named_as_released(file: Path) -> None:
+    """transformers reads the names of the released weights, and writes the language model's one level too deep."""
+    weights = load_file(file)
+    deep, named = "language_model.model.model.", "language_model.model."
+    save_file({name.replace(deep, named): one for name, one in weights.items()}, file, {"format": "pt"})
 
 
 def _llava_next(folder: Path) -> None:

@@ -133,19 +133,19 @@ def test_vllm_is_given_the_same_prompt_and_the_clip_that_stands_for_its_placehol
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_vllm_answers_as_transformers_does(tmp_path):
-    """LLaVA-NeXT, in a process of its own, as a stage's is."""
+    """Qwen2-Audio, in a process of its own, as a stage's is; of LLaVA-NeXT vLLM wants torchvision."""
     import subprocess
     import sys
 
-    folder = write_multimodal(tmp_path / "llava_next", "llava_next")
+    folder = write_multimodal(tmp_path / "qwen2_audio", "qwen2_audio")
     code = (
         "import json, sys; from pathlib import Path; from model.generation.settings import EngineArgs;"
         "from model.multimodal.engines import load_multimodal;"
         "from tests.model.multimodal.test_multimodal import SENTENCES, clip;"
-        "args = EngineArgs(dtype='float32', max_model_len=512);"
+        "args = EngineArgs(dtype='float32', max_model_len=2048);"
         "m = load_multimodal(sys.argv[2], Path(sys.argv[1]), args, None);"
         "p = [m.prompter.prompt(t, True) for t in SENTENCES];"
-        "r = m.replies(p, [clip('image', 0), clip('image', 1)], 6);"
+        "r = m.replies(p, [clip('audio', 0), clip('audio', 1)], 6);"
         "print(json.dumps([[a.reply.text, a.prompt_tokens] for a in r]))"
     )
     told = []
