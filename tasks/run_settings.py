@@ -29,8 +29,26 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
         "what follows from it, is made once for each, and the report says how far its figures spread over them.",
     )
 
-    parallel: int = Field(1, ge=1, description="Items that run at once.")
-    feature_workers: int = Field(1, ge=1, description="Processes that extract features.")
+    parallel: int = Field(
+        1, ge=1, description="Items that run at once, as far as GPUs, memory and cores go (docs/running.md)."
+    )
+    gpus: tuple[str, ...] | None = Field(
+        None,
+        description="The GPUs that items hold, one after the other, as CUDA_VISIBLE_DEVICES names them; null: all that torch "
+        "finds.",
+    )
+    memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Memory in GB (10^9 bytes) that items take together; one that takes more runs alone. null: what is free "
+        "when the run begins.",
+    )
+    feature_workers: int = Field(
+        1, ge=1, description="Processes that extract features, each on a GPU of its own."
+    )
+    candidate_workers: int = Field(
+        1, ge=1, description="Engines that write candidates, each on GPUs of its own (data parallelism)."
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a stage's process; None: torch's own."
     )

