@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,36 +18,22 @@ if TYPE_CHECKING:
     from tasks.chat.models import Models
     from tasks.chat.weights import Trained
 
+LOOPBACK = "127.0.0.1"
 LastRung = Annotated[
     str | None, typer.Option("--rung", help="A rung, by its number or name; unless told, the ladder's last.")
 ]
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a server listens."""
-
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; this machine alone unless another is given.")
-    ] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 0
-
-    def warn(self) -> None:
-        """A line where others than this machine will reach it."""
-        from tasks.chat.local_server import is_local
-
-        if not is_local(self.host):
-            err.say(
-                f"listening on {self.host}: whoever reaches this machine can talk to it; nobody is asked who they are"
-            )
+Host = Annotated[str, typer.Option(help="Address to listen on; this machine alone unless another is given.")]
 
 
 @grouped
 def chat(
     which: WhichRun,
-    address: Address,
     rung: LastRung = None,
     web: Annotated[bool, typer.Option("--web", help="As a page in the browser.")] = False,
+    host: Host = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any that is free.")] = 0,
     temperature: Annotated[
         float, typer.Option(min=0, max=2, help="Of the replies' draws; 0: greedy, as in the report.")
     ] = 0.0,
@@ -70,9 +55,9 @@ def chat(
             from tasks.chat.local_server import listen
             from tasks.chat.web import web_app
 
-            address.warn()
-            app = web_app(engine, found, first, sampling, run, address.host)
-            listen(app, address.host, address.port, lambda url: out.say(f"{url}  (Ctrl-C ends it)"))
+            _warn(host)
+            app = web_app(engine, found, first, sampling, run, host)
+            listen(app, host, port, lambda url: out.say(f"{url}  (Ctrl-C ends it)"))
             return
         from tasks.chat.terminal import TerminalChat
 
@@ -82,10 +67,11 @@ def chat(
 @grouped
 def serve(
     which: WhichRun,
-    address: Address,
     rung: Annotated[
         str | None, typer.Option("--rung", help="This rung alone, by its number or name; unless told, all.")
     ] = None,
+    host: Host = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
     at_once: Annotated[int, typer.Option(min=1, max=256, help="Requests that are answered together.")] = 16,
 ) -> None:
     """Serve a run's rungs as models of an OpenAI-compatible endpoint: /v1/models and /v1/chat/completions."""
@@ -97,14 +83,19 @@ def serve(
     rungs = found.rungs if rung is None else {chosen: found.rungs[chosen]}
     # The one that answers where no model is named stands last.
     ordered = {name: parts for name, parts in rungs.items() if name != chosen} | {chosen: found.rungs[chosen]}
-    address.warn()
+    _warn(host)
     with _engine(found, chosen, at_once) as engine:
-        app = openai_app(engine, found, ordered, address.host)
-        listen(
-            app,
-            address.host,
-            address.port,
-            lambda url: out.say(f"{url}/v1 has {', '.join(ordered)}  (Ctrl-C ends it)"),
+        app = openai_app(engine, found, ordered, host)
+        listen(app, host, port, lambda url: out.say(f"{url}/v1 has {', '.join(ordered)}  (Ctrl-C ends it)"))
+
+
+def _warn(host: str) -> None:
+    """A line where others than this machine will reach what listens there."""
+    from tasks.chat.local_server import is_local
+
+    if not is_local(host):
+        err.say(
+            f"listening on {host}: whoever reaches this machine can talk to it; nobody is asked who they are"
         )
 
 

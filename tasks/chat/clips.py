@@ -62,11 +62,12 @@ def decode(path: Path, settings: FeatureSettings, media: MediaSettings) -> Decod
         raise InputError(f"{path}: {size_text(size)}; a clip has at most {size_text(MOST_BYTES)}")
     # The frames follow from the clip's content and the seed, as a run's do.
     drawn = int(hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest(), 16) ^ settings.seed
-    shared = {"count": settings.frames, "max_seconds": settings.max_seconds, "decoder": media.decoder}
-    requests = (
-        Request(str(path.parent), None, path.name, **shared),
-        Request(str(path.parent), path.name, None, (Window(drawn),), **shared),
-    )
+
+    def request(video: str | None, audio: str | None, *windows: Window) -> Request:
+        root, limit = str(path.parent), settings.max_seconds
+        return Request(root, video, audio, windows, settings.frames, max_seconds=limit, decoder=media.decoder)
+
+    requests = request(None, path.name), request(path.name, None, Window(drawn))
     with DecoderPool(1, media.timeout_s) as pool:
         heard, seen = pool.map(requests)
     return _joined(path, heard, _first_window(seen))

@@ -6,6 +6,7 @@ a place. Knows nothing of conversations or of who asks.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,14 @@ from tasks.chat.models import Models
 MOST_AT_ONCE = 16
 """Replies of a rung under way at once; the others wait for a place."""
 Made = TypeVar("Made")
+
+
+class Gone(RuntimeError):
+    """The engine has ended."""
+
+
+def _gone() -> Models:
+    raise Gone("the chat has ended")
 
 
 @dataclass(eq=False)
@@ -59,7 +68,8 @@ class Engine:
         self._waiting: deque[Reply] = deque()
         self._going: dict[str, list[Reply]] = {}
         self._decoders: dict[str, StreamingDecoder] = {}
-        self._closed = False
+        self._closed = threading.Event()
+        self._models: Callable[[], Models] = _gone
         self._thread = threading.Thread(target=self._work, args=(load,), name="engine", daemon=True)
 
     def call(self, function: Callable[[Models], Made]) -> Future[Made]:
@@ -73,14 +83,19 @@ class Engine:
                 except BaseException as error:
                     future.set_exception(error)
 
-        self._jobs.put(job)
+        self._put(job)
         return future
 
     def reply(self, rung: str, prompt: Tensor, sampling: Sampling, on_text: Callable[[str], None]) -> Reply:
         """Begin a reply to a prompt, as `Conversation.prompt` makes it."""
         reply = Reply(rung, Row(prompt, sampling), on_text)
-        self._jobs.put(lambda: self._waiting.append(reply))
+        self._put(lambda: self._waiting.append(reply))
         return reply
+
+    def _put(self, job: Callable[[], None]) -> None:
+        self._jobs.put(job)
+        if self._closed.is_set():  # nobody else will look any more
+            self._refuse_the_rest()
 
     # In the thread ------------------------------------------------------------------------------------
 
@@ -98,11 +113,26 @@ class Engine:
             self._models = lambda: models
         while self._take_jobs():
             self._admit()
-            for rung, replies in list(self._going.items()):
-                self._step(rung, replies)
-        for reply in [*self._waiting, *(r for replies in self._going.values() for r in replies)]:
-            reply.stop()
-            self._end(reply)
+            for rung, replies in self._going.items():
+                if replies:
+                    self._step(rung, replies)
+        for replies in self._going.values():
+            for reply in replies:
+                reply.stop()
+                self._end(reply)
+        self._closed.set()
+        self._refuse_the_rest()
+
+    def _refuse_the_rest(self) -> None:
+        """Whoever still waits is told that the engine has ended."""
+        self._models = _gone
+        with contextlib.suppress(Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    job()
+        while self._waiting:
+            self._waiting.popleft().done.set_exception(Gone("the chat has ended"))
 
     def _take_jobs(self) -> bool:
         """Run what was asked for; waits for something where nothing is under way. False once it is closed."""

@@ -16,7 +16,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from storage.errors import InputError
 
-LOOPBACK = "127.0.0.1"
 GRACE_S = 2
 """Seconds that open connections have to end in, once the server is stopped."""
 

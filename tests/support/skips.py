@@ -15,6 +15,7 @@ EXPECTED = {
     "a GPU adds up in any order; bytes are a CPU's promise": "CI may have a GPU",
     "mounting a file system is not allowed here": "a container may lack the right",
     "root cannot be held to file permissions here": "a container may lack the right",
+    "no Chromium here": "a machine may lack a browser",
     "goemotions-minilm-b has no part adapter.": "it was trained without one",
     "goemotions-smollm2 has no part adapter.": "it was trained without one",
 }
