@@ -278,8 +278,10 @@ def _explain_mistakes(app: FastAPI) -> None:
     @app.middleware("http")
     async def bounded(request: Request, follow):
         length = request.headers.get("content-length", "")
-        if request.method == "POST" and not (length.isdigit() and int(length) <= MOST_BODY):
-            return _mistake(413, f"a body of a known size, at most {MOST_BODY} bytes, is read")
+        if request.method == "POST" and not length.isdigit():
+            return _mistake(411, "a body is read where its size is told beforehand (Content-Length)")
+        if request.method == "POST" and int(length) > MOST_BODY:
+            return _mistake(413, f"a body of {length} bytes; at most {MOST_BODY} are read")
         return await follow(request)
 
     @app.exception_handler(InputError)

@@ -68,6 +68,11 @@ class Room:
         for listener in self._listeners:
             listener.set()
 
+    @property
+    def listeners(self) -> int:
+        """How many pages listen."""
+        return len(self._listeners)
+
     async def changes(self, after: int) -> AsyncIterator[dict | None]:
         """What has changed since version `after`, at once, and then whatever changes; None where nothing did for a while."""
         listener = asyncio.Event()

@@ -60,6 +60,7 @@ def web_app(engine: Engine, found: Trained, rung: str, sampling: Sampling, run: 
     """The page's server. run: the run's id, for the page and for what is saved."""
     app = FastAPI(title="empamba chat", docs_url=None, redoc_url=None, openapi_url=None)
     rooms, decoding = Rooms(), asyncio.Semaphore(DECODED_AT_ONCE)
+    app.state.rooms = rooms
     guard(app, host)
     _turn_away_large_bodies(app)
     _explain_mistakes(app)

@@ -109,6 +109,22 @@ def test_requests_that_come_together_are_answered_together(url, engine):
     assert max(most) > 1
 
 
+def test_a_client_that_goes_stops_its_reply(url, engine):
+    body = {
+        "messages": [{"role": "user", "content": "Go on."}],
+        "model": "3-mc",
+        "max_tokens": 1000,
+        "stream": True,
+    }
+    with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as stream:
+        for line in stream.iter_lines():
+            if '"content": ""' not in line and line:  # the first words
+                break
+        (reply,) = engine._going["3-mc"]
+    reply.done.result(60)
+    assert reply.ended == "stopped" and len(reply.row.tokens) < 1000
+
+
 def test_models_are_the_rungs_and_the_last_one_answers_unnamed(url):
     entries = httpx.get(f"{url}/models").json()["data"]
     assert [entry["id"] for entry in entries] == ["2-ft", "3-mc", "5-epo"]
@@ -161,3 +177,4 @@ def test_only_this_machine_s_names_and_pages_are_answered(url):
     assert foreign.status_code == 403
     large = httpx.post(f"{url}/chat/completions", content=b" " * (5 << 20))
     assert large.status_code == 413 and "at most" in large.json()["error"]["message"]
+    assert httpx.post(f"{url}/chat/completions", content=iter([b"{}"])).status_code == 411

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -17,8 +18,13 @@ GREEDY = Sampling(temperature=0, max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
-def page(engine, found):
-    with served(web_app(engine, found, "3-mc", GREEDY, "some-run", "127.0.0.1")) as url:
+def app(engine, found):
+    return web_app(engine, found, "3-mc", GREEDY, "some-run", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def page(app):
+    with served(app) as url:
         with httpx.Client(base_url=url, timeout=60) as client:
             yield client
 
@@ -59,7 +65,7 @@ class Listening:
         return self.changes
 
 
-def test_a_turn_is_told_as_it_comes_and_what_was_missed_is_told_again(page, room):
+def test_a_turn_is_told_as_it_comes_and_what_was_missed_is_told_again(page, room, app):
     listening = Listening(page, room)
     listening.first()
     assert page.post(f"{room}/turns", json={"text": "Good evening."}).json() == {}
@@ -77,6 +83,10 @@ def test_a_turn_is_told_as_it_comes_and_what_was_missed_is_told_again(page, room
     whole = Listening(page, room, after=10**6)  # a page of a server before this one
     assert whole.first()["turns"].keys() == {"0", "1"}
     whole.stop(page, room)
+    until = time.monotonic() + 30
+    while app.state.rooms.find(room.split("/")[-1]).listeners:  # a page that has gone leaves nothing behind
+        assert time.monotonic() < until
+        time.sleep(0.02)
     saved = page.get(f"{room}/saved").json()
     assert saved["run"] == "some-run" and [t["text"] for t in saved["turns"]] == [
         "Good evening.",
