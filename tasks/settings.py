@@ -84,6 +84,11 @@ class LadderSettings(BaseModel, frozen=True, extra="forbid"):
         description="Of these arms, those that get an adapter of their own, all from one start and on the same rows at "
         "the same step; the others are measured with the adapter of rung 2 or 3, most of them unprepared.",
     )
+    start_from_reader: bool = Field(
+        False,
+        description="The adapters of `trained` start from the reader that the compressor was trained with, all of them, "
+        "in place of new ones: a new one has memories to learn beside all else in the steps that it gets.",
+    )
     exchanges: int | None = Field(
         None, ge=1, description="Test exchanges of each arm, spread over the datasets; None takes all."
     )

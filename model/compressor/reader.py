@@ -34,8 +34,8 @@ def checked_reader(compressor: Path | None, rank: int, alpha: int, target_module
     folder = reader_folder(compressor)
     if folder is None:
         raise AdapterError(
-            f"{compressor}: this compressor has no reader for dialogue.start_from_reader; train one with "
-            "compressor.reader_rank, or set it to false"
+            f"{compressor}: this compressor has no reader for start_from_reader (of dialogue, or ladder); train one "
+            "with compressor.reader_rank, or set it to false"
         )
     check_adapter(folder, rank, alpha, target_modules, "dialogue.rank, alpha and target_modules")
     return folder

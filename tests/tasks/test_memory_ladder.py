@@ -3,10 +3,14 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from model.compressor.settings import CompressorSettings
 from model.dialogue.settings import DialogueSettings
 from model.metrics.memory_ladder import ArmRow
 from model.metrics.settings import BootstrapSettings
+from model.settings import TrainingSettings
 from storage.answers import Reply
 from storage.errors import InputError
 from storage.store import Ref, Store
@@ -14,7 +18,9 @@ from tasks.engine.declaration import NotRun, Weights
 from tasks.engine.graph import Sources, build_graph
 from tasks.pipeline import STAGES
 from tasks.settings import LadderSettings, load_settings
+from tasks.stages.compressor.fit import pretrain_compressor
 from tasks.stages.ladder.arms import ARMS, known_by
+from tasks.stages.ladder.fit import fit_arm
 from tasks.stages.ladder.measure import evaluated_examples, measure_ladder
 from tasks.stages.ladder.sentences import ladder_sentences
 from tasks.stages.metrics.measure import identical_to_previous, steps
@@ -112,6 +118,42 @@ def test_a_training_for_each_arm_that_is_asked_for(tmp_path):
     assert memory["compressor"].name == "compressor.finetune"
     assert {r.name.split("/")[2] for r in (*mean["utterances"], *mean["exchanges"])} == {"train", "dev"}
     assert "ladder" not in nodes(tmp_path, "ladder.arms=[]")
+
+
+def test_all_arms_start_from_the_reader_where_that_is_asked_for_and_wait_for_it_only_there(tmp_path):
+    arms = 'ladder.trained=["none", "mean", "memory"]'
+    anew = nodes(tmp_path, arms)
+    assert "compressor.finetune" not in anew["ladder.fit.none"].needs
+    assert all("reader_of" not in call(anew, f"ladder.fit.{arm}") for arm in ("none", "mean", "memory"))
+    found = nodes(tmp_path, arms, "ladder.start_from_reader=true")
+    for arm, compressor in {"none": None, "mean": None, "memory": "compressor.finetune"}.items():
+        arguments = call(found, f"ladder.fit.{arm}")
+        assert arguments["reader_of"].name == "compressor.finetune"
+        assert getattr(arguments["compressor"], "name", None) == compressor
+
+
+def test_an_arm_starts_from_the_reader_of_the_compressor(tmp_path):
+    two = two_dialogues(tmp_path, ["train", "dev"], ["train", "dev"])
+    tiny = TrainingSettings(batch_size=2, evaluations=1, dtype="float32", threads=1)
+    small = CompressorSettings(
+        weights="", hidden=16, layers=1, free_running_rows=0, pretrain=tiny, finetune=tiny, reader_rank=4,
+        reader_alpha=8,
+    )  # fmt: skip
+    (compressor,) = pretrain_compressor(two.utterances, small, None, LLM, two.work)
+    still = tiny.model_copy(update={"learning_rate": 1e-9})
+    given = DialogueSettings(rank=4, alpha=8, training=tiny), still, LLM, two.work
+    (anew,) = fit_arm("none", two.utterances, two.exchanges, None, *given)
+    (begun,) = fit_arm("none", two.utterances, two.exchanges, None, *given, reader_of=compressor)
+
+    def weights(tree: Ref, adapter: str) -> dict:
+        return load_file(two.store.folder(tree) / adapter / "adapter_model.safetensors")
+
+    reader = weights(compressor, "reader")
+    learned = [name for name, weight in reader.items() if weight.any() and "lora_B" in name]
+    assert learned
+    for name in learned:
+        assert torch.allclose(weights(begun, "")[name], reader[name].float(), atol=1e-6)
+        assert not torch.allclose(weights(anew, "")[name], reader[name].float(), atol=1e-6)
 
 
 def test_an_arms_own_adapter_is_handed_over_and_the_rungs_for_the_others(tmp_path):

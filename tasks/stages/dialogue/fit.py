@@ -40,7 +40,7 @@ def fit_dialogue(
     heldout = that_choose(heldout, work.store, utterances, stand_ins)
     by_reader = settings.start_from_reader and settings.memory == "mamba" and history == "memory"
     if by_reader and start is None:
-        _check_reader(work.folder(compressor), settings)
+        reader_to_start_from(work.folder(compressor), settings)  # refused before anything is loaded
     with tempfile.TemporaryDirectory() as folder:
         train_dialogue(
             resolve(llm.name),
@@ -58,9 +58,9 @@ def fit_dialogue(
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]
 
 
-def _check_reader(compressor: Path | None, settings: DialogueSettings) -> None:
-    """InputError where the adapter cannot start from the compressor's reader, before anything is loaded."""
+def reader_to_start_from(compressor: Path | None, settings: DialogueSettings) -> Path:
+    """The folder of the compressor's reader; InputError where an adapter of these settings cannot start from it."""
     try:
-        checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
+        return checked_reader(compressor, settings.rank, settings.alpha, settings.target_modules)
     except AdapterError as error:
         raise InputError(str(error)) from None

@@ -12,6 +12,7 @@ from model.zoo.resolve import resolve
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
+from tasks.stages.dialogue.fit import reader_to_start_from
 from tasks.stages.examples import dialogue_examples, that_choose
 from tasks.stages.ladder.arms import ARMS, ArmName
 
@@ -27,12 +28,18 @@ def fit_arm(
     work: Workspace,
     start: Ref | None = None,
     stand_ins: tuple[str, ...] = (),
+    reader_of: Ref | None = None,
 ) -> list[Ref]:
-    """A new LoRA from the LLM, on the rows and at the steps of all arms. Output: the folder "adapter".
+    """A LoRA of the arm's own, on the rows and at the steps of all arms. Output: the folder "adapter".
 
-    stand_ins: as for the dialogue stages.
+    start: the arm's adapter of last time, to go on from. reader_of: the compressor whose reader it starts from otherwise;
+    None: it starts anew. stand_ins: as for the dialogue stages.
     """
     chosen = ARMS[arm]
+    if start is not None:
+        begin = work.folder(start)
+    else:
+        begin = None if reader_of is None else reader_to_start_from(work.folder(reader_of), dialogue)
     train = dialogue_examples(work.store, utterances, exchanges, [], "train")
     heldout = dialogue_examples(work.store, utterances, exchanges, [], "dev")
     heldout = that_choose(heldout, work.store, utterances, stand_ins)
@@ -47,7 +54,7 @@ def fit_arm(
             compressor=work.folder(compressor),
             progress=work.progress,
             checkpoints=work.checkpoints(),
-            start=work.folder(start),
+            start=begin,
             shared_schedule=True,
         )
         return [work.store.put_tree("adapter", Path(folder), rows=len(train))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ def own_training(arm: Arm, made: Made) -> Calls:
             "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
             "compressor": made.only("compressor.finetune") if arm.needs_compressor else None,
             "stand_ins": stand_ins(made),
+            **({"reader_of": made.only("compressor.finetune")} if _from_reader(made.settings) else {}),
         }
     }
 
@@ -26,8 +28,12 @@ def _trained(arm: Arm, settings: Any) -> bool:
     return arm.name in settings.ladder.trained
 
 
-FITS = tuple(
-    Stage(
+def _from_reader(settings: Any) -> bool:
+    return settings.ladder.start_from_reader
+
+
+def _fit(arm: Arm) -> Stage:
+    return Stage(
         name=f"ladder.fit.{arm.name}",
         title=f"Memory ladder, LoRA: {arm.title}",
         flow="train_models",
@@ -45,7 +51,25 @@ FITS = tuple(
         anew=True,
         enabled=partial(_trained, arm),
     )
+
+
+def _fit_without_compressor(arm: Arm) -> tuple[Stage, Stage]:
+    """The arm's stage, which waits for no compressor; and in its place, where the reader is the start, one that does."""
+    stage = _fit(arm)
+    return (
+        replace(stage, enabled=lambda settings: _trained(arm, settings) and not _from_reader(settings)),
+        replace(
+            stage,
+            needs=(*stage.needs, "compressor.finetune"),
+            enabled=lambda settings: _trained(arm, settings) and _from_reader(settings),
+        ),
+    )
+
+
+FITS = tuple(
+    stage
     for arm in ARMS.values()
+    for stage in ((_fit(arm),) if arm.needs_compressor else _fit_without_compressor(arm))
 )
 
 
@@ -74,7 +98,7 @@ LADDER = Stage(
         "compressor.finetune",
         "dialogue.text",
         "dialogue.memory",
-        *(stage.name for stage in FITS),
+        *dict.fromkeys(stage.name for stage in FITS),
     ),
     items=arms,
     function="tasks.stages.ladder.measure:measure_ladder",

@@ -12,7 +12,7 @@ from model.dialogue.train import train_dialogue
 from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
 from storage.errors import InputError
-from tasks.stages.dialogue.fit import _check_reader
+from tasks.stages.dialogue.fit import reader_to_start_from
 from tests.support.trainings import HELDOUT, ROWS, TEXTS, exchanges
 
 NEXT_TO_NOTHING = TrainingSettings(learning_rate=1e-9, dtype="float32", threads=1, evaluations=1)
@@ -66,7 +66,7 @@ def test_another_rank_and_no_reader_are_refused_in_a_line(compressor, tmp_path):
         train(compressor, tmp_path, settings(rank=8))
     for chosen in (settings(alpha=4), settings(target_modules=("q_proj",))):
         with pytest.raises(InputError, match="set dialogue.rank"):
-            _check_reader(compressor, chosen)
+            reader_to_start_from(compressor, chosen)
     (compressor.parent / "bare").mkdir()
-    with pytest.raises(InputError, match="has no reader for dialogue.start_from_reader"):
-        _check_reader(compressor.parent / "bare", settings())
+    with pytest.raises(InputError, match="has no reader for start_from_reader"):
+        reader_to_start_from(compressor.parent / "bare", settings())

@@ -147,7 +147,9 @@ def test_every_file_that_a_report_is_rendered_from_makes_it_stale():
     from tasks.stages.report.stage import REPORT
 
     folder = module.ROOT / "tasks/report"
-    rendered = {f"tasks/report/{path.name}" for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js")}
+    rendered = {
+        f"tasks/report/{path.name}" for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js")
+    }
     for copy in ("this_run", "against"):  # of copies of the page alone, which are no artefacts
         rendered.remove(f"tasks/report/{copy}.html.j2")
     assert {f"tasks/report/{name}" for name in templates.TEMPLATES} == rendered
