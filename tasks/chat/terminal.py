@@ -100,7 +100,7 @@ class TerminalChat:
     # Turns --------------------------------------------------------------------------------------------
 
     def _say(self, text: str) -> None:
-        clip, self.clip = self.clip, None
+        clip = self.clip
         self._answering = True
         try:
             if self.talk.beside is not None and self.out.is_terminal:
@@ -109,8 +109,9 @@ class TerminalChat:
                 turn = self.talk.say(text, clip, _Streamed(self.out))
         finally:
             self._answering = False
+        self.clip = None
         if clip is None and turn.emotion:
-            self.out.say(f"  heard: {emotion_text(turn.emotion)}", style="dim")
+            self.out.say(f"  emotion: {emotion_text(turn.emotion)}", style="dim")
         for note in turn.notes:
             self.out.say(f"  {note}", style="dim")
         if turn.history is not None:
@@ -218,7 +219,7 @@ class _Streamed:
     def _show(self, turn: Turn) -> None:
         if turn.clip is not None and turn.emotion and not self.felt:
             self.felt = True
-            self.out.say(f"  seen and heard: {emotion_text(turn.emotion)}", style="dim")
+            self.out.say(f"  emotion, by clip and words: {emotion_text(turn.emotion)}", style="dim")
         while self.number < len(turn.answers):
             answer = turn.answers[self.number]
             if not self.named and (answer.text or answer.ended):
