@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from model.adapter import ADAPTER_FILES, AdapterError
 from model.llm import load_llm
@@ -24,6 +25,7 @@ class SharedLLM:
     """The LLM of a folder and its tokenizer. Used from one thread: an adapter is taken by all or by none."""
 
     def __init__(self, folder: Path, dtype: str):
+        self.tokenizer: Any
         self._bare, self.tokenizer = load_llm(folder, dtype)
         self._adapted: PeftModel | None = None
         self._names: dict[Path, str] = {}
@@ -33,6 +35,11 @@ class SharedLLM:
     def model(self) -> nn.Module:
         """What computes: the LLM, with whatever adapter is taken."""
         return self._bare if self._adapted is None else self._adapted
+
+    @property
+    def token_embeddings(self) -> Tensor:
+        """[vocabulary, d]; no adapter changes them."""
+        return self.model.get_input_embeddings().weight
 
     def add(self, folder: Path) -> None:
         """Load an adapter, once. AdapterError where it cannot be read, or does not fit exactly."""

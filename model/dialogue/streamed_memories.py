@@ -12,14 +12,14 @@ from torch import Tensor
 
 from model.compressor.compressor import MambaCompressor
 from model.compressor.mamba import LayerState
-from model.dialogue.mean_memory import MeanMemory
+from model.dialogue.dialogue import Compressor
 from model.spoken import Spoken
 
 
 class StreamedMemories:
     """The memories of the last `kept` utterances of one dialogue, and the state that the next is read after."""
 
-    def __init__(self, compressor: MambaCompressor | MeanMemory, kept: int):
+    def __init__(self, compressor: Compressor, kept: int):
         self.compressor, self.kept = compressor, kept
         self.heard = 0
         """Utterances read so far."""

@@ -71,13 +71,10 @@ class Models:
     def compressor(self, folder: Path) -> MambaCompressor:
         """A compressor, loaded once, whichever rungs use it."""
         if folder not in self._compressors:
-            self._compressors[folder] = MambaCompressor.load(folder, self.llm.tokenizer, self._table)
+            self._compressors[folder] = MambaCompressor.load(
+                folder, self.llm.tokenizer, self.llm.token_embeddings
+            )
         return self._compressors[folder]
-
-    @property
-    def _table(self) -> Tensor:
-        """The LLM's token embeddings [vocabulary, d]."""
-        return self.llm.model.get_input_embeddings().weight
 
     # Recall -------------------------------------------------------------------------------------------
 
@@ -100,7 +97,7 @@ class Models:
         """The run's audio-visual emotion extractor; None where it had no clips."""
         if self.found.extractor is None:
             return None
-        return load_extractor(self.found.extractor).to(self._table.device)
+        return load_extractor(self.found.extractor).to(self.llm.token_embeddings.device)
 
     def emotions(self, text: str, audio: Tensor | None, video: Tensor | None) -> dict[str, float] | None:
         """How likely the frozen LLM finds each of the seven emotions (table 4), likeliest first; they add up to 1.

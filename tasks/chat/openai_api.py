@@ -178,9 +178,11 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
         answer = _Answer(rung, _entry(rung, rungs[rung])["digest"], len(prompt))
         texts: asyncio.Queue[str] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        reply = engine.reply(
-            rung, prompt, sampling, lambda text: loop.call_soon_threadsafe(texts.put_nowait, text)
-        )
+
+        def more(text: str) -> None:
+            loop.call_soon_threadsafe(texts.put_nowait, text)
+
+        reply = engine.reply(rung, prompt, sampling, more)
         headers = {"X-Empamba-Left-Out": f"{wanted.left_out} system messages"} if wanted.left_out else {}
         if asked.stream:
             usage = bool((asked.stream_options or {}).get("include_usage"))

@@ -116,7 +116,7 @@ class _Finder:
 
     def notes(self) -> list[str]:
         """What stands in for what has gone stale."""
-        return [f"{stage} is as it was last made; now {why}" for stage, why in self._stale.items()]
+        return [f"{stage} is as it was last made ({why})" for stage, why in self._stale.items()]
 
     def _tree(self, stage: str) -> Ref | None:
         plan = self.plans.get(stage)

@@ -114,7 +114,7 @@ def test_the_parts_are_those_of_the_run_or_as_they_were_last_made(finished, tmp_
 
     other = trained(request.model_copy(update={"changes": ("epo.gamma=0.4", "epo.beta=1.5")}))
     assert other.rungs.keys() == fresh.rungs.keys()
-    assert other.notes == ("epo is as it was last made; now changed setting: epo.beta 2.0 → 1.5",)
+    assert other.notes == ("epo is as it was last made (changed setting: epo.beta 2.0 → 1.5)",)
     without = trained(request.model_copy(update={"raw": str(tmp_path / "gone")}))
     assert without.rungs == fresh.rungs and "the parts are those that the store last made" in without.notes[0]
     with pytest.raises(InputError, match="no rung was trained yet; `empamba run"):
