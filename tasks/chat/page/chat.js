@@ -125,9 +125,11 @@ function felt(emotion) {
   const list = made("dl", "felt");
   list.setAttribute("aria-label", "Recognised emotion");
   for (const [name, share] of Object.entries(emotion)) {
-    const meter = made("meter");
-    meter.value = share;
-    meter.setAttribute("aria-label", name);
+    const meter = made("div", "meter"), filled = made("div");
+    filled.style.width = `${100 * share}%`;
+    meter.append(filled);
+    for (const [key, value] of Object.entries({ role: "meter", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": share.toFixed(2) }))
+      meter.setAttribute(key, value);
     const bar = made("dd");
     bar.append(meter);
     list.append(made("dt", "", name), bar, made("dd", "", share.toFixed(2)));
@@ -180,7 +182,10 @@ by("close").addEventListener("click", () => { by("recalled").hidden = true; by("
 // Clips -----------------------------------------------------------------------------------------------------
 
 by("file").addEventListener("change", () => { if (by("file").files[0]) sent(by("file").files[0]); by("file").value = ""; });
-by("drop").addEventListener("click", dropped);
+by("drop").addEventListener("click", () => {
+  if (recorder) { recorder.unwanted = true; recorder.stop(); }
+  dropped();
+});
 
 function dropped() {
   clip = null;
@@ -219,12 +224,12 @@ async function record(button, wanted) {
   recorder.onstop = () => {
     clearTimeout(limit);
     stream.getTracks().forEach((track) => track.stop());
-    const type = recorder.mimeType;
+    const { mimeType: type, unwanted } = recorder;
     recorder = null;
     button.textContent = label;
     button.classList.remove("recording");
     by(button.id === "film" ? "voice" : "film").disabled = false;
-    sent(new Blob(parts, { type }));
+    if (!unwanted) sent(new Blob(parts, { type }));
   };
   dropped();
   if (wanted.video) { by("clip").hidden = false; by("about-clip").textContent = "recording …"; by("view").srcObject = stream; by("view").play(); }

@@ -28,7 +28,7 @@ def test_a_conversation_in_a_browser(tab):
     tab.wait(ENDED % 1)
     shown = tab.look("[...document.querySelectorAll('.bubble')].map((b) => b.textContent)")
     assert shown[0] == "Hello <b>there</b> 🙂" and shown[1].startswith("5-epo")
-    assert tab.look("document.querySelectorAll('meter').length") == 7
+    assert tab.look("document.querySelectorAll('[role=meter]').length") == 7
     assert tab.look("document.querySelector('.dots').textContent.length") in (1, 2)
 
     # A clip from the camera and the microphone, which the browser makes up.
