@@ -5,7 +5,6 @@ Every method that takes `models` is to be called in the engine's thread. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -91,8 +90,8 @@ class Conversation:
             )
 
     def recall(self, models: Models, rung: str, utterances: int) -> list[tuple[str, str]]:
-        """Of the last utterances, what was said and what the rung's memories give back of it: as many lines as there are
-        of either. InputError where it has no memories that can be read back."""
+        """Each of the last utterances, and what the rung's memories of it give back. InputError where it has no memories
+        that can be read back."""
         folder = models.compressor_of(models.found.rungs[rung])
         with models.rung(rung) as model:
             if model.history == "text":
@@ -103,11 +102,8 @@ class Conversation:
                 )
             memories = self._read(model)[-utterances:]
         said = [u.text for u in self._history()[-utterances:]]
-        if not memories:
-            return []
-        recalled = models.recalled(folder, memories)
-        lines = max(len(said), len(recalled))
-        return list(zip(_filled(said, lines), _filled(recalled, lines), strict=True))
+        recalled = models.recalled(folder, memories) if memories else []
+        return list(zip(said, recalled, strict=True))
 
     def _history(self) -> tuple[Spoken, ...]:
         """What a prompt may have of it."""
@@ -122,7 +118,3 @@ class Conversation:
         if key not in self._memories:
             self._memories[key] = StreamedMemories(model.compressor, self.kept)
         return self._memories[key].read(self.said)
-
-
-def _filled(lines: Sequence[str], count: int) -> list[str]:
-    return [*lines, *[""] * (count - len(lines))]

@@ -79,16 +79,14 @@ class Models:
     # Recall -------------------------------------------------------------------------------------------
 
     def recalled(self, compressor: Path, memories: Sequence[Tensor]) -> list[str]:
-        """What the LLM reads out of some utterances' memories [n, d] (table 5), a line each as far as it tells them apart."""
+        """What the LLM reads out of each utterance's memories [n, d] by themselves, as in pretraining (table 5): read
+        together, a line gone wrong would take those after it along."""
+        encoder = self.compressor(compressor)
         with self.llm.using(reader_folder(compressor)) as llm:
-            task = self._reconstruction(compressor, llm)
-            prompt = task.prompt(torch.cat(list(memories)), whole=True)
-            limit = self.settings.reconstruction.max_tokens
-            return greedy_replies(llm, self.llm.tokenizer, [prompt], limit)[0].splitlines()
-
-    def _reconstruction(self, compressor: Path, llm: nn.Module) -> Reconstruction:
-        bare = self.compressor(compressor).bare
-        return Reconstruction(llm, self.llm.tokenizer, dialogue=True, cached=False, bare=bare)
+            task = Reconstruction(llm, self.llm.tokenizer, dialogue=False, cached=False, bare=encoder.bare)
+            prompts = [task.prompt(memory, whole=True) for memory in memories]
+            texts = greedy_replies(llm, self.llm.tokenizer, prompts, encoder.shape.max_utterance_tokens)
+        return [" ".join(text.split()) for text in texts]
 
     # Emotion ------------------------------------------------------------------------------------------
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.compressor.compressor import MambaCompressor
+from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.extractor.extractor import load_extractor
 from model.extractor.recognise import EMOTIONS, emotion_pieces, emotion_scores
 from model.generation.settings import Sampling
-from model.llm import embed, load_llm
+from model.llm import embed, greedy_replies, load_llm
 from model.spoken import Spoken
 from storage.errors import InputError
 from tasks.chat.clips import decode, features
@@ -104,8 +106,17 @@ def test_memories_are_read_back_and_text_has_none(engine, found):
     talking = talk(engine, found, "3-mc")
     assert talking.recall() == []
     talking.say("Good morning to all of you.")
-    lines = talking.recall()
-    assert lines[0][0] == "Good morning to all of you."
+    talking.say("It rains.")
+    llm, tokenizer = load_llm(load_llm_folder(found), "float32")
+    parts = found.rungs["3-mc"]
+    compressor = MambaCompressor.load(parts.compressor, tokenizer, llm.get_input_embeddings().weight)
+    (memories,) = compressor.compress([talking.conversation.said])
+    task = Reconstruction(llm, tokenizer, dialogue=False, cached=False)
+    wanted = [greedy_replies(llm, tokenizer, [task.prompt(m[None], whole=True)], 128)[0] for m in memories]
+    assert talking.recall() == [
+        (said.text, " ".join(text.split()))
+        for said, text in zip(talking.conversation.said, wanted, strict=True)
+    ]
     talking.rung = "2-ft"
     with pytest.raises(InputError, match="2-ft has no memories: it is given the history as text"):
         talking.recall()
