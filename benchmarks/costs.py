@@ -1,11 +1,12 @@
 """What a run of the paper profile costs on GPUs, by stage, from arithmetic: `make bench NAME=costs` prints docs/costs.md's tables.
 
 Nothing is measured here, and none of it has been run on a GPU. Every number that goes in has a name and a source below:
-the corpora's published counts, the models' shapes, the settings' defaults, and what one card is assumed to do.
+the corpora's published counts, the models' shapes, the profile's settings, and what one card is assumed to do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,8 +50,10 @@ class Card:
     """Memory: the data sheet's, at three fifths."""
     step_s: float = 0.035
     """One decoding step of transformers, whatever the batch up to 64: some 28 x 15 kernels started one by one."""
-    vllm_step_s: float = 0.025
-    """One step of vLLM at 256 sequences, without CUDA graphs (enforce_eager)."""
+    vllm_step_s: float = 0.016
+    """One step of vLLM at 256 sequences with CUDA graphs: weights and cache (17 GB) pass once, and a tenth."""
+    flops_fp32: float = 19.5e12 * 0.40
+    """Products in float32, which the encoders compute in: the data sheet's, at two fifths."""
     cores: float = 16 * 0.7
     """Of which that share is kept busy."""
 
@@ -62,26 +65,33 @@ LORA = 128 * LAYERS * 2 * ((WIDTH + WIDTH) + (WIDTH + 512))
 MAMBA, QUERIES, BRANCHES = 0.37e9, 32, 2
 INSTRUCTION = 128
 """Tokens of table 6 that a batch encodes once (BENCHMARKS.md)."""
-REPLY_TOKENS, CANDIDATES, CANDIDATE_PROMPT = 64, 8, 100
-"""replies.max_new_tokens, the emotions, and a candidate's prompt (table 7 with its sentence)."""
-ACTIVATIONS = 6.8e6
-"""Bytes a token that training keeps, in bfloat16."""
+REPLY_TOKENS, CANDIDATES, RUNGS = 64, 8, 5
+"""replies.max_new_tokens, the emotions, and what answers."""
+CANDIDATE_FRAME = 34
+"""Tokens of a candidate's prompt beside its sentence (table 7), counted with SmolLM2's tokenizer and template."""
+ACTIVATIONS = 6.51e6
+"""Bytes a token that training keeps, in bfloat16, counted (`make bench NAME=activations`)."""
 CHECKS, CONTROLS = 4, 3
 """Passes over the held-out rows: training.evaluations and the start; what a report compares them with."""
 EVALUATIONS = 40
 """compressor.pretrain.evaluations."""
-CORE_SECONDS_A_CLIP = 1.5
-"""Decoding, Whisper-tiny over its 30 s window, CLIP over eight frames: the encoders stay on the CPU."""
+DECODING, STORING = 0.174, 0.021
+"""Core-seconds a clip: decoded, measured on MultiDialog's (BENCHMARKS.md, clips); and stored, measured on clips of that length
+(row, shard, digests), which the process that encodes does itself."""
+DECODERS = 8
+"""Processes that decode for one that encodes; half the cores, at most."""
+ENCODING = 107e9
+"""Products of a clip: Whisper-tiny over its 30 s window 37e9, CLIP ViT-B/32 over eight frames 70e9."""
 KV_CACHE = 17.2
 """candidates.engine_args.kv_cache_memory_bytes in GB."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Those that move most. heldout_rows: of every training; None: all of dev."""
+    """Those that move most, as the paper profile has them. heldout_rows: of every training; None: all of dev."""
 
-    heldout_rows: float | None = None
-    reply_batch: int = 16
+    heldout_rows: float | None = 2000
+    reply_batch: int = 64
     exchanges: float | None = None
     """candidates.budget, in exchanges; None: all."""
 
@@ -90,26 +100,28 @@ class Settings:
 
 
 AS_IT_IS = Settings()
-SPARING = Settings(heldout_rows=1000, reply_batch=64, exchanges=40_000)
-"""--set extractor.training.heldout_rows=1000 and so for every training, dialogue.reply_batch_size=64, and a budget."""
+SPARING = Settings(heldout_rows=1000, exchanges=40_000)
+"""--set extractor.training.heldout_rows=1000 and so for every training, and a budget."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage does: tokens trained on, tokens passed through alone, decoding steps and vLLM's, core-seconds."""
+    """What a stage does: tokens trained on, tokens passed through alone, decoding steps and vLLM's, clips."""
 
     trained: float = 0.0
     passed: float = 0.0
     steps: float = 0.0
     vllm_steps: float = 0.0
-    core_seconds: float = 0.0
+    clips: float = 0.0
 
-    def hours(self, card: Card, cards: int = 1) -> float:
-        """Training alone is spread over several cards, at nine tenths of their number."""
-        together = 1.0 if cards == 1 else 0.9 * cards
-        products = self.trained * 4 * LLM / together + self.passed * 2 * LLM
+    def hours(self, card: Card, workers: float = 1.0) -> float:
+        """workers: how many cards' pace it goes at; the host that decodes is one."""
+        products = (self.trained * 4 + self.passed * 2) * LLM / card.flops
         steps = self.steps * card.step_s + self.vllm_steps * card.vllm_step_s
-        return (products / card.flops + steps + self.core_seconds / card.cores) / HOUR
+        encoding = self.clips * (ENCODING / card.flops_fp32 + STORING)
+        decoding = self.clips * DECODING / min(DECODERS * workers, card.cores)
+        # Clips are decoded ahead of those that are encoded.
+        return max((products + steps + encoding) / workers, decoding) / HOUR
 
 
 def held_out(settings: Settings, rows: float, tokens: float, checks: int = CHECKS + CONTROLS) -> float:
@@ -141,7 +153,7 @@ def _replies(corpus: Corpus, settings: Settings) -> Work:
     rows = corpus.test * corpus.exchanges
     shown = 2 * corpus.history_text + 3 * (memories(corpus) + QUERIES * BRANCHES)
     passed = rows * (2 * shown + 5 * 3 * corpus.tokens)
-    return Work(passed=passed, steps=5 * rows / settings.reply_batch * REPLY_TOKENS)
+    return Work(passed=passed, steps=RUNGS * rows / settings.reply_batch * REPLY_TOKENS)
 
 
 def _ladder(corpus: Corpus, settings: Settings) -> Work:
@@ -153,7 +165,7 @@ def _ladder(corpus: Corpus, settings: Settings) -> Work:
 def _candidates(corpus: Corpus, settings: Settings) -> Work:
     there = (corpus.train + corpus.dev) * corpus.exchanges
     asked = CANDIDATES * (there if settings.exchanges is None else min(there, settings.exchanges))
-    return Work(passed=asked * CANDIDATE_PROMPT, vllm_steps=asked * corpus.tokens / 256)
+    return Work(passed=asked * (CANDIDATE_FRAME + corpus.tokens), vllm_steps=asked * corpus.tokens / 256)
 
 
 def _pretraining(corpus: Corpus, settings: Settings) -> Work:
@@ -179,7 +191,7 @@ def _av(corpus: Corpus) -> float:
 
 
 STAGES: dict[str, Callable[[Corpus, Settings], Work]] = {
-    "features": lambda c, s: Work(core_seconds=c.utterances * CORE_SECONDS_A_CLIP),
+    "features": lambda c, s: Work(clips=c.utterances),
     "candidates": _candidates,
     "extractor": lambda c, s: Work(
         trained=c.train * (1.5 * QUERIES + 40), passed=held_out(s, c.dev, 1.5 * QUERIES + 40 + 7 * 2)
@@ -197,11 +209,21 @@ STAGES: dict[str, Callable[[Corpus, Settings], Work]] = {
 }
 
 
+def pace(stage: str, cards: int) -> float:
+    """How many cards' pace a stage goes at, of so many: nine tenths of their number, of replies a rung on each.
+
+    run.processes, run.candidate_workers and run.feature_workers are the number of cards.
+    """
+    if cards == 1 or stage == "ladder":
+        return 1.0
+    return RUNGS / math.ceil(RUNGS / cards) if stage.startswith("replies") else 0.9 * cards
+
+
 def gpu_gb(stage: str, corpus: Corpus) -> float:
     """Memory at the peak: weights, and a training's masters, moments, gradients and activations of its largest step."""
     weights = 2 * (LLM + EMBEDDINGS) / GB
     if stage == "features":
-        return 0.0
+        return 3.0  # 32 clips at once: CUDA itself, weights of 0.4 GB, activations
     if stage == "candidates":
         return weights + KV_CACHE
     if stage.startswith("dialogue") or stage == "epo":
@@ -212,13 +234,13 @@ def gpu_gb(stage: str, corpus: Corpus) -> float:
         return weights + 18 * MAMBA / GB + 32 * 2 * corpus.tokens * ACTIVATIONS / GB
     if stage == "compressor.finetune":
         return weights + 18 * MAMBA / GB + 4 * 1024 * ACTIVATIONS / GB
-    return weights + 16 * 2000 * 2 * LAYERS * KEY_VALUE / GB + 4
+    return weights + AS_IT_IS.reply_batch * 1000 * 2 * LAYERS * KEY_VALUE / GB + 4
 
 
 def features_gb(corpus: Corpus) -> float:
-    """Fifty audio states a second of 384 numbers, eight frames of fifty tokens of 768, two bytes each; kept twice."""
+    """Fifty audio states a second of 384 numbers, eight frames of fifty tokens of 768, two bytes each."""
     a_clip = corpus.seconds * 50 * 384 * 2 + 8 * 50 * 768 * 2
-    return 2 * corpus.utterances * a_clip / GB
+    return corpus.utterances * a_clip / GB
 
 
 def host_gb(corpus: Corpus) -> float:
@@ -229,7 +251,9 @@ def host_gb(corpus: Corpus) -> float:
 def hours(
     corpus: Corpus, cards: int = 1, settings: Settings = AS_IT_IS, card: Card | None = None
 ) -> dict[str, float]:
-    return {name: work(corpus, settings).hours(card or Card(), cards) for name, work in STAGES.items()}
+    return {
+        name: work(corpus, settings).hours(card or Card(), pace(name, cards)) for name, work in STAGES.items()
+    }
 
 
 def table(corpus: Corpus) -> list[str]:
@@ -242,7 +266,7 @@ def table(corpus: Corpus) -> list[str]:
     for name in STAGES:
         memory = gpu_gb(name, corpus)
         told = " | ".join(f"{column[name]:.2f}" for column in columns)
-        lines.append(f"| {name} | {told} | {f'{memory:.0f} GB' if memory else 'none'} |")
+        lines.append(f"| {name} | {told} | {memory:.0f} GB |")
     sums = " | ".join(f"**{sum(column.values()):.1f}**" for column in columns)
     lines.append(f"| **all, one after the other** | {sums} | |")
     below = f"Disk: {features_gb(corpus):.0f} GB of features, 20 GB of weights. Host memory: {host_gb(corpus):.0f} GB."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from model.llm import PrefixCache, body_and_head, filled_cache, shared_length
+from model.llm import FixedStart, PrefixCache, body_and_head, shared_length
 from model.token_log_probs import token_log_probs
 
 SHORT = 128
@@ -26,6 +26,10 @@ more there than the padding does."""
 
 ATTENTION = "branches"
 """Name under which transformers knows `branched_attention`."""
+
+GROUPED = frozenset({"cpu"})
+"""Kinds of device with a fused kernel that takes a mask and fewer heads of keys than of queries. On CUDA such a call falls
+to plain products, which keep every token's weights for every other one."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,9 @@ def branched_scores(
     cached = 0 if prefix is None else prefix[0][0].shape[2]
     layout = plan_layout(
         [len(p) for p in prompts], [[len(r) for r in row] for row in replies], shared, cached
-    ).to(device)
-    _check_window(body, layout)
+    )
+    _check_window(body, layout)  # before it is on a GPU, which would have to be waited for
+    layout = layout.to(device)
     targets = torch.cat([r for row in replies for r in row]).to(device)
     said = table(targets).split([sum(len(r) for r in row) for row in replies])
     parts = [part for p, row in zip(prompts, said, strict=True) for part in (p[shared:].to(device), row)]
@@ -108,7 +113,7 @@ def branched_scores(
         hidden = body(
             inputs_embeds=torch.cat([prompts[0][:shared].to(device), *parts])[None],
             position_ids=layout.positions[None],
-            past_key_values=None if prefix is None else filled_cache(prefix),
+            past_key_values=None if prefix is None else FixedStart(prefix),
             use_cache=prefix is not None,
             layout=layout,
         ).last_hidden_state[0]
@@ -272,9 +277,7 @@ def _side_by_side(query: Tensor, key: Tensor, value: Tensor, layout: Layout, sca
     def with_shared(t: Tensor) -> Tensor:
         return torch.cat([t[:, :, :before].expand(rows, -1, -1, -1), blocks(t, layout.cached)], 2)
 
-    own = F.scaled_dot_product_attention(
-        blocks(query, 0), with_shared(key), with_shared(value), seen[:, None], scale=scaling, enable_gqa=True
-    )
+    own = _fused(blocks(query, 0), with_shared(key), with_shared(value), seen[:, None], scaling)
     own = own.transpose(0, 1).flatten(1, 2).index_select(1, back)[None]
     if not layout.shared:
         return own
@@ -309,9 +312,23 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scal
     offset = key.shape[2] - query.shape[2]
     if seen is None and offset:
         seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(offset)
+    return _fused(query, key, value, seen, scaling)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scaling: float) -> Tensor:
+    """One call that a fused kernel takes; causal without a mask. Keys and values are repeated for it where they must be."""
+    grouped = seen is None or query.device.type in GROUPED
+    if not grouped:
+        times = query.shape[1] // key.shape[1]
+        key, value = (t.repeat_interleave(times, 1) for t in (key, value))
     return F.scaled_dot_product_attention(
-        query, key, value, seen, is_causal=seen is None, scale=scaling, enable_gqa=True
+        query, key, value, seen, is_causal=seen is None, scale=scaling, enable_gqa=grouped
     )
+
+
+def attention_form(device: torch.device) -> str:
+    """How `branched_attention` computes there, in a few words."""
+    return "grouped heads" if device.type in GROUPED else "keys and values repeated under a mask"
 
 
 AttentionInterface.register(ATTENTION, branched_attention)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
+from model.device import best_device
 from model.pretrained import from_folder, whole_model
 from model.sharding import shard_if_configured
 
@@ -38,12 +39,13 @@ def load_llm(folder: Path, dtype: str = "bfloat16") -> tuple[nn.Module, object]:
     in training too, by that of model/branches.py.
     """
     tokenizer = from_folder(AutoTokenizer, folder)
-    attention = "sdpa" if torch.cuda.is_available() else "eager"
+    device = best_device()
+    attention = "eager" if device.type == "cpu" else "sdpa"
     llm = load_weights(folder, DTYPES[dtype], attn_implementation=attention)
     # Otherwise `generate` fills in what a folder recommends for sampling, such as a penalty of repetition.
     llm.generation_config = GenerationConfig()
     llm = shard_if_configured(llm.requires_grad_(False), llm.model.layers)
-    return llm.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return llm.eval().to(device), tokenizer
 
 
 def load_weights(folder: Path | str, dtype: torch.dtype, **options: Any) -> nn.Module:
@@ -157,6 +159,21 @@ def filled_cache(prefix: PrefixCache, rows: int = 1) -> DynamicCache:
     for layer, (keys, values) in enumerate(prefix):
         cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
     return cache
+
+
+class FixedStart(DynamicCache):
+    """One row's start, which what comes later is put after and nothing is added to: a layer may run twice over it."""
+
+    def __init__(self, prefix: PrefixCache):
+        super().__init__()
+        for layer, (keys, values) in enumerate(prefix):
+            super().update(keys, values, layer)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_, **__
+    ) -> tuple[Tensor, Tensor]:
+        start = self.layers[layer_idx]
+        return torch.cat([start.keys, key_states], 2), torch.cat([start.values, value_states], 2)
 
 
 def shared_length(prompts: Sequence[Tensor]) -> int:

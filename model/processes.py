@@ -1,20 +1,26 @@
 """The processes that train one model together, through accelerate: usually one, which has nobody to ask.
 
-Every process holds the whole model and the same rows in the same order; of each step it computes its share, and all
-take the same step. Knows nothing of losses, optimizers, or of who started the processes.
+Every process holds the whole model (or its shards of it) and the same rows in the same order; of each step, and of what is
+measured, it computes its share, and all take the same step. Knows nothing of losses, optimizers, or of who started the
+processes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, gather, pad_across_processes, reduce
 from torch import Tensor
 
+from model.device import best_device
+
 SPACE = ord(" ")
+
+Item = TypeVar("Item")
 
 
 class Processes:
@@ -24,7 +30,7 @@ class Processes:
     """
 
     def __init__(self):
-        self.state = PartialState(cpu=not torch.cuda.is_available())
+        self.state = PartialState(cpu=best_device().type == "cpu")
         self.count, self.index = self.state.num_processes, self.state.process_index
 
     @property
@@ -50,19 +56,41 @@ class Processes:
                 tensor.copy_(reduce(tensor, "sum"))
 
     @torch.no_grad()
+    def summed(self, *tensors: Tensor) -> list[Tensor]:
+        """The sum of each over the processes, as a new tensor on the CPU."""
+        placed = [tensor.to(self.state.device, copy=True) for tensor in tensors]
+        self.sum(placed)
+        return [tensor.cpu() for tensor in placed]
+
+    @torch.no_grad()
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by the main process's."""
         if self.count > 1:
             for tensor in tensors:
                 tensor.copy_(broadcast(tensor.detach().clone()))
 
-    def gathered(self, facts: dict[str, float]) -> list[dict[str, float]]:
-        """What every process has to say, in their order; floats are kept exactly."""
+    def gathered(self, facts: dict[str, Any]) -> list[dict[str, Any]]:
+        """What every process has to say (JSON), in their order; floats are kept exactly."""
         if self.count == 1:
             return [facts]
         said = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8, device=self.state.device)
         rows = gather(pad_across_processes(said, pad_index=SPACE)[None])
         return [json.loads(bytes(row.tolist())) for row in rows]
+
+    def dealt(self, items: Sequence[Item], measure: Callable[[Item], Any]) -> list:
+        """`measure` of each item, in their order, each computed by one process and known to all.
+
+        measure: puts out what JSON holds, floats are kept exactly (tuples come back as lists). Processes call it equally
+        often, as those must that hold shards of one LLM: one that runs out of items measures the first again, in vain.
+        """
+        if self.count == 1:
+            return [measure(item) for item in items]
+        mine = range(self.index, len(items), self.count)
+        found = {str(place): measure(items[place]) for place in mine}
+        for _ in range(-(-len(items) // self.count) - len(mine)):
+            measure(items[0])
+        whole = {name: value for part in self.gathered(found) for name, value in part.items()}
+        return [whole[str(place)] for place in range(len(items))]
 
     def from_main(self, facts: dict[str, float]) -> dict[str, float]:
         """What the main process has to say, so that all decide alike."""

@@ -234,6 +234,7 @@ def fit(
         longest,
         processes.count,
         trainable.memory_limit,
+        settings.activation_checkpointing,
     )
     _check_memory(memory, processes)
     state = _State.start(parameters, settings, processes, trainable.peaks)
@@ -321,8 +322,8 @@ def _check_memory(memory: TrainingMemory, processes: Processes) -> None:
     """TrainingError, in every process, where one of them cannot have what is known of the need."""
     if max(said["short"] for said in processes.gathered({"short": memory.short})) > 0:
         raise TrainingError(
-            f"{memory.account()}. That cannot fit: a smaller batch_size or a larger accumulation takes fewer "
-            "activations, a smaller rank or model the rest"
+            f"{memory.account()}. That cannot fit: a smaller batch_size, a larger accumulation or activation_checkpointing "
+            "takes fewer activations, a smaller rank or model the rest"
         )
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.distributed.tensor import DTensor
 
-CGROUP = Path("/sys/fs/cgroup")
+from model.branches import attention_form
+from model.host_memory import free_host_memory
+
 GB = 1e9
 
 
@@ -73,12 +73,17 @@ class TrainingMemory:
         longest: int,
         processes: int = 1,
         limit: int | None = None,
+        recomputed: bool = False,
     ):
-        """longest: tokens of the longest part of any step; limit: bytes beside the weights, None: `free_memory`."""
+        """longest: tokens of the longest part of any step; limit: bytes beside the weights, None: `free_memory`;
+        recomputed: layers keep their inputs alone (model/recompute.py)."""
         weights = (*parameters.values(), *(t for m in models for t in (*m.parameters(), *m.buffers())))
         self._weights, self._longest, self._is_measured = _storages(weights), longest, False
         self.needed = estimate(parameters, models, accumulation)
         device = next(iter(parameters.values())).device
+        self._form = (
+            f"{attention_form(device)}, {'layer inputs alone' if recomputed else 'all activations'} kept"
+        )
         self.free = free_memory(device, processes) if limit is None else limit
 
     @property
@@ -88,13 +93,24 @@ class TrainingMemory:
 
     def line(self) -> str:
         """What it comes to, in one short line."""
-        return f"needs {_size(self.needed.to_come)} beside {self._weights_size()} of weights; {_size(self.free)} are free"
+        return (
+            f"needs {_size(self.needed.to_come)} beside {self._weights_size()} of weights ({self._a_token()}{self._form}); "
+            f"{_size(self.free)} are free"
+        )
+
+    def _a_token(self) -> str:
+        """Activations of a token of the longest part, where they are known."""
+        return (
+            f"{_size(self.needed.activations // max(1, self._longest))} a token, "
+            if self._is_measured
+            else ""
+        )
 
     def account(self) -> str:
         """The same with every part; it says so where the activations are not known yet."""
         shown = [f.name for f in fields(self.needed) if self._is_measured or f.name != "activations"]
         parts = ", ".join(f"{name.replace('_', ' ')} {_size(getattr(self.needed, name))}" for name in shown)
-        unknown = "" if self._is_measured else "; activations come on top"
+        unknown = f"; {self._form}" if self._is_measured else "; activations come on top"
         return (
             f"training needs about {_size(self.needed.total)} ({parts}{unknown}); beside the weights "
             f"{_size(self.needed.to_come)}, of {_size(self.free)} that are free"
@@ -134,19 +150,7 @@ def free_memory(device: torch.device, processes: int = 1) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    free = psutil.virtual_memory().available + psutil.swap_memory().free
-    return min(free, _left_by_container(free)) // processes
-
-
-def _left_by_container(unlimited: int) -> int:
-    """What the control group (version 2) has left, files that only were read not counted; else `unlimited`."""
-    try:
-        facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        files = int(facts["active_file"]) + int(facts["inactive_file"])
-        most = int((CGROUP / "memory.max").read_text())  # "max" where there is no limit
-        return most - int((CGROUP / "memory.current").read_text()) + files
-    except (OSError, ValueError, KeyError):
-        return unlimited
+    return free_host_memory(processes)
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, UntypedStorage]:

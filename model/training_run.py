@@ -7,6 +7,7 @@ A stage's trainer calls these in turn: `use_threads`; `looked_at` for the held-o
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from model.card import write_card
 from model.checkpoints import Checkpoints
 from model.json_files import write_json
 from model.metrics.compared import compared_rows
+from model.recompute import recomputed_layers
 from model.settings import TrainingSettings
 from model.training import WITHOUT_RULE, History, Loss, Objective, Progress, Rule, Trainable, TrainRows, fit
 
@@ -85,7 +87,10 @@ def run_training(
         return found.figures
 
     objective = Objective(loss, evaluate)
-    history = fit(trainable, rows, objective, settings, progress=progress, checkpoints=checkpoints, rule=rule)
+    with recomputed_layers(trainable.models) if settings.activation_checkpointing else nullcontext():
+        history = fit(
+            trainable, rows, objective, settings, progress=progress, checkpoints=checkpoints, rule=rule
+        )
     if before is not None:
         return Outcome(history, before, check().rows)
     return Outcome(history, checked[0], checked[history.best_index])

@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -152,11 +152,48 @@ class MetricSettings(BaseModel, frozen=True, extra="forbid"):
     intervals: BootstrapSettings = BootstrapSettings()
 
 
-class RunSettings(BaseModel, frozen=True, extra="forbid"):
-    """How work is spread over the machine. Changes no result, `processes` none beyond rounding."""
+class GeneralisationSettings(BaseModel, frozen=True, extra="forbid"):
+    """Models trained on one dataset alone, and tested on all. Not in the paper."""
 
-    parallel: int = Field(1, ge=1, description="Items that run at once.")
-    feature_workers: int = Field(1, ge=1, description="Processes that extract features.")
+    train: tuple[str, ...] = Field(
+        (), description='Datasets that the rungs are trained on anew, each alone: ["meld", "iemocap"].'
+    )
+    rungs: tuple[Literal["2-ft", "3-mc", "4-av", "5-epo"], ...] = Field(
+        ("2-ft",), min_length=1, description="Which rungs; each brings the trainings that it stands on."
+    )
+
+
+class RunSettings(BaseModel, frozen=True, extra="forbid"):
+    """How work is spread over the machine, and how often it is done. Changes no result, `processes` none beyond rounding;
+    but for `seeds`, which say what the trainings start from."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,),
+        min_length=1,
+        description="Added to the seed of every training. The report is about the first; with more, what is trained, and "
+        "what follows from it, is made once for each, and the report says how far its figures spread over them.",
+    )
+
+    parallel: int = Field(
+        1, ge=1, description="Items that run at once, as far as GPUs, memory and cores go (docs/running.md)."
+    )
+    gpus: tuple[str, ...] | None = Field(
+        None,
+        description="The GPUs that items hold, one after the other, as CUDA_VISIBLE_DEVICES names them; null: all that torch "
+        "finds.",
+    )
+    memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Memory in GB (10^9 bytes) that items take together; one that takes more runs alone. null: what is free "
+        "when the run begins.",
+    )
+    feature_workers: int = Field(
+        1, ge=1, description="Processes that extract features, each on a GPU of its own."
+    )
+    candidate_workers: int = Field(
+        1, ge=1, description="Engines that write candidates, each on GPUs of its own (data parallelism)."
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a stage's process; None: torch's own."
     )
@@ -218,6 +255,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     ladder: LadderSettings = LadderSettings()
     long_history: LongHistorySettings = LongHistorySettings()
+    generalisation: GeneralisationSettings = GeneralisationSettings()
     systems: tuple[System, ...] = Field(
         (),
         description="Further systems that answer the test exchanges (docs/systems.md): endpoints, dialogue models of before "
@@ -238,6 +276,17 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                 f"metrics.second_scorer and scorer.weights are both {self.scorer.weights}: the second one must have "
                 "taken no part in choosing pairs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _each_variant_is_one(self) -> Settings:
+        for name, values in (
+            ("run.seeds", self.run.seeds),
+            ("generalisation.train", self.generalisation.train),
+            ("generalisation.rungs", self.generalisation.rungs),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {', '.join(map(str, values))}: one stands there twice")
         return self
 
     @model_validator(mode="after")

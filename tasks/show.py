@@ -50,7 +50,11 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
     """
     with request.session() as session:
         plans = {plan.stage.name: plan for plan in session.plan(stage)}
-        parts = [plan for name, plan in plans.items() if name == stage or name.startswith(f"{stage}.")]
+        parts = [
+            plan
+            for name, plan in plans.items()
+            if name == stage or name.startswith(f"{stage}.") and not plan.stage.variant
+        ]
         refs = [ref for plan in parts for refs in plan.outputs.values() for ref in refs]
         if not refs:
             raise InputError(_nothing(request, stage, parts))
@@ -101,6 +105,9 @@ def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str,
             ends = system.get(f"{figure.key}_ci")
             if shown is not None and ends and intervals:
                 shown += f" [{interval_text(ends[0], ends[1], figure.digits).replace(' to ', ', ')}]"
+            seeds = system.get(f"{figure.key}_seeds") or {"sd": None}
+            if shown is not None and seeds["sd"] is not None:
+                shown += f"; {seeds['n']} seeds: {_figure(seeds['mean'], figure.digits)} ± {_figure(seeds['sd'], figure.digits)}"
             row[figure.short] = shown
         rows.append(row)
     return columns, rows

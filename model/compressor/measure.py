@@ -16,6 +16,7 @@ from model.compressor.settings import CompressorSettings
 from model.llm import greedy_replies
 from model.metrics.compared import compared_rows
 from model.metrics.donors import donors
+from model.processes import Processes
 from model.training_run import Check
 
 RowSums = tuple[float, int, int]
@@ -118,9 +119,8 @@ def _row_sums(
     order = sorted(
         (i for i, source in enumerate(sources) if source is not None), key=lambda i: (len(rows[i].target), i)
     )
-    found: list[RowSums | None] = [None] * len(rows)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+
+    def measure(batch: list[int]) -> list[RowSums]:
         targets = [rows[i].target for i in batch]
         if memories == "none":
             log_probs, right = task.without_memory(targets)
@@ -128,8 +128,13 @@ def _row_sums(
             log_probs, right = task.log_probs(memories_of(compressor, [sources[i] for i in batch]), targets)
         sizes = [len(target) for target in targets]
         parts = zip(log_probs.double().split(sizes), right.split(sizes), sizes, strict=True)
-        for i, (nats, hits, size) in zip(batch, parts, strict=True):
-            found[i] = (-nats.sum().item(), int(hits.sum()), size)
+        return [(-nats.sum().item(), int(hits.sum()), size) for nats, hits, size in parts]
+
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    found: list[RowSums | None] = [None] * len(rows)
+    for batch, sums in zip(batches, Processes().dealt(batches, measure), strict=True):
+        for i, row in zip(batch, sums, strict=True):
+            found[i] = row
     return found
 
 

@@ -33,6 +33,7 @@ from model.dialogue.settings import DialogueSettings
 from model.draws import draw_number
 from model.llm import body_and_head, embed, load_llm, mean_by_row, reply_ids, token_ids
 from model.metrics.donors import with_others
+from model.processes import Processes
 from model.sharding import is_sharded
 from model.spoken import Spoken
 from model.training import Progress, Trainable, TrainRows, looked_at
@@ -271,26 +272,29 @@ class Exchanges:
         losses = self.row_losses(batch)
         total = sum(loss * len(reply) for loss, reply in zip(losses, self.replies, strict=True))
         means = {"reply": total / self.reply_tokens(range(len(losses)))}
-        total, tokens = 0.0, 0
-        for rows in length_sorted_batches(self.lengths, batch) if weight else ():
-            reconstruction = self.reconstruction_loss(rows)
-            if reconstruction is not None:
-                count = self.reconstructed_tokens(rows)
-                total, tokens = total + reconstruction.item() * count, tokens + count
-        if tokens:
-            means["reconstruction"] = total / tokens
+        batches = length_sorted_batches(self.lengths, batch) if weight else []
+        told = [rows for rows in batches if self._histories(rows)]
+        if told:
+            counts = [self.reconstructed_tokens(rows) for rows in told]
+            found = Processes().dealt(told, lambda rows: self.reconstruction_loss(rows).item())
+            total = sum(loss * count for loss, count in zip(found, counts, strict=True))
+            means["reconstruction"] = total / sum(counts)
         loss = means["reply"] + weight * means.get("reconstruction", 0.0)
         return Check({"loss": loss, **means}, losses)
 
     @torch.no_grad()
     def row_losses(self, batch: int) -> list[float]:
         """Nats per token of each exchange's reply."""
+        batches = length_sorted_batches(self.lengths, batch)
         found: dict[int, float] = {}
-        for rows in length_sorted_batches(self.lengths, batch):
-            replies = [self.replies[i] for i in rows]
-            log_probs, owner = reply_log_probs(self.model.llm, self.prompts(rows), replies)
-            found.update(zip(rows, mean_by_row(-log_probs, owner, len(rows)).tolist(), strict=True))
+        for rows, losses in zip(batches, Processes().dealt(batches, self._losses), strict=True):
+            found.update(zip(rows, losses, strict=True))
         return [found[i] for i in range(len(self.lengths))]
+
+    def _losses(self, rows: Sequence[int]) -> list[float]:
+        replies = [self.replies[i] for i in rows]
+        log_probs, owner = reply_log_probs(self.model.llm, self.prompts(rows), replies)
+        return mean_by_row(-log_probs, owner, len(rows)).tolist()
 
     def losses_with_another_history(self, batch: int) -> list[float | None]:
         """As `row_losses`, each with a history of another dialogue, as like its own in turns as there is one.

@@ -27,6 +27,7 @@ from model.epo.settings import EpoSettings
 from model.llm import Piece, embed, greedy_replies, llm_folder, reply_ids, token_ids
 from model.metrics.donors import donors
 from model.metrics.stuck import stuck_share
+from model.processes import Processes
 from model.spoken import Spoken
 from model.training import Progress, Trainable, TrainRows, looked_at
 from model.training_run import Check, Outcome, run_training, use_threads, write_results
@@ -313,10 +314,13 @@ def _margins(whole: PairLogProbs, order: list[int], beta: float) -> list[float]:
 def _all_log_probs(pairs: Pairs, size: int) -> tuple[PairLogProbs, list[int]]:
     """Of all pairs, and which pair stands where."""
     batches = length_sorted_batches(pairs.lengths, size)
-    whole = joined(
-        [pairs.log_probs(rows) for rows in batches],
-        [sum(len(pairs.true[i]) for i in rows) for rows in batches],
-    )
+
+    def measure(rows: list[int]) -> list:
+        found = pairs.log_probs(rows)
+        return [found.chosen.tolist(), found.rejected.tolist(), found.true_token_mean.item()]
+
+    parts = [PairLogProbs(*map(torch.tensor, part)) for part in Processes().dealt(batches, measure)]
+    whole = joined(parts, [sum(len(pairs.true[i]) for i in rows) for rows in batches])
     return whole, [i for rows in batches for i in rows]
 
 

@@ -20,6 +20,7 @@ from model.extractor.settings import ExtractorSettings
 from model.features.stored import Features, in_memory
 from model.llm import embed, prefix_cache, reply_ids
 from model.metrics.donors import with_others
+from model.processes import Processes
 from model.prompts import EMOTION_WORDS
 
 SILENT, SPOKEN = ("A", "V", "A+V"), ("T", "A+T", "V+T", "A+V+T")
@@ -91,9 +92,11 @@ class Recogniser:
     def scores(self, rows: Sequence[Row], batch: int) -> Tensor:
         """Summed log-likelihoods fp32 [len(rows), 7] of the answers, in the order of EMOTIONS."""
         parts = [rows[i : i + batch] for i in range(0, len(rows), batch)]
-        return torch.cat(
-            [emotion_scores(self.llm, self.tokenizer, self.prompts(p), self.prefix).cpu() for p in parts]
-        )
+        found = Processes().dealt(parts, self._scores)
+        return torch.tensor([scores for part in found for scores in part])
+
+    def _scores(self, rows: Sequence[Row]) -> list[list[float]]:
+        return emotion_scores(self.llm, self.tokenizer, self.prompts(rows), self.prefix).tolist()
 
     def measured(self, rows: Sequence[Row], batch: int) -> tuple[dict[str, float], list[float]]:
         """Loss as in training and the accuracy of the read-off; and nats per token of each row's answer."""

@@ -20,6 +20,7 @@ from model.extractor.rows import EmotionExample, Recogniser, Row, drawn_rows, ro
 from model.extractor.settings import ExtractorSettings
 from model.features.stored import in_memory
 from model.llm import load_llm
+from model.processes import Processes
 from model.prompts import EMOTION_WORDS
 from model.training import Progress, Trainable, TrainRows, looked_at
 from model.training_run import Check, run_training, use_threads, write_results
@@ -94,14 +95,20 @@ def train_extractor(
 
 @torch.no_grad()
 def standardise(extractor: Extractor, examples: Sequence[EmotionExample]) -> None:
-    """Set the feature mean and spread of both Q-Formers from `examples`, over all their states."""
+    """Set the feature mean and spread of both Q-Formers from `examples`, over all their states.
+
+    Each process that trains reads its share of them.
+    """
+    processes = Processes()
     for branch, name in ((extractor.audio, "audio"), (extractor.video, "video")):
-        count, total, square = 0, 0.0, 0.0
-        for example in examples:
+        width = branch.qformer.center.shape[0]
+        count, total, square = (torch.zeros(n, dtype=torch.float64) for n in (1, width, width))
+        for example in examples[processes.index :: processes.count]:
             states = example.audio if name == "audio" else example.video
             if states is not None:
                 wide = in_memory(states).double()
                 count, total, square = count + len(wide), total + wide.sum(0), square + wide.square().sum(0)
+        count, total, square = processes.summed(count, total, square)
         if count:
             mean = total / count
             spread = (square / count - mean.square()).clamp_min(0).sqrt()

@@ -1,15 +1,17 @@
 """Frozen encoders: the sound of an utterance becomes Whisper states, its frames become image tokens.
 
-Paper, section 3.1: hidden states of the last layer of Whisper and CLIP. One clip at a time, so that a clip's
-states never depend on its neighbours. Knows nothing of files, datasets or emotions.
+Paper, section 3.1: hidden states of the last layer of Whisper and CLIP, on the GPU where there is one. Several clips
+are encoded at once where asked; then a clip's last bits may depend on its neighbours, alone they never do. Knows
+nothing of files, datasets or emotions.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import isqrt
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, WhisperFeatureExtractor, WhisperModel
 
+from model.device import best_device
 from model.llm import DTYPES
 from model.pretrained import from_folder, whole_model
 from model.zoo import mini_xception
@@ -34,7 +37,19 @@ class FeatureError(ValueError):
     """A clip or a weight folder that cannot be encoded; the message says what to do."""
 
 
-class AudioEncoder:
+class Encoder(ABC):
+    """What all encoders share: one clip is a batch of one."""
+
+    @abstractmethod
+    def states_of(self, clips: Sequence[np.ndarray]) -> list[Tensor]:
+        """States of each clip, fp16 on the CPU."""
+
+    def states(self, clip: np.ndarray) -> Tensor:
+        """As `states_of`, of one clip."""
+        return self.states_of([clip])[0]
+
+
+class AudioEncoder(Encoder):
     """Whisper's encoder behind its own log-mel front end."""
 
     def __init__(self, encoder: nn.Module, mel: WhisperFeatureExtractor):
@@ -44,19 +59,27 @@ class AudioEncoder:
     def load(cls, folder: Path, dtype: str = "float32") -> AudioEncoder:
         """From a local Whisper folder, computing in `dtype`. FeatureError where weights are missing."""
         mel = from_folder(WhisperFeatureExtractor, folder)
-        return cls(_load(WhisperModel, folder).encoder.to(DTYPES[dtype]), mel)
+        return cls(_placed(_load(WhisperModel, folder).encoder, dtype), mel)
 
     @property
     def width(self) -> int:
         return self.encoder.config.d_model
 
     @torch.no_grad()
-    def states(self, samples: np.ndarray) -> Tensor:
-        """Last hidden states fp16 [ceil(n / 320), width] of mono samples float32 [n] at 16 kHz, 20 ms a state.
+    def states_of(self, clips: Sequence[np.ndarray]) -> list[Tensor]:
+        """Last hidden states fp16 [ceil(n / 320), width] of mono samples float32 [n] at 16 kHz each, 20 ms a state.
 
         The encoder reads its whole 30 s window; the states of the padding are cut off.
         FeatureError for an empty clip, one beyond the window, or samples that are no finite numbers.
         """
+        weight = next(self.encoder.parameters())
+        windows = torch.cat([self._window(samples, weight.device) for samples in clips])
+        hidden = self.encoder(windows.to(weight)).last_hidden_state
+        sizes = [-(-len(samples) // SAMPLES_PER_STATE) for samples in clips]
+        return [_half(states[:size]) for states, size in zip(hidden, sizes, strict=True)]
+
+    def _window(self, samples: np.ndarray, device: torch.device) -> Tensor:
+        """Log-mels of the whole window, fp32 [1, mels, frames]."""
         samples = np.asarray(samples, dtype=np.float32)
         if samples.ndim != 1 or not 0 < len(samples) <= self.mel.n_samples:
             raise FeatureError(
@@ -64,23 +87,34 @@ class AudioEncoder:
             )
         if not np.isfinite(samples).all():
             raise FeatureError("audio holds samples that are not finite; decode the clip again")
-        window = self.mel(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        weight = next(self.encoder.parameters())
-        hidden = self.encoder(window.to(weight)).last_hidden_state[0]
-        return _half(hidden[: -(-len(samples) // SAMPLES_PER_STATE)])
+        read = self.mel(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device.type)
+        return read.input_features
 
 
-class VideoEncoder(Protocol):
-    """What the pipeline asks of a frame encoder."""
+class VideoEncoder(Encoder):
+    """What all encoders of frames share: the frames of several clips go through in one batch."""
 
-    width: int
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers of a token."""
 
-    def states(self, frames: np.ndarray) -> Tensor:
-        """Tokens fp16 [frames * T, width], frame by frame, of RGB frames uint8 [frames, side, side, 3]."""
-        ...
+    @abstractmethod
+    def read(self, frames: np.ndarray) -> Tensor:
+        """One clip's pixels as the network takes them, [frames, channels, side, side]."""
+
+    @abstractmethod
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """[N, T, width] of N frames."""
+
+    @torch.no_grad()
+    def states_of(self, films: Sequence[np.ndarray]) -> list[Tensor]:
+        """Of each clip's RGB frames uint8 [frames, side, side, 3] its tokens fp16 [frames * T, width], frame by frame."""
+        tokens = self.tokens(torch.cat([self.read(frames) for frames in films]))
+        return [_half(part.flatten(0, 1)) for part in tokens.split([len(frames) for frames in films])]
 
 
-class ClipEncoder:
+class ClipEncoder(VideoEncoder):
     """CLIP's vision tower: the class token and the patch tokens of every frame."""
 
     def __init__(self, tower: nn.Module, mean: list[float], std: list[float], tokens_per_frame: int | None):
@@ -91,16 +125,17 @@ class ClipEncoder:
     def width(self) -> int:
         return self.tower.config.hidden_size
 
-    @torch.no_grad()
-    def states(self, frames: np.ndarray) -> Tensor:
+    def read(self, frames: np.ndarray) -> Tensor:
         weight = next(self.tower.parameters())
-        pixels = _pixels(frames, self.tower.config.image_size, self.mean, self.std).to(weight)
+        side = self.tower.config.image_size
+        return _pixels(frames, side, self.mean, self.std, weight.device).to(weight)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
         hidden = self.tower(pixel_values=pixels).last_hidden_state
-        tokens = torch.cat([hidden[:, :1], _averaged(hidden[:, 1:], self.tokens_per_frame)], dim=1)
-        return _half(tokens.flatten(0, 1))
+        return torch.cat([hidden[:, :1], _averaged(hidden[:, 1:], self.tokens_per_frame)], dim=1)
 
 
-class EfficientNetEncoder:
+class EfficientNetEncoder(VideoEncoder):
     """EfficientNet-Lite0's last feature map, the stand-in where CLIP's weights cannot be had."""
 
     def __init__(self, network: EfficientNetLite0, tokens_per_frame: int | None):
@@ -112,15 +147,16 @@ class EfficientNetEncoder:
     def width(self) -> int:
         return self.network.head.conv.out_channels
 
-    @torch.no_grad()
-    def states(self, frames: np.ndarray) -> Tensor:
-        pixels = _pixels(frames, IMAGE_SIZE, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3)
+    def read(self, frames: np.ndarray) -> Tensor:
         weight = next(self.network.parameters())
-        tokens = self.network(pixels.to(weight).contiguous(memory_format=torch.channels_last))
-        return _half(_averaged(tokens, self.tokens_per_frame).flatten(0, 1))
+        return _pixels(frames, IMAGE_SIZE, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3, weight.device).to(weight)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        tokens = self.network(pixels.contiguous(memory_format=torch.channels_last))
+        return _averaged(tokens, self.tokens_per_frame)
 
 
-class FaceEncoder:
+class FaceEncoder(VideoEncoder):
     """Mini-Xception's last feature map before its expressions, of the whole frame in grey."""
 
     def __init__(self, network: MiniXception, tokens_per_frame: int | None):
@@ -130,16 +166,15 @@ class FaceEncoder:
     def width(self) -> int:
         return self.network.classifier.in_channels
 
-    @torch.no_grad()
-    def states(self, frames: np.ndarray) -> Tensor:
-        tokens = self.network(self.faces(frames))
-        return _half(_averaged(tokens, self.tokens_per_frame).flatten(0, 1))
+    def read(self, frames: np.ndarray) -> Tensor:
+        """Grey as television has it, [frames, 1, 64, 64] in -1 to 1."""
+        weight = self.network.classifier.weight
+        pixels = _pixels(frames, mini_xception.IMAGE_SIZE, [0.5] * 3, [0.5] * 3, weight.device)
+        grey = (pixels * torch.tensor(GREY, device=weight.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return grey.to(weight)
 
-    def faces(self, frames: np.ndarray) -> Tensor:
-        """What the network is given: grey as television has it, [frames, 1, 64, 64] in -1 to 1."""
-        pixels = _pixels(frames, mini_xception.IMAGE_SIZE, [0.5] * 3, [0.5] * 3)
-        grey = (pixels * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        return grey.to(self.network.classifier.weight)
+    def tokens(self, pixels: Tensor) -> Tensor:
+        return _averaged(self.network(pixels), self.tokens_per_frame)
 
 
 def load_video_encoder(
@@ -152,12 +187,12 @@ def load_video_encoder(
     folder = Path(folder)
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type == "efficientnet-lite0":
-        return EfficientNetEncoder(EfficientNetLite0.from_folder(folder).to(DTYPES[dtype]), tokens_per_frame)
+        return EfficientNetEncoder(_placed(EfficientNetLite0.from_folder(folder), dtype), tokens_per_frame)
     if model_type == "mini-xception":
-        return FaceEncoder(MiniXception.from_folder(folder).to(DTYPES[dtype]), tokens_per_frame)
+        return FaceEncoder(_placed(MiniXception.from_folder(folder), dtype), tokens_per_frame)
     if model_type in ("clip", "clip_vision_model"):
         described = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        tower = _load(CLIPVisionModel, folder).to(DTYPES[dtype])
+        tower = _placed(_load(CLIPVisionModel, folder), dtype)
         return ClipEncoder(tower, described["image_mean"], described["image_std"], tokens_per_frame)
     raise FeatureError(
         f"{folder}: model type {model_type!r} is no frame encoder; give CLIP, EfficientNet-Lite0 or Mini-Xception"
@@ -172,7 +207,14 @@ def _load(model_class, folder: Path) -> nn.Module:
         raise FeatureError(str(error)) from None
 
 
-def _pixels(frames: np.ndarray, side: int, mean: list[float], std: list[float]) -> Tensor:
+def _placed(network: nn.Module, dtype: str) -> nn.Module:
+    """The network where models compute, in `dtype`."""
+    return network.to(device=best_device(), dtype=DTYPES[dtype])
+
+
+def _pixels(
+    frames: np.ndarray, side: int, mean: list[float], std: list[float], device: torch.device
+) -> Tensor:
     """Normalised pixels fp32 [frames, 3, side, side]; frames of another side are resized (bicubic)."""
     frames = np.asarray(frames)
     if (
@@ -184,11 +226,11 @@ def _pixels(frames: np.ndarray, side: int, mean: list[float], std: list[float]) 
         raise FeatureError(f"frames are {frames.dtype} {frames.shape}; give uint8 [frames, side, side, 3]")
     if not len(frames):
         raise FeatureError("a clip without frames; decode the clip again")
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float()
     if pixels.shape[-1] != side:
         pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True).clamp(0, 255)
-    shape = (1, 3, 1, 1)
-    return (pixels / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    center, spread = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+    return (pixels / 255 - center) / spread
 
 
 def _averaged(tokens: Tensor, count: int | None) -> Tensor:

@@ -26,6 +26,11 @@ class FeatureSettings(BaseModel, frozen=True, extra="forbid"):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="What the encoders compute in. Not in the paper."
     )
+    batch_size: int = Field(
+        1,
+        ge=1,
+        description="Clips encoded at once: on a GPU many are quicker, and move a clip's last bits alone. Not in the paper.",
+    )
     seed: int = Field(0, description="Draws the frames. Not in the paper.")
 
     @field_validator("video_tokens_per_frame")

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers import __version__ as _version
 
+from model.device import best_device
 from model.generation.protocol import Generation, GenerationRequest, Message
 from model.generation.reply import reply_of
 from model.generation.settings import EngineSettings
@@ -54,7 +55,7 @@ class ChatbotEngine:
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = TURNS_SPACED if self.reads_apart else TURNS_AFTER_ONE_ANOTHER
         kind = AutoModelForSeq2SeqLM if self.reads_apart else AutoModelForCausalLM
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self.model = (
             whole_model(kind, settings.model, dtype=_DTYPES[settings.args.dtype]).to(self.device).eval()
         )

@@ -61,6 +61,8 @@ def child_environment(threads: int | None) -> dict[str, str]:
     environment.update(
         # The engine runs inside the child itself: a third of the memory, and nothing left behind.
         VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        # With several GPUs vLLM's own children are started anew: what has looked for a GPU must not be forked.
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
         VLLM_NO_USAGE_STATS="1",
         VLLM_LOGGING_LEVEL="WARNING",
         DO_NOT_TRACK="1",
@@ -68,6 +70,8 @@ def child_environment(threads: int | None) -> dict[str, str]:
         TRANSFORMERS_OFFLINE="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         TOKENIZERS_PARALLELISM="false",
+        # Kernels that are compiled at first use look there for the tools that were installed with them.
+        PATH=os.pathsep.join(filter(None, [str(Path(sys.executable).parent), environment.get("PATH")])),
         PYTHONPATH=os.pathsep.join(filter(None, [_import_root(), environment.get("PYTHONPATH")])),
     )
     if threads is not None:

@@ -71,10 +71,17 @@ class EngineArgs(BaseModel, frozen=True, extra="forbid"):
         1 << 28, ge=1, description="Not in the paper. vLLM on CPU would otherwise claim most of the memory."
     )
     gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="Not in the paper. vLLM on GPU: share of its memory; None: vLLM's own."
+        None,
+        gt=0,
+        le=1,
+        description="Not in the paper. vLLM on GPU: share of its memory; None: what weights and "
+        "kv_cache_memory_bytes come to, or without the latter vLLM's own.",
     )
     tensor_parallel_size: int = Field(
-        1, ge=1, description="Not in the paper. vLLM: GPUs that share the model."
+        1,
+        ge=1,
+        description="Not in the paper. vLLM: GPUs that share the model. For engines beside one another, each with the whole "
+        "model on GPUs of its own, see run.candidate_workers.",
     )
     batch_size: int = Field(32, ge=1, description="Not in the paper. transformers: rows decoded at once.")
     threads: int | None = Field(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import __version__ as _version
 
+from model.device import best_device
 from model.generation.batched import BatchedSampler, Row
 from model.generation.chat import Chat
 from model.generation.protocol import Generation, GenerationRequest
@@ -28,9 +29,8 @@ class TransformersEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         self.chat = Chat(settings.model)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_weights(settings.model, _DTYPES[settings.args.dtype])
-        self.model = model.to(device).eval()
+        self.model = model.to(best_device()).eval()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[Generation]:
         """Answer every request; rows come as they finish, not in order."""

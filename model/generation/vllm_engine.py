@@ -7,6 +7,7 @@ processes; the environment it needs is set by the client that starts it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from vllm import LLM, SamplingParams
@@ -17,16 +18,17 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.sample.ops import topk_topp_sampler
 
 from model.generation.chat import Chat
+from model.generation.memory_share import memory_share, weight_bytes
 from model.generation.protocol import Generation, GenerationRequest
 from model.generation.reply import reply_of
 from model.generation.sampling import keep_nucleus
 from model.generation.settings import EngineArgs, EngineSettings
 
 
-def vllm_arguments(args: EngineArgs) -> dict[str, object]:
-    """The arguments of `vllm.LLM`; what is None is left to vLLM."""
+def vllm_arguments(args: EngineArgs, share: float | None = None) -> dict[str, object]:
+    """The arguments of `vllm.LLM`; what is None is left to vLLM. share: of a GPU's memory (memory_share)."""
     ours = {"batch_size", "threads", "start_timeout_s", "stall_timeout_s"}
-    named = args.model_dump(exclude=ours)
+    named = args.model_dump(exclude=ours) | {"gpu_memory_utilization": share}
     return {name: value for name, value in named.items() if value is not None}
 
 
@@ -49,10 +51,16 @@ class VllmEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         self.chat = Chat(settings.model)
+        share = settings.args.gpu_memory_utilization
         if current_platform.is_cpu():
             use_quick_nucleus()
+        else:
+            total = (
+                current_platform.get_device_total_memory()
+            )  # asked of the driver; CUDA is not started here
+            share = memory_share(settings.args, weight_bytes(Path(settings.model)), total)
         self.engine = LLM(
-            model=settings.model, trust_remote_code=False, **vllm_arguments(settings.args)
+            model=settings.model, trust_remote_code=False, **vllm_arguments(settings.args, share)
         ).llm_engine
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[Generation]:

@@ -3,7 +3,7 @@
 Knows nothing of systems or datasets. transformers 5 ignores `add_prefix_space` at call time, which silently shifts
 every RoBERTa score, and dropped the method that bert-score uses for empty texts. Only the package's function that
 turns a text into token ids is replaced, and only while scores are computed; matching stays upstream's, since small
-differences there would make numbers incomparable.
+differences there would make numbers incomparable. It computes in float32 on the GPU where there is one, whatever a profile's dtype, for the same reason.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from model.device import best_device
 
 LONGEST = 512
 
@@ -50,7 +52,7 @@ def bert_score(
         return BertScores(*(np.empty(0) for _ in range(3)))
     from bert_score import BERTScorer
 
-    scorer = BERTScorer(model_type=str(folder), num_layers=num_layers, device=_device(), idf=False)
+    scorer = BERTScorer(model_type=str(folder), num_layers=num_layers, device=str(best_device()), idf=False)
     pairs = list(zip(references, candidates, strict=True))
     distinct = sorted(set(pairs))  # by reference, so that what systems share is in one call
     found: dict[tuple[str, str], list[float]] = {}
@@ -88,12 +90,6 @@ def signature(name: str, num_layers: int) -> str:
     from importlib.metadata import version
 
     return f"{name}_L{num_layers}_no-idf_version={version('bert-score')}(hug_trans={version('transformers')})"
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

@@ -57,8 +57,8 @@ class EmotionHead(nn.Module):
 
     def emotion_features(self, hidden: Tensor) -> Tensor:
         """Features float [n, 28] of hidden states float [n, hidden]: coordinates in the span of the label weights."""
-        directions = torch.linalg.qr(self.labels.weight.T).Q
-        return (hidden - self.hidden_center) @ directions
+        directions = torch.linalg.qr(self.labels.weight.T.float()).Q  # there is none in half precision
+        return (hidden - self.hidden_center).float() @ directions
 
     def label_logits(self, hidden: Tensor) -> Tensor:
         """Logits float [n, 28] of hidden states float [n, hidden]."""

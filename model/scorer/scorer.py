@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from model.batches import length_sorted_batches
+from model.device import best_device
+from model.llm import DTYPES
 from model.pretrained import from_folder, whole_model
 from model.scorer.batches import pad_rows
 from model.scorer.labels import GOEMOTIONS_LABELS
@@ -79,12 +81,13 @@ class MiniLMBackend(nn.Module):
 
 
 class EmotionScorer:
-    """Emotion features and probabilities of texts. Each distinct text is computed once a call."""
+    """Emotion features and probabilities of texts, on the GPU where there is one. Each distinct text is computed once a call."""
 
     def __init__(self, backend: RobertaBackend | MiniLMBackend, settings: ScorerSettings) -> None:
         from transformers import AutoTokenizer
 
-        self.backend = backend.eval()
+        self.device = best_device()
+        self.backend = backend.eval().to(device=self.device, dtype=DTYPES[settings.dtype])
         self.settings = settings
         self.tokenizer = from_folder(AutoTokenizer, backend.tokenizer_folder)
         self.thresholds = np.full(len(GOEMOTIONS_LABELS), USUAL_THRESHOLD, np.float32)
@@ -144,11 +147,10 @@ class EmotionScorer:
                 [len(row) for row in rows], self.settings.batch_size, longest_first=True
             ):
                 ids, mask = pad_rows([rows[index] for index in indices], self.tokenizer.pad_token_id)
-                hidden = self.backend.hidden_states(ids, mask)
-                features[indices] = nn.functional.normalize(
-                    self.backend.emotion_features(hidden), dim=1
-                ).numpy()
-                probabilities[indices] = self.backend.label_logits(hidden).sigmoid().numpy()
+                hidden = self.backend.hidden_states(ids.to(self.device), mask.to(self.device))
+                found = self.backend.emotion_features(hidden).float()
+                features[indices] = nn.functional.normalize(found, dim=1).cpu().numpy()
+                probabilities[indices] = self.backend.label_logits(hidden).float().sigmoid().cpu().numpy()
                 done += len(indices)
                 if progress is not None:
                     progress(done, len(rows))

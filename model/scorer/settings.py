@@ -14,6 +14,9 @@ class ScorerSettings(BaseModel, frozen=True, extra="forbid"):
     weights: str = Field(default="roberta-base-go_emotions", description="weight name or folder")
     batch_size: int = Field(default=64, ge=1, description="texts a batch; not in the paper")
     max_tokens: int = Field(default=128, ge=2, description="longer texts are cut here; not in the paper")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="what the scorer computes in; not in the paper"
+    )
 
 
 class EmotionNetworkSettings(BaseModel, frozen=True, extra="forbid"):

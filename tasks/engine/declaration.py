@@ -19,6 +19,8 @@ from storage.store import Ref, Store
 
 Outputs = dict[str, tuple[Ref, ...]]
 """A settled stage's artefacts by item label."""
+SERVED = "served:"
+"""What the identity of a server's weights begins with."""
 EVERY_OTHER = ("*",)
 """As a stage's `needs`: all other stages of the graph."""
 
@@ -28,6 +30,11 @@ class Weights(BaseModel, frozen=True, extra="forbid"):
 
     name: str
     identity: str
+
+    @property
+    def served(self) -> bool:
+        """Whether they lie behind a server, and nowhere here."""
+        return self.identity.startswith(SERVED)
 
 
 class RawFiles(BaseModel, frozen=True, extra="forbid"):
@@ -51,7 +58,7 @@ def named_weights(name: str) -> Weights:
 
 def served_weights(model: str) -> Weights:
     """What a server serves, by its name there; the stage asks the server itself for more (`OpenAIEngine.identify`)."""
-    return Weights(name=model, identity=f"served:{model}")
+    return Weights(name=model, identity=SERVED + model)
 
 
 @dataclass(frozen=True)
@@ -150,18 +157,25 @@ class Stage:
     items: the calls to make, or why there are none. title: what a person calls it.
 
     settings: argument -> the part of the settings tree it is handed (a dotted path or Reads); these and nothing else
-    of the settings are in an item's key. weights: argument -> the dotted path of the setting that names them.
+    of the settings are in an item's key. weights: argument -> the dotted path of the setting that names them; loads:
+    the names of those that its items are given besides, where the settings tell them.
     code: further entry points that the fingerprint cannot follow from the function. libraries: the distributions
     whose version can change the output.
 
     without_effect: dotted names of settings that are handed over and cannot change the output, and so are in no key.
 
-    workers: how many items may run at once, or the dotted path of the setting that says so. own_process: its
+    workers: how many items may run at once, or the dotted path of the setting that says so. gpus: how many GPUs an item
+    takes where the machine has any; 0: it leaves computing to others. Where that is not said, see `gpus_of`. own_process: its
     processes are never shared with other stages, since what they hold must go when the stage ends. trains: several
     processes can do its items together, and `retrain` says when changed rows make it stale. anew: it starts from new
-    weights, or from its own of last time where `retrain` says so. enabled: whether these settings ask for it. explain:
+    weights, or from its own of last time where `retrain` says so. enabled: whether these settings ask for it. may_run: whether
+    raw files of such names can give it anything to do, asked before any is read. explain:
     what changed inside the raw files that an item reads, asked only of a stale one, as explain(the item's arguments,
     its last outputs, store, raw root).
+
+    seeds: dotted paths of the seeds of its training. repeated: its figures are compared between variants, which are
+    copies of stages for another training seed or another training set (tasks/variants.py). variant: which one this is; ""
+    for none. changed: the run's settings as the stage sees them.
     """
 
     name: str
@@ -172,15 +186,29 @@ class Stage:
     title: str = ""
     settings: Mapping[str, str | Reads] = field(default_factory=dict, hash=False)
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
+    loads: Callable[[Any], Iterable[str]] = lambda settings: ()
     without_effect: Callable[[Any], Iterable[str]] = lambda settings: ()
     code: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     workers: int | str = 1
+    gpus: Callable[[Any], int] | None = None
     own_process: bool = False
     trains: bool = False
     anew: bool = False
     enabled: Callable[[Any], bool] = lambda settings: True
+    may_run: Callable[[tuple[RawFiles, ...]], bool] = lambda raw_files: True
     explain: Callable[..., list[str]] | None = None
+    seeds: tuple[str, ...] = ()
+    repeated: bool = False
+    variant: str = ""
+    changed: Callable[[Any], Any] = lambda settings: settings
+
+    def gpus_of(self, settings: Any) -> int:
+        """GPUs that an item takes where there are any: one of a stage that reads torch's version, for each of its processes."""
+        if self.gpus is not None:
+            return self.gpus(settings)
+        processes = settings.run.processes if self.trains else 1
+        return processes if "torch" in self.libraries else 0
 
     def reads(self) -> dict[str, Reads]:
         """Argument -> the part of the settings it is handed."""

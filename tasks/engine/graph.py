@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -135,6 +135,7 @@ def _cycle(waiting: dict[str, tuple[Stage, tuple[str, ...]]]) -> list[str]:
 
 
 def _node(stage: Stage, needs: tuple[str, ...], declared: dict[str, Stage], sources: Sources) -> Node:
+    sources = replace(sources, settings=stage.changed(sources.settings))
     retrain = sources.settings.retrain if stage.trains else None
     explain = None
     if stage.explain is not None:

@@ -9,18 +9,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
-from model.accelerator import Accelerator, may_have_gpu
+from model.accelerator import Accelerator, Gpu, may_have_gpu
 from model.zoo.hub import check_hub, must_be_fetched
 from storage.errors import InputError
 from tasks.engine.declaration import Weights
+from tasks.engine.gpus import Gpus, visible_names
 from tasks.engine.planner import StagePlan
-from tasks.settings import RunSettings, Settings, flat, weight_names
+from tasks.settings import RunSettings, Settings, weight_names
 
 if TYPE_CHECKING:
     from tasks.engine.session import Session
@@ -36,6 +34,37 @@ def preflight(session: Session, until: str | None) -> tuple[str, ...]:
     lines = check_accelerator(session.settings.run)
     _check_hub(session, until)
     return lines
+
+
+def gpu_names(settings: RunSettings) -> tuple[str, ...]:
+    """The GPUs that a run's items hold, as `CUDA_VISIBLE_DEVICES` names them: those that have what is asked of one."""
+    least = settings.least_gpu_gb
+    if least is None and settings.gpus is not None:
+        return settings.gpus
+    there = _named(accelerator(settings), settings)
+    return tuple(
+        name for name, gpu in there.items() if least is None or shortcoming(name, gpu, least) is None
+    )
+
+
+def _named(found: Accelerator, settings: RunSettings) -> dict[str, Gpu]:
+    """The GPUs that the settings let a run have, by name."""
+    there = dict(zip(visible_names(len(found.gpus)), found.gpus, strict=True))
+    return {name: gpu for name, gpu in there.items() if settings.gpus is None or name in settings.gpus}
+
+
+def shortcoming(name: str, gpu: Gpu, least: float) -> str | None:
+    """Why a GPU does not do where `least` GB are needed, and what to do; one that another run holds is waited for."""
+    where = f"GPU {name} ({gpu.name})"
+    if gpu.total_gb < least:
+        return f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one; {ANYWAY}"
+    if gpu.free_gb < least and not Gpus().is_held(name):
+        return (
+            f"{where} has {gpu.free_gb:.1f} of its {gpu.total_gb:.1f} GB free and {least:g} are needed: "
+            f"another process holds the rest; end it (nvidia-smi names it) or choose another GPU "
+            f"(CUDA_VISIBLE_DEVICES); {ANYWAY}"
+        )
+    return None
 
 
 def check_accelerator(settings: RunSettings) -> tuple[str, ...]:
@@ -75,23 +104,15 @@ def refusal(found: Accelerator, settings: RunSettings) -> str | None:
     if least is not None:
         if not found.gpus:
             return f"a GPU of {least:g} GB is needed, and torch has none: {found.fault}; {_way_on(found.fault or '')}; {ANYWAY}"
-        if len(found.gpus) < settings.processes:
+        there = _named(found, settings)
+        if len(there) < settings.processes:
             return (
-                f"run.processes is {settings.processes} and torch finds {len(found.gpus)} GPUs: lower it, or make more "
-                "of them visible (CUDA_VISIBLE_DEVICES)"
+                f"run.processes is {settings.processes} and torch finds {len(there)} GPUs: lower it, or make more "
+                "of them visible (CUDA_VISIBLE_DEVICES, run.gpus)"
             )
-        for number, gpu in enumerate(found.gpus[: settings.processes]):
-            where = f"GPU {number} ({gpu.name})"
-            if gpu.total_gb < least:
-                return (
-                    f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one; {ANYWAY}"
-                )
-            if gpu.free_gb < least:
-                return (
-                    f"{where} has {gpu.free_gb:.1f} of its {gpu.total_gb:.1f} GB free and {least:g} are needed: "
-                    f"another process holds the rest; end it (nvidia-smi names it) or choose another GPU "
-                    f"(CUDA_VISIBLE_DEVICES); {ANYWAY}"
-                )
+        faults = [shortcoming(name, gpu, least) for name, gpu in there.items()]
+        if faults.count(None) < settings.processes:
+            return next(fault for fault in faults if fault is not None)
     if found.slow_scan and not settings.allow_slow_scan:
         return (
             f"{found.scan}: on a GPU that takes hours for minutes; install again (make setup-gpu), or "
@@ -110,16 +131,20 @@ def _way_on(fault: str) -> str:
 
 
 def _check_hub(session: Session, until: str | None) -> None:
-    """Ask the hub for every repository that a stale stage reads and that is not on this machine yet."""
+    """Ask the hub for every repository that a stale stage reads and that is not on this machine yet.
+
+    Not for those of a stage that has nothing to do in such raw files: a corpus of text loads no encoder.
+    """
     every = {name for name in weight_names(session.settings).values() if must_be_fetched(name)}
     if not every:
         return
-    for name in sorted(every & _read_by(session.plan(until), session.settings)):
+    plans = [plan for plan in session.plan(until) if plan.state == "stale" or session.may_run(plan.stage)]
+    for name in sorted(every & _read_by(plans, session.settings)):
         check_hub(name, session.settings.run.offline)
 
 
 def _read_by(plans: Sequence[StagePlan], settings: Settings) -> set[str]:
-    """What the stages read that have anything to do; of one whose items are not known yet, all that its settings name."""
+    """What the stages read that have anything to do; of one whose items are not known yet, all that it declares."""
     found: set[str] = set()
     for plan in plans:
         if plan.state == "stale":
@@ -127,8 +152,6 @@ def _read_by(plans: Sequence[StagePlan], settings: Settings) -> set[str]:
             values = (value for item in stale for value in item.arguments.values())
             found |= {value.name for value in values if isinstance(value, Weights)}
         elif plan.state == "unknown":
-            parts = [read.of(settings) for read in plan.stage.reads().values() if read.path]
-            named = [read.of(settings) for read in plan.stage.weight_reads().values()]
-            groups = (flat(part).values() for part in parts if isinstance(part, BaseModel))
-            found |= {value for value in (*named, *chain(*groups)) if isinstance(value, str)}
+            found |= {read.of(settings) for read in plan.stage.weight_reads().values()}
+            found |= set(plan.stage.loads(settings))
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +18,20 @@ from storage.store import Record, Ref, Store, digest_bytes
 from tasks.display import Waiting
 from tasks.engine.declaration import RawFiles, Reads, Stage
 from tasks.engine.fingerprint import fingerprint
+from tasks.engine.gpus import Gpus
 from tasks.engine.graph import Sources, build_graph, declared_elsewhere
 from tasks.engine.item import Item, fresh_record
 from tasks.engine.planner import Node, StagePlan, plan_all
 from tasks.engine.pool import WorkerPool
+from tasks.engine.preflight import gpu_names
 from tasks.engine.raw_files import read_raw_files
+from tasks.engine.resources import Resources, machine, taken_by
 from tasks.engine.slots import Slots, urgency
 from tasks.engine.stopping import Stop, stopped_by_signals
 from tasks.engine.worker import LineCallback, Progress, StageFailed, ignore_line
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
+from tasks.variants import with_variants
 
 SAMPLE = ("storage.sample.layout:write_sample",)
 
@@ -58,10 +63,11 @@ class Session:
         self._raw = self._raw_files()
         offline = {"HF_HUB_OFFLINE": "1"} if settings.run.offline else {}
         self._handed = workers is not None
-        self.workers = workers or WorkerPool(settings.run, self.store.root, self.raw_root, offline)
+        gpus = Gpus(lambda: gpu_names(settings.run))
+        self.workers = workers or WorkerPool(settings.run, self.store.root, self.raw_root, offline, gpus)
         graph = self._graph()
         limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
-        self.slots = Slots(settings.run.parallel, limits, urgency(graph))
+        self.slots = Slots(settings.run.parallel, limits, urgency(graph), lambda: self._machine)
         self.stop = Stop()
         self.stop.on_stop(self.slots.close)
         self.stop.on_stop(self.workers.close)
@@ -105,6 +111,10 @@ class Session:
         except OSError:
             pass  # a read-only store: the next look hashes again
 
+    def may_run(self, stage: Stage) -> bool:
+        """Whether the raw files can give the stage anything to do, as far as their names tell."""
+        return stage.may_run(self._raw)
+
     # Planning -----------------------------------------------------------------------------------------
 
     def plan(self, until: str | None = None) -> list[StagePlan]:
@@ -140,7 +150,8 @@ class Session:
 
     def _graph(self) -> list[Node]:
         sources = Sources(self.settings, self.profile, self.store, self._raw, self.raw_root)
-        return build_graph((*STAGES, *declared_elsewhere(self.settings.run.stages)), sources)
+        stages = (*STAGES, *declared_elsewhere(self.settings.run.stages))
+        return build_graph(with_variants(stages, self.settings), sources)
 
     @cached_property
     def _forced(self) -> set[str]:
@@ -164,8 +175,9 @@ class Session:
                 self.stop.check()
                 self._drop_damaged(stage, key)
                 # A forced item does all its work again; rows of other models, or of other prompts, stay.
+                gpus = taken_by(item, self.settings, self._machine).gpus
                 outputs = self.workers.run(
-                    item, self._scratch(key), progress, on_line, rows_anew=stage in self._forced
+                    item, self._scratch(key), progress, on_line, rows_anew=stage in self._forced, gpus=gpus
                 )
                 inputs = tuple(sorted(_artefacts(item.arguments)))
                 record = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
@@ -184,6 +196,15 @@ class Session:
         for ref in old.outputs if old else ():
             if not self.store.holds(ref, rehash=True):
                 self.store.drop(ref)
+
+    @cached_property
+    def _machine(self) -> Resources:
+        """What the run's items may take together, as it was when the first of them came."""
+        return machine(self.settings.run, len(self.workers.gpus.names))
+
+    def room_for(self, item: Item) -> AbstractContextManager[None]:
+        """Wait until the item may run, and hold what it takes. Raises Stopped where the run is stopping."""
+        return self.slots.take(item.stage.name, taken_by(item, self.settings, self._machine))
 
     def _workers_of(self, stage: Stage) -> int:
         """How many items of the stage may run at once."""

@@ -33,6 +33,7 @@ from storage.child_process import how_it_ended, pipes
 from storage.errors import InputError
 from storage.store import Ref, Store
 from tasks.engine.declaration import narrowed
+from tasks.engine.gpus import Held
 from tasks.engine.item import Item, Workspace
 from tasks.engine.launch import run_launched
 
@@ -42,6 +43,7 @@ LineCallback = Callable[[str], None]
 EVENTS = 12
 """Characters of an item's key that name the folder of its curves."""
 FORKS = "--forks"
+NO_GPU = Held()
 MODEL_LOG = logging.getLogger("model")
 """Parent of the loggers of all modules in model/."""
 LOGGERS = (MODEL_LOG, logging.getLogger("storage"))
@@ -66,10 +68,19 @@ class StageWorker:
     stays for the next one.
     """
 
-    def __init__(self, pool: str, store: Path, raw: Path, environment: dict[str, str], forks: bool = False):
+    def __init__(
+        self,
+        pool: str,
+        store: Path,
+        raw: Path,
+        environment: dict[str, str],
+        forks: bool = False,
+        gpus: Held = NO_GPU,
+    ):
+        """gpus: what the child alone may use; it holds them as long as it lives."""
         log = store / "logs" / f"{pool}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.log_path, self.store, self.raw = log, store, raw
+        self.log_path, self.store, self.raw, self.gpus = log, store, raw, gpus
         self.log = open(log, "ab")
         self._ended = threading.Lock()
         self.process = subprocess.Popen(
@@ -77,9 +88,10 @@ class StageWorker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **gpus.environment},
             cwd=Path(__file__).resolve().parents[2],
             start_new_session=True,
+            pass_fds=gpus.locks,
         )
         self._jobs, self._answers = pipes(self.process)
 
@@ -167,6 +179,7 @@ class StageWorker:
             self.process.wait()
             self._answers.close()
             self.log.close()
+            self.gpus.release()
 
 
 def _encode(value):

@@ -47,7 +47,7 @@ def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | St
     try:
         with (
             executor(RunRequest.model_validate(request)) as run,
-            run.session.slots.take(stage),
+            run.session.room_for(item := run.item(stage, label)),
             run.display.item(name, why) as shown,
             progress_artifact(name) as recorded,
         ):
@@ -56,7 +56,6 @@ def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | St
                 shown(step, steps, figures)
                 recorded(step, steps, figures)
 
-            item = run.item(stage, label)
             refs = run.session.execute(item, progress, partial(run.display.print_line, name))
     except Stopped as stopped:
         return Cancelled(message=str(stopped))

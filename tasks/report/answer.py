@@ -19,12 +19,14 @@ CONTRAST = "emotioncontrast_second"
 
 
 def answer(facts: dict) -> list[dict]:
-    """{"about", "grade": shown, not shown or not run, "says"} of each question."""
+    """{"about", "grade": shown, not shown or not run, "says", "difference": what the grade rests on, or None} of each."""
     return [_floors(facts), _finetuning(facts), _memory(facts), _clips(facts), _emotion(facts)]
 
 
-def _answer(about: str, grade: bool | None, says: str) -> dict:
-    return {"about": about, "grade": {True: SHOWN, False: NOT_SHOWN, None: NOT_RUN}[grade], "says": says}
+def _answer(about: str, grade: bool | None, says: str, found: dict | None = None) -> dict:
+    """found: the verdict that it rests on first."""
+    told = {True: SHOWN, False: NOT_SHOWN, None: NOT_RUN}[grade]
+    return {"about": about, "grade": told, "says": says, "difference": found and found["mean"]}
 
 
 def _floors(facts: dict) -> dict:
@@ -41,6 +43,7 @@ def _floors(facts: dict) -> dict:
         f"The replies of {TITLES.get(worst['rung'], worst['rung'])} are {seen} to them in emotion than "
         f"{_floor(worst)}, the strongest of {len(rows)} systems that read nothing: "
         f"{verdict_text('EmotionScore by the second scorer,', worst[EMOTION])}.",
+        worst[EMOTION],
     )  # fmt: skip
 
 
@@ -67,7 +70,7 @@ def _emotion(facts: dict) -> dict:
     )
     seen = "It did, as far as the second scorer can tell" if shown else "That is not shown"
     words = verdict_text("emotion contrast", found)
-    return _answer(about, shown, f"{seen}: {words}, {beside}; {facts['scorers_line']}.")
+    return _answer(about, shown, f"{seen}: {words}, {beside}; {facts['scorers_line']}.", found)
 
 
 def _emotion_of_samples(about: str, moved: dict, scorers: str) -> dict:
@@ -88,7 +91,7 @@ def _emotion_of_samples(about: str, moved: dict, scorers: str) -> dict:
         learned = "It learned" if fair[name]["grade"] == LEARNED else "It is not seen to have learned"
         nearer = verdict_text("nearness to all other true replies", fair[name])
         says += f". {learned} which emotions are usual: {nearer}, beside {CONTROL_RUNGS[name].title}"
-    return _answer(about, shown, f"{says}; {scorers}.")
+    return _answer(about, shown, f"{says}; {scorers}.", own)
 
 
 def _mean(found: dict) -> float:
@@ -118,7 +121,9 @@ def _memory(facts: dict) -> dict:
     in_use = [] if ladder is None else [content(ladder), shares(ladder), beside_mean(ladder)]
     shown = bool(own_is_better) and found["grade"] != WORSE
     shown = shown and (memories is None or memories["gain"]["grade"] == LEARNED)
-    return _answer(about, shown, " ".join([f"{says}.", *(sentence for sentence in in_use if sentence)]))
+    return _answer(
+        about, shown, " ".join([f"{says}.", *(sentence for sentence in in_use if sentence)]), found
+    )
 
 
 def _clips(facts: dict) -> dict:
@@ -132,7 +137,7 @@ def _clips(facts: dict) -> dict:
     accuracy = (facts["recognition"] or {}).get("accuracy") or {}
     over = (accuracy.get("A+V+T") or {}).get("over_other")
     control = f"; {verdict_text('recognition from them over another clip’s,', over)}" if over else ""
-    return _answer(about, shown, f"{says}{control}.")
+    return _answer(about, shown, f"{says}{control}.", found)
 
 
 def _finetuning(facts: dict) -> dict:
@@ -146,7 +151,7 @@ def _finetuning(facts: dict) -> dict:
         found["grade"], "Finetuning is not seen to have made"
     )
     says = f"{verb} the true replies likelier: {verdict_text('nats a token', found)}."
-    return _answer(about, found["grade"] == LEARNED, f"{says} {preference}".strip())
+    return _answer(about, found["grade"] == LEARNED, f"{says} {preference}".strip(), found)
 
 
 def _preference(facts: dict) -> str:

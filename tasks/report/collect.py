@@ -6,6 +6,7 @@ Knows nothing of HTML or plots; reads artefacts only, so the same artefacts give
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from storage.store import Store
 from tasks.engine.declaration import Weights
@@ -21,6 +22,7 @@ from tasks.report.rungs import (
 )
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
 from tasks.report.table_1 import by_dataset, judgements, other_systems, without_others
+from tasks.report.variants import answers_over_seeds, seed_artefacts, seed_rows, trained_on, with_seeds
 from tasks.report.viewer import viewer_samples
 from tasks.report.weights_and_settings import (
     budget_rows,
@@ -55,26 +57,29 @@ def collect(
     stages: list[dict],
     licences: dict[str, dict[str, str]],
     store: Store,
+    variants: dict[str, Artefacts] | None = None,
+    seeds: Sequence[int] = (0,),
 ) -> dict:
     """All facts of the report. A stage that did not run (None) leaves its part None or empty, with a reason.
 
-    stages, licences: as tasks/stages/report/stage.py declares them.
+    stages, licences, variants: as tasks/stages/report/stage.py declares them. seeds: of the run's trainings.
     """
+    variants = variants or {}
     why = {stage["name"]: stage["reason"] for stage in stages}
     counts = collect_counts(artefacts, store)
-    metrics = read_named(artefacts, "metrics", "metrics.json", store) or {}
+    again = seed_artefacts(seeds, variants)
+    others = [artefacts | made for made in again.values()]
+    metrics = with_seeds(_metrics(artefacts, store), [_metrics(made, store) for made in others])
     systems = metrics.get("systems", [])
     pairs = read_named(artefacts, "pairs", "pairs.json", store)
-    training = [_training(stage, artefacts, store, settings) for stage in stages if stage["trains"]]
+    training = [part for s in stages if s["trains"] for part in _training(s, artefacts, store, settings)]
     tokens = prompt_tokens(artefacts, store)
-    recognition = read_named(artefacts, "extractor.test", "recognition.json", store)
-    memory_ladder = memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store))
-    restored = read_named(artefacts, "compressor.test", "reconstruction.json", store)
+    shown = _shown(metrics, artefacts, settings, why, store)
     long_history = read_named(artefacts, "long-history", "long_history.json", store)
     measured = {
-        "recognition.clips": (recognition or {}).get("clips"),
-        "reconstruction.conversations": (restored or {}).get("conversations"),
-        "ladder.exchanges": (memory_ladder or {}).get("exchanges"),
+        "recognition.clips": (shown["recognition"] or {}).get("clips"),
+        "reconstruction.conversations": (shown["reconstruction"] or {}).get("conversations"),
+        "ladder.exchanges": (shown["memory_ladder"] or {}).get("exchanges"),
         "long_history.exchanges": (long_history or {}).get("exchanges"),
     }
     facts = {
@@ -91,8 +96,7 @@ def collect(
             row["dataset"] for row in counts["splits"] if row["split"] == "dev" and row["dialogues"] == 1
         ),
         "systems": systems,
-        "steps": metrics.get("steps") or [],
-        "over_floors": metrics.get("over_floors") or [],
+        **shown,
         "over_systems": metrics.get("over_systems") or [],
         "other_systems": other_systems(settings, artefacts, why.get("systems"), store),
         "judge": judgements(artefacts, store),
@@ -100,17 +104,13 @@ def collect(
         "answered": metrics.get("answered"),
         "bertscore": metrics.get("bertscore"),
         "by_reply": _by_reply(artefacts),
-        "reconstruction": restored,
         "reconstruction_not_run": why.get("compressor.test"),
         "scorers": metrics.get("scorers"),
-        "scorers_line": scorers_line(metrics.get("scorers")),
-        "recognition": recognition,
-        "ladder": ladder_rows(
-            without_others(systems, settings), metrics.get("identical_to_previous") or {}, artefacts, why
-        ),
-        "memory_ladder": memory_ladder,
         "by_dataset": by_dataset(systems, settings),
         "generalisation": generalisation_rows(systems, counts["splits"]),
+        "trained_on": trained_on(settings.generalisation.train, variants, settings.metrics.intervals, store),
+        "run_seeds": list(seeds),
+        "seed_rows": seed_rows(systems, [*seeds[:1], *again]),
         "table_3": table_3_rows(tokens),
         "long_history": long_history,
         "long_history_not_run": why.get("long-history"),
@@ -118,8 +118,6 @@ def collect(
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
         "examples_compared": _examples_compared(artefacts, store),
         "quality": read_named(artefacts, "pairs.quality", "quality.json", store),
-        "controls": metrics.get("controls") or {},
-        "epo_test": read_named(artefacts, "epo.test", "epo_test.json", store),
         "candidate_examples": candidate_examples(artefacts, store),
         "reply_examples": reply_examples(artefacts, store),
         "viewer": viewer_samples(artefacts, store),
@@ -132,7 +130,36 @@ def collect(
         "budgets": budget_rows(settings, counts, training, systems, measured),
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
-    return {**facts, "answer": answer(facts)}
+    with_others = [
+        answer(facts | _shown(_metrics(made, store), made, settings, why, store)) for made in others
+    ]
+    return {**facts, "answer": answers_over_seeds(answer(facts), with_others, [*seeds[:1], *again])}
+
+
+def _metrics(artefacts: Artefacts, store: Store) -> dict:
+    return read_named(artefacts, "metrics", "metrics.json", store) or {}
+
+
+def _shown(
+    metrics: dict, artefacts: Artefacts, settings: Settings, why: dict[str, str | None], store: Store
+) -> dict:
+    """The facts that the five answers are made from, and that differ between training seeds."""
+    return {
+        "steps": metrics.get("steps") or [],
+        "over_floors": metrics.get("over_floors") or [],
+        "controls": metrics.get("controls") or {},
+        "scorers_line": scorers_line(metrics.get("scorers")),
+        "ladder": ladder_rows(
+            without_others(metrics.get("systems", []), settings),
+            metrics.get("identical_to_previous") or {},
+            artefacts,
+            why,
+        ),
+        "memory_ladder": memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store)),
+        "epo_test": read_named(artefacts, "epo.test", "epo_test.json", store),
+        "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
+        "recognition": read_named(artefacts, "extractor.test", "recognition.json", store),
+    }
 
 
 def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dict:
@@ -158,6 +185,8 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "table_3": facts["table_3"],
         "long_history": facts["long_history"],
         "generalisation": facts["generalisation"],
+        "trained_on": facts["trained_on"],
+        "run_seeds": facts["run_seeds"],
         "scorers": facts["scorers"],
         "recognition": facts["recognition"],
         "ladder": facts["ladder"],
@@ -190,7 +219,8 @@ def _by_reply(artefacts: Artefacts) -> dict | None:
 # Training ---------------------------------------------------------------------------------------------
 
 
-def _training(stage: dict, artefacts: Artefacts, store: Store, settings: Settings) -> dict:
+def _training(stage: dict, artefacts: Artefacts, store: Store, settings: Settings) -> list[dict]:
+    """A part for each of its items: one, but for a stage that trains several systems."""
     refs = artefacts.get(stage["name"])
     part = {
         "stage": stage["name"],
@@ -200,11 +230,16 @@ def _training(stage: dict, artefacts: Artefacts, store: Store, settings: Setting
         "judged": None,
     }
     if not refs:
-        return {**part, "reason": stage["reason"] or NOT_ASKED}
-    (tree,) = (ref for ref in refs if ref.tree)
-    member = next(m for m in store.members(tree) if m.name == "report.json")
-    report = json.loads(store.read(member))
-    return {**part, "report": report, "judged": judged(report, settings.metrics.intervals)}
+        return [{**part, "reason": stage["reason"] or NOT_ASKED}]
+    trees, parts = [ref for ref in refs if ref.tree], []
+    for tree in trees:
+        member = next(m for m in store.members(tree) if m.name == "report.json")
+        report = json.loads(store.read(member))
+        one = {**part, "report": report, "judged": judged(report, settings.metrics.intervals)}
+        if len(trees) > 1:
+            one |= {"stage": f"{part['stage']}.{tree.name}", "title": f"{part['title']}: {tree.name}"}
+        parts.append(one)
+    return parts
 
 
 def _brief(report: dict) -> dict:

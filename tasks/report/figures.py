@@ -70,7 +70,9 @@ def as_csv(systems: list[dict]) -> bytes:
 def verdict_rows(rows: list[dict]) -> list[dict]:
     """Verdicts of steps or floors, a line for each figure: rung, against, figure, grade, mean, low, high, n …"""
     return [
-        {"rung": row["rung"], "against": row["against"], "figure": name, **found}
+        {"rung": row["rung"], "against": row["against"], "figure": name}
+        | {column: value for column, value in found.items() if column != "seeds"}
+        | {f"seeds_{column}": (found.get("seeds") or {}).get(column) for column in ("mean", "sd")}
         for row in rows
         for name, found in row.items()
         if isinstance(found, dict) and "grade" in found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tasks.nested import leaves
 from tasks.report.figures import MAIN, as_dicts, figure_rows, verdict_rows
+from tasks.report.variants import matrix_rows
 
 Rows = list[dict]
 ENDS = ("low", "high")
@@ -26,6 +27,8 @@ def page_rows(facts: dict) -> dict[str, Rows]:
             for part in facts["generalisation"]
             for row in part["rows"]
         ],
+        "trained-on": matrix_rows(facts["trained_on"]),
+        "training-seeds": facts["seed_rows"],
         "other-systems": [flat(row) for row in facts["other_systems"]],
         "systems-compared": verdict_rows(facts["over_systems"]),
         "judge": list(_judge(facts["judge"])),

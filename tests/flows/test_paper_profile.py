@@ -143,7 +143,7 @@ def test_two_processes_train_as_one(finished):
     together = shutil.copytree(finished.folder / "store", finished.folder / "two")
     done = empamba(
         finished.folder, "run", "--profile", "paper", "--raw", "raw", "--store", "two", "--until", stage, "--force",
-        stage, *changes(**{"run.processes": 2, "run.launch_config": None}), timeout=1800, **finished.environment,
+        stage, *changes(**{"run.processes": 2}), timeout=1800, **finished.environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-6000:]
     (record,) = [r for r in Store(together).records() if r.stage == stage]
@@ -159,7 +159,7 @@ def test_a_hub_that_refuses_one_repository_ends_it_in_one_line_before_anything_s
     hub.refusals["openai/clip-vit-base-patch32"] = 503
     asked = len(hub.asked)
     (tmp_path / "raw").mkdir()
-    write_sample(tmp_path / "raw", media=False, dialogues=1, turns=2)
+    write_sample(tmp_path / "raw", dialogues=1, turns=2)
     more = ("--raw", "raw") if verb[0] == "run" else ()
     try:
         done = empamba(tmp_path, *verb, "--profile", "paper", *more, **hub.environment(tmp_path))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.processes import Processes
-from tests.support.trainings import TRAININGS
+from tests.support.trainings import READ, TRAININGS
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSS = 1e-5
@@ -24,8 +24,10 @@ WEIGHT = 1e-4
 def whole(tmp_path_factory) -> Path:
     """The trainings in one process, each step in one part."""
     folder = tmp_path_factory.mktemp("whole")
+    READ.clear()
     for name, train in TRAININGS.items():
         train(folder / name)
+    (folder / "read").write_text(str(READ["features"]))
     return folder
 
 
@@ -73,6 +75,46 @@ def test_two_processes_take_the_steps_of_one(name, form, whole, launched):
     assert_same_training(main, whole / name)
     for file in (path for path in main.rglob("*") if path.is_file()):
         assert file.read_bytes() == (other / file.relative_to(main)).read_bytes(), file
+
+
+def test_layers_in_shards_may_be_computed_again(whole, launched):
+    assert_same_training(launched / "recomputed" / "0" / "dialogue", whole / "dialogue")
+
+
+@pytest.mark.parametrize("form", ["plain", "sharded"])
+def test_each_process_reads_its_share_of_the_features(form, whole, launched):
+    """In training, in what is measured of held-out rows, and for the card."""
+    alone = int((whole / "read").read_text())
+    shares = [int((launched / form / f"read-{number}").read_text()) for number in (0, 1)]
+    # Where rows do not go round, and of the one batch of held-out rows here, a process runs what is another's in vain.
+    assert alone <= sum(shares) < 1.4 * alone and max(shares) < 0.75 * alone, (alone, shares)
+
+
+def test_what_is_dealt_out_comes_back_in_order():
+    """As two processes have it: each is told the other's answers by `gathered`."""
+    asked: list[list[int]] = []
+
+    class One(Processes):
+        count = 2
+
+        def __init__(self, index: int):
+            self.index = index
+            asked.append([])
+
+        def gathered(self, facts: dict) -> list[dict]:
+            given.append(json.loads(json.dumps(facts)))
+            return given if self.index else [facts, facts]
+
+    given: list[dict] = []
+    for index in (0, 1):
+        if index:
+            found = One(1).dealt([5, 6, 7], lambda item: asked[-1].append(item) or [item, 0.1])
+        else:
+            with pytest.raises(KeyError):  # the other has not said its part yet
+                One(0).dealt([5, 6, 7], lambda item: asked[-1].append(item) or [item, 0.1])
+    assert found == [[5, 0.1], [6, 0.1], [7, 0.1]]
+    assert asked == [[5, 7], [6, 5]]  # as often, the last one in vain
+    assert Processes().dealt([1, 2], lambda item: -item) == [-1, -2]
 
 
 def test_a_process_alone_has_every_row():

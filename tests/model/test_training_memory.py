@@ -89,7 +89,8 @@ def test_what_cannot_fit_is_refused_and_what_fits_is_one_line(caplog):
     for limit, known in ((10_000_000, "on top"), (150_000_000, "activations")):
         caplog.clear()
         with pytest.raises(
-            TrainingError, match="cannot fit: a smaller batch_size or a larger accumulation"
+            TrainingError,
+            match="cannot fit: a smaller batch_size, a larger accumulation or activation_checkpointing",
         ) as told:
             train(settings, limit)
         assert known in str(told.value) and not caplog.messages
@@ -108,6 +109,6 @@ def test_free_memory_is_the_machines(monkeypatch, tmp_path):
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr("model.training_memory.CGROUP", tmp_path)
+    monkeypatch.setattr("model.host_memory.CGROUP", tmp_path)
     assert free_memory(torch.device("cpu")) == 1000
     assert free_memory(torch.device("cpu"), 2) == 500  # of what does not move between two looks

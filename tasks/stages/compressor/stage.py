@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model.compressor.settings import CompressorSettings
 from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, named_weights
 from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as, stand_ins
 
@@ -9,11 +10,16 @@ from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as, s
 @of_dialogues
 def single_utterances(made: Made) -> Calls | NotRun:
     settings = made.settings.compressor
-    base = settings.pretrained or settings.weights
+    base = _base(settings)
     splits = ("dev",) if settings.pretrained else ("train", "dev")
     utterances = seen_as("words", dialogue_shards(made, *splits))
     base_weights = named_weights(base) if base else None
     return {"all": {"utterances": utterances, "base": base_weights, "stand_ins": stand_ins(made)}}
+
+
+def _base(settings: CompressorSettings) -> str:
+    """What pretraining goes on from, or takes as it is; "" where it starts from nothing."""
+    return settings.pretrained or settings.weights
 
 
 PRETRAIN = Stage(
@@ -25,6 +31,7 @@ PRETRAIN = Stage(
     function="tasks.stages.compressor.fit:pretrain_compressor",
     settings={"settings": Reads("compressor", without=("finetune",))},
     weights={"llm": "llm.weights"},
+    loads=lambda settings: filter(None, [_base(settings.compressor)]),
     libraries=(*TORCH, "peft"),
     trains=True,
     anew=True,
@@ -49,4 +56,5 @@ FINETUNE = Stage(
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     trains=True,
+    seeds=("compressor.finetune.seed",),
 )

@@ -79,6 +79,7 @@ TEXT = Stage(
     libraries=(*TORCH, "peft"),
     trains=True,
     anew=True,
+    seeds=("dialogue.training.seed",),
 )
 MEMORY = replace(
     TEXT,

@@ -83,6 +83,7 @@ EPO = Stage(
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     trains=True,
+    seeds=("epo.training.seed",),
 )
 TITLES = {
     "random": "EPO on random replies",
@@ -154,4 +155,5 @@ EPO_TEST = Stage(
     weights={"llm": "llm.weights", "scorer": "metrics.second_scorer"},
     libraries=(*TORCH, "peft"),
     enabled=lambda settings: settings.epo_test.exchanges > 0,
+    repeated=True,
 )

@@ -46,6 +46,7 @@ EXTRACTOR = Stage(
     libraries=TORCH,
     trains=True,
     anew=True,
+    seeds=("extractor.training.seed",),
 )
 RECOGNITION = Stage(
     name="extractor.test",
@@ -62,4 +63,5 @@ RECOGNITION = Stage(
     },
     weights={"llm": "llm.weights"},
     libraries=TORCH,
+    repeated=True,
 )

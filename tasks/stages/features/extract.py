@@ -7,10 +7,12 @@ encoders (model/features).
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import islice
+
+import numpy as np
 
 from model.features.encoders import AudioEncoder, VideoEncoder, load_video_encoder
 from model.features.settings import FeatureSettings
@@ -24,6 +26,7 @@ from storage.utterance import Reject, Utterance
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.features.clips import decode_all
+from tasks.stages.features.encoded import Encoded, EncodedClips
 from tasks.stages.shard_names import place, shard_name
 from tasks.stages.shards import write_shard
 
@@ -44,38 +47,53 @@ def extract_features(
         for u in map(row_to_utterance, read_table(work.store.read(utterances), "utterances"))
         if u.media_digest
     ]
-    made_with = [settings.model_dump(mode="json"), media.decoder]
+    made_with = [settings.model_dump(mode="json", exclude={"batch_size"}), media.decoder]
     keys = {u.key: work.row_key(u.media_digest, *made_with) for u in clips}
-    memo = work.store.rows("features")
-    known = memo.get_many(keys.values())
-    missing = list({keys[u.key]: u for u in reversed(clips) if keys[u.key] not in known}.values())[::-1]
-    failed: dict[str, MediaError] = {}
-    for done, (clip, decoded) in enumerate(decode_all(missing, settings, media, work.raw)):
-        if isinstance(decoded, MediaError):
-            failed[keys[clip.key]] = decoded
-        else:
-            known[keys[clip.key]] = _pack(_encode(decoded, settings, audio.name, video.name), decoded)
-            memo.put(keys[clip.key], known[keys[clip.key]])
-        work.progress(done + 1, len(missing), {})
-    memo.close()
-    rows, facts, rejects = [], {}, []
-    for clip in clips:
-        error = failed.get(keys[clip.key])
-        if error is None:
-            row, clip_facts = _unpack(known[keys[clip.key]])
-            error = _mis_cut(clip, clip_facts["seconds"], media)
-        if error is not None:
-            rejects.append(Reject(*clip.key, error.reason, str(error)))
-            continue
-        facts[clip] = clip_facts
-        rows.append({**_key_columns(clip), **row, "media_digest": clip.media_digest})
+    encoded = EncodedClips(work.store)
+    try:
+        known = encoded.known(keys.values())
+        missing = list({keys[u.key]: u for u in reversed(clips) if keys[u.key] not in known}.values())[::-1]
+        failed: dict[str, MediaError] = {}
+        done = 0
+        for batch in _batches(decode_all(missing, settings, media, work.raw), settings.batch_size):
+            whole = {keys[clip.key]: found for clip, found in batch if isinstance(found, Clip)}
+            failed |= {keys[clip.key]: found for clip, found in batch if isinstance(found, MediaError)}
+            for key, finished in _encode(whole, settings, audio.name, video.name).items():
+                known[key] = finished
+                encoded.keep(key, finished)
+            done += len(batch)
+            work.progress(done, len(missing), {})
+        rows, facts, rejects = [], {}, []
+        for clip in clips:
+            error = failed.get(keys[clip.key]) or _mis_cut(
+                clip, known[keys[clip.key]].facts["seconds"], media
+            )
+            if error is not None:
+                rejects.append(Reject(*clip.key, error.reason, str(error)))
+                continue
+            facts[clip] = known[keys[clip.key]].facts
+            columns = known[keys[clip.key]].columns
+            rows.append({**_key_columns(clip), **columns, "media_digest": clip.media_digest})
+        name = shard_name("features", dataset, split, bucket)
+        shard = write_shard(work.store, "features", name, rows, rejects=len(rejects))
+        encoded.place(shard, {clip.key: (keys[clip.key], known[keys[clip.key]]) for clip in facts})
+    finally:
+        encoded.close()
     place_name = f"{dataset}/{split}/{bucket}"
     turned_away = write_table([reject_to_row(r, "features") for r in rejects], "rejects")
     return [
-        write_shard(work.store, "features", shard_name("features", dataset, split, bucket), rows, rejects=len(rejects)),
+        shard,
         work.store.put_bytes(f"rejects/{place_name}", turned_away, rejects=len(rejects)),
         work.store.put_bytes(f"media/{place_name}", canonical(summary(facts, rejects))),
-    ]  # fmt: skip
+    ]
+
+
+def _batches(
+    decoded: Iterator[tuple[Utterance, Clip | MediaError]], size: int
+) -> Iterator[list[tuple[Utterance, Clip | MediaError]]]:
+    """So many at a time, as they come; the last may be fewer."""
+    while batch := list(islice(decoded, size)):
+        yield batch
 
 
 def _mis_cut(clip: Utterance, seconds: float, media: MediaSettings) -> MediaError | None:
@@ -117,16 +135,27 @@ def _key_columns(clip: Utterance) -> dict:
     return {"dataset": clip.dataset, "split": clip.split, "dialogue_id": clip.dialogue_id, "turn": clip.turn}
 
 
-def _encode(clip: Clip, settings: FeatureSettings, audio: str, video: str) -> dict:
-    """Blobs and shapes of one decoded clip."""
-    heard = None if clip.audio is None else _audio_encoder(audio, settings.dtype).states(clip.audio).numpy()
+def _encode(clips: dict[str, Clip], settings: FeatureSettings, audio: str, video: str) -> dict[str, Encoded]:
+    """Decoded clips by some key -> each as it is stored."""
+    sounds = {key: clip.audio for key, clip in clips.items() if clip.audio is not None}
+    films = {key: film for key, clip in clips.items() if (film := _film(clip)) is not None}
+    heard = _audio_encoder(audio, settings.dtype).states_of(list(sounds.values())) if sounds else []
+    seen = _video_encoder(video, settings).states_of(list(films.values())) if films else []
+    states = {"audio": dict(zip(sounds, heard, strict=True)), "video": dict(zip(films, seen, strict=True))}
+    found = {}
+    for key, clip in clips.items():
+        columns: dict = {}
+        for name, of in states.items():
+            columns[name], columns[f"{name}_shape"] = pack_array(of[key].numpy() if key in of else None)
+        found[key] = Encoded(columns, {**clip.facts, "seconds": clip.seconds})
+    return found
+
+
+def _film(clip: Clip) -> np.ndarray | None:
+    """The frames of a clip's one window; None of a clip without a picture."""
     film = clip.frames[0] if clip.frames else None
     assert not isinstance(film, MediaError), "a clip without its frames is an error of its own"
-    seen = None if film is None else _video_encoder(video, settings).states(film).numpy()
-    row: dict = {}
-    for name, states in (("audio", heard), ("video", seen)):
-        row[name], row[f"{name}_shape"] = pack_array(states)
-    return row
+    return film
 
 
 @cache
@@ -137,24 +166,3 @@ def _audio_encoder(name: str, dtype: str) -> AudioEncoder:
 @cache
 def _video_encoder(name: str, settings: FeatureSettings) -> VideoEncoder:
     return load_video_encoder(resolve(name), settings.video_tokens_per_frame, settings.dtype)
-
-
-def _pack(blobs: dict, clip: Clip) -> bytes:
-    """One row for the row store: a JSON line of shapes and of what the clip is, then the two blobs."""
-    sizes = {name: None if blobs[name] is None else len(blobs[name]) for name in ("audio", "video")}
-    shapes = {name: blobs[f"{name}_shape"] for name in ("audio", "video")}
-    clip_facts = {**clip.facts, "seconds": clip.seconds}
-    head = canonical({"sizes": sizes, "shapes": shapes, "clip": clip_facts})
-    return head + b"\n" + (blobs["audio"] or b"") + (blobs["video"] or b"")
-
-
-def _unpack(data: bytes) -> tuple[dict, dict]:
-    """Blobs and shapes, and what the clip is."""
-    head, rest = data.split(b"\n", 1)
-    facts = json.loads(head)
-    row: dict = {}
-    for name in ("audio", "video"):
-        size = facts["sizes"][name]
-        row[name], rest = (None, rest) if size is None else (rest[:size], rest[size:])
-        row[f"{name}_shape"] = facts["shapes"][name]
-    return row, facts["clip"]

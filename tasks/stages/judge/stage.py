@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.generation.settings import TRANSPORT_FIELDS
 from storage.store import Ref
-from tasks.engine.declaration import Calls, Made, NotRun, Stage, Weights
+from tasks.engine.declaration import Calls, Made, NotRun, Stage, served_weights
 from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as
 from tasks.stages.replies.rungs import LADDER
 from tasks.stages.replies.stage import REPLIES
@@ -32,7 +32,7 @@ def pairs_to_judge(made: Made) -> Calls | NotRun:
             "first": replies[last],
             "second": replies[other],
             "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
-            "llm": Weights(name=judge.server.model, identity=f"served:{judge.server.model}"),
+            "llm": served_weights(judge.server.model),
         }
         for other in others
         if other != last
@@ -50,6 +50,7 @@ JUDGE = Stage(
     without_effect=lambda settings: ["judge.against", *(f"judge.server.{name}" for name in TRANSPORT_FIELDS)],
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
+    gpus=lambda settings: 0,
     own_process=True,
     enabled=lambda settings: settings.judge is not None,
 )

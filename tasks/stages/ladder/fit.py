@@ -36,10 +36,9 @@ def fit_arm(
     None: it starts anew. stand_ins: as for the dialogue stages.
     """
     chosen = ARMS[arm]
-    if start is not None:
-        begin = work.folder(start)
-    else:
-        begin = None if reader_of is None else reader_to_start_from(work.folder(reader_of), dialogue)
+    begin = work.folder(start)
+    if begin is None and reader_of is not None:
+        begin = reader_to_start_from(work.folder(reader_of), dialogue)
     train = dialogue_examples(work.store, utterances, exchanges, [], "train")
     heldout = dialogue_examples(work.store, utterances, exchanges, [], "dev")
     heldout = that_choose(heldout, work.store, utterances, stand_ins)

@@ -49,6 +49,7 @@ def _fit(arm: Arm) -> Stage:
         libraries=(*TORCH, "peft"),
         trains=True,
         anew=True,
+        seeds=("ladder.training.seed",),
         enabled=partial(_trained, arm),
     )
 
@@ -110,4 +111,5 @@ LADDER = Stage(
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     enabled=lambda settings: bool(settings.ladder.arms),
+    repeated=True,
 )

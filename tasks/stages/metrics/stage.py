@@ -32,4 +32,5 @@ METRICS = Stage(
         "second_scorer": "metrics.second_scorer",
     },
     libraries=(*TORCH, "bert-score"),
+    repeated=True,
 )

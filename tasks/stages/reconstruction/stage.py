@@ -30,4 +30,5 @@ RECONSTRUCTION = Stage(
     },
     weights={"llm": "llm.weights", "bertscore": "metrics.bertscore.weights"},
     libraries=(*TORCH, "peft", "bert-score"),
+    repeated=True,
 )

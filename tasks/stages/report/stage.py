@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model.zoo.resolve import source_of
 from storage.readers.registry import dataset_named
+from storage.store import Ref
 from tasks.engine.declaration import (
     EVERY_OTHER,
     Calls,
@@ -22,15 +23,34 @@ SAMPLE = "Apache-2.0: the bundled sample, written for this project"
 
 
 def everything(made: Made) -> Calls:
+    own = {stage.name for stage in made.stages if not stage.variant}
     names = {stage.name for stage in REPLIES}
-    artefacts = {
-        name: made.refs(name) if made.ran(name) else None for name in sorted(made.outputs.keys() - names)
-    }
+    artefacts = {name: made.refs(name) if made.ran(name) else None for name in sorted(own - names)}
     artefacts["replies"] = [ref for name in made.outputs if name in names for ref in made.refs(name)]
     named = weight_names(made.settings)
     weights = {role: named_weights(name) for role, name in named.items()}
     call = {"profile": made.profile, "artefacts": artefacts, "weights": weights}
-    return {"all": {**call, "stages": declared(made), "licences": licences(made, named)}}
+    again = variants(made)
+    return {
+        "all": {
+            **call,
+            "stages": declared(made),
+            "licences": licences(made, named),
+            **({"variants": again, "seeds": list(made.settings.run.seeds)} if again else {}),
+        }
+    }
+
+
+def variants(made: Made) -> dict[str, dict[str, list[Ref] | None]]:
+    """Variant -> stage, by the name it has in the run itself -> what it made; of the stages that are compared."""
+    found: dict[str, dict[str, list[Ref] | None]] = {}
+    for stage in made.stages:
+        if stage.variant and stage.repeated:
+            name = stage.name.removesuffix(f".{stage.variant}")
+            found.setdefault(stage.variant, {})[name] = (
+                made.refs(stage.name) if made.ran(stage.name) else None
+            )
+    return found
 
 
 def declared(made: Made) -> list[dict]:
@@ -43,6 +63,7 @@ def declared(made: Made) -> list[dict]:
             "reason": None if made.ran(stage.name) else _reason(stage, made),
         }
         for stage in made.stages
+        if not stage.variant
     ]
 
 

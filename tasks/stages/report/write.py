@@ -24,13 +24,16 @@ def write_report(
     stages: list[dict[str, Any]],
     licences: dict[str, dict[str, str]],
     work: Workspace,
+    variants: dict[str, dict[str, list[Ref] | None]] | None = None,
+    seeds: tuple[int, ...] = (0,),
 ) -> list[Ref]:
     """Outputs: report.html, report.json, report.csv. artefacts: stage -> its outputs, None where it did not run.
 
     stages: of every stage its name, title, whether it trains, and why it was not run. licences: of the weights by role,
-    of the datasets by name.
+    of the datasets by name. variants: other seeds, and trainings on one dataset alone -> stage -> outputs. seeds: of
+    the run's trainings.
     """
-    facts = collect(profile, settings, artefacts, weights, stages, licences, work.store)
+    facts = collect(profile, settings, artefacts, weights, stages, licences, work.store, variants, seeds)
     return [
         work.store.put_bytes("report.html", render(facts).encode("utf-8")),
         work.store.put_bytes("report.json", canonical(as_json(facts, settings, weights))),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tasks.engine.declaration import Calls, Made, Reads, Stage, Weights, named_weights, served_weights
+from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as
-from tasks.stages.systems.settings import EndpointSystem, System
+from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, System
 
 
 @of_dialogues
@@ -26,6 +27,10 @@ def _weights(system: System) -> Weights:
     return named_weights(system.weights)
 
 
+def _chatbots(settings: Settings) -> list[ChatbotSystem]:
+    return [system for system in settings.systems if isinstance(system, ChatbotSystem)]
+
+
 SYSTEMS = Stage(
     name="systems",
     title="Replies: other systems",
@@ -36,6 +41,8 @@ SYSTEMS = Stage(
     settings={"settings": "replies", "dialogue": Reads("dialogue", only=("max_history_utterances",))},
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
+    loads=lambda settings: [system.weights for system in _chatbots(settings)],
+    gpus=lambda settings: int(bool(_chatbots(settings))),
     own_process=True,
     enabled=lambda settings: bool(settings.systems),
 )

@@ -112,6 +112,21 @@ def test_frames_stand_in_order_and_any_size_is_read():
     assert encoder.states(frames(1, 300)).shape == (50, 32)
 
 
+def test_clips_that_are_encoded_together_are_what_they_are_alone(audio):
+    """In a batch, and in the dtype that a profile may say."""
+    sounds = [chirp(16_000), chirp(400), chirp(30_000)]
+    for alone, together in zip(map(audio.states, sounds), audio.states_of(sounds), strict=True):
+        assert torch.allclose(alone.float(), together.float(), atol=2e-3)
+    films = [frames(3), frames(1, 300), frames(2)]
+    encoder = load_video_encoder(resolve("tiny-vision"))
+    assert [len(states) for states in encoder.states_of(films)] == [150, 50, 100]
+    for alone, together in zip(map(encoder.states, films), encoder.states_of(films), strict=True):
+        assert torch.allclose(alone.float(), together.float(), atol=2e-3)
+    half = load_video_encoder(resolve("tiny-vision"), dtype="bfloat16").states_of(films)
+    assert torch.allclose(half[2].float(), together.float(), atol=0.1) and not torch.equal(half[2], together)
+    assert AudioEncoder.load(resolve("tiny-whisper"), "bfloat16").states(sounds[1]).dtype == torch.float16
+
+
 def test_frames_that_cannot_be_encoded_are_refused():
     encoder = load_video_encoder(resolve("tiny-vision"))
     for bad in (frames()[:, :100], frames().astype(np.float32), frames(0), frames()[..., :2]):

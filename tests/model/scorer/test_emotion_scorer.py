@@ -37,6 +37,14 @@ def scorer():
     return load("goemotions-minilm")
 
 
+def test_it_computes_in_the_dtype_of_its_settings(scorer):
+    half = EmotionScorer.load("goemotions-minilm", ScorerSettings(dtype="bfloat16"))
+    found, exact = half.features(TEXTS), scorer.features(TEXTS)
+    assert found.dtype == np.float32 and not np.array_equal(found, exact)
+    assert (np.sum(found * exact, axis=1) > 0.98).all()
+    assert np.allclose(half.probabilities(TEXTS), scorer.probabilities(TEXTS), atol=0.05)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_scorers_know_plain_emotions(name):
     expected = {

@@ -115,9 +115,9 @@ def test_frames_become_tokens(folder):
     frames = np.random.default_rng(0).integers(0, 255, (3, 96, 96, 3), np.uint8)
     assert encoder.width == 128 and encoder.states(frames).shape == (3 * 16, 128)
     assert load_video_encoder(folder, 9).states(frames).shape == (3 * 9, 128)
-    white = encoder.faces(np.full((1, 64, 64, 3), 255, np.uint8))
+    white = encoder.read(np.full((1, 64, 64, 3), 255, np.uint8))
     assert torch.allclose(white, torch.ones(1, 1, 64, 64), atol=1e-5)
-    red = encoder.faces(np.broadcast_to(np.array([255, 0, 0], np.uint8), (1, 64, 64, 3)).copy())
+    red = encoder.read(np.broadcast_to(np.array([255, 0, 0], np.uint8), (1, 64, 64, 3)).copy())
     assert torch.allclose(red, torch.full((1, 1, 64, 64), 2 * 0.299 - 1), atol=1e-5)
     with pytest.raises(FeatureError, match="without frames"):
         encoder.states(frames[:0])

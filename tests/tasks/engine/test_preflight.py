@@ -12,8 +12,10 @@ import torch
 
 from model import accelerator
 from model.accelerator import Accelerator, Gpu
+from storage.sample.layout import write_sample
 from tasks.engine import preflight
 from tasks.engine.preflight import refusal
+from tasks.engine.session import Session
 from tasks.settings import RunSettings, load_settings
 from tests.support.command_line import empamba
 
@@ -108,6 +110,31 @@ def test_where_no_driver_is_and_no_gpu_is_needed_torch_is_not_asked(monkeypatch)
     monkeypatch.setattr(preflight, "may_have_gpu", lambda: False)
     monkeypatch.setattr(preflight.subprocess, "run", lambda *_, **__: pytest.fail("asked"))
     assert preflight.accelerator(RunSettings(parallel=7)) == Accelerator()
+
+
+def test_the_hub_is_asked_for_what_the_run_will_load_and_for_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path / "cache"))
+    write_sample(tmp_path / "raw", media=False, dialogues=1, turns=2)
+
+    def asked_for(until: str | None, *changes: str) -> set[str]:
+        asked: list[str] = []
+        monkeypatch.setattr(preflight, "check_hub", lambda name, offline: asked.append(name))
+        settings = load_settings("paper", ["run.least_gpu_gb=null", *changes])
+        with Session(settings, "paper", tmp_path / "store", tmp_path / "raw") as session:
+            preflight.preflight(session, until)
+        return set(asked)
+
+    text = {"qwen2.5-7b-instruct", "mamba-370m", "roberta-base-go_emotions", "roberta-large"}
+    assert asked_for(None) == text
+    assert asked_for("scores") == {"qwen2.5-7b-instruct", "roberta-base-go_emotions"}
+    assert asked_for("dialogue.text") == {"qwen2.5-7b-instruct"}
+    own = 'compressor.pretrained="memory-smollm2-135m"'
+    assert asked_for("compressor.pretrain", own) == {"qwen2.5-7b-instruct"}
+    # One clip, and the encoders are wanted.
+    clip = next((tmp_path / "raw").rglob("*.csv")).parent / "dev_splits_complete/dia0_utt0.mp4"
+    clip.parent.mkdir(exist_ok=True)
+    clip.write_bytes(b"a clip, for all that its name says")
+    assert asked_for(None) == text | {"whisper-tiny", "clip-vit-b-32"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

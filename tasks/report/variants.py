@@ -1,0 +1,180 @@
+"""What other training seeds, and trainings on one dataset alone, came to: how far figures spread, and a matrix of datasets.
+
+An interval elsewhere is of the dialogues that were drawn; the spread here is of what a training starts from. Knows nothing
+of HTML.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from model.metrics.settings import BootstrapSettings
+from model.metrics.verdict import verdict
+from storage.store import Store
+from tasks.report.counts import Artefacts, read_named
+from tasks.report.figures import FIGURES
+from tasks.stages.replies.rungs import RUNGS
+from tasks.variants import of_dataset, of_seed
+
+TRAINED = {rung.name for rung in RUNGS if rung.adapter}
+BASE = "1-llm"
+"""What every training of the matrix is compared with: the LLM as it came."""
+
+
+# Seeds ------------------------------------------------------------------------------------------------
+
+
+def seed_artefacts(seeds: Sequence[int], variants: dict[str, Artefacts]) -> dict[int, Artefacts]:
+    """Seed -> what its stages made, of the seeds beyond the first that were run."""
+    return {seed: variants[of_seed(seed)] for seed in seeds[1:] if of_seed(seed) in variants}
+
+
+def spread(values: Sequence[float | None]) -> dict:
+    """{"values": one a seed, None where there is none, "n", "mean", "sd"}; sd: of a sample, None of fewer than two."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return {
+        "values": list(values),
+        "n": len(known),
+        "mean": round(statistics.fmean(known), 6) if known else None,
+        "sd": round(statistics.stdev(known), 6) if len(known) > 1 else None,
+    }
+
+
+def with_seeds(metrics: dict, others: Sequence[dict]) -> dict:
+    """metrics.json with "KEY_seeds" beside each figure of a trained rung, and "seeds" in each verdict on one: spreads over
+    this run's seed and the others', whose metrics.json are given. Unchanged where there are none."""
+    if not others or not metrics:
+        return metrics
+    found = {**metrics, "systems": [_system(row, others) for row in metrics["systems"]]}
+    for name in ("steps", "over_floors"):
+        found[name] = [_compared(row, name, others) for row in metrics[name]]
+    return found
+
+
+def _system(row: dict, others: Sequence[dict]) -> dict:
+    if row["rung"] not in TRAINED:
+        return row
+    twins = [_twin(other["systems"], row, ("rung", "dataset")) for other in others]
+    return row | {
+        f"{figure.key}_seeds": spread([row[figure.key], *(twin.get(figure.key) for twin in twins)])
+        for figure in FIGURES
+        if figure.key in row
+    }
+
+
+def _compared(row: dict, table: str, others: Sequence[dict]) -> dict:
+    twins = [_twin(other[table], row, ("rung", "against")) for other in others]
+    return row | {
+        key: found
+        | {"seeds": spread([found["mean"], *((twin.get(key) or {}).get("mean") for twin in twins)])}
+        for key, found in row.items()
+        if isinstance(found, dict) and "grade" in found
+    }
+
+
+def _twin(rows: Sequence[dict], row: dict, names: tuple[str, ...]) -> dict:
+    return next((other for other in rows if all(other[name] == row[name] for name in names)), {})
+
+
+def answers_over_seeds(answers: list[dict], others: Sequence[list[dict]], seeds: Sequence[int]) -> list[dict]:
+    """The five answers, each with what the other seeds came to: "seeds" (grades, and the spread of its difference), and a
+    sentence on them. As they are where there are no others."""
+    if not others:
+        return answers
+    return [_answer(list(same), seeds) for same in zip(answers, *others, strict=True)]
+
+
+def _answer(same: list[dict], seeds: Sequence[int]) -> dict:
+    """One question, answered with each seed."""
+    grades = [one["grade"] for one in same]
+    found = spread([one["difference"] for one in same])
+    shown = grades.count("shown")
+    says = f"Of {len(same)} training seeds ({', '.join(map(str, seeds))}) it is shown with {shown}"
+    if found["sd"] is not None:
+        told = ", ".join("none" if value is None else f"{value:+.3f}" for value in found["values"])
+        says += f": differences {told}, mean {found['mean']:+.3f}, standard deviation {found['sd']:.3f}"
+    return same[0] | {
+        "says": f"{same[0]['says']} {says}.",
+        "seeds": {"seeds": list(seeds), "grades": grades, **found},
+    }
+
+
+def seed_rows(systems: list[dict], seeds: Sequence[int]) -> list[dict]:
+    """A row for each figure of each trained rung and seed, for CSV; none where there is one seed."""
+    return [
+        {"rung": row["rung"], "dataset": row["dataset"], "figure": figure.key, "seed": seed, "value": value}
+        for row in systems
+        for figure in FIGURES
+        if f"{figure.key}_seeds" in row
+        for seed, value in zip(seeds, row[f"{figure.key}_seeds"]["values"], strict=True)
+    ]
+
+
+# A matrix of datasets ---------------------------------------------------------------------------------
+
+
+def trained_on(
+    trained: Sequence[str], variants: dict[str, Artefacts], intervals: BootstrapSettings, store: Store
+) -> list[dict]:
+    """What was trained on each of these datasets alone, where it was tested: a row for each training set and rung.
+
+    {"trained_on", "rung", "system", "tested": {dataset: its row of metrics.json, and in "over" the verdict of each figure's
+    paired difference to the LLM as it came}}. A training set without a rung that ran has the row {"trained_on", "not_run"}.
+    """
+    found: list[dict] = []
+    for dataset in trained:
+        made = variants.get(of_dataset(dataset)) or {}
+        metrics = read_named(made, "metrics", "metrics.json", store) or {"systems": []}
+        each = read_named(made, "metrics", "by_reply.json", store) or {"exchanges": [], "figures": {}}
+        systems = [row for row in metrics["systems"] if row["rung"] in TRAINED and row["dataset"] != "all"]
+        if not systems:
+            found.append(
+                {"trained_on": dataset, "not_run": "it has no train split here, or nothing was answered"}
+            )
+        for rung in dict.fromkeys(row["rung"] for row in systems):
+            rows = [row for row in systems if row["rung"] == rung]
+            tested = {
+                row["dataset"]: row | {"over": _over_base(each, rung, row["dataset"], intervals)}
+                for row in rows
+            }
+            found.append(
+                {
+                    "trained_on": dataset,
+                    "rung": rung,
+                    "system": rows[0]["system"],
+                    "tested": tested,
+                    "not_run": None,
+                }
+            )
+    return found
+
+
+def _over_base(each: dict, rung: str, dataset: str, intervals: BootstrapSettings) -> dict[str, dict]:
+    """Figure -> the verdict of rung less LLM as it came, over the dataset's exchanges that both answered."""
+    mine, base = (each["figures"].get(name, {}) for name in (rung, BASE))
+    found = {}
+    for figure in (f for f in FIGURES if f.steps and f.key in mine and f.key in base):
+        both = [
+            (one - other, tuple(exchange[:3]))
+            for exchange, one, other in zip(
+                each["exchanges"], mine[figure.key], base[figure.key], strict=True
+            )
+            if exchange[0] == dataset and one is not None and other is not None
+        ]
+        found[figure.key] = verdict([gain for gain, _ in both], [of for _, of in both], intervals).as_dict()
+    return found
+
+
+def matrix_rows(rows: list[dict]) -> list[dict]:
+    """A row for each cell and figure, for CSV."""
+    return [
+        {"trained_on": row["trained_on"], "rung": row["rung"], "tested_on": dataset, "figure": key,
+         "value": cell[key], "low": (cell.get(f"{key}_ci") or (None, None))[0],
+         "high": (cell.get(f"{key}_ci") or (None, None))[1], "n": cell["n"], "dialogues": cell["dialogues"],
+         "over_llm": over["mean"], "over_low": over["low"], "over_high": over["high"], "grade": over["grade"]}
+        for row in rows
+        for dataset, cell in (row.get("tested") or {}).items()
+        for key, over in cell["over"].items()
+    ]  # fmt: skip
