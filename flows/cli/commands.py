@@ -12,6 +12,8 @@ from flows.cli.inputs import check, fetch, sample
 from flows.cli.results import export_pairs, report, show
 from flows.cli.runs import list_runs, run, status
 from flows.cli.store import caches, gc, verify
+from flows.cli.study import export_study, make, release, score, serve
+from flows.cli.study import status as study_status
 from flows.cli.weights import evaluate_scorer, list_weights, pretrain_compressor, pull_weights, train_scorer
 
 COMMANDS = {
@@ -36,6 +38,17 @@ GROUPS = {
         {"train": train_scorer, "evaluate": evaluate_scorer},
     ),
     "compressor": ("The project's own small compressor.", {"pretrain": pretrain_compressor}),
+    "study": (
+        "People judge replies (section 5.2).",
+        {
+            "make": make,
+            "serve": serve,
+            "status": study_status,
+            "release": release,
+            "score": score,
+            "export": export_study,
+        },
+    ),
     "export": ("A run's results as datasets of their own.", {"pairs": export_pairs}),
 }
 

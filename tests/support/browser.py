@@ -1,106 +1,111 @@
-"""A real browser without a window, driven by its own debugging protocol; camera and microphone are stand-ins of its own."""
+"""A real browser without a window, spoken to by its own protocol: pages as people see them, scripts included."""
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from websockets.sync.client import connect
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-NO_BROWSER = "no Chromium here"
-"""The reason of a skip; tests/support/skips.py expects it."""
-OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run",
-    "--disable-dev-shm-usage", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required", "about:blank",
-)  # fmt: skip
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the pages with")
 
 
-class Page:
-    """One tab. Errors of its scripts are kept in `errors`."""
+class Browser:
+    """One page. A context manager: the browser ends with it. problems: what scripts raised, or the browser refused."""
 
-    def __init__(self, socket):
-        self._socket, self._number = socket, 0
-        self.errors: list[str] = []
-        for domain in ("Page", "Runtime", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters) -> dict:
-        self._number += 1
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self._socket.recv(timeout=120))
-            if message.get("method") == "Runtime.exceptionThrown":
-                self.errors.append(json.dumps(message["params"]["exceptionDetails"])[:500])
-            if message.get("id") == self._number:
-                assert "error" not in message, message
-                return message["result"]
-
-    def look(self, script: str):
-        """What an expression of the page is worth; a promise is waited for."""
-        told = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
-
-    def wait(self, script: str, seconds: float = 60):
-        """The expression's value as soon as it is true."""
-        until = time.monotonic() + seconds
-        while not (found := self.look(script)):
-            assert time.monotonic() < until, f"not within {seconds} s: {script}"
-            time.sleep(0.05)
-        return found
-
-    def open(self, url: str) -> None:
-        self.call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete'")
-
-    def type(self, text: str, enter: bool = True) -> None:
-        """Into what has the focus."""
-        self.call("Input.insertText", text=text)
-        if enter:
-            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
-            self.call("Input.dispatchKeyEvent", type="keyDown", **key)
-            self.call("Input.dispatchKeyEvent", type="keyUp", **key)
-
-    def size(self, width: int, height: int, phone: bool = False) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=2 if phone else 1, mobile=phone,
+    def __init__(self, folder: Path):
+        assert CHROMIUM is not None
+        self.problems: list[str] = []
+        self._number = 0
+        self._process = subprocess.Popen(
+            [
+                CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--no-first-run",
+                "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",  # camera and microphone
+                "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
-
-    def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
-
-
-@contextmanager
-def browser(folder: Path) -> Iterator[Page]:
-    """A tab of a browser of its own, its profile in `folder`. Skips the test where there is none."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(NO_BROWSER)
-    process = subprocess.Popen(
-        [program, f"--user-data-dir={folder}", *OPTIONS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
         told = folder / "DevToolsActivePort"
-        until = time.monotonic() + 120
-        while not (told.is_file() and told.read_text()):
-            assert process.poll() is None and time.monotonic() < until, "the browser did not start"
+        deadline = time.monotonic() + 120
+        while not (told.is_file() and len(told.read_text().splitlines()) == 2):
+            assert time.monotonic() < deadline and self._process.poll() is None, "the browser does not start"
             time.sleep(0.1)
-        port = told.read_text().split()[0]
-        tabs = httpx.get(f"http://127.0.0.1:{port}/json/list", timeout=60).json()
-        address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-        with connect(address, max_size=None, compression=None, open_timeout=60) as socket:
-            yield Page(socket)
-    finally:
-        process.terminate()
-        process.wait(60)
+        port, path = told.read_text().splitlines()
+        self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None)
+        targets = self.ask("Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        self._session = self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.ask(f"{domain}.enable")
+
+    _session: str | None = None
+
+    def ask(self, method: str, **parameters) -> dict:
+        """One command and its answer; what comes meanwhile is looked through for problems."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        self._socket.send(json.dumps(message))
+        while True:
+            said = json.loads(self._socket.recv(timeout=120))
+            if said.get("id") == self._number:
+                assert "error" not in said, said
+                return said["result"]
+            self._look_at(said)
+
+    def _look_at(self, said: dict) -> None:
+        if said.get("method") == "Runtime.exceptionThrown":
+            self.problems.append(json.dumps(said["params"]["exceptionDetails"])[:500])
+        if said.get("method") == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
+            self.problems.append(said["params"]["entry"]["text"])
+
+    def run(self, script: str):
+        """The value of a JavaScript expression in the page."""
+        found = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def until(self, script: str, seconds: float = 60) -> None:
+        """Wait until the expression is true; a page that is just being left is none yet."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if self.run(script):
+                    return
+            except AssertionError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s: {script}; {self.problems}")
+
+    def go(self, address: str) -> None:
+        self.ask("Page.navigate", url=address)
+        self.until(
+            f"document.readyState == 'complete' && location.href != 'about:blank' && {json.dumps(address)} != ''"
+        )
+
+    def press(self, key: str) -> None:
+        text = "\r" if key == "Enter" else key
+        for kind in ("keyDown", "keyUp"):
+            more = {"text": text} if kind == "keyDown" else {}
+            code = 13 if key == "Enter" else ord(key)
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more)
+
+    def type(self, text: str) -> None:
+        """A line, and Enter, into what has the focus."""
+        self.ask("Input.insertText", text=text)
+        self.press("Enter")
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
