@@ -65,7 +65,7 @@ def chat(
 
 
 @grouped
-def serve(
+def serve_rungs(
     which: WhichRun,
     rung: Annotated[
         str | None, typer.Option("--rung", help="This rung alone, by its number or name; unless told, all.")

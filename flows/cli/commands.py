@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli.chat import chat, serve
+from flows.cli.chat import chat, serve_rungs
 from flows.cli.inputs import check, fetch, sample
 from flows.cli.results import export_pairs, report, show
 from flows.cli.runs import list_runs, run, status
@@ -23,7 +23,7 @@ COMMANDS = {
     "runs": list_runs,
     "report": report,
     "chat": chat,
-    "serve": serve,
+    "serve": serve_rungs,
     "verify": verify,
     "gc": gc,
     "sample": sample,
