@@ -20,6 +20,7 @@ from tasks.stages.reconstruction.stage import RECONSTRUCTION
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.report.stage import REPORT
 from tasks.stages.scores.stage import CALIBRATION, SCORES
+from tasks.stages.study.stage import STUDY
 from tasks.stages.systems.stage import FIT, MULTIMODAL, SYSTEMS
 from tasks.stages.utterances.stage import EXCHANGES, UTTERANCES
 
@@ -55,5 +56,6 @@ STAGES = (
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,
     JUDGE,  # where one is named: who replies better, to an LLM
+    STUDY,  # where one is named: how good replies are, to people
     REPORT,
 )

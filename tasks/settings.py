@@ -33,6 +33,7 @@ from tasks.nested import leaves
 from tasks.run_settings import GeneralisationSettings, RunSettings
 from tasks.stages.judge.settings import JudgeSettings
 from tasks.stages.ladder.arms import ArmName
+from tasks.stages.study.settings import HumanStudySettings
 from tasks.stages.systems.settings import AnySystem, EndpointSystem
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -183,6 +184,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     judge: JudgeSettings | None = Field(
         None,
         description="An LLM behind an endpoint that compares replies (docs/systems.md). Not in the paper.",
+    )
+    study: HumanStudySettings | None = Field(
+        None, description="People's judgements of replies (section 5.2, docs/study.md)."
     )
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
