@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from flows.cli.chat import chat, serve_rungs
 from flows.cli.inputs import check, fetch, sample
 from flows.cli.ops import deploy, down, up
 from flows.cli.ops import status as ops_status
@@ -23,6 +24,8 @@ COMMANDS = {
     "show": show,
     "runs": list_runs,
     "report": report,
+    "chat": chat,
+    "serve": serve_rungs,
     "verify": verify,
     "gc": gc,
     "sample": sample,

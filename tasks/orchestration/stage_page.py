@@ -7,6 +7,7 @@ and why, and the digests of what it made. Knows nothing of how stages run.
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from uuid import UUID
@@ -48,7 +49,7 @@ def create_page(
 
 def stage_key(stage: str) -> str:
     """The key of the stage's table; its page's has "-page" behind it."""
-    return f"stage-{stage.replace('.', '-').replace('_', '-').lower()}"
+    return "stage-" + re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")
 
 
 def rejects(refs: Iterable[Ref]) -> int:
