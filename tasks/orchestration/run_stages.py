@@ -13,6 +13,7 @@ from contextvars import copy_context
 from functools import partial
 from uuid import UUID
 
+import httpx
 from prefect import Flow, State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
@@ -24,7 +25,7 @@ from tasks.engine.item import Item
 from tasks.engine.passing import tried
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest, executor, open_run
-from tasks.engine.stopping import Interrupted, Stopped, with_our_signal_handlers
+from tasks.engine.stopping import Interrupted, Stop, Stopped, with_our_signal_handlers
 from tasks.engine.worker import StageFailed
 from tasks.orchestration.account import accounted
 from tasks.orchestration.artifacts import best_effort, create_cards, progress_artifact
@@ -36,8 +37,8 @@ from tasks.stages.verdicts import verdict_line
 from tasks.terminal import clean, seconds_text, size_text
 
 SERVER_RETRIES, SERVER_RETRY_AFTER_S = 5, 2.0
-"""A tagged task run asks the server for leave before it begins, once; an item whose server is away then is submitted again,
-for a minute in all.
+"""A tagged task run asks the server for leave before it begins, once, and so does a flow within another; whose server is
+away then begins again, for a minute in all.
 """
 WHY = 2000
 """Most characters of reasons in a task run's parameters; the stage's table artifact has them all."""
@@ -229,7 +230,7 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
         ThreadPoolExecutor(len(flows)) as pool,
     ):
         # Each thread gets the parent flow's context, so that these become its subflows.
-        running = [pool.submit(copy_context().run, flow, request) for flow in flows]
+        running = [pool.submit(copy_context().run, _begun, flow, request, stop) for flow in flows]
         try:
             wait(running)
         except BaseException as error:  # a signal: this is the main thread
@@ -242,6 +243,17 @@ def side_by_side(run: Run, request: RunRequest, *flows: Flow) -> State | None:
         for future in running:
             future.result()
     return None
+
+
+def _begun(flow: Flow, request: RunRequest, stop: Stop):
+    """Run a flow, begun once more where its server was away when it was to begin; what it has done by then is fresh."""
+    return tried(
+        lambda: flow(request),
+        SERVER_RETRIES,
+        SERVER_RETRY_AFTER_S,
+        lambda error: isinstance(error, httpx.ConnectError),
+        lambda seconds, _: stop.wait(seconds),
+    )
 
 
 def as_part(flow: Flow, request: RunRequest):

@@ -186,7 +186,7 @@ def test_two_refreshes_at_once_run_one_after_the_other_and_do_everything_once(ma
 def test_a_run_outlives_a_server_that_is_restarted(machine):
     store = machine.folder / "restarted"
     flow_run = machine.started("refresh", store=str(store), until="scores")
-    wait_for(lambda: (store / "records" / "utterances").is_dir(), 120)
+    wait_for(lambda: (store / "records" / "candidates").is_dir(), 300)
     os.killpg(machine.ops.server.pid(), signal.SIGKILL)
     wait_for(lambda: machine.ops.server.pid() is None, 20)
     assert machine.up().returncode == 0
