@@ -20,8 +20,8 @@ def changed_code(store: Store, plans: list[StagePlan]) -> dict[str, list[str]]:
         latest[path.parent.name] = path
     found = {}
     for plan in plans:
-        path = latest.get(plan.stage.name)
-        old = None if path is None else _noted_code(store, path)
+        noted = latest.get(plan.stage.name)
+        old = None if noted is None else _noted_code(store, noted)
         if old is not None:
             now = code_of(plan.stage.function, plan.stage.code)
             names = sorted(name for name in old.keys() | now.keys() if old.get(name) != now.get(name))
