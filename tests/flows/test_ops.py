@@ -1,19 +1,16 @@
-"""`empamba ops` with a real server and worker: up, a change that the schedule handles end to end, faults, down.
+"""`empamba ops` with a real server and worker: up, a change that the schedule handles end to end, failures.
 
 One machine's services for all tests here; they follow one another in this order.
 """
 
 import http.server
 import json
-import os
-import signal
 import socket
 import threading
 import urllib.error
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from storage.sample.layout import write_sample
@@ -24,10 +21,6 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
-ENDLESS = (
-    "run.checkpoint_s=0", "compressor.pretrain.epochs=1000", "compressor.pretrain.max_tokens=null",
-)  # fmt: skip
-"""A training that is still at it whenever a test looks."""
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -184,53 +177,3 @@ def test_two_refreshes_at_once_run_one_after_the_other_and_do_everything_once(ma
     ran = machine.items_run(since)
     assert set(ran.values()) == {1} and len(ran) == 4
     assert "Nothing is stale" in machine.artifacts(second["id"])[0][1]
-
-
-def test_a_run_outlives_a_server_that_is_restarted(machine):
-    store = machine.folder / "restarted"
-    flow_run = machine.started("refresh", store=str(store), until="scores")
-    wait_for(lambda: (store / "records" / "candidates").is_dir(), 300)
-    os.killpg(machine.ops.server.pid(), signal.SIGKILL)
-    wait_for(lambda: machine.ops.server.pid() is None, 20)
-    assert machine.up().returncode == 0
-    assert machine.ended(flow_run)["state_type"] == "COMPLETED"
-    assert machine.artifacts(flow_run)[-1][1].startswith("# Finished")
-
-
-def test_after_everything_was_killed_the_next_run_starts_and_the_dead_one_is_crashed(machine):
-    """Server, worker and flow process, while the run holds the deployment's only place."""
-    store = machine.folder / "killed"
-    flow_run = machine.started("refresh", store=str(store), changes=ENDLESS)
-    wait_for(lambda: any((store / "scratch").glob("*/*")), 300)
-    below = psutil.Process(machine.ops.worker.pid()).children(recursive=True)
-    for leader in (machine.ops.server.pid(), machine.ops.worker.pid()):
-        os.killpg(leader, signal.SIGKILL)
-    assert psutil.wait_procs(below, timeout=15)[1] == []
-    wait_for(lambda: machine.ops.server.pid() is None and machine.ops.worker.pid() is None, 20)
-    assert machine.up().returncode == 0
-    following = machine.started("refresh", store=str(store), until="utterances")
-    assert machine.ended(following, 400)["state_type"] == "COMPLETED"
-    assert machine.run(flow_run)["state_type"] == "CRASHED"
-    wait_for(lambda: any("Crashed" in one["title"] for one in machine.told), 30)
-
-
-def test_down_ends_what_runs_and_nothing_else(machine):
-    """A cancel reaches a deployed run's every process within 15 s; `down` is one."""
-    store = machine.folder / "down"
-    flow_run = machine.started("refresh", store=str(store), changes=ENDLESS)
-    wait_for(lambda: any((store / "scratch").glob("*/*")), 300)
-    below = psutil.Process(machine.ops.worker.pid()).children(recursive=True)
-    assert len(below) >= 2
-    ids = machine.ops.server.pid(), machine.ops.worker.pid()
-    stranger = psutil.Popen(["sleep", "600"])
-    try:
-        done = machine.command("down")
-        assert done.returncode == 0 and b"runs cut off: 1" in done.stdout, done.stdout
-        assert psutil.wait_procs(below, timeout=1)[1] == []
-        assert stranger.is_running() and not any(map(psutil.pid_exists, ids))
-    finally:
-        stranger.kill()
-        stranger.wait()
-    assert machine.command("status").returncode == 1
-    assert machine.up().returncode == 0  # with the history it had
-    assert machine.run(flow_run)["state_type"] == "CANCELLED"
