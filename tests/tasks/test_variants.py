@@ -96,7 +96,7 @@ def test_an_answer_says_how_many_seeds_show_it():
     other = first | {"grade": "not shown", "difference": 0.1}
     (found,) = answers_over_seeds([first], [[other]], [0, 7])
     assert found["says"] == (
-        "It did. Of 2 training seeds (0, 7) it is shown with 1: differences +0.200, +0.100, mean +0.150, standard "
+        "It did. With 1 of 2 training seeds (0, 7) it is shown: differences +0.200, +0.100, mean +0.150, standard "
         "deviation 0.071."
     )
     assert answers_over_seeds([first], [], [0]) == [first]
@@ -143,7 +143,8 @@ def raw(tmp_path) -> Path:
 @pytest.mark.slow
 def test_two_seeds_and_a_training_on_meld_alone_over_one_store(tmp_path, raw):
     small = [
-        "candidates.budget=80", "ladder.arms=[]", "epo_test.exchanges=0", "replies.exchanges=4",
+        "candidates.budget=48", "ladder.arms=[]", "epo_test.exchanges=0", "replies.exchanges=4", "long_history.exchanges=1",
+        "reconstruction.conversations=1", "compressor.free_running_rows=1", "candidates.max_new_tokens=12",
         *(f"{name}.max_tokens=300" for name in ("compressor.pretrain", "compressor.finetune")),
         *(f"{name}.training.max_tokens=600" for name in ("dialogue", "epo")),
     ]  # fmt: skip
