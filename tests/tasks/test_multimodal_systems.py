@@ -35,7 +35,7 @@ def system(folder: Path, **changes) -> dict:
 
 @pytest.fixture
 def raw(tmp_path) -> Path:
-    write_sample(tmp_path / "raw", dialogues=1, turns=4)
+    write_sample(tmp_path / "raw", dialogues=2, turns=4)
     for tree in ("MultiDialog", "IEMOCAP_full_release"):
         shutil.rmtree(tmp_path / "raw" / tree)
     return tmp_path / "raw"

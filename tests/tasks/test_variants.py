@@ -143,8 +143,7 @@ def raw(tmp_path) -> Path:
 @pytest.mark.slow
 def test_two_seeds_and_a_training_on_meld_alone_over_one_store(tmp_path, raw):
     small = [
-        "candidates.budget=48", "ladder.arms=[]", "epo_test.exchanges=0", "replies.exchanges=4", "long_history.exchanges=1",
-        "reconstruction.conversations=1", "compressor.free_running_rows=1", "candidates.max_new_tokens=12",
+        "candidates.budget=80", "ladder.arms=[]", "epo_test.exchanges=0", "replies.exchanges=4",
         *(f"{name}.max_tokens=300" for name in ("compressor.pretrain", "compressor.finetune")),
         *(f"{name}.training.max_tokens=600" for name in ("dialogue", "epo")),
     ]  # fmt: skip
