@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from flows.cli.chat import chat, serve_rungs
 from flows.cli.inputs import check, fetch, sample
 from flows.cli.results import export_pairs, report, show
 from flows.cli.runs import list_runs, run, status
@@ -21,6 +22,8 @@ COMMANDS = {
     "show": show,
     "runs": list_runs,
     "report": report,
+    "chat": chat,
+    "serve": serve_rungs,
     "verify": verify,
     "gc": gc,
     "sample": sample,

@@ -25,6 +25,7 @@ class Browser:
         self._process = subprocess.Popen(
             [
                 CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--no-first-run",
+                "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",  # camera and microphone
                 "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank",
             ],
             stdout=subprocess.DEVNULL,
@@ -95,6 +96,11 @@ class Browser:
             more = {"text": text} if kind == "keyDown" else {}
             code = 13 if key == "Enter" else ord(key)
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more)
+
+    def type(self, text: str) -> None:
+        """A line, and Enter, into what has the focus."""
+        self.ask("Input.insertText", text=text)
+        self.press("Enter")
 
     def __enter__(self) -> Browser:
         return self
