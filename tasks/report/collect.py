@@ -45,6 +45,7 @@ COVERED = (
     "long-history",
     "metrics",
     "judge",
+    "systems.multimodal",
     "study",
 )
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
