@@ -166,8 +166,9 @@ class Talk:
     def _remember(self, turn: Turn) -> None:
         """The turn and its answer become part of the history; an answer without words is none."""
         self.conversation.add(turn.text, PERSON)
-        if turn.answers[0].text:
-            self.conversation.add(turn.answers[0].text, CHATBOT)
+        line = " ".join(turn.answers[0].text.split())  # an utterance is one line
+        if line:
+            self.conversation.add(line, CHATBOT)
         else:
             turn.notes.append(f"{turn.answers[0].rung} said nothing")
         self.engine.call(lambda models: self.conversation.read(models, self.rung)).result()

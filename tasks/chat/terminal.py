@@ -25,7 +25,7 @@ from storage.store import StoreError, write_atomic
 from tasks.chat.clips import Decoded, decode
 from tasks.chat.conversation import HistorySize
 from tasks.chat.talk import Talk, Turn
-from tasks.terminal import Terminal, clean, size_text
+from tasks.terminal import LAYOUT, Terminal, clean, size_text
 
 HELP = """/clip FILE      a video or sound file that goes with the next turn
 /recall         what the memories give back of the last utterances
@@ -122,7 +122,11 @@ class TerminalChat:
 
             def changed(turn: Turn) -> None:
                 panels = [
-                    Panel(Text(clean(a.text or "…")), title=a.rung, width=max(20, self.out.width // 2 - 1))
+                    Panel(
+                        Text(clean(a.text or "…", LAYOUT)),
+                        title=a.rung,
+                        width=max(20, self.out.width // 2 - 1),
+                    )
                     for a in turn.answers
                 ]
                 live.update(Columns(panels), refresh=True)
@@ -225,7 +229,7 @@ class _Streamed:
             if not self.named and (answer.text or answer.ended):
                 self.named = True
                 self.out.print(Text(f"{answer.rung} › ", style="bold"), end="")
-            self.out.print(Text(clean(answer.text[self.shown :])), end="", soft_wrap=True)
+            self.out.print(Text(clean(answer.text[self.shown :], LAYOUT)), end="", soft_wrap=True)
             self.shown = len(answer.text)
             if answer.ended is None:
                 return

@@ -30,6 +30,7 @@ from tasks.study.assignment import assigned, orders, shuffled
 from tasks.study.power import Power
 from tasks.study.study import (
     CHECK,
+    COMPLETION_URL,
     FILMED,
     HUMAN,
     INSTRUCTIONS,
@@ -68,8 +69,8 @@ class StudySettings(BaseModel, frozen=True, extra="forbid"):
         gt=0,
         description="Hours without an answer after which a place that Prolific's participant took is free again.",
     )
-    completion_code: str | None = None
-    completion_url: str | None = None
+    completion_code: str | None = Field(None, min_length=1, max_length=100)
+    completion_url: str | None = Field(None, pattern=COMPLETION_URL)
     power: Power = Power()
     seed: int = 0
 
@@ -87,6 +88,12 @@ def make_study(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty: give a new folder")
+    if settings.checks > settings.each:
+        raise InputError(
+            f"--checks {settings.checks} is more than the {settings.each} conversations of each participant"
+        )
+    if settings.conversations is not None and settings.each > settings.conversations:
+        raise InputError(f"--each {settings.each} is more than --conversations {settings.conversations}")
     with request.session() as session:
         plans = {plan.stage.name: plan for plan in session.plan("metrics")}
         replies = _replies(request, session.store, plans)
@@ -198,8 +205,6 @@ def _conversations(
         of = {key[0] for key in filmed}
         common = [reply for reply in common if reply.dataset not in of or reply.key in filmed]
     wanted = settings.conversations or settings.each
-    if settings.each > wanted:
-        raise InputError(f"--each {settings.each} is more than --conversations {wanted}")
     if len(common) < wanted:
         raise InputError(
             f"{wanted} conversations are asked for, and all systems answered {len(common)}: give --each {len(common)} "
@@ -301,10 +306,6 @@ def _without(item: StudyItem, left_out: Iterable[LeftOut]) -> StudyItem:
 def places_of(
     settings: StudySettings, items: list[str], systems: tuple[str, ...]
 ) -> tuple[tuple[Shown, ...], ...]:
-    if settings.checks > settings.each:
-        raise InputError(
-            f"--checks {settings.checks} is more than the {settings.each} conversations of each participant"
-        )
     places = []
     for place, shown in enumerate(assigned(items, settings.participants, settings.each, settings.seed)):
         standing = orders(systems, len(shown), place, settings.seed)

@@ -157,6 +157,7 @@ class Study(_Part):
         return len(self.places[0])
 
 
+COMPLETION_URL = r"^https?://[^\s\"'<>]+$"
 Token = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22,64}$")]
 
 
@@ -165,7 +166,7 @@ class Access(_Part):
 
     tokens: tuple[Token, ...] = ()
     completion_code: str = Field(min_length=1, max_length=100)
-    completion_url: str | None = Field(None, pattern=r"^https?://[^\s\"'<>]+$")
+    completion_url: str | None = Field(None, pattern=COMPLETION_URL)
 
 
 def write_study(folder: Path, study: Study, access: Access) -> None:

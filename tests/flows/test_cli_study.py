@@ -67,7 +67,7 @@ def test_from_a_run_to_figure_5(finished, tmp_path):
         (("make", "new", "--systems", "human"), "name at least one that answered"),
         (("make", "new", "--each", "2", "--conversations", "1"), "--each 2 is more than --conversations 1"),
         (("make", "new", "--each", "1", "--checks", "2"), "--checks 2 is more than the 1 conversations"),
-        (("make", "new", "--completion-url", "javascript:x"), "completion"),
+        (("make", "new", "--completion-url", "javascript:x"), "--completion-url: String should match"),
     ],
 )
 def test_mistakes_are_one_line(finished, arguments, message):
