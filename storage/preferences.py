@@ -30,16 +30,16 @@ PREFERENCES = pa.schema(
         pa.field("sentence_emotion", _TEXT),
         pa.field("chosen_emotion", _TEXT),
         pa.field("rejected_emotion", _TEXT),
-        pa.field("cosine", pa.float64(), nullable=False),
+        pa.field("cosine", pa.float64()),
         pa.field("candidate_prompt", _TEXT),
         pa.field("engine", _TEXT, nullable=False),
-        pa.field("weights", _TEXT, nullable=False),
-        pa.field("settings", _TEXT, nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("scorer", _TEXT, nullable=False),
+        pa.field("weights", _TEXT),
+        pa.field("settings", _TEXT),
+        pa.field("seed", pa.int64()),
+        pa.field("scorer", _TEXT),
     ]
 )
-"""prompt, chosen, rejected, then where each row comes from."""
+"""prompt, chosen, rejected, then where each row comes from; what only a scorer or a sampled LLM has is null in people's."""
 
 COLUMNS = {
     "prompt": "one user message: the sentence",

@@ -20,7 +20,8 @@ from tasks.stages.reconstruction.stage import RECONSTRUCTION
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.report.stage import REPORT
 from tasks.stages.scores.stage import CALIBRATION, SCORES
-from tasks.stages.systems.stage import SYSTEMS
+from tasks.stages.study.stage import STUDY
+from tasks.stages.systems.stage import FIT, MULTIMODAL, SYSTEMS
 from tasks.stages.utterances.stage import EXCHANGES, UTTERANCES
 
 STAGES = (
@@ -46,6 +47,8 @@ STAGES = (
     *FITS,  # an adapter for each way of giving the history that is asked for
     *REPLIES,  # each rung answers the test exchanges
     SYSTEMS,  # and so does each system that a run names
+    FIT,  # the multimodal ones finetuned, where asked for
+    MULTIMODAL,  # which hear or see the sentence
     RECONSTRUCTION,  # test conversations from their memories
     LADDER,  # what each way of giving the history is worth on true replies
     LONG_HISTORY,  # what a long history costs as text and as memories
@@ -53,5 +56,6 @@ STAGES = (
     RECOGNITION,  # the extractor's answers to test clips
     METRICS,
     JUDGE,  # where one is named: who replies better, to an LLM
+    STUDY,  # where one is named: how good replies are, to people
     REPORT,
 )

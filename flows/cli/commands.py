@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import typer
 
+from flows.cli.chat import chat, serve_rungs
 from flows.cli.inputs import check, fetch, sample
 from flows.cli.results import export_pairs, report, show
 from flows.cli.runs import list_runs, run, status
 from flows.cli.store import caches, gc, verify
+from flows.cli.study import export_study, make, release, score, serve
+from flows.cli.study import status as study_status
 from flows.cli.weights import evaluate_scorer, list_weights, pretrain_compressor, pull_weights, train_scorer
 
 COMMANDS = {
@@ -19,6 +22,8 @@ COMMANDS = {
     "show": show,
     "runs": list_runs,
     "report": report,
+    "chat": chat,
+    "serve": serve_rungs,
     "verify": verify,
     "gc": gc,
     "sample": sample,
@@ -33,6 +38,17 @@ GROUPS = {
         {"train": train_scorer, "evaluate": evaluate_scorer},
     ),
     "compressor": ("The project's own small compressor.", {"pretrain": pretrain_compressor}),
+    "study": (
+        "People judge replies (section 5.2).",
+        {
+            "make": make,
+            "serve": serve,
+            "status": study_status,
+            "release": release,
+            "score": score,
+            "export": export_study,
+        },
+    ),
     "export": ("A run's results as datasets of their own.", {"pairs": export_pairs}),
 }
 

@@ -45,6 +45,8 @@ COVERED = (
     "long-history",
     "metrics",
     "judge",
+    "systems.multimodal",
+    "study",
 )
 """Stages that a section or a table of the page is about, beside those that train and the rungs' replies."""
 
@@ -101,6 +103,7 @@ def collect(
         "other_systems": other_systems(settings, artefacts, why.get("systems"), store),
         "judge": judgements(artefacts, store),
         "judge_not_run": why.get("judge") if settings.judge else None,
+        "study": read_named(artefacts, "study", "study.json", store),
         "answered": metrics.get("answered"),
         "bertscore": metrics.get("bertscore"),
         "by_reply": _by_reply(artefacts),
@@ -178,6 +181,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "over_systems": facts["over_systems"],
         "other_systems": facts["other_systems"],
         "judge": facts["judge"],
+        "study": facts["study"],
         "answered": facts["answered"],
         "bertscore": facts["bertscore"],
         "by_reply": facts["by_reply"],

@@ -146,6 +146,31 @@ def memory_ladder(arms: Sequence[dict]) -> str:
         return _uri(figure)
 
 
+def study(facts: dict) -> str:
+    """Mean judgement of each system by question with its interval, on the scale that people had (figure 5)."""
+    systems, scale = facts["systems"], sorted(map(int, facts["scale"]))
+    with rc_context(STYLE):
+        figure, panels = _figure(8.4, 0.4 * len(systems) + 1.2, len(facts["questions"]), sharey=True)
+        heights = np.arange(len(systems))[::-1]
+        for axes, question in zip(panels, facts["questions"], strict=True):
+            for height, system in zip(heights, systems, strict=True):
+                found = system["questions"][question]["all"]
+                if found["mean"] is None:
+                    continue
+                if found["low"] is not None:
+                    ends = [max(scale[0], found["low"]), min(scale[-1], found["high"])]
+                    axes.plot(ends, [height] * 2, color=TEAL, linewidth=1.6)
+                axes.plot([found["mean"]], [height], "o", color=TEAL, markersize=5.5)
+                axes.annotate(f"{found['mean']:.2f}", (found["mean"], height + 0.18), ha="center", fontsize=8)
+            axes.set_title(f"{question.capitalize()} score", fontsize=10, loc="left", color="#26343a")
+            axes.set_xlim(scale[0] - 0.1, scale[-1] + 0.1)
+            axes.set_xticks(scale, [f"{value} {facts['scale'][str(value)]}" for value in scale])
+            axes.set_ylim(-0.6, len(systems) - 0.3)
+            axes.grid(axis="y", visible=False)
+        panels[0].set_yticks(heights, [system["title"] for system in systems])
+        return _uri(figure)
+
+
 def accuracy_bars(accuracy: dict[str, dict]) -> str:
     """Accuracy by input setting with its interval and n, against the commonest label's share and another clip's
     features (figure 6)."""

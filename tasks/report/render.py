@@ -49,6 +49,7 @@ def render(facts: dict) -> str:
         memory_plot=plots.memory_ladder(list(facts["memory_ladder"]["arms"].values()))
         if facts["memory_ladder"]
         else None,
+        study_plot=plots.study(facts["study"]) if facts["study"] else None,
         training=[_training_view(part) for part in facts["training"]],
         accuracy_plot=plots.accuracy_bars(facts["recognition"]["accuracy"])
         if facts["recognition"] and facts["recognition"]["accuracy"]

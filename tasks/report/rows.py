@@ -33,6 +33,7 @@ def page_rows(facts: dict) -> dict[str, Rows]:
         "systems-compared": verdict_rows(facts["over_systems"]),
         "judge": list(_judge(facts["judge"])),
         "judge-rows": list(_judge_rows(facts["judge"])),
+        "study": study_rows(facts["study"]),
         "table-3": list(_table_3(facts["long_history"])),
         "prompt-tokens": [flat(row) for row in facts["table_3"]],
         "training": [_training(part) for part in facts["training"]],
@@ -140,6 +141,26 @@ def _judge(pairs: Rows) -> Iterator[dict]:
         counts = flat(_without(pair, "questions", "rows"))
         for question, found in pair["questions"].items():
             yield {**counts, "question": question, **{f"verdicts_{k}": v for k, v in flat(found).items()}}
+
+
+def study_rows(facts: dict | None) -> Rows:
+    """What people judged: a line for each system, question and dataset; then the differences and the agreement."""
+    if facts is None:
+        return []
+    means = [
+        {"figure": "mean", "system": system["system"], "question": question, "dataset": dataset, **found}
+        for system in facts["systems"]
+        for question, of in system["questions"].items()
+        for dataset, found in ({"all": of["all"]} | of["by_dataset"]).items()
+    ]
+    others = [
+        {"figure": "difference", "system": row["first"], "against": row["second"], **row}
+        for row in facts["differences"]
+    ]
+    agreement = [{"figure": "alpha", "question": name, **found} for name, found in facts["alpha"].items()]
+    return [
+        {k: v for k, v in row.items() if k not in ("first", "second")} for row in means + others + agreement
+    ]
 
 
 def _judge_rows(pairs: Rows) -> Iterator[dict]:

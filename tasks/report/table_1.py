@@ -11,10 +11,10 @@ from storage.store import Store
 from tasks.report.counts import Artefacts
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, by_metric
 from tasks.settings import Settings
-from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, Prices, System
+from tasks.stages.systems.settings import AnySystem, ChatbotSystem, Prices
 
 ENDPOINT = "an endpoint that serves it, named in `systems`"
-MULTIMODAL = "an engine that reads audio or video, and LoRA finetuning of it: this project has neither"
+MULTIMODAL = "its weights, named in `systems` as a multimodal one with `finetune`"
 NEEDED = {
     name: MULTIMODAL if name.endswith("†") else ENDPOINT
     for name in TABLE_1
@@ -27,7 +27,7 @@ CHATBOTS = "DialoGPT or BlenderBot class"
 
 def paper_systems(settings: Settings) -> dict[str, str]:
     """Row of a rung or a system -> the system of table 1 that it stands beside."""
-    named = {s.row: s.paper for s in settings.systems if isinstance(s, EndpointSystem) and s.paper}
+    named = {s.row: s.paper for s in settings.systems if not isinstance(s, ChatbotSystem) and s.paper}
     return TABLE_1_RUNGS | named
 
 
@@ -96,7 +96,7 @@ def absent(settings: Settings) -> list[dict]:
     ]
 
 
-def _cost(system: System, counts: dict) -> dict | None:
+def _cost(system: AnySystem, counts: dict) -> dict | None:
     """{"amount", "currency", "least": some answers told no tokens}; None without prices."""
     prices: Prices | None = getattr(system, "prices", None)
     if prices is None:

@@ -11,6 +11,7 @@ TEMPLATES = (
     "epo_test.html.j2",
     "other_systems.html.j2",
     "judge.html.j2",
+    "study.html.j2",
     "viewer.html.j2",
     "viewer.js",
     "style.css",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import verdict
 from storage.store import Store
+from tasks.report.answer import NOT_RUN, SHOWN
 from tasks.report.counts import Artefacts, read_named
 from tasks.report.figures import FIGURES
 from tasks.stages.replies.rungs import RUNGS
@@ -49,14 +50,14 @@ def with_seeds(metrics: dict, others: Sequence[dict]) -> dict:
         return metrics
     found = {**metrics, "systems": [_system(row, others) for row in metrics["systems"]]}
     for name in ("steps", "over_floors"):
-        found[name] = [_compared(row, name, others) for row in metrics[name]]
+        found[name] = [_compared(row, name, others) for row in metrics.get(name) or []]
     return found
 
 
 def _system(row: dict, others: Sequence[dict]) -> dict:
     if row["rung"] not in TRAINED:
         return row
-    twins = [_twin(other["systems"], row, ("rung", "dataset")) for other in others]
+    twins = [_twin(other.get("systems") or [], row, ("rung", "dataset")) for other in others]
     return row | {
         f"{figure.key}_seeds": spread([row[figure.key], *(twin.get(figure.key) for twin in twins)])
         for figure in FIGURES
@@ -65,7 +66,7 @@ def _system(row: dict, others: Sequence[dict]) -> dict:
 
 
 def _compared(row: dict, table: str, others: Sequence[dict]) -> dict:
-    twins = [_twin(other[table], row, ("rung", "against")) for other in others]
+    twins = [_twin(other.get(table) or [], row, ("rung", "against")) for other in others]
     return row | {
         key: found
         | {"seeds": spread([found["mean"], *((twin.get(key) or {}).get("mean") for twin in twins)])}
@@ -90,15 +91,13 @@ def _answer(same: list[dict], seeds: Sequence[int]) -> dict:
     """One question, answered with each seed."""
     grades = [one["grade"] for one in same]
     found = spread([one["difference"] for one in same])
-    shown = grades.count("shown")
-    says = f"Of {len(same)} training seeds ({', '.join(map(str, seeds))}) it is shown with {shown}"
+    shown = grades.count(SHOWN)
+    says = f"With {shown} of {len(same)} training seeds ({', '.join(map(str, seeds))}) it is shown"
     if found["sd"] is not None:
         told = ", ".join("none" if value is None else f"{value:+.3f}" for value in found["values"])
         says += f": differences {told}, mean {found['mean']:+.3f}, standard deviation {found['sd']:.3f}"
-    return same[0] | {
-        "says": f"{same[0]['says']} {says}.",
-        "seeds": {"seeds": list(seeds), "grades": grades, **found},
-    }
+    told = same[0]["says"] if set(grades) == {NOT_RUN} else f"{same[0]['says']} {says}."
+    return same[0] | {"says": told, "seeds": {"seeds": list(seeds), "grades": grades, **found}}
 
 
 def seed_rows(systems: list[dict], seeds: Sequence[int]) -> list[dict]:

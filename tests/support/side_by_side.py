@@ -21,6 +21,8 @@ GROUPS = {
         "tests/flows/test_cli_runs.py",
         "tests/flows/test_cli_terminal.py",
         "tests/flows/test_cli_store.py",
+        "tests/flows/test_cli_chat.py",
+        "tests/flows/test_cli_study.py",
     ),
     "deployed": ("tests/flows/test_deployment.py",),
     "the paper profile": ("tests/flows/test_paper_profile.py",),

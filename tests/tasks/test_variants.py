@@ -96,7 +96,7 @@ def test_an_answer_says_how_many_seeds_show_it():
     other = first | {"grade": "not shown", "difference": 0.1}
     (found,) = answers_over_seeds([first], [[other]], [0, 7])
     assert found["says"] == (
-        "It did. Of 2 training seeds (0, 7) it is shown with 1: differences +0.200, +0.100, mean +0.150, standard "
+        "It did. With 1 of 2 training seeds (0, 7) it is shown: differences +0.200, +0.100, mean +0.150, standard "
         "deviation 0.071."
     )
     assert answers_over_seeds([first], [], [0]) == [first]

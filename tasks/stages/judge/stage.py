@@ -9,14 +9,14 @@ from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as
 from tasks.stages.replies.rungs import LADDER
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.shard_names import of_table
-from tasks.stages.systems.stage import SYSTEMS
+from tasks.stages.systems.stage import ANSWERING
 
-ANSWERING = (*(stage.name for stage in REPLIES), SYSTEMS.name)
+ALL_ANSWERING = (*(stage.name for stage in REPLIES), *ANSWERING)
 
 
 @of_dialogues
 def pairs_to_judge(made: Made) -> Calls | NotRun:
-    answering = [name for name in ANSWERING if name in made.outputs]
+    answering = [name for name in ALL_ANSWERING if name in made.outputs]
     refs = of_table([ref for name in answering for ref in made.refs(name)], "replies")
     replies: dict[str, Ref] = {ref.name.split("/")[-1]: ref for ref in refs}
     ran = [rung.name for rung in LADDER if rung.name in replies]
@@ -43,7 +43,7 @@ JUDGE = Stage(
     name="judge",
     title="Replies compared by a judge",
     flow="write_report",
-    needs=("utterances", *ANSWERING),
+    needs=("utterances", *ALL_ANSWERING),
     items=pairs_to_judge,
     function="tasks.stages.judge.compare:judge_pair",
     settings={"settings": "judge", "intervals": "metrics.intervals"},

@@ -6,7 +6,7 @@ from tasks.engine.declaration import Calls, Made, NotRun, Stage
 from tasks.stages.inputs import TORCH, of_dialogues
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.shard_names import of_table
-from tasks.stages.systems.stage import SYSTEMS
+from tasks.stages.systems.stage import ANSWERING
 
 
 @of_dialogues
@@ -22,7 +22,7 @@ METRICS = Stage(
     name="metrics",
     title="Metrics of the replies",
     flow="write_report",
-    needs=("utterances.exchanges", *(stage.name for stage in REPLIES), SYSTEMS.name),
+    needs=("utterances.exchanges", *(stage.name for stage in REPLIES), *ANSWERING),
     items=all_replies,
     function="tasks.stages.metrics.measure:measure_replies",
     settings={"settings": "metrics", "scoring": "scorer"},

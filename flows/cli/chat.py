@@ -1,0 +1,135 @@
+"""Talking to what a run trained: `chat`, in the terminal or as a page, and `serve`, behind OpenAI's chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import WhichRun, grouped
+from flows.cli.output import err, out
+from storage.errors import InputError
+from tasks.display import Waiting
+
+if TYPE_CHECKING:
+    from tasks.chat.engine import Engine
+    from tasks.chat.models import Models
+    from tasks.chat.weights import Trained
+
+LOOPBACK = "127.0.0.1"
+LastRung = Annotated[
+    str | None, typer.Option("--rung", help="A rung, by its number or name; unless told, the ladder's last.")
+]
+
+
+Host = Annotated[str, typer.Option(help="Address to listen on; this machine alone unless another is given.")]
+
+
+@grouped
+def chat(
+    which: WhichRun,
+    rung: LastRung = None,
+    web: Annotated[bool, typer.Option("--web", help="As a page in the browser.")] = False,
+    host: Host = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any that is free.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Of the replies' draws; 0: greedy, as in the report.")
+    ] = 0.0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Longest reply; unless told, dialogue.max_new_tokens.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the replies, where there is a temperature.")] = 0,
+) -> None:
+    """Talk to a rung of a run: history compressed turn by turn, with clips, in the terminal or (--web) as a page."""
+    from model.generation.settings import Sampling
+    from tasks.chat.talk import Talk
+
+    found, run = _trained(which)
+    first = found.named(rung).rung.name
+    limit = max_new_tokens or found.settings.dialogue.max_new_tokens
+    sampling = Sampling(temperature=temperature, max_new_tokens=limit, seed=seed)
+    with _engine(found, first) as engine:
+        if web:
+            from tasks.chat.local_server import listen
+            from tasks.chat.web import web_app
+
+            _warn(host)
+            app = web_app(engine, found, first, sampling, run, host)
+            listen(app, host, port, lambda url: out.say(f"{url}  (Ctrl-C ends it)"))
+            return
+        from tasks.chat.terminal import TerminalChat
+
+        TerminalChat(Talk(engine, found, first, sampling), out, run).go_on()
+
+
+@grouped
+def serve_rungs(
+    which: WhichRun,
+    rung: Annotated[
+        str | None, typer.Option("--rung", help="This rung alone, by its number or name; unless told, all.")
+    ] = None,
+    host: Host = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="Requests that are answered together.")] = 16,
+) -> None:
+    """Serve a run's rungs as models of an OpenAI-compatible endpoint: /v1/models and /v1/chat/completions."""
+    from tasks.chat.local_server import listen
+    from tasks.chat.openai_api import openai_app
+
+    found, _ = _trained(which)
+    chosen = found.named(rung).rung.name
+    rungs = found.rungs if rung is None else {chosen: found.rungs[chosen]}
+    # The one that answers where no model is named stands last.
+    ordered = {name: parts for name, parts in rungs.items() if name != chosen} | {chosen: found.rungs[chosen]}
+    _warn(host)
+    with _engine(found, chosen, at_once) as engine:
+        app = openai_app(engine, found, ordered, host)
+        listen(app, host, port, lambda url: out.say(f"{url}/v1 has {', '.join(ordered)}  (Ctrl-C ends it)"))
+
+
+def _warn(host: str) -> None:
+    """A line where others than this machine will reach what listens there."""
+    from tasks.chat.local_server import is_local
+
+    if not is_local(host):
+        err.say(
+            f"listening on {host}: whoever reaches this machine can talk to it; nobody is asked who they are"
+        )
+
+
+def _trained(which: WhichRun) -> tuple[Trained, str]:
+    """The parts of the chosen run, and what it is called."""
+    from tasks.chat.weights import trained
+
+    request, record = which.chosen()
+    with Waiting("finding the run's parts"):
+        found = trained(request)
+    for note in found.notes:
+        err.say(note, style="dim")
+    return found, record.id if record is not None else "of these settings"
+
+
+@contextmanager
+def _engine(found: Trained, rung: str, at_once: int = 16) -> Iterator[Engine]:
+    """The engine, with the rung loaded. InputError where it cannot be."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from model.adapter import AdapterError
+    from model.compressor.shape import CompressorError
+    from tasks.chat.engine import Engine
+    from tasks.chat.models import Models
+
+    disable_progress_bar()
+
+    def load() -> Models:
+        return Models(found)
+
+    with Engine(load, at_once) as engine:
+        try:
+            with Waiting("loading the models"):
+                engine.call(lambda models: models.decoder(rung)).result()
+        except (AdapterError, CompressorError) as error:
+            raise InputError(str(error)) from None
+        yield engine

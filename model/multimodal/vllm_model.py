@@ -1,0 +1,62 @@
+"""Multimodal LLMs through vLLM: prompts are written, and clips handed over, as transformers is given them.
+
+vLLM runs the processor itself, and stands where each clip's tokens go. Knows nothing of files or datasets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+from model.generation.reply import reply_of
+from model.generation.settings import EngineArgs
+from model.generation.vllm_engine import vllm_arguments
+from model.multimodal.engines import vllm_prompt
+from model.multimodal.model import Answered, Prompter, Shown
+
+
+class VllmMultimodal:
+    """vLLM in this process. adapter: a folder with a LoRA, for kinds of which vLLM adapts the language model (LLaVA-NeXT)."""
+
+    def __init__(self, folder: Path, args: EngineArgs, adapter: Path | None = None) -> None:
+        self.prompter = Prompter(folder)
+        if adapter is not None and self.prompter.sense == "audio":
+            raise ValueError(
+                f"{folder}: vLLM adapts no language model of this kind; answer through engine transformers"
+            )
+        self.lora = None if adapter is None else LoRARequest("adapter", 1, str(adapter))
+        further: dict[str, Any] = {}
+        if adapter is not None:
+            rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+            further = {"enable_lora": True, "max_lora_rank": rank}
+        self.llm = LLM(
+            model=str(folder),
+            trust_remote_code=False,
+            limit_mm_per_prompt={self.prompter.sense: 1},
+            **vllm_arguments(args),
+            **further,
+        )
+
+    def replies(
+        self, texts: Sequence[str], shown: Sequence[Shown | None], max_new_tokens: int
+    ) -> list[Answered]:
+        """Greedy replies to prompts of `Prompter.prompt`."""
+        sampling = SamplingParams(
+            temperature=0, max_tokens=max_new_tokens, stop_token_ids=self.prompter.stop_ids, detokenize=False
+        )
+        prompts = [
+            vllm_prompt(text, one, self.prompter.sense) for text, one in zip(texts, shown, strict=True)
+        ]
+        found = self.llm.generate(prompts, sampling, use_tqdm=False, lora_request=self.lora)
+        return [self._answered(output) for output in found]
+
+    def _answered(self, output: Any) -> Answered:
+        (said,) = output.outputs
+        text = self.prompter.tokenizer.decode(list(said.token_ids), skip_special_tokens=True)
+        reply = reply_of(text.strip(), said.finish_reason)
+        return Answered(reply, len(output.prompt_token_ids), len(said.token_ids))

@@ -1,0 +1,180 @@
+"""The endpoint, asked by the project's own engine and by bare HTTP: replies are those of a conversation."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from model.generation.openai_engine import OpenAIEngine
+from model.generation.protocol import GenerationRequest
+from model.generation.settings import EngineSettings, Sampling, ServerSettings
+from model.spoken import Spoken
+from tasks.chat.conversation import Conversation
+from tasks.chat.openai_api import Histories, Message, openai_app, question
+from tasks.chat.talk import Talk
+from tests.support.served import served
+
+GREEDY = Sampling(temperature=0, max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def url(engine, found):
+    rungs = {name: found.rungs[name] for name in ("2-ft", "3-mc", "5-epo")}
+    with served(openai_app(engine, found, rungs, "127.0.0.1")) as address:
+        yield f"{address}/v1"
+
+
+@pytest.fixture(scope="module")
+def talked(engine, found):
+    """Two turns with rung 3, as messages, and the answer to the last."""
+    talking = Talk(engine, found, "3-mc", GREEDY)
+    first, second = talking.say("I have lost my keys again."), talking.say("What shall I do now?")
+    said = [("user", first.text), ("assistant", first.answers[0].text), ("user", second.text)]
+    return [{"role": role, "content": text} for role, text in said if text], second.answers[0].text
+
+
+def asked(url, messages, status=200, **fields):
+    body = {"messages": messages, "max_tokens": 8, **fields}
+    done = httpx.post(f"{url}/chat/completions", json=body, timeout=60)
+    assert done.status_code == status, done.text
+    return done.json()
+
+
+def test_the_project_s_own_engine_is_answered(url, engine, found):
+    server = ServerSettings(base_url=url, concurrency=8, retries=0)
+    settings = EngineSettings(model="3-mc", engine="openai", sampling=GREEDY, server=server, restarts=0)
+    texts = [f"So that is all, number {n}?" for n in range(8)]
+    requests = [GenerationRequest(t, ({"role": "user", "content": t},), seed=n) for n, t in enumerate(texts)]
+    client = OpenAIEngine(settings)
+    rows = {row.key: row for row in client.generate(requests)}
+    for text in texts:
+        wanted = Talk(engine, found, "3-mc", GREEDY).say(text).answers[0]
+        # What is no reply by its form, such as bytes of no character, the engine names and passes over.
+        assert rows[text].finish_reason in (wanted.ended, "garbled") and rows[text].tries == 1
+        assert rows[text].text == wanted.text or rows[text].finish_reason == "garbled"
+        assert rows[text].new_tokens > 0
+    identity = client.identify()
+    assert "3-mc" in json.dumps(identity) and "digest" in json.dumps(identity)
+
+
+def test_history_whole_and_streamed_answer_is_the_conversation_s(url, talked):
+    messages, wanted = talked
+    whole = asked(url, messages, model="3-mc")
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": wanted}
+    assert whole["object"] == "chat.completion" and whole["usage"]["completion_tokens"] <= 8
+    body = {"messages": messages, "model": "3-mc", "max_tokens": 8, "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as stream:
+        lines = [line for line in stream.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
+    parts = [json.loads(line[6:]) for line in lines[:-1]]
+    text = "".join(p["choices"][0]["delta"].get("content", "") for p in parts if p["choices"])
+    assert text == wanted and parts[-1]["usage"] == whole["usage"]
+    assert parts[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+    without = asked(url, messages[-1:], model="3-mc")
+    assert without["usage"]["prompt_tokens"] < whole["usage"]["prompt_tokens"]
+
+
+def test_a_growing_history_is_read_once(engine, found):
+    histories = Histories(kept=6)
+
+    def read(count: int) -> int:
+        messages = [Message(role=("user", "assistant")[n % 2], content=f"Line {n}.") for n in range(count)]
+        return engine.call(lambda m: histories.prompt(m, "3-mc", question(messages), 8)).result()[1]
+
+    assert [read(n) for n in (1, 3, 5, 7, 5)] == [0, 0, 2, 4, 4]
+    fresh = Conversation(6)
+    fresh.said = [Spoken(f"Line {n}.", n % 2) for n in range(6)]
+    wanted = engine.call(lambda m: fresh.prompt(m, "3-mc", "Line 6.", reply=8)).result()
+    messages = [Message(role=("user", "assistant")[n % 2], content=f"Line {n}.") for n in range(7)]
+    found_again = engine.call(lambda m: histories.prompt(m, "3-mc", question(messages), 8)).result()[0]
+    assert (found_again - wanted).abs().max() < 1e-4
+
+
+def test_requests_that_come_together_are_answered_together(url, engine):
+    most = []
+    decoders = engine._decoders
+    with ThreadPoolExecutor(6) as pool:
+        asking = [
+            pool.submit(asked, url, [{"role": "user", "content": f"Tell me of {n}."}], max_tokens=40)
+            for n in range(6)
+        ]
+        while not all(f.done() for f in asking):
+            most.append(max((len(d.rows) for d in list(decoders.values())), default=0))
+            time.sleep(0.001)
+    alone = [asked(url, [{"role": "user", "content": f"Tell me of {n}."}], max_tokens=40) for n in range(6)]
+    assert [f.result()["choices"] for f in asking] == [a["choices"] for a in alone]
+    assert max(most) > 1
+
+
+def test_a_client_that_goes_stops_its_reply(url, engine):
+    body = {
+        "messages": [{"role": "user", "content": "Go on."}],
+        "model": "3-mc",
+        "max_tokens": 1000,
+        "stream": True,
+    }
+    with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as stream:
+        for line in stream.iter_lines():
+            if '"content": ""' not in line and line:  # the first words
+                break
+        (reply,) = engine._going["3-mc"]
+    reply.done.result(60)
+    assert reply.ended == "stopped" and len(reply.row.tokens) < 1000
+
+
+def test_models_are_the_rungs_and_the_last_one_answers_unnamed(url):
+    entries = httpx.get(f"{url}/models").json()["data"]
+    assert [entry["id"] for entry in entries] == ["2-ft", "3-mc", "5-epo"]
+    assert len({entry["digest"] for entry in entries}) == 3
+    assert asked(url, [{"role": "user", "content": "Well?"}])["model"] == "5-epo"
+    told = asked(url, [{"role": "user", "content": "Well?"}], 404, model="gpt-4o")["error"]
+    assert (
+        told["message"] == "model 'gpt-4o': there are 2-ft, 3-mc, 5-epo" and told["code"] == "model_not_found"
+    )
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"messages": []}, "messages: List should have at least 1 item"),
+        ({"messages": [{"role": "assistant", "content": "Hm."}]}, "the last one must be the user's"),
+        ({"messages": [{"role": "user", "content": ""}]}, "the turn is empty"),
+        ({"messages": [{"role": "user", "content": "x" * 17000}]}, "17,000 characters"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "type 'image_url'; text alone",
+        ),
+        ({"n": 2}, "n: Input should be 1"),
+        ({"stop": ["."]}, "stop: not followed here; leave it out"),
+        ({"temperature": 9}, "temperature: Input should be less than"),
+        ({"max_tokens": 0}, "max_tokens: Input should be greater"),
+    ],
+)
+def test_a_mistake_is_one_line_in_openai_s_form(url, change, told):
+    body = {"messages": [{"role": "user", "content": "Well?"}], **change}
+    done = httpx.post(f"{url}/chat/completions", json=body, timeout=60)
+    error = done.json()["error"]
+    assert done.status_code == 400 and told in error["message"] and "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_system_messages_are_left_out_and_counted(url):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Well?"}]
+    with_it = httpx.post(f"{url}/chat/completions", json={"messages": messages}, timeout=60)
+    without = httpx.post(f"{url}/chat/completions", json={"messages": messages[1:]}, timeout=60)
+    assert with_it.headers["X-Empamba-Left-Out"] == "1 system messages"
+    assert "X-Empamba-Left-Out" not in without.headers
+    assert with_it.json()["choices"] == without.json()["choices"]
+
+
+def test_only_this_machine_s_names_and_pages_are_answered(url):
+    assert httpx.get(f"{url}/models", headers={"Host": "evil.example"}).status_code == 400
+    body = {"messages": [{"role": "user", "content": "Well?"}]}
+    foreign = httpx.post(f"{url}/chat/completions", json=body, headers={"Origin": "https://evil.example"})
+    assert foreign.status_code == 403
+    large = httpx.post(f"{url}/chat/completions", content=b" " * (5 << 20))
+    assert large.status_code == 413 and "at most" in large.json()["error"]["message"]
+    assert httpx.post(f"{url}/chat/completions", content=iter([b"{}"])).status_code == 411

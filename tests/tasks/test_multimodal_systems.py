@@ -1,0 +1,95 @@
+"""A multimodal system through its stages: real clips of the sample, finetuned, answering; what is kept, and what is asked again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.features.settings import FeatureSettings
+from storage.media.settings import MediaSettings
+from storage.sample.layout import write_sample
+from storage.shards import read_table, row_to_utterance
+from tasks.settings import load_settings
+from tasks.stages.systems.clips import ClipFolder
+from tests.support.multimodal import write_multimodal
+from tests.support.rerun import run, session
+
+TRAINING = {
+    "batch_size": 2, "max_tokens": 1500, "evaluations": 1, "heldout_rows": 2, "dtype": "float32", "threads": 1
+}  # fmt: skip
+
+
+def system(folder: Path, **changes) -> dict:
+    return {
+        "kind": "multimodal",
+        "name": "heard",
+        "weights": str(folder),
+        "engine_args": {"dtype": "float32", "batch_size": 2, "max_model_len": 2048},
+        "finetune": {"rank": 2, "alpha": 4, "training": TRAINING},
+        "paper": "Qwen-Audio-Chat†",
+        **changes,
+    }
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    write_sample(tmp_path / "raw", dialogues=2, turns=4)
+    for tree in ("MultiDialog", "IEMOCAP_full_release"):
+        shutil.rmtree(tmp_path / "raw" / tree)
+    return tmp_path / "raw"
+
+
+def test_what_stands_beside_the_papers_rows_is_finetuned_as_they_are(tmp_path):
+    named = system(tmp_path)
+    assert load_settings("tiny", [f"systems={json.dumps([named])}"]).systems[0].row == "system-heard"
+    with pytest.raises(Exception, match="Qwen-Audio-Chat† is finetuned in table 1: set finetune"):
+        load_settings("tiny", [f"systems={json.dumps([{**named, 'finetune': None}])}"])
+
+
+@pytest.mark.slow
+def test_clips_are_heard_trained_on_and_answered_and_a_title_asks_nobody(tmp_path, raw):
+    folder = write_multimodal(tmp_path / "model", "qwen2_audio")
+
+    def opened(*systems: dict):
+        return session(
+            "tiny", tmp_path / "store", raw, [f"systems={json.dumps(systems)}", "replies.exchanges=3"]
+        )
+
+    with opened(system(folder)) as first:
+        ran = run(first, "systems.multimodal")
+        assert [line for line in ran if line.startswith("systems")] == [
+            "systems.fit heard",
+            "systems.multimodal heard",
+        ]
+        plans = {plan.stage.name: plan for plan in first.plan("systems.multimodal")}
+        store = first.store
+        made = {ref.name: ref for refs in plans["systems.multimodal"].outputs.values() for ref in refs}
+        facts = json.loads(store.read(made["heard.json"]))
+        rows = read_table(store.read(made["replies/all/test/system-heard"]), "replies")
+        assert facts["exchanges"] == 3 == facts["with_clip"] and facts["answered"] == len(rows)
+        assert facts["answered"] + sum(facts["failures"].values()) == 3
+        (adapter,) = plans["systems.fit"].outputs["heard"]
+        members = {ref.name.split("/")[-1]: ref for ref in store.members(adapter)}
+        report = json.loads(store.read(members["report.json"]))
+        assert report["train_with_clip"] > 0 and report["history"]["train"]
+        shards = [
+            r
+            for refs in plans["utterances"].outputs.values()
+            for r in refs
+            if r.name.startswith("utterances/meld/test")
+        ]
+        spoken = [
+            row_to_utterance(row) for ref in shards for row in read_table(store.read(ref), "utterances")
+        ]
+    with opened(system(folder, title="Heard")) as again:
+        assert run(again, "systems.multimodal") == []
+    with opened(system(folder, finetune=None, paper=None)) as bare:
+        assert run(bare, "systems.multimodal") == ["systems.multimodal heard"]
+    clips = ClipFolder(tmp_path / "clips", "image")
+    clips.folder.mkdir()
+    clips.fill(spoken, FeatureSettings(frames=3), MediaSettings(), raw, lambda *_: None)
+    shown = [clips(str(u.media_digest)) for u in spoken if clips.has(u.media_digest)]
+    assert len(shown) == len(spoken) and all(one.image.shape == (224, 224, 3) for one in shown)
+    assert len({one.image.tobytes() for one in shown}) == len(shown) and np.asarray(shown[0].image).std() > 0
