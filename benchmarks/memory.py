@@ -36,7 +36,7 @@ from tasks.stages.shards import write_shard
 from tests.support.many_clips import write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
-CLIPS, TIMES = 24, (1, 4, 16)
+CLIPS, TIMES = 8, (1, 4, 16)
 """Of each split, and how many times as many."""
 TRAINING = TrainingSettings(dtype="float32", batch_size=4, evaluations=1, threads=1)
 DIALOGUE = DialogueSettings(rank=2, alpha=4, memory="mean", training=TRAINING, reply_batch_size=4)
