@@ -49,6 +49,13 @@ class Machine:
             self.ask(f"deployments/{watch['id']}/pause_deployment", {})
         return done
 
+    def status(self) -> dict:
+        """`ops status --json`, with the next planned start of each deployment by its name."""
+        done = self.command("status", "--json")
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        found = json.loads(done.stdout)
+        return {**found, "deployments": {one["name"]: one["next"] for one in found["deployments"]}}
+
     def ask(self, path: str, body: dict | None = None):
         return Api(f"http://127.0.0.1:{self.port}/api").post(path, body)
 
@@ -115,10 +122,12 @@ def test_a_second_up_starts_nothing_and_status_tells_what_is_planned(machine):
     pids = machine.ops.server.pid(), machine.ops.worker.pid()
     assert machine.up().returncode == 0
     assert (machine.ops.server.pid(), machine.ops.worker.pid()) == pids
-    done = machine.command("status", "--json")
-    found = json.loads(done.stdout)
-    assert done.returncode == 0 and found["answers"] and (found["server"], found["worker"]) == pids
-    planned = {one["name"]: one["next"] for one in found["deployments"]}
+    wait_for(
+        lambda: machine.status()["deployments"]["refresh"], 60
+    )  # the server plans some seconds after `up`
+    found = machine.status()
+    assert found["answers"] and (found["server"], found["worker"]) == pids
+    planned = found["deployments"]
     assert set(planned) == {"refresh", "watch", "reproduce", "build", "pairs", "train", "report"}
     assert planned["refresh"][11:16] == "03:00" and planned["train"] is None
     taken = empamba(machine.folder, "ops", "up", "--home", "other", "--port", str(machine.port))
