@@ -32,7 +32,7 @@ def seed_artefacts(seeds: Sequence[int], variants: dict[str, Artefacts]) -> dict
     return {seed: variants[of_seed(seed)] for seed in seeds[1:] if of_seed(seed) in variants}
 
 
-def spread(values: Sequence[float | None]) -> dict:
+def mean_and_sd(values: Sequence[float | None]) -> dict:
     """{"values": one a seed, None where there is none, "n", "mean", "sd"}; sd: of a sample, None of fewer than two."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return {
@@ -59,7 +59,7 @@ def _system(row: dict, others: Sequence[dict]) -> dict:
         return row
     twins = [_twin(other.get("systems") or [], row, ("rung", "dataset")) for other in others]
     return row | {
-        f"{figure.key}_seeds": spread([row[figure.key], *(twin.get(figure.key) for twin in twins)])
+        f"{figure.key}_seeds": mean_and_sd([row[figure.key], *(twin.get(figure.key) for twin in twins)])
         for figure in FIGURES
         if figure.key in row
     }
@@ -69,7 +69,7 @@ def _compared(row: dict, table: str, others: Sequence[dict]) -> dict:
     twins = [_twin(other.get(table) or [], row, ("rung", "against")) for other in others]
     return row | {
         key: found
-        | {"seeds": spread([found["mean"], *((twin.get(key) or {}).get("mean") for twin in twins)])}
+        | {"seeds": mean_and_sd([found["mean"], *((twin.get(key) or {}).get("mean") for twin in twins)])}
         for key, found in row.items()
         if isinstance(found, dict) and "grade" in found
     }
@@ -90,7 +90,7 @@ def answers_over_seeds(answers: list[dict], others: Sequence[list[dict]], seeds:
 def _answer(same: list[dict], seeds: Sequence[int]) -> dict:
     """One question, answered with each seed."""
     grades = [one["grade"] for one in same]
-    found = spread([one["difference"] for one in same])
+    found = mean_and_sd([one["difference"] for one in same])
     shown = grades.count(SHOWN)
     says = f"With {shown} of {len(same)} training seeds ({', '.join(map(str, seeds))}) it is shown"
     if found["sd"] is not None:

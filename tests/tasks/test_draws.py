@@ -46,6 +46,7 @@ OTHER_SEEDS = {
     "storage/media/pictures.py": "frames: the seed is made from the clip's own bytes",
     "storage/sample": "the sample corpus: its numbers are named where they are made",
     "model/metrics/bootstrap.py": "resampling: nothing is taken out",
+    "tasks/study/score.py": "resampling, too",
     "model/zoo": "random weights for tests",
     "tasks/pretraining.py": "held-out texts of the shipped compressor, which its card names",
 }

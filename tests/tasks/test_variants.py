@@ -12,7 +12,7 @@ from storage.sample.layout import write_sample
 from storage.store import Store, canonical
 from tasks.engine.graph import Sources, build_graph
 from tasks.pipeline import STAGES
-from tasks.report.variants import answers_over_seeds, spread, trained_on, with_seeds
+from tasks.report.variants import answers_over_seeds, mean_and_sd, trained_on, with_seeds
 from tasks.settings import load_settings
 from tasks.variants import with_variants
 from tests.support.rerun import run, session
@@ -81,8 +81,13 @@ def metrics(value: float, gain: float | None) -> dict:
 
 def test_the_spread_is_a_samples_and_stands_beside_trained_rungs_alone():
     """By hand: 1, 2 and 6 have the mean 3 and the variance (4 + 1 + 9) / 2 = 7."""
-    assert spread([1.0, 2.0, 6.0]) == {"values": [1.0, 2.0, 6.0], "n": 3, "mean": 3.0, "sd": round(7**0.5, 6)}
-    assert spread([1.0, None])["sd"] is None and spread([None])["mean"] is None
+    assert mean_and_sd([1.0, 2.0, 6.0]) == {
+        "values": [1.0, 2.0, 6.0],
+        "n": 3,
+        "mean": 3.0,
+        "sd": round(7**0.5, 6),
+    }
+    assert mean_and_sd([1.0, None])["sd"] is None and mean_and_sd([None])["mean"] is None
     base = metrics(0.5, 0.1)
     found = with_seeds(base, [metrics(0.7, None)])
     llm, tuned, floor = found["systems"]
