@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from model.generation.forward import next_logits
 from model.generation.sampling import draw_tokens
 from model.generation.settings import Sampling
 
@@ -59,7 +60,7 @@ class BatchedSampler:
         prompts = {row.same: row.prompt for row in rows}
         given, mask = self._pad([prompts[same] for same in numbered])
         cache = DynamicCache(config=self.model.config)
-        logits = self._forward(given, mask, cache)
+        logits = next_logits(self.model, given, mask, cache)
         if len(numbered) < len(rows):
             place = torch.tensor([numbered[row.same] for row in rows], device=self.device)
             logits, mask = logits[place], mask[place]
@@ -81,7 +82,7 @@ class BatchedSampler:
                 rows, drawn, mask = [rows[at] for at in going], drawn[keep], mask[keep]
                 cache.batch_select_indices(keep)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits = self._forward(drawn[:, None], mask, cache)
+            logits = next_logits(self.model, drawn[:, None], mask, cache)
 
     def _pad(self, prompts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Left-padded prompts (rows, longest) or (rows, longest, d), and their mask (rows, longest)."""
@@ -103,21 +104,6 @@ class BatchedSampler:
 
     def _filler(self, prompt: Tensor) -> float:
         return 0.0 if prompt.is_floating_point() else self.stop_ids[0]
-
-    @torch.inference_mode()
-    def _forward(self, given: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits of the next token, (rows, vocabulary), float32."""
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -given.shape[1] :]
-        kind = "inputs_embeds" if given.is_floating_point() else "input_ids"
-        output = self.model(
-            **{kind: given},
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float()
 
     @torch.inference_mode()
     def _draw(self, logits: Tensor, rows: list[Row]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from model.generation.forward import next_logits
 from model.generation.sampling import draw_tokens
 from model.generation.settings import Sampling
 from model.llm import CachedPrefix, filled_cache, shared_length
@@ -57,7 +58,7 @@ class StreamingDecoder:
             known = min(shared_length([self.kept.embeddings, row.prompt]), len(row.prompt) - 1)
             cache = filled_cache(self.kept.cut(known)) if known else cache
         mask = torch.ones(1, len(row.prompt), dtype=torch.long, device=row.prompt.device)
-        logits = self._forward(row.prompt[None, known:], mask, cache)
+        logits = next_logits(self.llm, row.prompt[None, known:], mask, cache)
         self._draw(row, logits[0])
         if row.ended is None:
             self._take_in(row, cache, mask)
@@ -71,7 +72,7 @@ class StreamingDecoder:
         assert self._mask is not None and self._cache is not None, "there are rows"
         self._mask = F.pad(self._mask, (0, 1), value=1)
         last = torch.tensor([[row.tokens[-1]] for row in rows], device=self._mask.device)
-        logits = self._forward(last, self._mask, self._cache)
+        logits = next_logits(self.llm, last, self._mask, self._cache)
         for row, scores in zip(rows, logits, strict=True):
             self._draw(row, scores)
         self.leave([row for row in rows if row.ended is not None])
@@ -107,20 +108,6 @@ class StreamingDecoder:
         self._cache = _cache(
             [(_beside(k, more_k, longest), _beside(v, more_v, longest)) for (k, v), (more_k, more_v) in both]
         )
-
-    def _forward(self, given: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits [rows, vocabulary] of the next token, fp32. given: embeddings [rows, n, d], or token ids [rows, 1]."""
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
-        kind = "inputs_embeds" if given.is_floating_point() else "input_ids"
-        output = self.llm(
-            **{kind: given},
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float()
 
     def _draw(self, row: Row, logits: Tensor) -> None:
         """The row's next token, of logits [vocabulary]."""

@@ -3,10 +3,8 @@
 One machine's services for all tests here; they follow one another in this order.
 """
 
-import http.server
 import json
 import socket
-import threading
 import urllib.error
 from collections import Counter
 from pathlib import Path
@@ -18,6 +16,7 @@ from tasks.orchestration.ops import Ops
 from tasks.orchestration.rest import Api
 from tests.support.command_line import empamba
 from tests.support.waiting import wait_for
+from tests.support.webhook import webhook
 
 pytestmark = pytest.mark.slow
 
@@ -27,13 +26,12 @@ FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 class Machine:
     """A folder with raw data and a store, what `ops up` started for them, and what its webhook was told."""
 
-    def __init__(self, folder: Path, webhook: int, told: list[dict]):
-        self.folder, self.told = folder, told
+    def __init__(self, folder: Path, notify: str, told: list[dict]):
+        self.folder, self.notify, self.told = folder, notify, told
         self.ops = Ops(folder / "ops")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.notify = f"json://127.0.0.1:{webhook}/told"
         self.request = {"profile": "tiny", "raw": str(folder / "raw"), "store": str(folder / "store")}
 
     def command(self, verb: str, *arguments: str):
@@ -101,29 +99,15 @@ class Machine:
 def machine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("machine")
     write_sample(folder / "raw", media=False, dialogues=2, turns=6)
-    told: list[dict] = []
-
-    class Webhook(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Webhook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    found = Machine(folder, server.server_port, told)
-    done = found.up()
-    try:
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
-        assert f"http://127.0.0.1:{found.port} " in done.stdout.decode()
-        yield found
-    finally:
-        found.ops.down()
-        server.shutdown()
-        server.server_close()
+    with webhook() as (place, told):
+        found = Machine(folder, place, told)
+        done = found.up()
+        try:
+            assert done.returncode == 0, done.stderr.decode()[-2000:]
+            assert f"http://127.0.0.1:{found.port} " in done.stdout.decode()
+            yield found
+        finally:
+            found.ops.down()
 
 
 def test_a_second_up_starts_nothing_and_status_tells_what_is_planned(machine):

@@ -1,8 +1,5 @@
 """A failure reaches a webhook: a real one, on this machine."""
 
-import http.server
-import json
-import threading
 import uuid
 
 import pytest
@@ -11,28 +8,15 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Failed
 
 from tasks.orchestration.notify import PLACES, send, tell_failure
+from tests.support.webhook import webhook
 
 
-@pytest.fixture
-def webhook(monkeypatch):
+@pytest.fixture(name="webhook")
+def named_webhook(monkeypatch):
     """What was posted to it. EMPAMBA_NOTIFY names it."""
-    told = []
-
-    class Webhook(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Webhook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv(PLACES, f"json://127.0.0.1:{server.server_port}/told")
-    yield told
-    server.shutdown()
-    server.server_close()
+    with webhook() as (place, told):
+        monkeypatch.setenv(PLACES, place)
+        yield told
 
 
 @flow
