@@ -13,6 +13,7 @@ from tasks.chat.rooms import Rooms
 from tasks.chat.web import web_app
 from tests.support.clips import write_clip
 from tests.support.served import served
+from tests.support.waiting import wait_for
 
 GREEDY = Sampling(temperature=0, max_new_tokens=8)
 
@@ -69,6 +70,7 @@ def test_a_turn_is_told_as_it_comes_and_what_was_missed_is_told_again(page, room
     listening = Listening(page, room)
     listening.first()
     assert page.post(f"{room}/turns", json={"text": "Good evening."}).json() == {}
+    wait_for(lambda: any(change["turns"].get("0", {}).get("history") for change in [*listening.changes]))
     changes = listening.stop(page, room)
     shown = [change["turns"]["0"] for change in changes if change["turns"]]
     texts = [turn["answers"][0]["text"] for turn in shown]
