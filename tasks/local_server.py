@@ -1,6 +1,6 @@
-"""What the chat's two servers share: they listen on this machine alone unless asked, and answer no other page's script.
+"""What chat, the endpoint and a study serve by: on this machine alone unless asked, and, where guarded, to no other page's script.
 
-Knows nothing of conversations.
+Knows nothing of what is served.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp
 
 from storage.errors import InputError
+
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 
 GRACE_S = 2
 """Seconds that open connections have to end in, once the server is stopped."""
@@ -42,11 +47,26 @@ def guard(app: FastAPI, host: str) -> None:
         return await follow(request)
 
 
-def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until a signal ends it. ready: called with the address once it listens. InputError where it cannot."""
+def listen(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    *,
+    grace_s: int = GRACE_S,
+    ipv4_too: bool = True,
+    **config: Any,
+) -> None:
+    """Serve until a signal ends it. ready: called with the address once it listens. InputError where it cannot.
+
+    grace_s: seconds that open ones have to end in, once it is stopped.
+    ipv4_too: whether the host "::" means IPv4 as well. config: more of uvicorn's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not ipv4_too)
         try:
             listening.bind((host, port))
         except (OSError, OverflowError) as error:
@@ -54,10 +74,15 @@ def listen(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> 
             raise InputError(
                 f"{host}:{port}: cannot listen there ({reason}); give another --port or --host"
             ) from None
-        listening.listen(128)
+        listening.listen(BACKLOG)
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listening.getsockname()[1]}")
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, lifespan="off"
+        settings = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,  # a study's addresses are its participants' keys
+            timeout_graceful_shutdown=grace_s,
+            backlog=BACKLOG,
+            **config,
         )
-        uvicorn.Server(config).run([listening])
+        uvicorn.Server(settings).run([listening])

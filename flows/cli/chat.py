@@ -52,12 +52,12 @@ def chat(
     sampling = Sampling(temperature=temperature, max_new_tokens=limit, seed=seed)
     with _engine(found, first) as engine:
         if web:
-            from tasks.chat.local_server import listen
             from tasks.chat.web import web_app
+            from tasks.local_server import listen
 
             _warn(host)
             app = web_app(engine, found, first, sampling, run, host)
-            listen(app, host, port, lambda url: out.say(f"{url}  (Ctrl-C ends it)"))
+            listen(app, host, port, lambda url: out.say(f"{url}  (Ctrl-C ends it)"), lifespan="off")
             return
         from tasks.chat.terminal import TerminalChat
 
@@ -75,8 +75,8 @@ def serve_rungs(
     at_once: Annotated[int, typer.Option(min=1, max=256, help="Requests that are answered together.")] = 16,
 ) -> None:
     """Serve a run's rungs as models of an OpenAI-compatible endpoint: /v1/models and /v1/chat/completions."""
-    from tasks.chat.local_server import listen
     from tasks.chat.openai_api import openai_app
+    from tasks.local_server import listen
 
     found, _ = _trained(which)
     chosen = found.named(rung).rung.name
@@ -86,12 +86,13 @@ def serve_rungs(
     _warn(host)
     with _engine(found, chosen, at_once) as engine:
         app = openai_app(engine, found, ordered, host)
-        listen(app, host, port, lambda url: out.say(f"{url}/v1 has {', '.join(ordered)}  (Ctrl-C ends it)"))
+        told = f"/v1 has {', '.join(ordered)}  (Ctrl-C ends it)"
+        listen(app, host, port, lambda url: out.say(url + told), lifespan="off")
 
 
 def _warn(host: str) -> None:
     """A line where others than this machine will reach what listens there."""
-    from tasks.chat.local_server import is_local
+    from tasks.local_server import is_local
 
     if not is_local(host):
         err.say(

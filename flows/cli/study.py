@@ -85,7 +85,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = PORT,
 ) -> None:
     """Show the study to its participants until Ctrl-C; every click is on the disk before it is answered."""
-    from tasks.study.serve import is_loopback
+    from tasks.local_server import is_local
     from tasks.study.serve import serve as serve_study
     from tasks.study.study import read_study
 
@@ -97,7 +97,7 @@ def serve(
             out.say(f"{address}/  (on Prolific: {address}/{entry})")
         else:
             out.say(f"{address}/  (links: empamba study status {folder} --url {address})")
-        if not is_loopback(host):
+        if not is_local(host):
             err.say("listening beyond this machine, without encryption: put a server with TLS before it")
 
     serve_study(folder, host, port, told)

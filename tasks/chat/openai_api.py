@@ -26,10 +26,10 @@ from model.spoken import Spoken
 from storage.errors import InputError
 from tasks.chat.conversation import Conversation
 from tasks.chat.engine import Engine, Reply
-from tasks.chat.local_server import guard
 from tasks.chat.models import Models
 from tasks.chat.text import utterance
 from tasks.chat.weights import RungParts, Trained
+from tasks.local_server import guard
 
 MOST_BODY = 4 << 20
 MOST_CHARACTERS = 16_000

@@ -23,11 +23,11 @@ from model.generation.settings import Sampling
 from storage.errors import InputError
 from tasks.chat.clips import MOST_BYTES, Decoded, decode
 from tasks.chat.engine import Engine
-from tasks.chat.local_server import guard
 from tasks.chat.rooms import Room, Rooms
 from tasks.chat.talk import Talk
 from tasks.chat.text import MOST_CHARACTERS
 from tasks.chat.weights import Trained
+from tasks.local_server import guard
 from tasks.terminal import size_text
 
 PAGE = Path(__file__).parent / "page"

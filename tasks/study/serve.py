@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import ipaddress
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,30 +17,20 @@ def serve(folder: Path, host: str, port: int, told: Callable[[str], None]) -> No
 
     InputError where the folder holds no study, another server has it, or the address cannot be had.
     """
-    import uvicorn
-
+    from tasks.local_server import listen
     from tasks.study.app import study_app
 
-    with _alone(folder), _listening(host, port) as listener:
-        config = uvicorn.Config(
+    with _alone(folder):
+        listen(
             study_app(folder),
-            log_level="warning",
-            access_log=False,  # addresses are the participants' keys
+            host,
+            port,
+            told,
+            grace_s=5,
+            ipv4_too=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=5,
-            backlog=2048,
         )
-        told(f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody outside this machine can come to an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextlib.contextmanager
@@ -61,15 +49,3 @@ def _alone(folder: Path) -> Iterator[None]:
         raise InputError(f"{shown(folder)}: another `empamba study serve` has it open") from None
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--host {host} --port {port}: {reason}; give another --port") from None
-    with listener:
-        yield listener

@@ -12,9 +12,9 @@ import pytest
 from fastapi import FastAPI
 
 from storage.errors import InputError
-from tasks.chat.local_server import listen
 from tasks.chat.weights import trained
 from tasks.engine.run import RunRequest
+from tasks.local_server import listen
 from tests.support.command_line import COMMAND, empamba, environment
 
 SCRIPT = """Hello there

@@ -9,10 +9,11 @@ from contextlib import closing
 import pytest
 
 from storage.errors import InputError
+from tasks.local_server import is_local
 from tasks.study.journal import opened
 from tasks.study.judgements import collect
 from tasks.study.participants import NoPlace, sent_by_prolific
-from tasks.study.serve import is_loopback, serve
+from tasks.study.serve import serve
 from tasks.study.status import give_back, place_rows
 from tests.support.participants import begin, click, client, judge_all, replies_of, served
 from tests.support.small_study import SYSTEMS, item, small_study
@@ -199,8 +200,8 @@ def test_one_server_a_folder(study, tmp_path):
         serve(folder, "127.0.0.1", 0, print)
     with pytest.raises(InputError, match="give the folder that `empamba study make` wrote"):
         serve(tmp_path / "none", "127.0.0.1", 0, print)
-    assert is_loopback("127.0.0.1") and is_loopback("localhost") and is_loopback("::1")
-    assert not is_loopback("0.0.0.0") and not is_loopback("::") and not is_loopback("192.168.0.1")
+    assert is_local("127.0.0.1") and is_local("localhost") and is_local("::1")
+    assert not is_local("0.0.0.0") and not is_local("::") and not is_local("192.168.0.1")
 
 
 # Prolific ---------------------------------------------------------------------------------------------
