@@ -233,7 +233,8 @@ def _one_of_each(fitting: Sequence[Judged]) -> tuple[list[Pair], list[dict]]:
 
 
 def _turned_away(row: dict, reason: str, detail: str, where: str) -> dict:
-    key = [(row[name] or "")[:SHOWN_CHARS] for name in ("dataset", "split", "dialogue_id")]
-    return reject_to_row(
-        Reject(*key, row["turn"], reason=reason, detail=f"{where}: {detail}"), "pairs.judged"
+    dataset, split, dialogue = (
+        (row[name] or "")[:SHOWN_CHARS] for name in ("dataset", "split", "dialogue_id")
     )
+    found = Reject(dataset, split, dialogue, row["turn"], reason, f"{where}: {detail}")
+    return reject_to_row(found, "pairs.judged")
