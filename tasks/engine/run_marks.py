@@ -17,6 +17,8 @@ from pathlib import Path
 from storage.store import Store
 
 PREFIX = "flow-run-"
+GONE = "Its process has gone without a word: killed, or the machine was."
+"""What is told of a dead one."""
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from tasks.engine.stopping import (
     orchestrator_lost,
     stop_all,
 )
+from tasks.engine.unread import goes_on_unread
 from tasks.orchestration.notify import send
 from tasks.orchestration.server import server_name
 
@@ -45,7 +46,6 @@ UNREACHABLE_S = 60.0
 CANCELLED = "cancelled in Prefect"
 OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
 """In the environment of a process that a worker has started for one flow run."""
-GONE = "Its process has gone without a word: killed, or the machine was."
 
 
 @contextmanager
@@ -65,6 +65,8 @@ def monitored_by(stop: Stop, store: Store) -> Iterator[None]:
     """
     context = FlowRunContext.get()
     flow_run = None if context is None else context.flow_run
+    if OF_A_WORKER in os.environ:
+        goes_on_unread()  # the worker may be killed, and it is what reads
     with ExitStack() as stack:
         if flow_run is not None:
             server = server_name()
@@ -86,8 +88,8 @@ def _mark_crashed(flow_runs: list[str]) -> None:
         return
     try:
         with get_client(sync_client=True) as client:
-            for name in _settle(client, flow_runs, Crashed(message=GONE)):
-                send(f"{name}: Crashed", GONE)  # the hooks that would tell it went with the process
+            for name in _settle(client, flow_runs, Crashed(message=run_marks.GONE)):
+                send(f"{name}: Crashed", run_marks.GONE)  # the hooks that would tell it went with the process
     except Exception as error:  # a run must not fail because another one died
         get_run_logger().warning("flow runs that died are not marked Crashed: %s", error)
 

@@ -26,9 +26,12 @@ def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
         send(f"{flow.name} {flow_run.name}: {state.name}", state.message or "no message")
 
 
-def send(title: str, body: str) -> bool:
-    """Whether there was somewhere to tell it and all of that took it. What fails is a line of the log, never an error."""
-    places = os.environ.get(PLACES, "").split()
+def send(title: str, body: str, to: str | None = None) -> bool:
+    """Whether there was somewhere to tell it and all of that took it. What fails is a line of the log, never an error.
+
+    to: the places; None: as the environment says.
+    """
+    places = (os.environ.get(PLACES, "") if to is None else to).split()
     if not places:
         return False
     import apprise  # only where something failed: it takes as long to import as a plan does to make

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import InputError
+from storage.store import Store
+from tasks.engine import run_marks
 from tasks.engine.own_server import ServerFailed
 from tasks.engine.run import RunRequest
 from tasks.orchestration.deploy import PREFECT, ROOT, deploy, pool
@@ -28,7 +30,11 @@ ENDS_S = 15.0
 """In which a cancelled run has ended everything it started."""
 STOPS_S = 20.0
 """For a server or a worker; what works after it is killed with its group."""
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+"""Where the server keeps who holds which place. In its memory, as it does unasked, a restart forgets them: a run that goes on
+is then ended for having lost its place, and a dead one's place never comes back."""
 GOING = ("RUNNING", "PENDING", "CANCELLING")
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -73,6 +79,7 @@ class Ops:
             if self.server.pid() is None:
                 self._start_server(host, port)
             self._wait_for_server()
+            self._mark_crashed(Path(request.placed().store), notify)
             deploy(self._api, self._environment(), self.folder, request.placed())
             told = {} if notify is None else {"EMPAMBA_NOTIFY": notify}
             command = [PREFECT, "worker", "start", "--pool", pool()["name"], "--name", socket.gethostname()]
@@ -130,6 +137,7 @@ class Ops:
             **self._environment(),
             "PREFECT_SERVER_UI_API_URL": f"{page}/api",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
         }
         environment.pop("PREFECT_API_URL", None)
         command = [PREFECT, "server", "start", "--host", host, "--port", str(port)]
@@ -143,6 +151,32 @@ class Ops:
             )
         if not answers:
             raise ServerFailed(f"the server has not answered within {STARTS_S:.0f} s; log: {self.server.log}")
+
+    def _mark_crashed(self, store: Path, notify: str | None) -> None:
+        """Runs of this store whose process has gone are Crashed from now on: the next one need not wait for their places."""
+        marked = any(
+            (store / "locks").glob(f"{run_marks.PREFIX}*")
+        )  # a folder that is no store yet stays as it is
+        dead = run_marks.dead(Store(store), self._api.address) if marked else []
+        if not dead:
+            return
+        from tasks.orchestration.notify import send  # Prefect, which nothing else here needs
+
+        for run in self._crashed("flow_runs", dead):
+            if run["parent_task_run_id"] is None:
+                send(f"{run['name']}: Crashed", run_marks.GONE, notify)
+        self._crashed("task_runs", dead)
+
+    def _crashed(self, kind: str, dead: list[str]) -> list[dict]:
+        """Those of these flow runs, or of the task runs in them, that had not ended; they have now."""
+        asked = {"flow_runs": {"id": {"any_": dead}}, "limit": 200}
+        found = [
+            run for run in self._api.ask(f"{kind}/filter", asked) or [] if run["state_type"] not in ENDED
+        ]
+        state = {"type": "CRASHED", "name": "Crashed", "message": run_marks.GONE}
+        for run in found:
+            self._api.ask(f"{kind}/{run['id']}/set_state", {"state": state, "force": True})
+        return found
 
     def _environment(self) -> dict[str, str]:
         """Of Prefect's programs. Nothing of the user's own Prefect is read or written."""
@@ -175,7 +209,7 @@ class Ops:
             return next(iter(self._api.ask("flow_runs/filter", asked) or []), None)
 
         coming = run(["SCHEDULED"], "EXPECTED_START_TIME_ASC")
-        last = run(["COMPLETED", "FAILED", "CRASHED", "CANCELLED", *GOING], "EXPECTED_START_TIME_DESC")
+        last = run([*ENDED, *GOING], "EXPECTED_START_TIME_DESC")
         return {
             "name": one["name"],
             "next": coming and coming["expected_start_time"],

@@ -1,26 +1,96 @@
-"""`empamba ops` with a real server and worker: up, a change that the schedule handles end to end, failures.
+"""`empamba ops` with a real server and worker: up, a change that the schedule handles end to end, failures, kills.
 
 One machine's services for all tests here; they follow one another in this order.
 """
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import urllib.error
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from storage.sample.layout import write_sample
 from tasks.orchestration.ops import Ops
 from tasks.orchestration.rest import Api
-from tests.support.command_line import empamba
+from tests.support.command_line import ROOT, empamba
 from tests.support.waiting import wait_for
 from tests.support.webhook import webhook
 
 pytestmark = pytest.mark.slow
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+HELD = '''
+"""A stage of three items, each of which notes that it began, waits for the word to go on, and notes that it is done."""
+
+import time
+
+from storage.store import Ref
+from tasks.engine.declaration import Stage
+from tasks.engine.item import Workspace
+
+
+def beside(store, ending):
+    return store.root.with_name(f"{store.root.name}.{ending}")
+
+
+def note(store, line):
+    with open(beside(store, "notes"), "a") as notes:
+        notes.write(line + "\\n")
+
+
+def hold(number: int, work: Workspace) -> list[Ref]:
+    note(work.store, f"begun {number}")
+    while not beside(work.store, f"go-{number}").exists():
+        time.sleep(0.05)
+    ref = work.store.put_bytes(f"held-{number}.json", b"{}")
+    note(work.store, f"done {number}")
+    return [ref]
+
+
+STAGE = Stage(
+    name="held",
+    flow="write_report",
+    needs=("utterances",),
+    items=lambda made: {str(number): {"number": number} for number in range(3)},
+    function="held_stage:hold",
+)
+'''
+BEGINS = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.engine.stopping import Stop
+from tasks.orchestration.run_stages import _begun
+
+folder = Path(sys.argv[1])
+
+@flow
+def within(request):
+    return "it was begun"
+
+@flow
+def around():
+    (folder / "ready").touch()
+    while not (folder / "alone").exists():
+        time.sleep(0.05)
+    with ThreadPoolExecutor(1) as pool:  # as flows that run side by side are begun
+        (folder / "begins").touch()
+        return pool.submit(copy_context().run, _begun, within, {}, Stop()).result()
+
+print(around())
+"""
+"""A flow that begins another one while there is no server."""
 
 
 class Machine:
@@ -35,7 +105,8 @@ class Machine:
         self.request = {"profile": "tiny", "raw": str(folder / "raw"), "store": str(folder / "store")}
 
     def command(self, verb: str, *arguments: str):
-        return empamba(self.folder, "ops", verb, "--home", "ops", *arguments)
+        here = os.pathsep.join((str(ROOT), str(self.folder)))
+        return empamba(self.folder, "ops", verb, "--home", "ops", *arguments, PYTHONPATH=here)
 
     def up(self):
         """As a person calls it; but the schedule of every five minutes would look, and refresh, beside the tests, which
@@ -91,6 +162,46 @@ class Machine:
             r["name"] for r in found if r["task_key"].startswith("run_item") and r["id"] not in since
         )
 
+    def refresh(self, store: str) -> str:
+        """The id of a refresh of a store of its own, whose last items wait to go on."""
+        changes = ['run.stages=["held_stage:STAGE"]', "run.parallel=1", "run.retries=0"]
+        return self.started("refresh", store=str(self.folder / store), until="held", changes=changes)
+
+    def held(self, store: str) -> str:
+        """The same, where one of these items is at work."""
+        found = self.refresh(store)
+        wait_for(lambda: self.noted(store) or self.run(found)["state_type"] in FINAL, 300)
+        assert self.noted(store), self.told_of(found)
+        return found
+
+    def begins(self) -> subprocess.Popen:
+        """A flow of its own on this machine's server, which begins another when it is let go on."""
+        here = {
+            "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
+            "PREFECT_HOME": str(self.folder / "own"),
+        }
+        command = [sys.executable, "-c", BEGINS, str(self.folder)]
+        return subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(ROOT), **here}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )  # fmt: skip
+
+    def noted(self, store: str) -> list[str]:
+        notes = self.folder / f"{store}.notes"
+        return notes.read_text().split("\n")[:-1] if notes.exists() else []
+
+    def go_on(self, store: str, *items: int) -> None:
+        for item in items:
+            (self.folder / f"{store}.go-{item}").touch()
+
+    def places(self) -> int:
+        """How many of the places for refreshes are taken."""
+        return self.ask("deployments/name/refresh/refresh")["global_concurrency_limit"]["active_slots"]
+
+    def told_of(self, flow_run: str) -> str:
+        """What there is to say of a run that did not end as it should."""
+        logs = self.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run]}}, "limit": 200})
+        return "\n".join([self.run(flow_run)["state"]["message"] or "", *(line["message"] for line in logs)])
+
     def task_runs(self) -> set[str]:
         return {run["id"] for run in self.ask("task_runs/filter", {"limit": 200})}
 
@@ -99,6 +210,7 @@ class Machine:
 def machine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("machine")
     write_sample(folder / "raw", media=False, dialogues=2, turns=6)
+    (folder / "held_stage.py").write_text(HELD)
     with webhook() as (place, told):
         found = Machine(folder, place, told)
         done = found.up()
@@ -178,3 +290,60 @@ def test_two_refreshes_at_once_run_one_after_the_other_and_do_everything_once(ma
     ran = machine.items_run(since)
     assert set(ran.values()) == {1} and len(ran) == 4
     assert "Nothing is stale" in machine.artifacts(second["id"])[0][1]
+
+
+def killed(*pids: int) -> None:
+    """With SIGKILL, as the kernel ends what takes too much memory; on return they are gone."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(psutil.pid_exists, pids)), 60)
+
+
+def test_a_refresh_goes_on_through_a_kill_of_its_server_and_of_its_worker(machine):
+    """An item ends while there is no server, and the next is to begin then; the last ones are told to a worker that is gone."""
+    store = "served twice"
+    beginning = machine.begins()
+    first = machine.held(store)
+    wait_for((machine.folder / "ready").exists, 120)
+    killed(machine.ops.server.pid())
+    machine.go_on(store, 0)
+    (machine.folder / "alone").touch()
+    wait_for(lambda: (machine.folder / "begins").exists() and "done 0" in machine.noted(store), 60)
+    assert machine.up().returncode == 0
+    told, errors = beginning.communicate(timeout=120)
+    assert beginning.returncode == 0 and "it was begun" in told, errors[-3000:]
+    wait_for(lambda: "begun 1" in machine.noted(store) or machine.run(first)["state_type"] in FINAL, 120)
+    assert machine.run(first)["state_type"] == "RUNNING", machine.told_of(first)
+    killed(machine.ops.worker.pid())
+    machine.go_on(store, 1, 2)
+    assert machine.ended(first)["state_type"] == "COMPLETED", machine.told_of(first)
+    assert Counter(machine.noted(store)) == Counter(
+        f"{what} {n}" for what in ("begun", "done") for n in range(3)
+    )
+    assert machine.artifacts(first)[-1][0] == "run-summary"
+    assert machine.up().returncode == 0
+    second = machine.refresh(store)
+    assert machine.ended(second)["state_type"] == "COMPLETED", machine.told_of(second)
+    assert "Nothing is stale" in machine.artifacts(second)[0][1]
+    wait_for(lambda: machine.places() == 0, 60)
+
+
+def test_after_a_kill_of_server_worker_and_run_the_next_refresh_does_the_rest(machine):
+    """As a power cut does it. The dead run held the only place, and the server that gave it has forgotten all it held in memory."""
+    dead = machine.held("store")
+    worker = machine.ops.worker.pid()
+    running = psutil.Process(worker).children(recursive=True)
+    killed(machine.ops.server.pid(), worker, *(process.pid for process in running))
+    machine.go_on("store", 0, 1, 2)
+    done = machine.up()
+    assert done.returncode == 0, done.stderr
+    following = machine.refresh("store")
+    assert machine.ended(following)["state_type"] == "COMPLETED", machine.told_of(following)
+    assert machine.run(dead)["state_type"] == "CRASHED"
+    noted = Counter(machine.noted("store"))
+    assert (
+        noted.pop("begun 0") == 2 and set(noted.values()) == {1} and len(noted) == 5
+    )  # the item that was cut off
+    wait_for(lambda: machine.places() == 0, 60)
+    (told,) = [one for one in machine.told if "Crashed" in one["title"]]
+    assert "process has gone" in told["message"]
