@@ -30,7 +30,9 @@ class NodeWorker:
 
     def __init__(self, pool: str, store: str, raw: str, environment: dict[str, str], forks: bool):
         self._host = socket.gethostname()
-        self._worker = StageWorker(f"{pool}@{self._host}", Path(store), Path(raw), environment, forks)
+        self._worker = StageWorker(
+            f"{pool}@{self._host}", Path(store), Path(raw), environment, forks, watched=True
+        )
 
     def place(self) -> str:
         """The node's name."""

@@ -39,7 +39,7 @@ from tasks.engine.item import Workspace
 from tasks.engine.launch import run_launched
 from tasks.engine.passing import can_pass
 
-FORKS = "--forks"
+FORKS, WATCHED = "--forks", "--watched"
 NO_GPU = Held()
 MODEL_LOG = logging.getLogger("model")
 """Parent of the loggers of all modules in model/."""
@@ -61,15 +61,16 @@ class StageWorker:
         environment: dict[str, str],
         forks: bool = False,
         gpus: Held = NO_GPU,
+        watched: bool = False,
     ):
-        """gpus: what the child alone may use; it holds them as long as it lives."""
+        """gpus: what the child alone may use; it holds them as long as it lives. watched: see `_watch_over`."""
         log = store / "logs" / f"{pool}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log_path, self.store, self.raw, self.gpus = log, store, raw, gpus
         self.log = open(log, "ab")
         self._ended = threading.Lock()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.engine.worker", *([FORKS] if forks else [])],
+            [sys.executable, "-m", "tasks.engine.worker", *[FORKS] * forks, *[WATCHED] * watched],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -169,6 +170,18 @@ def serve(forks: bool) -> None:
     for line in sys.stdin.buffer if forks else _awaited_lines():
         job = json.loads(line)
         answer({"ended": _run_forked(job, answer) if forks else _run(job, answer)})
+
+
+def _watch_over() -> None:
+    """Start a process that ends this one's group as soon as this one has gone, whoever has killed it.
+
+    For a node of a cluster, which kills a process that it knows of and leaves what that has started.
+    """
+    this = os.pidfd_open(os.getpid())
+    if os.fork() == 0:
+        select.select([this], [], [])
+        os.killpg(0, signal.SIGKILL)
+    os.close(this)
 
 
 def _end_with_run() -> None:
@@ -315,4 +328,6 @@ def _call(job: dict, work: Workspace) -> list[Ref]:
 
 
 if __name__ == "__main__":
+    if WATCHED in sys.argv[1:]:
+        _watch_over()
     serve(forks=FORKS in sys.argv[1:])

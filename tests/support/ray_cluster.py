@@ -1,4 +1,7 @@
-"""A Ray cluster of nodes with one core each, on this machine; it ends with the block."""
+"""A Ray cluster of nodes with one core each, on this machine; it ends with the block.
+
+All but the head say that they have two GPUs, whether they have or not: what Ray gives out is what it was told.
+"""
 
 import os
 import socket
@@ -31,7 +34,7 @@ def ray_cluster(nodes: int = 2, path: Path = ROOT) -> Iterator[str]:
         ]
         try:
             wait_for(lambda: _listens(port) or started[0].poll() is not None, 120)
-            started += [_node(path, f"--address={head}") for _ in range(nodes - 1)]
+            started += [_node(path, f"--address={head}", "--num-gpus=2") for _ in range(nodes - 1)]
             ray = connected(head)
             try:
                 wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == nodes, 120)

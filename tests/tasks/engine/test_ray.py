@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,13 +15,17 @@ import pytest
 from storage.errors import InputError
 from storage.sample.layout import write_sample
 from tasks.engine import ray_node
+from tasks.engine.declaration import Stage
+from tasks.engine.item import Item
 from tasks.engine.jobs import StageFailed
 from tasks.engine.ray_node import Claims
+from tasks.engine.resources import Resources
 from tasks.engine.session import Session
 from tasks.engine.stopping import Stopped
 from tests.support import fan_out
 from tests.support.ray_cluster import ray_cluster
 from tests.support.rerun import digests, run, session
+from tests.support.shell import STARTS_S, Shell
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,9 +72,10 @@ def on_ray(cluster, raw, tmp_path):
 
 
 def at_work(folder: Path, count: int) -> list[psutil.Process]:
-    """The processes of so many waiting items, once they have begun, with what they have started."""
-    begun = wait_for(lambda: len(found := list(folder.glob("*-*"))) >= count and found)
-    processes = [psutil.Process(int(path.name.split("-")[1])) for path in begun]
+    """The processes of waiting items that run, once so many have begun, and after them all that those have started."""
+    begun = wait_for(lambda: len(found := sorted(folder.glob("*-*"))) >= count and found)
+    numbers = [int(path.name.split("-")[1]) for path in begun]
+    processes = [psutil.Process(number) for number in numbers if psutil.pid_exists(number)]
     return processes + [child for process in processes for child in process.children(recursive=True)]
 
 
@@ -96,7 +102,7 @@ def in_thread(work) -> tuple[threading.Thread, list]:
 
 
 def test_two_nodes_make_what_one_machine_makes(cluster, raw, tmp_path):
-    """Text alone, with a training that two processes share."""
+    """Text alone, with a training that two processes share, on the node that has so many GPUs."""
     until, found = "compressor.pretrain", {}
     for runner, changes in {"local": [], "ray": ["run.runner=ray", f"run.cluster={cluster}"]}.items():
         with session(
@@ -112,9 +118,20 @@ def test_two_nodes_make_what_one_machine_makes(cluster, raw, tmp_path):
 
 def test_the_items_of_a_stage_run_side_by_side_and_each_once(on_ray):
     with on_ray(count=6, seconds=0.0) as opened:
-        assert opened.workers.check() == ("Ray cluster: nodes 2, cores 2, GPUs 0, 8 GB",)
+        assert opened.workers.check() == ("Ray cluster: nodes 2, cores 2, GPUs 2, 8 GB",)
         assert run(opened, "waits") == [f"waits {number}" for number in range(6)]
         assert set(digests(opened, "waits")) == {f"waits {number} waits/{number}" for number in range(6)}
+
+
+def test_an_item_sees_the_gpus_that_its_worker_holds_and_an_idle_one_gives_them_up(on_ray, tmp_path):
+    """GPUs that a node only says it has; which of them an item may use is all that is looked at."""
+    with on_ray() as opened:
+        for count, names in {1: ("0", "1"), 2: ("0,1",)}.items():
+            item = Item(Stage(f"takes-{count}", "tests.support.shows_gpus:show"), "all", {})
+            (shown,) = opened.workers.run(
+                item, tmp_path / "scratch", lambda *_: None, takes=Resources(count, 0.3, 1)
+            )
+            assert shown.name in names
 
 
 @pytest.mark.parametrize("who", ["the item's process", "the worker"])
@@ -122,9 +139,9 @@ def test_what_a_lost_worker_was_at_is_run_by_another(on_ray, tmp_path, who):
     """-9 of the process that computes, or of the one on the node that has started it."""
     with on_ray(count=2, folder=str(tmp_path)) as opened:
         running, ended = in_thread(lambda: run(opened, "waits"))
-        first = at_work(tmp_path, 2)[0]
-        (first if who == "the item's process" else above(first)).kill()
-        family = at_work(tmp_path, 3)
+        family = at_work(tmp_path, 2)
+        (family[0] if who == "the item's process" else above(family[0])).kill()
+        family += at_work(tmp_path, 3)
         (tmp_path / "go").touch()
         running.join(60)
         begun = sorted(f"waits {path.name.split('-')[0]}" for path in tmp_path.glob("*-*"))
@@ -137,7 +154,7 @@ def test_a_stop_ends_all_that_runs_anywhere(on_ray, tmp_path):
     with on_ray(count=5, folder=str(tmp_path)) as opened:
         running, ended = in_thread(lambda: run(opened, "waits"))
         family = at_work(tmp_path, 2)
-        assert len(family) == 4
+        assert len(family) == 6  # each item with its program, and who watches over them
         opened.stop.request("enough")
         assert psutil.wait_procs(family, timeout=ENDED_S)[1] == []
         running.join(ENDED_S)
@@ -231,9 +248,30 @@ def test_settings_that_will_not_do_are_one_line_each(cluster, raw, tmp_path, mon
     here = f"run.cluster={cluster}"
     assert "no Ray cluster at 127.0.0.1:1 (" in told("run.cluster=127.0.0.1:1")
     assert "run.cluster" in told("run.cluster=ray://head:10001")
-    assert "2 GPUs of one machine are needed, and no node of the Ray cluster has more than 0" in told(
-        here, "run.least_gpu_gb=10", "run.processes=2"
+    assert "3 GPUs of one machine are needed, and no node of the Ray cluster has more than 2" in told(
+        here, "run.least_gpu_gb=10", "run.processes=3"
     )
     assert "run.runner" in told("run.runner=slurm")
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "ray is not installed: .venv/bin/pip install -e '.[ray]'" in told(here)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_command_and_what_it_runs_anywhere_and_the_next_goes_on(cluster, raw, tmp_path):
+    """Through Prefect, whose server is the command's own."""
+    arguments = ["run", "--profile", "tiny", "--raw", str(raw), "--until", "waits", "--set", fan_out.RUN,
+                 "--set", "run.runner=ray", "--set", f"run.cluster={cluster}", "--set", "run.parallel=2"]  # fmt: skip
+    environment = {
+        "FAN_OUT": json.dumps({"count": 2, "folder": str(tmp_path)}),
+        "PREFECT_HOME": str(tmp_path / "p"),
+    }
+    with Shell(tmp_path, *arguments, environment=environment) as shell:
+        shell.until(lambda: len(list(tmp_path.glob("[01]-*"))) == 2)
+        family = at_work(tmp_path, 2)
+        shell.send(signal.SIGTERM)
+        assert shell.ends(ENDED_S) == 128 + signal.SIGTERM
+        assert psutil.wait_procs(family, timeout=ENDED_S)[1] == []
+        assert "Ray cluster: nodes 2" in shell.text() and "Traceback" not in shell.text(), shell.text()
+    (tmp_path / "go").touch()
+    with Shell(tmp_path, *arguments, environment=environment) as shell:
+        assert shell.ends(STARTS_S) == 0, shell.text()
