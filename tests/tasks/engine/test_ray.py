@@ -101,6 +101,7 @@ def in_thread(work) -> tuple[threading.Thread, list]:
     return thread, ended
 
 
+@pytest.mark.slow
 def test_two_nodes_make_what_one_machine_makes(cluster, raw, tmp_path):
     """Text alone, with a training that two processes share, on the node that has so many GPUs."""
     until, found = "compressor.pretrain", {}
