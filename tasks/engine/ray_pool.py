@@ -7,6 +7,7 @@ at which item is known to one actor of the cluster (ray_node.Claims), to no file
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -216,7 +217,9 @@ def connected(cluster: str | None) -> ModuleType:
         if not ray.is_initialized():
             term = signal.getsignal(signal.SIGTERM)
             try:
-                ray.init(cluster or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+                ray.init(
+                    cluster or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
+                )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InputError(
                     f"no Ray cluster at {cluster or 'this machine'} ({_first_line(error)}); {START}"
