@@ -196,6 +196,13 @@ class Store:
         except (OSError, StoreError):
             return False
 
+    def size(self, digest: str) -> int:
+        """The size of what lies under a digest; 0 where nothing does."""
+        try:
+            return self.object_path(digest).stat().st_size
+        except OSError:
+            return 0
+
     def drop(self, ref: Ref) -> None:
         """Remove an artefact's bytes, a tree's damaged members and its layout; missing files are no error."""
         if ref.tree:
@@ -275,16 +282,20 @@ class Store:
 
     def read_record(self, path: Path) -> Record | None:
         """The record in a file, None where there is no file. UnreadableError where it is damaged, NewerError where newer."""
-        found = self._read_sealed(path, lambda value, checked: _as_record(value, checked, path))
+        found = self._read_sealed(path, lambda value, checked: as_record(value, checked, path))
         if found is not None and (found.stage, f"{found.key}.json") != (path.parent.name, path.name):
             raise self._unreadable(path, f"it is that of {found.stage}/{found.key}")
         return found
 
-    def commit(self, record: Record, parts: dict) -> None:
-        """Write the record: from here on the item is fresh. `parts` is what its key was made from."""
+    def prepare(self, stage: str, key: str, parts: dict, refs: list[Ref]) -> None:
+        """Before an item runs that reads `refs`: where a store is shared (storage/remote), take over what others have done of it."""
+
+    def commit(self, record: Record, parts: dict) -> Record:
+        """Write the record: from here on the item is fresh. `parts` is what its key was made from. Returns the record that stands."""
         value = {**record.model_dump(mode="json"), "format": FORMAT}
         write_atomic(self.record_path(record.stage, record.key), sealed(value))
         self.remember(record.stage, record.label, record.key, parts)
+        return record
 
     def remember(self, stage: str, label: str, key: str, parts: dict) -> None:
         """Note what the item was last made from, for the reasons the next plan gives."""
@@ -387,9 +398,13 @@ class Store:
         with self.lock("fixed"):
             known = self.all_fixed()
             if name not in known:
-                known[name] = value
+                known[name] = self._agreed_number(name, value)
                 self.write_fixed(known)
             return known[name]
+
+    def _agreed_number(self, name: str, value: int) -> int:
+        """The number to be stored under a name that has none here."""
+        return value
 
     def fixed_paths(self) -> tuple[Path, Path]:
         """The two copies; either is enough."""
@@ -514,7 +529,8 @@ def _wait_for(file: BinaryIO, kind: int, meanwhile: Callable[[], None]) -> None:
             time.sleep(LOOK_S)
 
 
-def _as_record(value: dict, checked: bool, path: Path) -> Record:
+def as_record(value: dict, checked: bool, path: Path | str) -> Record:
+    """A record, of what its file holds without the check. ValueError where it cannot be believed; NewerError."""
     form = value.pop("format", None)
     if isinstance(form, int) and form > FORMAT:
         raise NewerError(

@@ -32,7 +32,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from storage.child_process import how_it_ended, pipes
 from storage.errors import InputError
-from storage.store import Ref, Store
+from storage.remote.opening import open_store
+from storage.store import Ref
 from tasks.engine.declaration import narrowed
 from tasks.engine.gpus import Held
 from tasks.engine.item import Item, Workspace
@@ -310,7 +311,7 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
 def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     """Run one item and tell the parent what came of it. Returns 0, the exit code of a process that did so."""
     work = Workspace(
-        store=Store(job["store"], rows_anew=job["rows_anew"]),
+        store=open_store(job["store"], rows_anew=job["rows_anew"]),
         raw=Path(job["raw"]),
         basis=job["basis"],
         progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),

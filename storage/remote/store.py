@@ -1,0 +1,420 @@
+"""A store that many machines share: its working folder here, and the bucket that holds what is true.
+
+The working folder is an ordinary store (storage/store.py), and a cache: what it lacks is fetched when it is read, and a record
+counts only as long as the bucket has it. An item is done once its record stands in the bucket, which is put last and on the
+condition that there is none: of two machines that did the same item the first one's record stands, and the other takes
+it over. Nothing is renamed or locked there; only a record is ever replaced, by a put on the condition that it is still the one that was read.
+
+What comes from a bucket is data, not trusted: names are checked, sizes bounded, every object compared with its digest before it
+is used. Knows nothing of S3 (storage/remote/bucket).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from storage.files import REPAIR, digest_bytes, sealed, unsealed, write_atomic
+from storage.filestat import StatCache, content_digest
+from storage.names import DIGEST_BYTES, is_digest
+from storage.records import FORMAT, Last, Member, NewerError, Record, Ref
+from storage.remote.bucket import Bucket
+from storage.remote.listing import (
+    Listing,
+    fixed_name,
+    listing,
+    object_name,
+    record_name,
+    run_name,
+    segment_name,
+)
+from storage.remote.segments import LARGEST, Segments
+from storage.store import Store, StoreError, UnreadableError, as_record
+
+LOG = logging.getLogger(__name__)
+AT_ONCE = 16
+"""Requests that run side by side."""
+LATEST_RUNS = 100
+"""Records of runs that are pulled, of those there are; a store keeps no more (tasks/engine/runs.py)."""
+TRIES = 5
+"""How often a record is put where each time another one has got there in between."""
+
+T = TypeVar("T")
+
+
+class BucketStore(Store):
+    """The working folder of a bucket. What `listed` holds is as old as the last `pull`, but for what this store did since."""
+
+    def __init__(
+        self,
+        root: Path | str,
+        bucket: Bucket,
+        stats: StatCache | None = None,
+        rows_anew: bool = False,
+        listed: Listing | None = None,
+    ):
+        super().__init__(root, stats, rows_anew)
+        self.bucket = bucket
+        self._handed = listed
+        self._conditions_seen = False
+
+    # What the bucket has ------------------------------------------------------------------------------
+
+    @cached_property
+    def listed(self) -> Listing:
+        return listing(self.bucket.list()) if self._handed is None else self._handed
+
+    def pull(self) -> Listing:
+        """List the bucket, and take over the records, fixed numbers and runs that are not known here; what was listed.
+
+        A request for each thousand objects, and one for each thing that is new. A record that the bucket has lost does not count
+        here either: it is put aside, and goes there again before its item would run.
+        """
+        known = self.record_paths()  # before the listing: what is here by then went to the bucket first
+        listed = self.listed
+        for path in known:
+            if (path.parent.name, path.stem) not in listed.records:
+                aside = self._aside_path(path.parent.name, path.stem)
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, aside)
+        new = [key for key in listed.records if not self.record_path(*key).exists()]
+        names = [record_name(*key) for key in new]
+        pulled = zip(new, self._get_all(names), strict=True)
+        for (stage, key), data in sorted(pulled, key=lambda one: listed.records[one[0]]):
+            if data is None or not self._take_over(stage, key, data):
+                del listed.records[stage, key]
+        self._pull_fixed()
+        self._pull_runs()
+        if listed.strange:
+            examples = ", ".join(ascii(name)[1:-1] for name in listed.strange[:3])
+            LOG.warning(
+                "%s: %d objects that are no store's are not read: %s",
+                self.bucket,
+                len(listed.strange),
+                examples,
+            )
+        return listed
+
+    def _get_all(self, names: list[str]) -> Iterable[bytes | None]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self.bucket.get, names))
+
+    def _take_over(self, stage: str, key: str, data: bytes) -> bool:
+        """Write the bucket's record here; False where it cannot be believed. It tells what its item was last made from,
+        unless something made later does."""
+        name = record_name(stage, key)
+        try:
+            record, parts = _unpacked(name, data, stage, key)
+        except (NewerError, ValueError) as error:
+            LOG.warning("%s/%s: not used: %s", self.bucket, name, error)
+            return False
+        last = self.last(stage, record.label)
+        times = self.listed.records
+        never = datetime.min.replace(tzinfo=UTC)
+        latest = last is None or times.get((stage, last["key"]), never) <= times.get((stage, key), never)
+        write_atomic(
+            self.record_path(stage, key), sealed({**record.model_dump(mode="json"), "format": FORMAT})
+        )
+        if latest:
+            self.remember(stage, record.label, key, parts)
+        return True
+
+    def _pull_fixed(self) -> None:
+        with self.lock("fixed"):
+            known = self.all_fixed()
+            new = [name for name in self.listed.fixed if name not in known]
+            for name, data in zip(new, self._get_all([fixed_name(name) for name in new]), strict=True):
+                if data is not None:
+                    known[name] = self._number(name, data)
+            if new:
+                self.write_fixed(known)
+
+    def _pull_runs(self) -> None:
+        latest = sorted(self.listed.runs, reverse=True)[:LATEST_RUNS]
+        new = [run for run in latest if not self._run_path(run).exists()]
+        for run, data in zip(new, self._get_all([run_name(run) for run in new]), strict=True):
+            try:
+                if data is None or not unsealed(data)[1]:
+                    raise ValueError("no record of a run")
+            except ValueError as error:
+                LOG.warning("%s/%s: not used: %s", self.bucket, run_name(run), error)
+            else:
+                write_atomic(self._run_path(run), data)
+
+    def _run_path(self, run: str) -> Path:
+        return self.root / run_name(run)
+
+    def _aside_path(self, stage: str, key: str) -> Path:
+        return self.root / "unshared" / stage / f"{key}.json"
+
+    # Artefacts ----------------------------------------------------------------------------------------
+
+    def holds(self, ref: Ref | Member, rehash: bool = False) -> bool:
+        """Whether the bucket lists the artefact with its size; `rehash`: whether it is in the working folder, by its digest."""
+        if rehash:
+            return super().holds(ref, rehash=True)
+        if self.listed.objects.get(ref.digest) != ref.size:
+            return False
+        try:
+            return not isinstance(ref, Ref) or not ref.tree or all(map(self.holds, self.members(ref)))
+        except (OSError, StoreError):
+            return False
+
+    def size(self, digest: str) -> int:
+        return self.listed.objects.get(digest, 0)
+
+    def _checked(self, ref: Ref | Member, read: Callable[[Path], T], digest_of: Callable[[T], str]) -> T:
+        try:
+            return super()._checked(ref, read, digest_of)
+        except StoreError:
+            if not self._fetch(ref):
+                raise
+            return super()._checked(ref, read, digest_of)
+
+    def _fetch(self, ref: Ref | Member) -> bool:
+        """Bring an artefact into the working folder; False where the bucket has none. UnreadableError where it is damaged."""
+        size = ref.size or self.bucket.size(object_name(ref.digest))
+        if size is None:
+            return False
+        try:
+            write_atomic(self.object_path(ref.digest), self._pieces(ref.name, ref.digest, size))
+        except _NotThereError:
+            return False
+        return True
+
+    def _pieces(self, name: str, digest: str, size: int) -> Iterator[bytes]:
+        """The bytes of an object, and at their end an error where they are not those of its name."""
+        seen = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        try:
+            for piece in self.bucket.pieces(object_name(digest), size):
+                seen.update(piece)
+                yield piece
+        except FileNotFoundError:
+            raise _NotThereError(name) from None
+        if seen.hexdigest() != digest:
+            raise UnreadableError(
+                f"{name}: {self.bucket}/{object_name(digest)} is damaged; {self.hint(REPAIR)} drops it, then run again"
+            )
+
+    def object_fault(self, digest: str) -> str | None:
+        """What is wrong with an object of the bucket, all of which is read; None where it is whole."""
+        try:
+            for _ in self._pieces("an artefact", digest, self.listed.objects[digest]):
+                pass
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def drop_object(self, digest: str) -> None:
+        """Remove an object from the bucket, so that what made it is stale; where it is whole here it is put again instead."""
+        if _is_whole(self.object_path(digest), digest):
+            self.bucket.put(object_name(digest), self.object_path(digest))
+        else:
+            self.bucket.delete(object_name(digest))
+            self.listed.objects.pop(digest, None)
+
+    # An item ------------------------------------------------------------------------------------------
+
+    def prepare(self, stage: str, key: str, parts: dict, refs: list[Ref]) -> None:
+        """Before an item runs: take over what others have done of it, and fetch what it reads.
+
+        StoreError where the server ignores conditions, and where it cannot be reached: before any work is done.
+        """
+        if not self._conditions_seen:
+            self.bucket.refuse_without_conditions()
+            self._conditions_seen = True
+        self._share_again(stage, key, parts)
+        data = self.bucket.get(record_name(stage, key))
+        if data is not None:
+            theirs = self._believed(stage, key, data)
+            if theirs is not None and all(map(self._is_there, theirs.outputs)):
+                self.listed.records.setdefault((stage, key), datetime.now(UTC))
+                self._take_over(stage, key, data)
+                return
+        self._pull_rows(stage)
+        self._fetch_all(refs)
+
+    def _believed(self, stage: str, key: str, data: bytes) -> Record | None:
+        """The bucket's record; None where it is damaged. NewerError, which must stop the item, where it is a later version's."""
+        try:
+            return _unpacked(record_name(stage, key), data, stage, key)[0]
+        except ValueError:
+            return None
+
+    def _is_there(self, ref: Ref | Member) -> bool:
+        """Whether the bucket has the artefact by now."""
+        if ref.digest not in self.listed.objects:
+            size = self.bucket.size(object_name(ref.digest))
+            if size is not None:
+                self.listed.objects[ref.digest] = size
+        if self.listed.objects.get(ref.digest) != ref.size:
+            return False
+        return not isinstance(ref, Ref) or not ref.tree or all(map(self._is_there, self.members(ref)))
+
+    def _share_again(self, stage: str, key: str, parts: dict) -> None:
+        """Put a record that the bucket has lost there again, with its artefacts, where they are all whole here."""
+        aside = self._aside_path(stage, key)
+        try:
+            record = self.read_record(aside)
+        except UnreadableError:
+            record = None
+        if record is not None and all(self.holds(ref, rehash=True) for ref in record.outputs):
+            self.commit(record, parts)
+        aside.unlink(missing_ok=True)
+
+    def _fetch_all(self, refs: list[Ref]) -> None:
+        """Bring what an item reads into the working folder."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            trees = [ref for ref in refs if ref.tree]
+            members = [member for found in pool.map(self.members, trees) for member in found]
+            list(pool.map(self._bring, [*(ref for ref in refs if not ref.tree), *members]))
+
+    def _bring(self, ref: Ref | Member) -> None:
+        if not _is_whole(self.object_path(ref.digest), ref.digest) and not self._fetch(ref):
+            raise StoreError(
+                f"{ref.name}: {self.bucket}/{object_name(ref.digest)} is missing; run again what {self.hint('runs')} lists"
+            )
+
+    def commit(self, record: Record, parts: dict) -> Record:
+        """Artefacts first, then rows, the record last. The record that stands then, which may be another machine's."""
+        self._push(record.outputs)
+        self._push_rows(record.stage)
+        standing = self._agreed_record(record, parts)
+        self.listed.records[record.stage, record.key] = datetime.now(UTC)
+        return super().commit(standing, parts)
+
+    def _agreed_record(self, record: Record, parts: dict) -> Record:
+        """The record that stands. This one replaces what it was made in the place of, and what cannot be used."""
+        before = self.record(record.stage, record.key)
+        name, data = record_name(record.stage, record.key), _packed(record, parts)
+        for _ in range(TRIES):
+            there = self.bucket.create(name, data)
+            if there is None:
+                return record
+            theirs = self._believed(record.stage, record.key, there)
+            if theirs is not None and theirs.outputs == record.outputs:
+                return theirs
+            if theirs is not None and theirs != before and all(map(self._is_there, theirs.outputs)):
+                return theirs
+            if self.bucket.replace(name, data, there):
+                return record
+        raise StoreError(
+            f"{self.bucket}/{name}: others replace it again and again; nothing is lost: run again"
+        )
+
+    def _push(self, refs: Iterable[Ref]) -> None:
+        """Put artefacts that the bucket does not list."""
+        needed: dict[str, Ref | Member] = {}
+        for ref in refs:
+            for one in [*(self.members(ref) if ref.tree else ()), ref]:
+                if self.listed.objects.get(one.digest) != one.size:
+                    needed[one.digest] = one
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self._put_artefact, needed.values()))
+
+    def _put_artefact(self, ref: Ref | Member) -> None:
+        self.bucket.put(object_name(ref.digest), self.path(ref))
+        self.listed.objects[ref.digest] = ref.size
+
+    # Rows and numbers ---------------------------------------------------------------------------------
+
+    def _push_rows(self, stage: str) -> None:
+        """Put the rows that no segment holds; where the stage has none, nothing is done."""
+        path = self.root / "rows" / f"{stage}.sqlite"
+        if not path.exists():
+            return
+        with self.lock(f"segments-{stage}"):
+            rows = self.rows(stage)
+            try:
+                segments = Segments(rows)
+                for keys, data in segments.unshared():
+                    name = digest_bytes(data) if data else None
+                    if name is not None:
+                        self.bucket.put(segment_name(stage, name), data)
+                    segments.shared(keys, name)
+            finally:
+                rows.close()
+
+    def _pull_rows(self, stage: str) -> None:
+        """Take in the segments that are not known here; one that is damaged is named and left out: its rows are made again."""
+        names = self.listed.segments.get(stage)
+        if not names:
+            return
+        with self.lock(f"segments-{stage}"):
+            rows = self.rows(stage)
+            try:
+                segments = Segments(rows)
+                taken = segments.taken()
+                for name in names:
+                    if name not in taken:
+                        self._take_segment(segments, stage, name)
+            finally:
+                rows.close()
+
+    def _take_segment(self, segments: Segments, stage: str, name: str) -> None:
+        data = self.bucket.get(segment_name(stage, name), LARGEST)
+        try:
+            if data is None or digest_bytes(data) != name:
+                raise ValueError("its bytes are not those of its name")
+            segments.take(name, data)
+        except ValueError as error:
+            LOG.warning(
+                "%s/%s: not used, its rows are made again: %s", self.bucket, segment_name(stage, name), error
+            )
+
+    def _agreed_number(self, name: str, value: int) -> int:
+        """The number that the bucket holds under `name`: the first that any machine put."""
+        data = sealed({"name": name, "value": value})
+        there = self.bucket.create(fixed_name(name), data)
+        return value if there is None else self._number(name, there)
+
+    def _number(self, name: str, data: bytes) -> int:
+        """The number that an object of the bucket holds."""
+        try:
+            found, checked = unsealed(data)
+            number = found["value"]
+            if not checked or found["name"] != name or type(number) is not int or number < 1:
+                raise ValueError
+        except (ValueError, LookupError):
+            raise UnreadableError(
+                f"{self.bucket}/{fixed_name(name)}: damaged; remove it: the number is fixed anew by the next run"
+            ) from None
+        return number
+
+    def share_run(self, run: str) -> None:
+        """Put the record of a run that has ended."""
+        self.bucket.create(run_name(run), self._run_path(run).read_bytes())
+
+
+class _NotThereError(Exception):
+    """The bucket has no such object."""
+
+
+def _packed(record: Record, parts: dict) -> bytes:
+    return sealed({"record": {**record.model_dump(mode="json"), "format": FORMAT}, "parts": parts})
+
+
+def _unpacked(name: str, data: bytes, stage: str, key: str) -> tuple[Record, dict]:
+    """A record of the bucket, and what its key was made from. ValueError where it cannot be believed; NewerError."""
+    value, checked = unsealed(data)
+    if not checked or not isinstance(value.get("record"), dict):
+        raise ValueError("it is no record with a check")
+    record = as_record(value["record"], checked, name)
+    if (record.stage, record.key) != (stage, key) or not is_digest(record.key):
+        raise ValueError(f"it is that of {record.stage}/{record.key}")
+    last = Last.model_validate({"key": key, "label": record.label, "parts": value.get("parts")})
+    return record, last.model_dump(exclude_unset=True)["parts"]
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    try:
+        return content_digest(path) == digest
+    except OSError:
+        return False
