@@ -32,8 +32,8 @@ RETRY_S = 180.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S, TRIES = 0.2, 10.0, 8
 PIECE = 16 * 2**20
 """Bytes that are asked for, or sent, at once: a larger object comes in pieces, each of which is tried again by itself."""
-LARGEST_NOTE = 32 * 2**20
-"""Bytes of a JSON object at most."""
+LARGEST_NOTE = 256 * 2**20
+"""Bytes of a JSON object at most: a record names every raw file that its item read."""
 PROBE = "probe/conditions"
 """An object that is put on the condition that it is not there: whether the server heeds conditions."""
 
@@ -232,6 +232,10 @@ class Bucket:
                 ) from None
             if isinstance(error, FileNotFoundError):
                 raise
+            if "invalid path" in str(error):
+                raise StoreError(
+                    f"{where}: {_first(error)}: no name of a store's: remove that object"
+                ) from None
             raise StoreError(
                 f"{where}: cannot be {verb}: {_first(error)}; nothing is lost: check the network and AWS_ENDPOINT_URL "
                 f"({endpoint() or 'not set: Amazon S3'}), and run again"
@@ -246,5 +250,5 @@ def _status(error: Exception) -> int | None:
 
 def _first(error: Exception) -> str:
     """What is wrong, on one line."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return shown(line.removeprefix("Generic S3 error: ")[:200])
+    line = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Generic S3 error: ")
+    return shown(re.sub(r"Error performing \w+ \S+ in .*? - ", "", line)[:300])

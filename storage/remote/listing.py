@@ -71,7 +71,8 @@ def listing(entries: Mapping[str, Entry]) -> Listing:
 
 def _sort(found: Listing, name: str, entry: Entry) -> bool:
     """Put one name where it belongs; False where it belongs nowhere."""
-    kind, *middle, last = name.split("/")
+    parts = name.split("/")
+    kind, middle, last = parts[0], parts[1:-1], parts[-1]
     stem, _, suffix = last.partition(".")
     if kind == "objects" and middle == [last[:2]] and is_digest(last):
         found.objects[last] = entry.size

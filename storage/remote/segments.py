@@ -10,13 +10,10 @@ from __future__ import annotations
 import io
 import sqlite3
 from collections.abc import Iterator
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from storage.rows import RowStore, row_check
 
-SCHEMA = pa.schema([("key", pa.string()), ("value", pa.binary())])
 MOST_ROWS, MOST_BYTES = 50_000, 64 * 2**20
 """Of one segment. A single row of more is a segment by itself."""
 LARGEST = 512 * 2**20
@@ -94,20 +91,32 @@ def _note_rows(database: sqlite3.Connection) -> None:
     )
 
 
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([("key", pa.string()), ("value", pa.binary())])
+
+
 def packed(rows: list[tuple[str, bytes]]) -> bytes:
     """A segment's bytes."""
+    import pyarrow as pa  # which a command that looks at no row does not need
+    import pyarrow.parquet as pq
+
     keys, values = zip(*rows, strict=True)
     sink = io.BytesIO()
-    pq.write_table(pa.table([list(keys), list(values)], schema=SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.table([list(keys), list(values)], schema=_schema()), sink, compression="zstd")
     return sink.getvalue()
 
 
 def unpacked(data: bytes) -> list[tuple[str, bytes]]:
     """A segment's rows. ValueError where it is no segment, or too large a one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         size = sum(file.metadata.row_group(n).total_byte_size for n in range(file.metadata.num_row_groups))
-        if not file.schema_arrow.equals(SCHEMA) or size > LARGEST:
+        if not file.schema_arrow.equals(_schema()) or size > LARGEST:
             raise ValueError("it is no table of keys and values, or too large a one")
         table = file.read()
         found = list(zip(table["key"].to_pylist(), table["value"].to_pylist(), strict=True))

@@ -23,8 +23,8 @@ from typing import TypeVar
 
 from storage.files import REPAIR, digest_bytes, sealed, unsealed, write_atomic
 from storage.filestat import StatCache, content_digest
-from storage.names import DIGEST_BYTES, is_digest
-from storage.records import FORMAT, Last, Member, NewerError, Record, Ref
+from storage.names import DIGEST_BYTES
+from storage.records import FORMAT, Member, NewerError, Record, Ref
 from storage.remote.bucket import Bucket
 from storage.remote.listing import (
     Listing,
@@ -35,8 +35,9 @@ from storage.remote.listing import (
     run_name,
     segment_name,
 )
+from storage.remote.notes import packed_number, packed_record, unpacked_number, unpacked_record
 from storage.remote.segments import LARGEST, Segments
-from storage.store import Store, StoreError, UnreadableError, as_record
+from storage.store import Store, StoreError, UnreadableError
 
 LOG = logging.getLogger(__name__)
 AT_ONCE = 16
@@ -111,7 +112,7 @@ class BucketStore(Store):
         unless something made later does."""
         name = record_name(stage, key)
         try:
-            record, parts = _unpacked(name, data, stage, key)
+            record, parts = unpacked_record(name, data, stage, key)
         except (NewerError, ValueError) as error:
             LOG.warning("%s/%s: not used: %s", self.bucket, name, error)
             return False
@@ -244,7 +245,7 @@ class BucketStore(Store):
     def _believed(self, stage: str, key: str, data: bytes) -> Record | None:
         """The bucket's record; None where it is damaged. NewerError, which must stop the item, where it is a later version's."""
         try:
-            return _unpacked(record_name(stage, key), data, stage, key)[0]
+            return unpacked_record(record_name(stage, key), data, stage, key)[0]
         except ValueError:
             return None
 
@@ -293,7 +294,7 @@ class BucketStore(Store):
     def _agreed_record(self, record: Record, parts: dict) -> Record:
         """The record that stands. This one replaces what it was made in the place of, and what cannot be used."""
         before = self.record(record.stage, record.key)
-        name, data = record_name(record.stage, record.key), _packed(record, parts)
+        name, data = record_name(record.stage, record.key), packed_record(record, parts)
         for _ in range(TRIES):
             there = self.bucket.create(name, data)
             if there is None:
@@ -371,22 +372,16 @@ class BucketStore(Store):
 
     def _agreed_number(self, name: str, value: int) -> int:
         """The number that the bucket holds under `name`: the first that any machine put."""
-        data = sealed({"name": name, "value": value})
-        there = self.bucket.create(fixed_name(name), data)
+        there = self.bucket.create(fixed_name(name), packed_number(name, value))
         return value if there is None else self._number(name, there)
 
     def _number(self, name: str, data: bytes) -> int:
-        """The number that an object of the bucket holds."""
         try:
-            found, checked = unsealed(data)
-            number = found["value"]
-            if not checked or found["name"] != name or type(number) is not int or number < 1:
-                raise ValueError
-        except (ValueError, LookupError):
+            return unpacked_number(name, data)
+        except ValueError:
             raise UnreadableError(
                 f"{self.bucket}/{fixed_name(name)}: damaged; remove it: the number is fixed anew by the next run"
             ) from None
-        return number
 
     def share_run(self, run: str) -> None:
         """Put the record of a run that has ended."""
@@ -395,22 +390,6 @@ class BucketStore(Store):
 
 class _NotThereError(Exception):
     """The bucket has no such object."""
-
-
-def _packed(record: Record, parts: dict) -> bytes:
-    return sealed({"record": {**record.model_dump(mode="json"), "format": FORMAT}, "parts": parts})
-
-
-def _unpacked(name: str, data: bytes, stage: str, key: str) -> tuple[Record, dict]:
-    """A record of the bucket, and what its key was made from. ValueError where it cannot be believed; NewerError."""
-    value, checked = unsealed(data)
-    if not checked or not isinstance(value.get("record"), dict):
-        raise ValueError("it is no record with a check")
-    record = as_record(value["record"], checked, name)
-    if (record.stage, record.key) != (stage, key) or not is_digest(record.key):
-        raise ValueError(f"it is that of {record.stage}/{record.key}")
-    last = Last.model_validate({"key": key, "label": record.label, "parts": value.get("parts")})
-    return record, last.model_dump(exclude_unset=True)["parts"]
 
 
 def _is_whole(path: Path, digest: str) -> bool:
