@@ -34,6 +34,8 @@ PIECE = 16 * 2**20
 """Bytes that are asked for, or sent, at once: a larger object comes in pieces, each of which is tried again by itself."""
 LARGEST_NOTE = 256 * 2**20
 """Bytes of a JSON object at most: a record names every raw file that its item read."""
+ROLES = "169.254.169.254"
+"""Where a machine of Amazon's asks for the keys of its role, where none are set."""
 PROBE = "probe/conditions"
 """An object that is put on the condition that it is not there: whether the server heeds conditions."""
 
@@ -208,7 +210,7 @@ class Bucket:
                     break
         raise StoreError(
             f"{self}: this server ignores `If-None-Match: *`, without which two machines could overwrite each other's records: "
-            "use one that heeds it (Amazon S3 and current MinIO do), or a folder"
+            "use one that heeds it, as Amazon S3 does, or a folder"
         )
 
     @contextlib.contextmanager
@@ -221,6 +223,10 @@ class Bucket:
             yield
         except (BaseError, FileNotFoundError) as error:
             status = _status(error)
+            if ROLES in str(error):
+                raise StoreError(
+                    f"{self}: no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; this machine has no role by which it could ask"
+                ) from None
             if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or status in (401, 403):
                 raise StoreError(
                     f"{where}: access denied; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the machine's clock, and that "
