@@ -175,7 +175,7 @@ class Store:
             _refuse_clashes([member.name for member in members])
         except ValueError as error:
             raise UnreadableError(
-                f"{tree.name}: {self.object_path(tree.digest)} is no listing of a folder ({_first(error)}); "
+                f"{tree.name}: {self.object_path(tree.digest)} is no listing of a folder ({first_line(error)}); "
                 f"{self.hint(REPAIR)} drops it, then run again"
             ) from None
         return members
@@ -514,7 +514,7 @@ class Store:
         except OSError as error:
             raise self._unreadable(path, str(error.strerror)) from error
         except ValueError as error:
-            raise self._unreadable(path, _first(error)) from None
+            raise self._unreadable(path, first_line(error)) from None
 
     def _unreadable(self, path: Path, why: str) -> UnreadableError:
         return UnreadableError(f"{shown(path)}: cannot be read ({why}); {self.hint(REPAIR)} drops it")
@@ -554,7 +554,7 @@ def _digests_below(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): content_digest(path) for path in files}
 
 
-def _first(error: ValueError) -> str:
+def first_line(error: ValueError) -> str:
     """What is wrong, on one line."""
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False)[0]

@@ -168,6 +168,9 @@ class _Check:
         }
         for digest, fault in faults.items():
             self.found(fault, store.drop_object, digest)
+        store.look_at_segments()
+        for name, fault in store.listed.damaged.items():
+            self.found(f"{store.bucket}/{name}: {fault}", store.bucket.delete, name)
         for record, ref in self._artefacts().values():
             if not store.holds(ref) and ref.digest not in faults:
                 # Nothing to drop: its record makes nothing fresh, and the next run makes it again.

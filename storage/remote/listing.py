@@ -50,7 +50,9 @@ def run_name(run: str) -> str:
 
 @dataclass
 class Listing:
-    """objects: their sizes by digest. records: when each was written, by the server's clock. strange: names that are no store's."""
+    """objects: their sizes by digest. records: when each was written, by the server's clock. strange: names that are no store's.
+    damaged: names of what was read and cannot be used, and why.
+    """
 
     objects: dict[str, int] = field(default_factory=dict)
     records: dict[tuple[str, str], datetime] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Listing:
     fixed: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def listing(entries: Mapping[str, Entry]) -> Listing:

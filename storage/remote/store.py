@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from storage.files import REPAIR, digest_bytes, sealed, unsealed, write_atomic
 from storage.filestat import StatCache, content_digest
@@ -36,8 +36,8 @@ from storage.remote.listing import (
     segment_name,
 )
 from storage.remote.notes import packed_number, packed_record, unpacked_number, unpacked_record
-from storage.remote.segments import LARGEST, Segments
-from storage.store import Store, StoreError, UnreadableError
+from storage.remote.segments import LARGEST, Segments, unpacked
+from storage.store import Store, StoreError, UnreadableError, first_line
 
 LOG = logging.getLogger(__name__)
 AT_ONCE = 16
@@ -113,9 +113,11 @@ class BucketStore(Store):
         name = record_name(stage, key)
         try:
             record, parts = unpacked_record(name, data, stage, key)
-        except (NewerError, ValueError) as error:
+        except NewerError as error:
             LOG.warning("%s/%s: not used: %s", self.bucket, name, error)
             return False
+        except ValueError as error:
+            return self._is_damaged(name, error)
         last = self.last(stage, record.label)
         times = self.listed.records
         never = datetime.min.replace(tzinfo=UTC)
@@ -145,9 +147,15 @@ class BucketStore(Store):
                 if data is None or not unsealed(data)[1]:
                     raise ValueError("no record of a run")
             except ValueError as error:
-                LOG.warning("%s/%s: not used: %s", self.bucket, run_name(run), error)
+                self._is_damaged(run_name(run), error)
             else:
                 write_atomic(self._run_path(run), data)
+
+    def _is_damaged(self, name: str, error: ValueError) -> Literal[False]:
+        why = first_line(error)
+        self.listed.damaged[name] = why
+        LOG.warning("%s/%s: not used: %s", self.bucket, name, why)
+        return False
 
     def _run_path(self, run: str) -> Path:
         return self.root / run_name(run)
@@ -360,15 +368,26 @@ class BucketStore(Store):
                 rows.close()
 
     def _take_segment(self, segments: Segments, stage: str, name: str) -> None:
-        data = self.bucket.get(segment_name(stage, name), LARGEST)
         try:
-            if data is None or digest_bytes(data) != name:
-                raise ValueError("its bytes are not those of its name")
-            segments.take(name, data)
-        except ValueError as error:
-            LOG.warning(
-                "%s/%s: not used, its rows are made again: %s", self.bucket, segment_name(stage, name), error
-            )
+            segments.take(name, self._segment(stage, name))
+        except ValueError as error:  # its rows are made again
+            self._is_damaged(segment_name(stage, name), error)
+
+    def _segment(self, stage: str, name: str) -> bytes:
+        """A segment's bytes. ValueError where they are not those of its name."""
+        data = self.bucket.get(segment_name(stage, name), LARGEST)
+        if data is None or digest_bytes(data) != name:
+            raise ValueError("its bytes are not those of its name")
+        return data
+
+    def look_at_segments(self) -> None:
+        """Read every segment, for `listed.damaged`."""
+        for stage, names in self.listed.segments.items():
+            for name in names:
+                try:
+                    unpacked(self._segment(stage, name))
+                except ValueError as error:
+                    self._is_damaged(segment_name(stage, name), error)
 
     def _agreed_number(self, name: str, value: int) -> int:
         """The number that the bucket holds under `name`: the first that any machine put."""

@@ -209,11 +209,16 @@ def test_nothing_of_a_bucket_is_believed(machines, s3, bucket, tmp_path, caplog)
     with pytest.raises(StoreError, match=r"records/../up.json.*: no name of a store's: remove that object"):
         two.open()
     s3.remove(f"{at}/records/../up.json")
+    lines = [finding.line for finding in check(two.folder, repair=False)]
+    named = [n for n in "xyzbr" for line in lines if key_of(n) in line]
+    assert named == [*"xyzbr"] and len(lines) == 7 and not any(key_of("n") in line for line in lines)
     # An item whose record there is damaged is made, and its record replaces that one; a later version's stops it.
     two.did("b", b"made")
     assert one.open().record("stage", key_of("b")) is not None
     with pytest.raises(UnreadableError, match="written by a newer Empamba"):
         two.did("n", b"made")
+    assert all(finding.mended for finding in check(two.folder, repair=True))
+    assert check(two.folder, repair=False) == [] and list(two.open().records()) != []
 
 
 def test_a_working_folder_is_a_cache(machines, monkeypatch):
