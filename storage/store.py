@@ -31,7 +31,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, BinaryIO, Literal, TypeVar
@@ -287,8 +287,11 @@ class Store:
             raise self._unreadable(path, f"it is that of {found.stage}/{found.key}")
         return found
 
-    def prepare(self, stage: str, key: str, parts: dict, refs: list[Ref]) -> None:
-        """Before an item runs that reads `refs`: where a store is shared (storage/remote), take over what others have done of it."""
+    def prepare(self, stage: str, key: str, parts: dict) -> None:
+        """Before an item runs: where many machines share the store (storage/remote), take over what others have done of it."""
+
+    def share(self, refs: Iterable[Ref]) -> None:
+        """After an item ran, in the process that it ran in: where many machines share the store, put what it made there."""
 
     def commit(self, record: Record, parts: dict) -> Record:
         """Write the record: from here on the item is fresh. `parts` is what its key was made from. Returns the record that stands."""

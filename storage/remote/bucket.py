@@ -84,13 +84,13 @@ class Bucket:
             },
         )
 
-    def list(self) -> dict[str, Entry]:
-        """Every object, by its name: a request for each thousand of them."""
+    def list(self, folder: str | None = None) -> dict[str, Entry]:
+        """Every object, or those in a folder, by its name: a request for each thousand of them."""
         import obstore
 
         found = {}
         with self._telling("listed"):
-            for page in obstore.list(self._client, chunk_size=1000):
+            for page in obstore.list(self._client, folder, chunk_size=1000):
                 for meta in page:
                     found[meta["path"]] = Entry(meta["size"], meta["last_modified"])
         return found

@@ -11,13 +11,13 @@ is used. Knows nothing of S3 (storage/remote/bucket).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -37,6 +37,7 @@ from storage.remote.listing import (
 )
 from storage.remote.notes import packed_number, packed_record, unpacked_number, unpacked_record
 from storage.remote.segments import LARGEST, Segments, unpacked
+from storage.rows import RowStore
 from storage.store import Store, StoreError, UnreadableError, first_line
 
 LOG = logging.getLogger(__name__)
@@ -63,14 +64,20 @@ class BucketStore(Store):
     ):
         super().__init__(root, stats, rows_anew)
         self.bucket = bucket
-        self._handed = listed
+        self._listed = listed
+        self._sizes: dict[str, int] = {} if listed is None else listed.objects
         self._conditions_seen = False
+        self._rows_of: set[str] = set()
+        """Stages whose rows were opened here: they were pulled before, and go to the bucket with what is made of them."""
 
     # What the bucket has ------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def listed(self) -> Listing:
-        return listing(self.bucket.list()) if self._handed is None else self._handed
+        if self._listed is None:
+            self._listed = listing(self.bucket.list())
+            self._sizes = self._listed.objects
+        return self._listed
 
     def pull(self) -> Listing:
         """List the bucket, and take over the records, fixed numbers and runs that are not known here; what was listed.
@@ -153,7 +160,8 @@ class BucketStore(Store):
 
     def _is_damaged(self, name: str, error: ValueError) -> Literal[False]:
         why = first_line(error)
-        self.listed.damaged[name] = why
+        if self._listed is not None:
+            self._listed.damaged[name] = why
         LOG.warning("%s/%s: not used: %s", self.bucket, name, why)
         return False
 
@@ -227,12 +235,12 @@ class BucketStore(Store):
             self.bucket.put(object_name(digest), self.object_path(digest))
         else:
             self.bucket.delete(object_name(digest))
-            self.listed.objects.pop(digest, None)
+            self._sizes.pop(digest, None)
 
     # An item ------------------------------------------------------------------------------------------
 
-    def prepare(self, stage: str, key: str, parts: dict, refs: list[Ref]) -> None:
-        """Before an item runs: take over what others have done of it, and fetch what it reads.
+    def prepare(self, stage: str, key: str, parts: dict) -> None:
+        """Before an item runs: take over what others have done of it.
 
         StoreError where the server ignores conditions, and where it cannot be reached: before any work is done.
         """
@@ -241,14 +249,10 @@ class BucketStore(Store):
             self._conditions_seen = True
         self._share_again(stage, key, parts)
         data = self.bucket.get(record_name(stage, key))
-        if data is not None:
-            theirs = self._believed(stage, key, data)
-            if theirs is not None and all(map(self._is_there, theirs.outputs)):
-                self.listed.records.setdefault((stage, key), datetime.now(UTC))
-                self._take_over(stage, key, data)
-                return
-        self._pull_rows(stage)
-        self._fetch_all(refs)
+        theirs = None if data is None else self._believed(stage, key, data)
+        if data is not None and theirs is not None and all(map(self._is_there, theirs.outputs)):
+            self.listed.records.setdefault((stage, key), datetime.now(UTC))
+            self._take_over(stage, key, data)
 
     def _believed(self, stage: str, key: str, data: bytes) -> Record | None:
         """The bucket's record; None where it is damaged. NewerError, which must stop the item, where it is a later version's."""
@@ -259,11 +263,11 @@ class BucketStore(Store):
 
     def _is_there(self, ref: Ref | Member) -> bool:
         """Whether the bucket has the artefact by now."""
-        if ref.digest not in self.listed.objects:
+        if self._sizes.get(ref.digest) != ref.size:
             size = self.bucket.size(object_name(ref.digest))
             if size is not None:
-                self.listed.objects[ref.digest] = size
-        if self.listed.objects.get(ref.digest) != ref.size:
+                self._sizes[ref.digest] = size
+        if self._sizes.get(ref.digest) != ref.size:
             return False
         return not isinstance(ref, Ref) or not ref.tree or all(map(self._is_there, self.members(ref)))
 
@@ -278,23 +282,27 @@ class BucketStore(Store):
             self.commit(record, parts)
         aside.unlink(missing_ok=True)
 
-    def _fetch_all(self, refs: list[Ref]) -> None:
-        """Bring what an item reads into the working folder."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            trees = [ref for ref in refs if ref.tree]
-            members = [member for found in pool.map(self.members, trees) for member in found]
-            list(pool.map(self._bring, [*(ref for ref in refs if not ref.tree), *members]))
+    def share(self, refs: Iterable[Ref]) -> None:
+        """Put artefacts that the bucket does not have, and the rows that were made with them.
 
-    def _bring(self, ref: Ref | Member) -> None:
-        if not _is_whole(self.object_path(ref.digest), ref.digest) and not self._fetch(ref):
-            raise StoreError(
-                f"{ref.name}: {self.bucket}/{object_name(ref.digest)} is missing; run again what {self.hint('runs')} lists"
-            )
+        By the process that made them, which may be on another machine than the run's: what a record names is there before it.
+        """
+        needed: dict[str, Ref | Member] = {}
+        for ref in refs:
+            needed |= {one.digest: one for one in [*(self.members(ref) if ref.tree else ()), ref]}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self._put_artefact, needed.values()))
+        for stage in sorted(self._rows_of):
+            self._push_rows(stage)
+
+    def _put_artefact(self, ref: Ref | Member) -> None:
+        if not self._is_there(Member(name=ref.name, digest=ref.digest, size=ref.size)):
+            self.bucket.put(object_name(ref.digest), self.path(ref))
+            self._sizes[ref.digest] = ref.size
 
     def commit(self, record: Record, parts: dict) -> Record:
         """Artefacts first, then rows, the record last. The record that stands then, which may be another machine's."""
-        self._push(record.outputs)
-        self._push_rows(record.stage)
+        self.share(record.outputs)
         standing = self._agreed_record(record, parts)
         self.listed.records[record.stage, record.key] = datetime.now(UTC)
         return super().commit(standing, parts)
@@ -318,54 +326,38 @@ class BucketStore(Store):
             f"{self.bucket}/{name}: others replace it again and again; nothing is lost: run again"
         )
 
-    def _push(self, refs: Iterable[Ref]) -> None:
-        """Put artefacts that the bucket does not list."""
-        needed: dict[str, Ref | Member] = {}
-        for ref in refs:
-            for one in [*(self.members(ref) if ref.tree else ()), ref]:
-                if self.listed.objects.get(one.digest) != one.size:
-                    needed[one.digest] = one
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(self._put_artefact, needed.values()))
-
-    def _put_artefact(self, ref: Ref | Member) -> None:
-        self.bucket.put(object_name(ref.digest), self.path(ref))
-        self.listed.objects[ref.digest] = ref.size
-
     # Rows and numbers ---------------------------------------------------------------------------------
 
+    def rows(self, stage: str) -> RowStore:
+        """The stage's rows here, those of the bucket's segments among them."""
+        if stage not in self._rows_of:
+            self._pull_rows(stage)
+            self._rows_of.add(stage)
+        return super().rows(stage)
+
+    @contextlib.contextmanager
+    def _segments(self, stage: str) -> Iterator[Segments]:
+        with self.lock(f"segments-{stage}"), contextlib.closing(super().rows(stage)) as rows:
+            yield Segments(rows)
+
     def _push_rows(self, stage: str) -> None:
-        """Put the rows that no segment holds; where the stage has none, nothing is done."""
-        path = self.root / "rows" / f"{stage}.sqlite"
-        if not path.exists():
-            return
-        with self.lock(f"segments-{stage}"):
-            rows = self.rows(stage)
-            try:
-                segments = Segments(rows)
-                for keys, data in segments.unshared():
-                    name = digest_bytes(data) if data else None
-                    if name is not None:
-                        self.bucket.put(segment_name(stage, name), data)
-                    segments.shared(keys, name)
-            finally:
-                rows.close()
+        """Put the rows that no segment holds."""
+        with self._segments(stage) as segments:
+            for keys, data in segments.unshared():
+                name = digest_bytes(data) if data else None
+                if name is not None:
+                    self.bucket.put(segment_name(stage, name), data)
+                segments.shared(keys, name)
 
     def _pull_rows(self, stage: str) -> None:
         """Take in the segments that are not known here; one that is damaged is named and left out: its rows are made again."""
-        names = self.listed.segments.get(stage)
-        if not names:
-            return
-        with self.lock(f"segments-{stage}"):
-            rows = self.rows(stage)
-            try:
-                segments = Segments(rows)
+        names = listing(self.bucket.list(f"rows/{stage}")).segments.get(stage)
+        if names:
+            with self._segments(stage) as segments:
                 taken = segments.taken()
                 for name in names:
                     if name not in taken:
                         self._take_segment(segments, stage, name)
-            finally:
-                rows.close()
 
     def _take_segment(self, segments: Segments, stage: str, name: str) -> None:
         try:

@@ -175,14 +175,13 @@ class Session:
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self.stop.check()
-                read = _artefacts(item.arguments)
-                self.store.prepare(stage, key, parts, read)
+                self.store.prepare(stage, key, parts)
                 record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self._drop_damaged(stage, key)
                 # A forced item does all its work again; rows of other models, or of other prompts, stay.
                 outputs = self._made(item, key, progress, on_line)
-                inputs = tuple(sorted({ref.digest for ref in read}))
+                inputs = tuple(sorted(_artefacts(item.arguments)))
                 made = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
                 record = self.store.commit(made, parts)
                 if record.outputs != made.outputs:
@@ -242,15 +241,15 @@ class Session:
             self.workers.close()
 
 
-def _artefacts(value) -> list[Ref]:
-    """The artefacts among an item's arguments."""
+def _artefacts(value) -> set[str]:
+    """Digests of the artefacts among an item's arguments."""
     if isinstance(value, Ref):
-        return [value]
+        return {value.digest}
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, (list, tuple)):
-        return []
-    return [ref for inner in value for ref in _artefacts(inner)]
+        return set()
+    return {digest for inner in value for digest in _artefacts(inner)}
 
 
 def _named(graph: list[Node], name: str) -> set[str]:

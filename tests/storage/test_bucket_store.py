@@ -36,7 +36,7 @@ class Machine:
     def did(self, label: str, data: bytes, key: str = "") -> tuple[Record, Record]:
         """An item whose artefact is `data`: what it put out, and the record that stands then."""
         store, key = self.open(), key or key_of(label)
-        store.prepare("stage", key, PARTS, [])
+        store.prepare("stage", key, PARTS)
         record = Record(stage="stage", label=label, key=key, outputs=(store.put_bytes("out", data),))
         return record, store.commit(record, PARTS)
 
@@ -61,11 +61,11 @@ def test_what_one_machine_did_the_other_has(machines, s3, tmp_path, caplog):
     with there.rows("stage").connection:
         there.rows("stage").put("k1", b"row")
     assert there.fixed("buckets/meld/train", 8) == 8
-    there.prepare("stage", record.key, PARTS, [])
+    there.prepare("stage", record.key, PARTS)
     with s3.counted() as requests:
         assert there.commit(record, PARTS) == record
-    kinds = [name.split("/")[2] for method, name in requests]
-    assert kinds == ["objects"] * 4 + ["rows", "records"]  # the record last
+    put = [name.split("/")[2] for method, name in requests if method == "PUT"]
+    assert put == ["objects"] * 4 + ["rows", "records"]  # the record last
 
     here = two.open()
     assert here.record("stage", record.key) == record and all(map(here.holds, record.outputs))
@@ -77,7 +77,6 @@ def test_what_one_machine_did_the_other_has(machines, s3, tmp_path, caplog):
         laid_out / "empty"
     ).read_bytes() == b""
     assert here.fixed("buckets/meld/train", 16) == 8
-    here.prepare("stage", key_of("another"), PARTS, [])
     assert here.rows("stage").get_many(["k1"]) == {"k1": b"row"}
 
     for machine in machines:  # known by now: a page of a listing, and no request an object
@@ -101,7 +100,7 @@ def test_what_both_did_at_once_the_first_one_did(machines):
     key = key_of("both")
     stands = []
     for store, data in ((first, b"first"), (second, b"second")):
-        store.prepare("stage", digest_bytes(b"what neither looks at"), PARTS, [])
+        store.prepare("stage", digest_bytes(b"what neither looks at"), PARTS)
         record = Record(stage="stage", label="both", key=key, outputs=(store.put_bytes("out", data),))
         stands.append(store.commit(record, PARTS))
     assert stands[0] == stands[1] == second.record("stage", key)
@@ -118,7 +117,7 @@ def test_what_is_done_meanwhile_is_not_done_again(machines):
     waiting = two.open()
     record, _ = one.did("slow", b"made by one")
     assert waiting.record("stage", record.key) is None
-    waiting.prepare("stage", record.key, PARTS, [])
+    waiting.prepare("stage", record.key, PARTS)
     assert waiting.record("stage", record.key) == record and waiting.holds(record.outputs[0])
 
 
@@ -169,7 +168,7 @@ def test_a_lost_record_does_not_count_and_is_put_again_without_work(machines, s3
     s3.remove(*s3.names("/records/"), *s3.names("/objects/"))
     here = one.open()
     assert here.record("stage", record.key) is None and two.open().record("stage", record.key) is None
-    here.prepare("stage", record.key, PARTS, [])
+    here.prepare("stage", record.key, PARTS)
     assert here.record("stage", record.key) == record and here.holds(record.outputs[0])
     there = two.open()
     assert there.record("stage", record.key) == record and there.read(record.outputs[0]) == b"data"
@@ -199,7 +198,7 @@ def test_nothing_of_a_bucket_is_believed(machines, s3, bucket, tmp_path, caplog)
         s3.write(f"{at}/{path}", data)
     here = two.open()
     assert list(here.records()) == [good]
-    here.prepare("stage", key_of("another"), PARTS, [])
+    here.rows("stage").close()
     said = " ".join(caplog.messages)
     for told in ("x", "y", "z", "n", "b", "r"):
         assert key_of(told) in said
@@ -236,3 +235,22 @@ def test_a_working_folder_is_a_cache(machines, monkeypatch):
     with pytest.raises(StoreError, match="bucket.json: damaged; remove"):
         open_store(folder)
     assert type(open_store(two.cache)) is Store
+
+
+def test_what_another_machine_made_for_this_run_is_committed_here(machines, s3):
+    """As a worker of a cluster does: the run sees the artefact's name alone."""
+    one, two = machines
+    here, there = one.open(), two.open(pull=False)
+    ref = there.put_bytes("out", b"made there")
+    with s3.counted() as requests:
+        there.share([ref])
+    assert [method for method, _ in requests] == ["HEAD", "PUT"]  # and no listing
+    record = Record(stage="stage", label="far", key=key_of("far"), outputs=(ref,))
+    assert here.commit(record, PARTS) == record and not here.object_path(ref.digest).exists()
+    assert two.open().record("stage", record.key) == record
+    lacking = record.model_copy(
+        update={"key": key_of("lacking"), "outputs": (ref.model_copy(update={"digest": key_of("?")}),)}
+    )
+    with pytest.raises(StoreError, match="is missing"):
+        here.commit(lacking, PARTS)
+    assert s3.names(lacking.key) == []
