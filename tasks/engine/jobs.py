@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from storage.child_process import how_it_ended
+from storage.files import store_name
 from storage.store import Ref
 from tasks.engine.item import Item
 from tasks.settings import RunSettings
@@ -52,7 +53,7 @@ def job_of(
         "function": stage.function,
         "arguments": {name: _encode(value) for name, value in item.arguments.items()},
         "read": {name: list(names) for name, names in item.settings_read().items()},
-        "store": str(store),
+        "store": store_name(store),
         "raw": str(raw),
         "basis": item.basis(),
         "scratch": None if scratch is None else str(scratch),

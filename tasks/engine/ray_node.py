@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from storage.remote.address import working_folder
 from storage.store import canonical, digest_bytes
 from tasks.engine.graph import declared_elsewhere
 from tasks.engine.item import code_of, library_version
@@ -23,6 +24,8 @@ FURTHER = ("tasks.engine.launch:serve_launched",)
 """The code that a worker's process runs whatever its item is."""
 LEASE_S = 30.0
 """How long a claim lasts after its run was last heard of."""
+IN_STORE = ("scratch", "events")
+"""What of a job lies in the folder of its store, which is another on each machine where the store is a bucket."""
 
 
 class NodeWorker:
@@ -30,8 +33,9 @@ class NodeWorker:
 
     def __init__(self, pool: str, store: str, raw: str, environment: dict[str, str], forks: bool):
         self._host = socket.gethostname()
+        self._store = working_folder(store)
         self._worker = StageWorker(
-            f"{pool}@{self._host}", Path(store), Path(raw), environment, forks, watched=True
+            f"{pool}@{self._host}", self._store, Path(raw), environment, forks, watched=True
         )
 
     def place(self) -> str:
@@ -44,7 +48,8 @@ class NodeWorker:
         if digest_of(here) != job["made_with"]:
             yield {"other": here}
             return
-        for answer in self._worker.answers(job):
+        placed = job | {name: str(self._store / job[name]) for name in IN_STORE if job[name] is not None}
+        for answer in self._worker.answers(placed):
             # Killed by somebody or for want of memory: on another node it may come out right.
             yield answer | {"passing": True} if answer.get("ended") == -signal.SIGKILL else answer
 

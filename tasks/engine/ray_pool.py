@@ -8,6 +8,7 @@ at which item is known to one actor of the cluster (ray_node.Claims), to no file
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -21,12 +22,13 @@ from pathlib import Path
 from types import ModuleType
 
 from storage.errors import InputError
+from storage.files import store_name
 from storage.store import Store
 from tasks.engine.declaration import Stage
 from tasks.engine.item import Item
 from tasks.engine.jobs import LineCallback, StageFailed
 from tasks.engine.pool import LOOK_S, SHARED, Kind, Pool, Worker
-from tasks.engine.ray_node import LEASE_S, Claims, NodeWorker, digest_of, made_with
+from tasks.engine.ray_node import IN_STORE, LEASE_S, Claims, NodeWorker, digest_of, made_with
 from tasks.engine.resources import GB, Resources
 from tasks.settings import RunSettings
 
@@ -87,7 +89,7 @@ class RayPool(Pool):
 
     @contextmanager
     def alone_at(self, store: Store, key: str, meanwhile: Callable[[], None]) -> Iterator[None]:
-        claim = f"{self.store} {key}"
+        claim = f"{store_name(self.store)} {key}"
         while not self._ray.get(self._claims.take.remote(claim, self._holder)):
             meanwhile()
             time.sleep(LOOK_S)
@@ -129,7 +131,7 @@ class RayPool(Pool):
         with self._guard:
             self._check_open()
             actor = form.remote(
-                kind.name, str(self.store), str(self.raw), self.environment, kind.name == SHARED
+                kind.name, store_name(self.store), str(self.raw), self.environment, kind.name == SHARED
             )
             worker = RayWorker(self._ray, actor)
             self._all.append(worker)
@@ -151,6 +153,7 @@ class RayPool(Pool):
             "stages": list(self.settings.stages),
         }
         job = super()._job(item, scratch, rows_anew) | made_by
+        job |= {name: os.path.relpath(job[name], self.store) for name in IN_STORE}
         return job | {"made_with": digest_of(made_with(job))}
 
     def close(self, why: str = "the run has ended") -> None:
