@@ -69,7 +69,7 @@ def main() -> None:
     asked = parser.parse_args()
     found: dict[str, dict] = {}
     ideal = COUNT * SECONDS / WORKERS
-    with tempfile.TemporaryDirectory() as scratch, ray_cluster(WORKERS) as cluster:
+    with tempfile.TemporaryDirectory() as scratch, ray_cluster(*[{}] * WORKERS) as cluster:
         folder = Path(scratch)
         write_sample(folder / "raw", media=False, dialogues=1, turns=2)
         spent(cluster, folder, 2, 0.0)  # the first use of a cluster starts what keeps its claims

@@ -23,21 +23,25 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-c
 
 
 @contextmanager
-def ray_cluster(nodes: int = 2, path: Path = ROOT) -> Iterator[str]:
-    """The address of its head, once all nodes have joined; this process is connected to it. path: further modules' folder."""
+def ray_cluster(*nodes: dict[str, str]) -> Iterator[str]:
+    """The address of its head, once all nodes have joined; this process is connected to it.
+
+    nodes: what the environment of each has besides this one's; two that have nothing, if none are given.
+    """
+    nodes = nodes or ({}, {})
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         # A socket's path may have 107 characters, so that no test's own folder will do.
         port = _free_port()
         head = f"127.0.0.1:{port}"
         started = [
-            _node(path, "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+            _node(nodes[0], "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
         ]
         try:
             wait_for(lambda: _listens(port) or started[0].poll() is not None, 120)
-            started += [_node(path, f"--address={head}", "--num-gpus=2") for _ in range(nodes - 1)]
+            started += [_node(more, f"--address={head}", "--num-gpus=2") for more in nodes[1:]]
             ray = connected(head)
             try:
-                wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == nodes, 120)
+                wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == len(nodes), 120)
                 yield head
             finally:
                 ray.shutdown()  # before its head is gone: Ray ends a process whose head is
@@ -57,9 +61,9 @@ def _end(process: subprocess.Popen) -> None:
     psutil.wait_procs(family, timeout=60)
 
 
-def _node(path: Path, *options: str) -> subprocess.Popen:
-    known = [str(ROOT), str(path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(known)}
+def _node(more: dict[str, str], *options: str) -> subprocess.Popen:
+    known = [str(ROOT), *filter(None, [more.get("PYTHONPATH"), os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(known)}
     return subprocess.Popen(
         [*RAY, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -41,7 +41,8 @@ def modules(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(modules):
-    with ray_cluster(path=modules) as head:
+    node = {"PYTHONPATH": str(modules)}
+    with ray_cluster(node, node) as head:
         yield head
 
 
