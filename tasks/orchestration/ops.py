@@ -79,7 +79,7 @@ class Ops:
             if self.server.pid() is None:
                 self._start_server(host, port)
             self._wait_for_server()
-            self._mark_crashed(Path(request.placed().store), notify)
+            self._mark_crashed(request.placed().folder, notify)
             deploy(self._api, self._environment(), self.folder, request.placed())
             told = {} if notify is None else {"EMPAMBA_NOTIFY": notify}
             command = [PREFECT, "worker", "start", "--pool", pool()["name"], "--name", socket.gethostname()]
