@@ -49,10 +49,12 @@ def load_embeddings(folder: Path, dtype: str, window: int | None = None) -> tupl
 class EmbeddingsAlone:
     """Stands for a `SharedLLM` where prompts are made and not answered: no adapter changes what they are made of."""
 
-    def __init__(self, folder: Path, dtype: str, window: int | None = None):
+    def __init__(self, folder: Path, dtype: str, window: int):
         """As `load_embeddings`."""
         self.tokenizer: Any
         self.model, self.tokenizer = load_embeddings(folder, dtype, window)
+        config: Any = self.model.config
+        self.window: int = config.max_position_embeddings
 
     @property
     def token_embeddings(self) -> Tensor:

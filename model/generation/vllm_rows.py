@@ -8,8 +8,8 @@ environment that it needs is set by `vllm_rows`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import get_args
 
@@ -43,7 +43,7 @@ class VllmRows:
         self._stop_ids = list(stop_ids)
         self._loras = {a: LoRARequest(str(a), n, str(a)) for n, a in enumerate(dict.fromkeys(adapters), 1)}
         self._rows: dict[str, Row] = {}
-        self._count = 0
+        self._count, self._dead = 0, False
         share = args.gpu_memory_utilization
         if not current_platform.is_cpu():
             total = current_platform.get_device_total_memory()  # asked of the driver
@@ -72,20 +72,16 @@ class VllmRows:
         prompt = row.prompt.cpu()
         given = embeds_input(prompt) if prompt.is_floating_point() else tokens_input(prompt.tolist())
         lora = None if adapter is None else self._loras[adapter]
-        try:
+        with self._alive():
             self._engine.add_request(name, given, self._sampling(row), lora_request=lora)
-        except EngineDeadError as error:
-            raise _died() from error
         self._rows[name] = row
 
     def step(self) -> list[Row]:
         """Wait for more tokens. Returns the rows that have some; those that ended with them are under way no more."""
         if not self._rows:
             return []
-        try:
+        with self._alive():
             outputs = self._engine.step()
-        except EngineDeadError as error:
-            raise _died() from error
         more = []
         for output in outputs:
             row = self._rows.get(output.request_id)
@@ -106,7 +102,7 @@ class VllmRows:
         names = [name for name, row in self._rows.items() if any(row is other for other in gone)]
         for name in names:
             del self._rows[name]
-        with suppress(EngineDeadError):  # they ended with it
+        with suppress(EngineError), self._alive():  # where it has died, they ended with it
             self._engine.abort_request(names)
 
     def close(self) -> None:
@@ -119,6 +115,18 @@ class VllmRows:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """EngineError where vLLM has died: it says so once, and would then be waited for without end."""
+        if self._dead:
+            raise _died()
+        try:
+            yield
+        except EngineDeadError as error:
+            self._dead = True
+            self._rows.clear()
+            raise _died() from error
 
     def _sampling(self, row: Row) -> SamplingParams:
         sampling = row.sampling
@@ -144,7 +152,8 @@ def _lora_arguments(adapters: Sequence[Path]) -> dict[str, object]:
         raise EngineError(f"vLLM takes LoRA ranks up to {max(get_args(MaxLoRARanks))}; an adapter has {rank}")
     return {
         "enable_lora": True,
-        "max_loras": len(adapters),
+        # One more than there are: on a CPU vLLM gives rows without an adapter what lies in the last place, which stays empty.
+        "max_loras": len(adapters) + 1,
         "max_lora_rank": min(ranks),
         # No more than these: vLLM would adapt token embeddings too, and fails where only some positions of a step are tokens.
         "lora_target_modules": sorted({name for config in configs for name in config["target_modules"]}),

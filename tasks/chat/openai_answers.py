@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 from uuid import uuid4
 
 from tasks.chat.engine import Reply
@@ -48,7 +49,8 @@ class ChatAnswer:
             told = [""] * len(replies)
             while not (done.done() and texts.empty()):
                 more = asyncio.ensure_future(texts.get())
-                await asyncio.wait([more, done], return_when=asyncio.FIRST_COMPLETED)
+                either: list[asyncio.Future[Any]] = [more, done]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if not more.done():
                     more.cancel()
                     continue

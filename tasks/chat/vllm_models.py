@@ -30,10 +30,9 @@ class VllmModels(Models):
         llm = EmbeddingsAlone(folder, dtype, settings.max_model_len)
         super().__init__(found, llm)
         adapters = [found.rungs[name].adapter for name in rungs]
-        window = llm.model.config.max_position_embeddings
         self.engine = vllm_rows(
             folder,
-            settings.engine_args(dtype, window),
+            settings.engine_args(dtype, llm.window),
             [llm.tokenizer.eos_token_id],
             [adapter for adapter in adapters if adapter is not None],
         )

@@ -60,8 +60,15 @@ def write_replies(
         return [work.folder(ref) for ref in (adapter, compressor, extractor)]
 
     def load() -> DialogueModel:
+        its_adapter, its_compressor, its_extractor = folders()
         return load_dialogue(
-            resolve(llm.name), *folders(), history=history, settings=dialogue, dtype=dialogue.training.dtype
+            resolve(llm.name),
+            its_adapter,
+            its_compressor,
+            its_extractor,
+            history,
+            dialogue.training.dtype,
+            dialogue,
         )
 
     others = other_replies([wanted[example.key] for example in examples], unseen)
