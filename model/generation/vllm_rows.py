@@ -31,7 +31,7 @@ from model.generation.vllm_engine import vllm_arguments
 
 
 class VllmRows:
-    """A vLLM engine over the LLM of a folder.
+    """A vLLM engine over the LLM of a folder, used by the thread that starts it.
 
     adapters: every LoRA that a row may ask for. stop_ids: the tokens that end a reply, and no others do. EngineError where
     it does not start, and where it dies at work.

@@ -229,15 +229,20 @@ TALK = [
 ]
 
 
-def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True)}
+def engines() -> list[list[str]]:
+    """The processes that vLLM computes in, below this one: Python starts them by `spawn_main`."""
+    below = [
+        child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE
+    ]
+    told = [[child.name(), *child.cmdline()] for child in below]
+    return [words for words in told if any("spawn_main" in word or "VLLM" in word for word in words)]
 
 
 def test_serve_answers_as_it_does_through_transformers(found):
     """Three rungs at once, whole and streamed, chat and text; a client that goes frees its place; the end ends vLLM. It has an
     engine of its own: one is used by the thread that started it."""
     found = replace(found, rungs={name: found.rungs[name] for name in ("1-llm", "2-ft", "3-mc")})
-    answers, before = [], children()
+    answers, before = [], engines()
     for load in (lambda: Models(found), lambda: VllmModels(found, found.rungs)):
         with Engine(load) as engine, served(openai_app(engine, found, found.rungs, "127.0.0.1")) as url:
             with ThreadPoolExecutor(6) as pool:
@@ -246,6 +251,7 @@ def test_serve_answers_as_it_does_through_transformers(found):
                     for name in found.rungs
                     for n in (1, 3)
                 ]
+            assert (len(engines()) > len(before)) == isinstance(engine._models(), VllmModels)
             texts = asked(url, "completions", model="2-ft", prompt=["The weather is", "So"])
             answers.append([done.result()["choices"] for done in chats] + [texts["choices"], texts["usage"]])
             body = {"model": "3-mc", "messages": TALK, "max_tokens": NEW, "stream": True}
@@ -261,4 +267,4 @@ def test_serve_answers_as_it_does_through_transformers(found):
             reply.done.result(60)
             assert reply.ended == "stopped" and len(reply.row.tokens) < 1500
     assert answers[0] == answers[1] and len({str(answer) for answer in answers[0]}) == len(answers[0])
-    assert children() <= before
+    wait_for(lambda: len(engines()) == len(before))
