@@ -55,9 +55,12 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
             for name, plan in plans.items()
             if name == stage or name.startswith(f"{stage}.") and not plan.stage.variant
         ]
-        refs = [ref for plan in parts for refs in plan.outputs.values() for ref in refs]
+        refs = [ref for plan in parts for ref in _outputs(plan)]
         if not refs:
             raise InputError(_nothing(request, stage, parts))
+        own = [ref for plan in parts if plan.stage.name == stage for ref in _outputs(plan)]
+        if main_table(own) is not None:
+            refs = own  # those of its controls are other rows of the same table: `show pairs.random`
         main, store = main_table(refs), session.store
         counts = _counts(stage, main, refs)
         table = "rejects" if rejects else main
@@ -70,6 +73,10 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
         found = tuple(story for plan in parts for story in stories(store, plan))
         figures = [row for plan in parts for row in _figures(store, plan, len(parts) > 1)]
         return Description(counts, ("figure", "value"), figures, _messages(store, parts), found)
+
+
+def _outputs(plan: StagePlan) -> list[Ref]:
+    return [ref for refs in plan.outputs.values() for ref in refs]
 
 
 def _nothing(request: RunRequest, stage: str, parts: list[StagePlan]) -> str:
@@ -220,10 +227,7 @@ def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
     Raises InputError where no candidate is there.
     """
     with request.session() as session:
-        artefacts = {
-            plan.stage.name: [ref for refs in plan.outputs.values() for ref in refs] or None
-            for plan in session.plan("pairs")
-        }
+        artefacts = {plan.stage.name: _outputs(plan) or None for plan in session.plan("pairs")}
         for table in ("scores", "candidates"):
             if artefacts.get(table):
                 return candidate_examples(artefacts, session.store, limit, table)
@@ -279,4 +283,5 @@ def table_rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple
         rows += read_table(store.read(ref), table, columns)[: limit - len(rows)]
         if len(rows) >= limit:
             break
-    return columns, rows
+    # A figure that nothing measured, as the cosine of a pair that people chose.
+    return columns, [{name: None if v != v else v for name, v in row.items()} for row in rows]

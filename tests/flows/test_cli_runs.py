@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from storage.sample.layout import write_sample
 from tests.support.command_line import COMMAND, empamba, environment
@@ -95,7 +96,13 @@ def test_commands_mean_the_last_run(finished, tmp_path):
     assert facts["settings"]["epo"]["gamma"] == 0.4 and facts["profile"] == "tiny"
     done = empamba(finished, "export", "pairs", str(tmp_path / "pairs"), "--store", "a store")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "pairs" / "train.parquet").is_file()
+    written = {
+        split: parquet.read_metadata(tmp_path / "pairs" / f"{split}.parquet").num_rows
+        for split in ("train", "dev")
+    }
+    assert written["train"] > 0 and sum(written.values()) == pairs["rows"], (
+        "its controls' pairs are not among them"
+    )
 
 
 @pytest.mark.slow
