@@ -27,6 +27,10 @@ DEFAULT_STORE = "store"
 """The store that a command uses by default."""
 REPAIR = "verify --repair"
 
+BUCKET_FILE = "bucket.json"
+"""In a working folder of a bucket (storage/remote): which one that is."""
+SCHEME = "s3://"
+
 
 class StoreError(RuntimeError):
     """The store cannot be used or an artefact is damaged; the message says which and what to do."""
@@ -67,15 +71,18 @@ def unsealed(data: bytes) -> tuple[dict, bool]:
     return value, check is not None
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """The whole file or none, durable on return; its mode is the umask's. StoreError where it cannot be written."""
+def write_atomic(path: Path, data: bytes | Iterator[bytes]) -> None:
+    """The whole file or none, durable on return; its mode is the umask's. StoreError where it cannot be written.
+
+    data: also in pieces; an error that they raise leaves none.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"  # mkstemp's mode would be 0600
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -99,10 +106,19 @@ def shell_word(text: str) -> str:
     return f"$'{codes}'"
 
 
+def store_name(root: Path) -> str:
+    """The store as `--store` takes it: the folder, or the address of the bucket that it is the working folder of."""
+    try:
+        address = unsealed((Path(root) / BUCKET_FILE).read_bytes())[0].get("address")
+    except (OSError, ValueError):
+        return str(root)
+    return address if isinstance(address, str) and address.startswith(SCHEME) else str(root)
+
+
 def on_store(verb: str, root: Path) -> str:
     """The command that does `verb` with the store `root`, as a shell takes it from this folder; in backticks."""
     usual = Path(root).resolve() == Path(DEFAULT_STORE).resolve()
-    return f"`empamba {verb}" + ("`" if usual else f" --store {shell_word(str(root))}`")
+    return f"`empamba {verb}" + ("`" if usual else f" --store {shell_word(store_name(root))}`")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, BinaryIO, Literal, TypeVar
@@ -175,7 +175,7 @@ class Store:
             _refuse_clashes([member.name for member in members])
         except ValueError as error:
             raise UnreadableError(
-                f"{tree.name}: {self.object_path(tree.digest)} is no listing of a folder ({_first(error)}); "
+                f"{tree.name}: {self.object_path(tree.digest)} is no listing of a folder ({first_line(error)}); "
                 f"{self.hint(REPAIR)} drops it, then run again"
             ) from None
         return members
@@ -195,6 +195,13 @@ class Store:
             return all(self.holds(member, rehash) for member in self.members(ref))
         except (OSError, StoreError):
             return False
+
+    def size(self, digest: str) -> int:
+        """The size of what lies under a digest; 0 where nothing does."""
+        try:
+            return self.object_path(digest).stat().st_size
+        except OSError:
+            return 0
 
     def drop(self, ref: Ref) -> None:
         """Remove an artefact's bytes, a tree's damaged members and its layout; missing files are no error."""
@@ -275,16 +282,23 @@ class Store:
 
     def read_record(self, path: Path) -> Record | None:
         """The record in a file, None where there is no file. UnreadableError where it is damaged, NewerError where newer."""
-        found = self._read_sealed(path, lambda value, checked: _as_record(value, checked, path))
+        found = self._read_sealed(path, lambda value, checked: as_record(value, checked, path))
         if found is not None and (found.stage, f"{found.key}.json") != (path.parent.name, path.name):
             raise self._unreadable(path, f"it is that of {found.stage}/{found.key}")
         return found
 
-    def commit(self, record: Record, parts: dict) -> None:
-        """Write the record: from here on the item is fresh. `parts` is what its key was made from."""
+    def prepare(self, stage: str, key: str, parts: dict) -> None:
+        """Before an item runs: where many machines share the store (storage/remote), take over what others have done of it."""
+
+    def share(self, refs: Iterable[Ref]) -> None:
+        """After an item ran, in the process that it ran in: where many machines share the store, put what it made there."""
+
+    def commit(self, record: Record, parts: dict) -> Record:
+        """Write the record: from here on the item is fresh. `parts` is what its key was made from. Returns the record that stands."""
         value = {**record.model_dump(mode="json"), "format": FORMAT}
         write_atomic(self.record_path(record.stage, record.key), sealed(value))
         self.remember(record.stage, record.label, record.key, parts)
+        return record
 
     def remember(self, stage: str, label: str, key: str, parts: dict) -> None:
         """Note what the item was last made from, for the reasons the next plan gives."""
@@ -387,9 +401,13 @@ class Store:
         with self.lock("fixed"):
             known = self.all_fixed()
             if name not in known:
-                known[name] = value
+                known[name] = self._agreed_number(name, value)
                 self.write_fixed(known)
             return known[name]
+
+    def _agreed_number(self, name: str, value: int) -> int:
+        """The number to be stored under a name that has none here."""
+        return value
 
     def fixed_paths(self) -> tuple[Path, Path]:
         """The two copies; either is enough."""
@@ -499,7 +517,7 @@ class Store:
         except OSError as error:
             raise self._unreadable(path, str(error.strerror)) from error
         except ValueError as error:
-            raise self._unreadable(path, _first(error)) from None
+            raise self._unreadable(path, first_line(error)) from None
 
     def _unreadable(self, path: Path, why: str) -> UnreadableError:
         return UnreadableError(f"{shown(path)}: cannot be read ({why}); {self.hint(REPAIR)} drops it")
@@ -514,7 +532,8 @@ def _wait_for(file: BinaryIO, kind: int, meanwhile: Callable[[], None]) -> None:
             time.sleep(LOOK_S)
 
 
-def _as_record(value: dict, checked: bool, path: Path) -> Record:
+def as_record(value: dict, checked: bool, path: Path | str) -> Record:
+    """A record, of what its file holds without the check. ValueError where it cannot be believed; NewerError."""
     form = value.pop("format", None)
     if isinstance(form, int) and form > FORMAT:
         raise NewerError(
@@ -538,7 +557,7 @@ def _digests_below(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): content_digest(path) for path in files}
 
 
-def _first(error: ValueError) -> str:
+def first_line(error: ValueError) -> str:
     """What is wrong, on one line."""
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False)[0]

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 
 from storage.errors import InputError
-from storage.files import on_store
+from storage.files import on_store, store_name
+from storage.remote.opening import open_store
 from storage.store import Ref, Store, StoreError
 from tasks.engine.run import RunRequest, published, read_report
 from tasks.engine.runs import RunRecord, run_of, runs
@@ -60,7 +61,7 @@ def side_of(root: Path, record: RunRecord) -> Side:
         raise InputError(
             f"run {record.id} in {root} came to no report; {on_store('runs', root)} says which did"
         )
-    report = read_report(RunRequest(store=str(root)), record.report)
+    report = read_report(RunRequest(store=store_name(root)), record.report)
     made = _provenance(report)
     known = {
         "run": record.id,
@@ -69,7 +70,7 @@ def side_of(root: Path, record: RunRecord) -> Side:
         "profile": record.profile,
         "raw data": record.raw or "the bundled sample corpus",
     }
-    return Side(report, _replies(Store(root), report), known)
+    return Side(report, _replies(open_store(root), report), known)
 
 
 def side_of_settings(request: RunRequest, digest: str) -> Side:
@@ -83,12 +84,12 @@ def side_of_settings(request: RunRequest, digest: str) -> Side:
         "profile": request.profile,
         "raw data": raw,
     }
-    return Side(report, _replies(Store(Path(request.store)), report), known)
+    return Side(report, _replies(open_store(request.folder), report), known)
 
 
 def page_of(root: Path, digest: str, page: str) -> str:
     """The page of the report `digest`: its published copy, which says what the run did, or the artefact `page` itself."""
-    store = Store(root)
+    store = open_store(root)
     if published(store) == digest:
         return (store.root / "report.html").read_text(encoding="utf-8")
     return store.read(Ref(name="report.html", digest=page, size=0)).decode("utf-8")

@@ -35,7 +35,7 @@ class Cache:
 
 
 def known_caches() -> list[Cache]:
-    """The weights', the code facts', the archives' and Prefect's."""
+    """The weights', the code facts', the buckets', the archives' and Prefect's."""
     weights = default_cache()
     facts = user_cache()
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
@@ -51,6 +51,12 @@ def known_caches() -> list[Cache]:
             facts,
             _files_called(facts, "code-"),
             "Remove them? The next plan takes a few seconds longer.",
+        ),
+        Cache(
+            "working folders of stores in buckets",
+            facts / "stores",
+            tuple(_children(facts / "stores")),
+            "Remove them? What is finished lies in the buckets; rows and checkpoints of unfinished items are lost.",
         ),
         Cache(
             "places in archives",

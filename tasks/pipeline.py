@@ -15,7 +15,7 @@ from tasks.stages.judge.stage import JUDGE
 from tasks.stages.ladder.stage import FITS, LADDER
 from tasks.stages.long_history.stage import LONG_HISTORY
 from tasks.stages.metrics.stage import METRICS
-from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, QUALITY
+from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS, PEOPLES, QUALITY
 from tasks.stages.reconstruction.stage import RECONSTRUCTION
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.report.stage import REPORT
@@ -33,6 +33,7 @@ STAGES = (
     SCORES,  # their emotional similarity to the true reply
     CALIBRATION,  # what human replies score
     PAIRS,  # the least similar one becomes the counter-emotional reply
+    *PEOPLES,  # where a run names them: those that people chose
     QUALITY,
     *CONTROL_PAIRS,  # the same exchanges, chosen otherwise
     EXTRACTOR,

@@ -186,7 +186,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         description="An LLM behind an endpoint that compares replies (docs/systems.md). Not in the paper.",
     )
     study: HumanStudySettings | None = Field(
-        None, description="People's judgements of replies (section 5.2, docs/study.md)."
+        None, description="People's judgements of replies, and pairs they chose (section 5.2, docs/study.md)."
     )
     retrain: RetrainSettings = RetrainSettings()
     run: RunSettings = RunSettings()
@@ -217,6 +217,16 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"systems: {', '.join(twice)} stands there twice; give each a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _controls_are_of_scored_pairs(self) -> Settings:
+        scored = [name for name in self.pairs.control if name != "nll"]
+        if self.study is not None and self.study.pairs is not None and scored:
+            raise ValueError(
+                f"pairs.control has {', '.join(scored)}, which is drawn from scored pairs, and study.pairs has EPO train on "
+                "people's; leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")

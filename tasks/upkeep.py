@@ -13,6 +13,8 @@ from pathlib import Path
 from storage.files import shown
 from storage.filestat import cache_fault
 from storage.names import is_digest
+from storage.remote.opening import open_store
+from storage.remote.store import BucketStore
 from storage.rows import mend_rows, rows_fault
 from storage.store import (
     TEMPORARY,
@@ -50,7 +52,7 @@ def check(root: Path, repair: bool) -> list[Finding]:
     repair: what is damaged is dropped, so that it is made again, and with a tree's damaged layout all that may have
     been made from it; it waits for running flows. A later version's record is left as it is.
     """
-    store = Store(root)
+    store = open_store(root, pull=True)
     checking = _Check(store, repair)
     checking.links()
     with store.lock("gc") if repair else nullcontext():
@@ -152,10 +154,29 @@ class _Check:
                 remove(path)
 
     def artefacts(self) -> None:
+        if isinstance(self.store, BucketStore):  # its folder is a cache of which nothing is read unchecked
+            return self.bucket(self.store)
         for record, ref in self._artefacts().values():
             if not self.store.holds(ref, rehash=True):
                 line = f"{record.stage} [{record.label}]: {ref.name} {ref.digest}"
                 self.found(line, self.store.drop, ref)
+
+    def bucket(self, store: BucketStore) -> None:
+        """What the bucket lists, all of which is read, and what records name and it lacks."""
+        faults = {
+            digest: fault for digest in sorted(store.listed.objects) if (fault := store.object_fault(digest))
+        }
+        for digest, fault in faults.items():
+            self.found(fault, store.drop_object, digest)
+        store.look_at_segments()
+        for name, fault in store.listed.damaged.items():
+            self.found(f"{store.bucket}/{name}: {fault}", store.bucket.delete, name)
+        for record, ref in self._artefacts().values():
+            if not store.holds(ref) and ref.digest not in faults:
+                # Nothing to drop: its record makes nothing fresh, and the next run makes it again.
+                self.found(
+                    f"{record.stage} [{record.label}]: {ref.name} {ref.digest} is missing", lambda: None
+                )
 
     def rows(self) -> None:
         for path in self.store.rows_paths():

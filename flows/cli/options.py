@@ -15,7 +15,9 @@ import typer
 
 from flows.cli.output import err
 from storage.errors import InputError
-from storage.files import DEFAULT_STORE
+from storage.files import DEFAULT_STORE, store_name
+from storage.remote.address import is_address, working_folder
+from storage.remote.opening import pull_first
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import RunRecord, run_of
 
@@ -27,8 +29,26 @@ Until = Annotated[str | None, typer.Option(help="Last stage to run, with all it 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Force = Annotated[list[str] | None, typer.Option(help="Run this stage whether stale or not. Repeatable.")]
 Rehash = Annotated[bool, typer.Option(help="Read every raw file again instead of trusting its time stamp.")]
+
+
+def _store_folder(store: str | Path) -> Path:
+    """The folder, or this machine's working folder of a bucket, with what others have put there taken over."""
+    folder = working_folder(store)
+    if is_address(store):
+        pull_first(folder)
+    elif folder.is_file():
+        raise typer.BadParameter(f"Directory '{store}' is a file.")
+    return folder
+
+
 StoreFolder = Annotated[
-    Path, typer.Option("--store", file_okay=False, help="Folder of artefacts and records.")
+    Path,
+    typer.Option(
+        "--store",
+        parser=_store_folder,
+        metavar="DIRECTORY",
+        help="Folder of artefacts and records, or s3://bucket/prefix.",
+    ),
 ]
 
 
@@ -51,7 +71,7 @@ class RunOptions:
             profile=self.profile or RunRequest().profile,
             raw=None if self.raw is None else str(self.raw),
             changes=tuple(self.changes or ()),
-            store=str(self.store),
+            store=store_name(self.store),
             **more,
         )
 
@@ -80,7 +100,7 @@ class WhichRun(RunOptions):
         if has_settings:
             return self.request(), None
         record = run_of(self.store, self.run)
-        request = RunRequest.of_run(record, str(self.store))
+        request = RunRequest.of_run(record, store_name(self.store))
         err.say(f"run {record.id}: {request.command('run')}", style="dim")
         return request, record
 

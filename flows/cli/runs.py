@@ -60,7 +60,7 @@ def _nothing_stale(request: RunRequest, plans: list[StagePlan]) -> str | None:
         with request.recorded() as note:
             return publish_report(request, plans, note)
     except StoreError:
-        page = Path(request.store) / "report.html"
+        page = request.folder / "report.html"
         return str(page.resolve()) if request.until is None and page.is_file() else None
 
 

@@ -9,7 +9,9 @@ import typer
 
 from flows.cli.options import StoreFolder
 from flows.cli.output import confirmed, out
-from storage.files import DEFAULT_STORE, on_store
+from storage.errors import InputError
+from storage.files import DEFAULT_STORE, on_store, store_name
+from storage.remote.address import address_of
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import runs
 from tasks.terminal import size_text
@@ -39,7 +41,11 @@ def verify(
 def _last_run(store: Path) -> str:
     """The command that does the store's last run again; a run of the defaults where none is on record."""
     found, _ = runs(store)
-    return f"`{RunRequest.of_run(found[0], str(store)).command('run')}`" if found else on_store("run", store)
+    return (
+        f"`{RunRequest.of_run(found[0], store_name(store)).command('run')}`"
+        if found
+        else on_store("run", store)
+    )
 
 
 def gc(
@@ -50,6 +56,11 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop what no record needs, after saying how much; waits for running flows."""
+    if address_of(store) is not None:
+        raise InputError(
+            f"gc --store {store_name(store)}: a bucket is not cleaned up, since a run elsewhere may be about to name what nothing "
+            f"names yet: begin another prefix and remove this one. {store} is a cache of it and may be removed at any time"
+        )
     from tasks.upkeep import collect
 
     found = collect(store, superseded, dry=True)

@@ -24,6 +24,10 @@ def make(
     systems: Annotated[
         str, typer.Option(help="Up to six: rungs, system-NAME, human (the true reply); none: the ladder's.")
     ] = "",
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="The replies of train's and dev's preference pairs, to train EPO by."),
+    ] = False,
     participants: Annotated[int, typer.Option(min=1, help="How many people.")] = 10,
     each: Annotated[int, typer.Option(min=1, help="Conversations that each judges.")] = 10,
     conversations: Annotated[
@@ -53,6 +57,7 @@ def make(
             each=each,
             conversations=conversations,
             systems=tuple(name.strip() for name in systems.split(",") if name.strip()),
+            pairs=pairs,
             checks=checks,
             media=not text_only,
             prolific=prolific,
@@ -179,3 +184,5 @@ def export_study(
     done = export_preferences(study, collect(folder, study, keep_inattentive), to, margin, people)
     without = "".join(f", {count} without: {why}" for why, count in done["without"].items())
     out.say(f"{to}: {done['pairs']} pairs{without}")
+    if study.of_pairs:
+        out.say(f"EPO trains on them: empamba run … --set study.pairs={to}")

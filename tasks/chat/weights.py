@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.errors import InputError
+from storage.remote.opening import open_store
 from storage.store import Ref, Store, StoreError
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
@@ -66,7 +67,7 @@ def trained(request: RunRequest) -> Trained:
     except InputError as error:
         plans = {}
         notes.append(f"{error}: the parts are those that the store last made")
-    finder = _Finder(Store(Path(request.store)), plans)
+    finder = _Finder(open_store(request.folder), plans)
     extractor = finder.folder(EXTRACTOR)
     rungs, absent = {}, {}
     for rung in RUNGS:

@@ -110,8 +110,4 @@ def _started_from(store: Store, inputs: dict[str, str]) -> Ref | None:
     if not names:
         return None
     digest = inputs[names[0]]
-    try:
-        size = store.object_path(digest).stat().st_size
-    except OSError:
-        size = 0
-    return Ref(name=artefact(names[0]), digest=digest, size=size, tree=True)
+    return Ref(name=artefact(names[0]), digest=digest, size=store.size(digest), tree=True)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
 from storage.files import DEFAULT_STORE, shell_word
+from storage.remote.address import is_address, working_folder
+from storage.remote.opening import open_store, share_run
 from storage.store import Ref, Store, StoreError, UnreadableError
 from tasks.display import Display, Waiting
 from tasks.engine.item import Item
@@ -39,13 +41,18 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
         json_schema_extra={"items": {"type": "string", "pattern": r"^\s*[a-z_][a-z0-9_.]*\s*=.+$"}},
     )
     raw: str | None = Field(None, description="Folder of raw datasets; none: the bundled sample corpus.")
-    store: str = Field("store", description="Folder of artefacts and records.")
+    store: str = Field("store", description="Folder of artefacts and records, or s3://bucket/prefix.")
     until: str | None = Field(None, description="Last stage to run; none: all.")
     rehash: bool = Field(False, description="Read every raw file again instead of trusting its time stamp.")
     force: tuple[str, ...] = Field((), description="Stages that run whether stale or not.")
 
     def settings(self) -> Settings:
         return load_settings(self.profile, self.changes)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the store is, or this machine's working folder of its bucket."""
+        return working_folder(self.store)
 
     def session(self) -> Session:
         raw = None if self.raw is None else Path(self.raw)
@@ -54,7 +61,7 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
             return Session(
                 settings,
                 Path(self.profile).stem,
-                Path(self.store),
+                self.folder,
                 raw,
                 self.rehash,
                 self.force,
@@ -79,10 +86,16 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
     def _store_words(self) -> list[str]:
         return [] if self.store == DEFAULT_STORE else ["--store", self.store]
 
-    def recorded(self) -> AbstractContextManager[RunRecorder]:
+    @contextmanager
+    def recorded(self) -> Iterator[RunRecorder]:
         """The store's record of this run, from here to the end of the block; paths in it are absolute."""
         placed = self.placed()
-        return recorded(Path(self.store), placed.profile, placed.changes, placed.raw, placed.until)
+        with (
+            ExitStack() as after,
+            recorded(self.folder, placed.profile, placed.changes, placed.raw, placed.until) as note,
+        ):
+            after.callback(share_run, self.folder, note.record.id)
+            yield note
 
     def placed(self) -> RunRequest:
         """The same request with absolute paths, for a process that may work in another folder."""
@@ -91,7 +104,7 @@ class RunRequest(BaseModel, frozen=True, extra="forbid"):
             update={
                 "profile": self.profile if named else str(Path(self.profile).resolve()),
                 "raw": None if self.raw is None else str(Path(self.raw).resolve()),
-                "store": str(Path(self.store).resolve()),
+                "store": self.store if is_address(self.store) else str(Path(self.store).resolve()),
             }
         )
 
@@ -193,7 +206,7 @@ def publish_report(request: RunRequest, plans: list[StagePlan], note: RunRecorde
     plan = {p.stage.name: p for p in plans}.get("report")
     if plan is None or "all" not in plan.outputs:
         return None
-    store = Store(Path(request.store))
+    store = open_store(request.folder)
     copies = plan.outputs["all"]
     names = tuple(ref.name for ref in copies)
     if names != PUBLISHED:
@@ -230,7 +243,7 @@ def read_report(request: RunRequest, digest: str) -> dict:
 
     Raises StoreError where it is gone or damaged.
     """
-    store = Store(Path(request.store))
+    store = open_store(request.folder)
     if published(store) == digest:
         return json.loads((store.root / "report.json").read_bytes())
     return json.loads(store.read(Ref(name="report.json", digest=digest, size=0)))

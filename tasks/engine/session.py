@@ -14,7 +14,8 @@ from pathlib import Path
 
 from storage.errors import InputError
 from storage.filestat import StatCache
-from storage.store import Record, Ref, Store, digest_bytes
+from storage.remote.opening import open_store
+from storage.store import Record, Ref, digest_bytes
 from tasks.display import Waiting
 from tasks.engine.declaration import RawFiles, Reads, Stage
 from tasks.engine.fingerprint import fingerprint
@@ -56,7 +57,7 @@ class Session:
         reading: Callable[[int, int], None] = lambda done, total: None,
     ):
         self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
-        self.store = Store(store, self._stats)
+        self.store = open_store(store, self._stats, pull=True)
         self.store.refuse_links()
         self.settings, self.profile = settings, profile
         self.raw = None if raw is None else Path(raw).resolve()
@@ -174,12 +175,19 @@ class Session:
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self.stop.check()
+                self.store.prepare(stage, key, parts)
+                record, _ = fresh_record(self.store, stage, key)
+            if record is None or stage in self._forced:
                 self._drop_damaged(stage, key)
                 # A forced item does all its work again; rows of other models, or of other prompts, stay.
                 outputs = self._made(item, key, progress, on_line)
                 inputs = tuple(sorted(_artefacts(item.arguments)))
-                record = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
-                self.store.commit(record, parts)
+                made = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
+                record = self.store.commit(made, parts)
+                if record.outputs != made.outputs:
+                    on_line(
+                        f"{stage} [{item.label}]: another machine finished it first, with other bytes: they stand"
+                    )
                 shutil.rmtree(self._scratch(key), ignore_errors=True)
             else:
                 self.store.remember(stage, item.label, key, parts)

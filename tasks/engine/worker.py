@@ -32,7 +32,10 @@ from pydantic import BaseModel, TypeAdapter
 
 from storage.child_process import how_it_ended, pipes
 from storage.errors import InputError
-from storage.store import Ref, Store
+from storage.files import store_name
+from storage.remote.address import working_folder
+from storage.remote.opening import open_store
+from storage.store import Ref
 from tasks.engine.declaration import narrowed
 from tasks.engine.gpus import Held
 from tasks.engine.item import Item, Workspace
@@ -122,7 +125,7 @@ class StageWorker:
             "function": item.stage.function,
             "arguments": {name: _encode(value) for name, value in item.arguments.items()},
             "read": {name: list(names) for name, names in item.settings_read().items()},
-            "store": str(self.store),
+            "store": store_name(self.store),
             "raw": str(self.raw),
             "basis": item.basis(),
             "scratch": None if scratch is None else str(scratch),
@@ -310,7 +313,7 @@ def _run(job: dict, answer: Callable[[dict], None]) -> int:
 def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     """Run one item and tell the parent what came of it. Returns 0, the exit code of a process that did so."""
     work = Workspace(
-        store=Store(job["store"], rows_anew=job["rows_anew"]),
+        store=open_store(working_folder(job["store"]), rows_anew=job["rows_anew"]),
         raw=Path(job["raw"]),
         basis=job["basis"],
         progress=lambda step, steps, logs: answer({"progress": [step, steps, logs]}),
@@ -323,7 +326,9 @@ def run_item(job: dict, answer: Callable[[dict], None]) -> int:
     for log in LOGGERS:
         log.addHandler(handler)
     try:
-        answer({"done": [ref.model_dump() for ref in _call(job, work)]})
+        made = _call(job, work)
+        work.store.share(made)
+        answer({"done": [ref.model_dump() for ref in made]})
     except Exception as error:  # process boundary: every failure is reported to the parent
         text = str(error).strip() or type(error).__name__
         known = isinstance(error, (InputError, RuntimeError, ValueError))

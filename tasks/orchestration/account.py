@@ -63,7 +63,7 @@ def accounted(request: RunRequest, flow: str | None = None) -> Iterator[Account]
         name_flow_run(placed, _OPEN[placed].before)
         yield _OPEN[placed]
         return
-    last_report = next((record for record in runs(Path(placed.store))[0] if record.report), None)
+    last_report = next((record for record in runs(placed.folder)[0] if record.report), None)
     plans = [plan for plan in stale_plan(request) if flow in (None, plan.stage.flow)]
     account = _OPEN[placed] = Account(placed, plans, last_report)
     name_flow_run(placed, plans)
@@ -219,7 +219,7 @@ def _moved(account: Account, run: Run) -> list[str]:
     if then.report == now.report:
         return [*title, "The report is the same, byte for byte.", ""]
     try:
-        root = Path(account.request.store)
+        root = account.request.folder
         comparison = compared(root, then.id, side_of(root, now))
     except (InputError, StoreError) as error:
         return [*title, f"Not compared: {clean(str(error))}", ""]

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
-from pathlib import Path
 from uuid import UUID
 
 from prefect import State, get_client, get_run_logger
@@ -53,7 +52,7 @@ def monitored(request: RunRequest) -> Iterator[None]:
     """For a flow that only runs another one: its run is monitored from its first moment on."""
     stop = Stop()
     stop.on_stop(stop_all)
-    with monitored_by(stop, Store(Path(request.store))):
+    with monitored_by(stop, Store(request.folder)):
         yield
 
 

@@ -28,7 +28,7 @@ REASONS = 20
 def emit_what_changed(request: RunRequest) -> str:
     """Look, and emit the event where it is due; what was found, in a line."""
     request = request.placed()
-    root = Path(request.store)
+    root = request.folder
     going = next((record for record in runs(root)[0] if record.state == "running"), None)
     if going is not None:
         return f"run {going.id} is at work: looked at once it has ended"

@@ -119,6 +119,8 @@ def collect(
         "long_history_not_run": why.get("long-history"),
         "training": training,
         "pairs": _pairs(pairs, read_named(artefacts, "scores.calibration", "calibration.json", store)),
+        "judged_pairs": read_named(artefacts, "pairs.judged", "judged.json", store),
+        "joined_pairs": read_named(artefacts, "pairs.joined", "joined.json", store),
         "examples_compared": _examples_compared(artefacts, store),
         "quality": read_named(artefacts, "pairs.quality", "quality.json", store),
         "candidate_examples": candidate_examples(artefacts, store),
@@ -202,6 +204,8 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
             for part in facts["training"]
         },
         "pairs": facts["pairs"],
+        "judged_pairs": facts["judged_pairs"],
+        "joined_pairs": facts["joined_pairs"],
         "examples_compared": facts["examples_compared"],
         "quality": facts["quality"],
         "controls": facts["controls"],

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from storage.shards import SCHEMAS, read_table
 from storage.store import Ref, Store
-from tasks.stages.pairs.stage import CONTROL_PAIRS
+from tasks.stages.pairs.stage import CONTROL_PAIRS, PEOPLES
 from tasks.stages.utterances.cards import card_tables, exchange_counts, verdict
 
 Artefacts = dict[str, list[Ref] | None]
@@ -26,7 +26,7 @@ TABLES = {
 }
 """Stage -> the table it puts out, in the order of the pipeline."""
 
-REJECTING = (*TABLES, *(stage.name for stage in CONTROL_PAIRS), "systems")
+REJECTING = (*TABLES, *(stage.name for stage in (*CONTROL_PAIRS, *PEOPLES)), "systems")
 """The stages that turn rows away."""
 
 SYNTHETIC = "synthetic faces and voices"

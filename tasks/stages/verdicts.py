@@ -200,6 +200,7 @@ def verdict_line(
     return (
         training_line(store, refs, intervals)
         or quality_line(store, refs)
+        or people_line(store, refs)
         or recognition_line(store, refs)
         or ladder_line(store, refs)
         or metrics_line(store, refs)
@@ -227,6 +228,21 @@ def quality_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
         return "too few pairs to tell what else than emotion sets them apart"
     verdict = "NOT ABOUT EMOTION ALONE: " if facts["above"] else ""
     return f"{verdict}{', '.join(alone)} of the pairs ranked right (bound {facts['bound']:.0%})"
+
+
+def people_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
+    """How many pairs people chose, or how many of those that EPO trains on; None where the artefacts hold none of theirs."""
+    joined, judged = _named(store, refs, "joined.json"), _named(store, refs, "judged.json")
+    if joined is not None:
+        return (
+            f"{joined['judged']:,} pairs that people chose beside {joined['scored']:,} scored ones "
+            f"({joined['replaced']:,} gave way)"
+        )
+    if judged is None:
+        return None
+    splits = ", ".join(f"{count:,} in {split}" for split, count in judged["by_split"].items()) or "none"
+    why = ", ".join(f"{count:,} {reason}" for reason, count in judged["rejects"].items()) or "none"
+    return f"{judged['pairs']:,} of {judged['rows']:,} pairs that people chose ({splits}); turned away: {why}"
 
 
 def recognition_line(store: Store, refs: tuple[Ref, ...]) -> str | None:

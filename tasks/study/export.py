@@ -159,7 +159,7 @@ mean of both questions on three points (arXiv 2412.17572, section 5.2).
 |---|---|
 {counts}
 
-- **Evaluated on**: these are the exchanges that rungs are measured on. What is trained on them must be measured elsewhere.
+- **{_use(study)}**
 - **People**: {len(found.counted)} whose judgements count; at least {people} of them judged each reply, and the two differ by
   {margin:g} points or more.
 - **Chosen replies** by: {best}. No pair from: {left}.
@@ -171,6 +171,12 @@ mean of both questions on three points (arXiv 2412.17572, section 5.2).
 | engine | the system that wrote the rejected reply |
 | cosine, candidate_prompt, weights, settings, seed, scorer, rejected_emotion | null: no scorer chose these pairs |
 """
+
+
+def _use(study: Study) -> str:
+    if study.of_pairs:
+        return "May train EPO: those of train teach, those of dev choose the checkpoint."
+    return "Evaluated on: rungs are measured on these exchanges, and what is trained on them must be measured elsewhere."
 
 
 # People beside a judge --------------------------------------------------------------------------------

@@ -14,27 +14,24 @@ from pydantic import BaseModel, Field
 from storage.answers import Reply
 from storage.errors import InputError
 from storage.media.web_clip import WebClip, write_web_clips
-from storage.shards import read_table, row_to_reply, row_to_utterance
+from storage.shards import read_table, row_to_utterance
 from storage.store import Ref, Store
 from storage.utterance import Utterance
-from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
 from tasks.settings import Settings
-from tasks.stages.replies.rungs import CONTROL_RUNGS, LADDER, RUNGS
-from tasks.stages.replies.stage import REPLIES
+from tasks.stages.replies.rungs import LADDER, RUNGS
 from tasks.stages.selection import spread
 from tasks.stages.shard_names import of_table
 from tasks.stages.shards import RowKey
-from tasks.stages.systems.stage import SYSTEMS
 from tasks.study.assignment import assigned, orders, shuffled
 from tasks.study.power import Power
+from tasks.study.replies import OF_PAIRS, chosen_systems, pair_replies, refs_of, run_replies, usual_systems
 from tasks.study.study import (
     CHECK,
     COMPLETION_URL,
     FILMED,
     HUMAN,
     INSTRUCTIONS,
-    MOST_SYSTEMS,
     SCALE,
     WRITTEN,
     Access,
@@ -46,7 +43,8 @@ from tasks.study.study import (
     write_study,
 )
 
-ANSWERING = (*(stage.name for stage in REPLIES), SYSTEMS.name)
+DEV_SHARE = 0.2
+"""Of a study of pairs: EPO learns from train and chooses its checkpoint by dev."""
 PROLIFIC_URL = "https://app.prolific.com/submissions/complete?cc="
 
 
@@ -59,7 +57,13 @@ class StudySettings(BaseModel, frozen=True, extra="forbid"):
         None, ge=1, description="Different conversations; None: as many as each judges, the same for all."
     )
     systems: tuple[str, ...] = Field(
-        (), description="Rungs, system-NAME, or human; empty: those of the ladder."
+        (),
+        description="Rungs, system-NAME, or human; empty: those of the ladder. Of pairs: what stands in them, or human.",
+    )
+    pairs: bool = Field(
+        False,
+        description="Of train and dev, with the replies of their preference pairs: what people choose may train EPO. Not in "
+        "the paper.",
     )
     checks: int = Field(0, ge=0, description="Attention checks of each participant. Not in the paper.")
     media: bool = Field(True, description="Show clips; else text alone.")
@@ -96,9 +100,14 @@ def make_study(
         raise InputError(f"--each {settings.each} is more than --conversations {settings.conversations}")
     with request.session() as session:
         plans = {plan.stage.name: plan for plan in session.plan("metrics")}
-        replies = _replies(request, session.store, plans)
-        systems = _systems(settings.systems, replies)
-        dialogues = _dialogues(session.store, _refs(plans["utterances"]))
+        if settings.pairs:
+            replies = pair_replies(request, session.store, plans)
+            systems = chosen_systems(settings.systems, replies, (HUMAN, *replies))
+        else:
+            replies = run_replies(request, session.store, plans)
+            systems = chosen_systems(settings.systems, replies, usual_systems(replies))
+        splits = ("train", "dev") if settings.pairs else ("test", "dev")
+        dialogues = _dialogues(session.store, refs_of(plans["utterances"]), splits)
         chosen = _conversations(settings, [replies[name] for name in systems if name != HUMAN], dialogues)
         items, clips = [], []
         for number, reply in enumerate(chosen, start=1):
@@ -121,6 +130,7 @@ def make_study(
             prolific=settings.prolific,
             return_after_h=settings.return_after_h,
             power=settings.power,
+            of_pairs=settings.pairs,
             clips_left_out=left_out,
             without_clip=sum(turn.clip is None for item in items for turn in item.turns),
             run=run,
@@ -133,60 +143,15 @@ def make_study(
 # What there is to judge -------------------------------------------------------------------------------
 
 
-def _refs(plan: StagePlan) -> list[Ref]:
-    return [ref for refs in plan.outputs.values() for ref in refs]
-
-
-def _replies(
-    request: RunRequest, store: Store, plans: dict[str, StagePlan]
-) -> dict[str, dict[RowKey, Reply]]:
-    """System -> its replies by exchange, of all that is fresh."""
-    there = [plans[name] for name in ANSWERING if name in plans]
-    refs = of_table([ref for plan in there if plan.state == "fresh" for ref in _refs(plan)], "replies")
-    found = {
-        ref.name.split("/")[-1]: {r.key: r for r in map(row_to_reply, read_table(store.read(ref), "replies"))}
-        for ref in refs
-    }
-    found = {name: said for name, said in found.items() if said}
-    if not found or plans["utterances"].state != "fresh":
-        stale = ", ".join(plan.stage.name for plan in there if plan.state not in ("fresh", "not run"))
-        why = f"{stale} is stale" if stale else "no rung has answered"
-        raise InputError(f"there are no replies to judge: {why}; `{request.command('run')}` makes them")
-    return found
-
-
-def _systems(named: tuple[str, ...], replies: dict[str, dict[RowKey, Reply]]) -> tuple[str, ...]:
-    """The systems to judge, in the order of table 2; those named, or the ladder's and then the others up to six."""
-    order = {rung.name: place for place, rung in enumerate(RUNGS)}
-    known = sorted(replies, key=lambda name: (order.get(name, len(order)), name))
-    if named:
-        absent = [name for name in named if name not in (*known, HUMAN)]
-        if absent:
-            raise InputError(
-                f"--systems: no replies of {', '.join(absent)}; there are {', '.join((*known, HUMAN))}"
-            )
-        found = tuple(dict.fromkeys(named))
-    else:
-        ladder = [rung.name for rung in LADDER if rung.name in replies]
-        controls = {rung.name for rung in CONTROL_RUNGS.values()}
-        others = [name for name in known if name not in ladder and name not in controls]
-        found = tuple((ladder + others)[:MOST_SYSTEMS])
-    if len(found) > MOST_SYSTEMS:
-        raise InputError(f"--systems: {len(found)} of them; a page shows up to {MOST_SYSTEMS}")
-    if not set(found) - {HUMAN}:
-        raise InputError("--systems: name at least one that answered, beside the true reply")
-    return found
-
-
 def _compared(systems: tuple[str, ...]) -> str:
     """The last rung of the ladder that is judged, as in figure 5; without one the last that is named."""
     return next((rung.name for rung in reversed(LADDER) if rung.name in systems), systems[-1])
 
 
-def _dialogues(store: Store, refs: list[Ref]) -> dict[tuple, list[Utterance]]:
-    """Dialogue -> its utterances in order, of the splits that give numbers."""
+def _dialogues(store: Store, refs: list[Ref], splits: tuple[str, ...]) -> dict[tuple, list[Utterance]]:
+    """Dialogue of the splits -> its utterances in order."""
     found: dict[tuple, list[Utterance]] = {}
-    for ref in of_table(refs, "utterances", "test", "dev"):
+    for ref in of_table(refs, "utterances", *splits):
         for utterance in map(row_to_utterance, read_table(store.read(ref), "utterances")):
             found.setdefault(utterance.key[:3], []).append(utterance)
     return {key: sorted(said, key=lambda u: u.turn) for key, said in found.items()}
@@ -210,7 +175,14 @@ def _conversations(
             f"{wanted} conversations are asked for, and all systems answered {len(common)}: give --each {len(common)} "
             "or fewer, or other --systems"
         )
-    return sorted(spread(common, wanted, settings.seed, "study.exchanges"), key=lambda reply: reply.key)
+    dev = [reply for reply in common if settings.pairs and reply.split == "dev"]
+    others = [reply for reply in common if not settings.pairs or reply.split != "dev"]
+    of_dev = max(wanted - len(others), min(len(dev), max(1, round(wanted * DEV_SHARE))))
+    chosen = [
+        *spread(others, wanted - of_dev, settings.seed, "study.exchanges"),
+        *spread(dev, of_dev, settings.seed, "study.exchanges"),
+    ]
+    return sorted(chosen, key=lambda reply: reply.key)
 
 
 def _until(reply: Reply, dialogue: list[Utterance]) -> list[Utterance]:
@@ -259,7 +231,7 @@ def _item(
 def _title(name: str, settings: Settings) -> str:
     rungs = {rung.name: rung.title for rung in RUNGS}
     others = {system.row: system.shown for system in settings.systems}
-    return {**rungs, **others, HUMAN: "the true reply"}.get(name, name)
+    return {**rungs, **others, **OF_PAIRS, HUMAN: "the true reply"}.get(name, name)
 
 
 # Clips ------------------------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ class Study(_Part):
     prolific: bool = False
     return_after_h: float = Field(gt=0)
     power: Power
+    of_pairs: bool = Field(False, description="Of train and dev: what people choose may train EPO.")
     clips_left_out: tuple[LeftOut, ...] = ()
     without_clip: int = Field(0, description="Utterances that have none.")
     run: str

@@ -65,6 +65,7 @@ def test_from_a_run_to_figure_5(finished, tmp_path):
         (("make", "new", "--each", "9999"), "9999 conversations are asked for, and all systems answered"),
         (("make", "new", "--systems", "gpt-9"), "no replies of gpt-9; there are 1-llm,"),
         (("make", "new", "--systems", "human"), "name at least one that answered"),
+        (("make", "new", "--pairs", "--systems", "5-epo"), "no replies of 5-epo; there are rejected, human"),
         (("make", "new", "--each", "2", "--conversations", "1"), "--each 2 is more than --conversations 1"),
         (("make", "new", "--each", "1", "--checks", "2"), "--checks 2 is more than the 1 conversations"),
         (("make", "new", "--completion-url", "javascript:x"), "--completion-url: String should match"),

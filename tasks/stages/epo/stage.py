@@ -16,18 +16,18 @@ from tasks.stages.inputs import (
     of_dialogues,
     seen_as,
 )
-from tasks.stages.pairs.stage import CONTROL_PAIRS
+from tasks.stages.pairs.stage import CONTROL_PAIRS, PEOPLES, judged_by_people, trained_pairs
 from tasks.stages.shard_names import of_table
 
 
 def arms(made: Made) -> dict[str, list]:
     """The stages whose pairs are trained on in this run -> their shards."""
     controls = (stage_name("pairs", name) for name in made.settings.pairs.control if name != "nll")
-    return {name: of_table(made.refs(name), "pairs") for name in ("pairs", *controls)}
+    return {name: of_table(made.refs(name), "pairs") for name in (trained_pairs(made.settings), *controls)}
 
 
-def own_pairs(table: str, control: str, made: Made) -> Calls | NotRun:
-    """table: the stage whose pairs it learns from. All arms learn from the rows that every one of them has.
+def own_pairs(table: str | None, control: str, made: Made) -> Calls | NotRun:
+    """table: the stage whose pairs it learns from; None: EPO's own. All arms learn from the rows that every one of them has.
 
     control: "" for EPO itself, which the others follow step by step.
     """
@@ -35,6 +35,11 @@ def own_pairs(table: str, control: str, made: Made) -> Calls | NotRun:
         return NotRun("epo was not run")
     shards = arms(made)
     train, dev = (min(_rows(refs, split) for refs in shards.values()) for split in ("train", "dev"))
+    if (not train or not dev) and judged_by_people(made.settings):
+        return NotRun(
+            f"too few pairs that people chose: {train} in train and {dev} in dev, which chooses the checkpoint; "
+            "study.beside_scored=true trains on the scored ones too"
+        )
     if not train or not dev:
         threshold = made.read_json("pairs", "pairs.json")["threshold"]
         return NotRun(
@@ -43,7 +48,7 @@ def own_pairs(table: str, control: str, made: Made) -> Calls | NotRun:
     media = made.ran("dialogue.audiovisual")
     return {
         "all": {
-            "pairs": shards.pop(table),
+            "pairs": shards.pop(table or trained_pairs(made.settings)),
             "other_pairs": shards,
             "preference": control != "nll",
             "follows": made.only("epo") if control else None,
@@ -70,6 +75,7 @@ EPO = Stage(
         "utterances.exchanges",
         "features",
         "pairs",
+        *(stage.name for stage in PEOPLES),  # where a run names them
         "pairs.quality",  # which may stop the run
         *(stage.name for stage in CONTROL_PAIRS),  # where they are asked for
         "compressor.finetune",
@@ -77,7 +83,7 @@ EPO = Stage(
         "dialogue.memory",
         "dialogue.audiovisual",
     ),
-    items=of_dialogues(partial(own_pairs, "pairs", "")),
+    items=of_dialogues(partial(own_pairs, None, "")),
     function="tasks.stages.epo.fit:fit_epo",
     settings={"dialogue": "dialogue", "settings": "epo"},
     weights={"llm": "llm.weights"},
@@ -94,7 +100,7 @@ TITLES = {
 
 
 def _control(name: str) -> Stage:
-    table = "pairs" if name == "nll" else stage_name("pairs", name)
+    table = None if name == "nll" else stage_name("pairs", name)
     return replace(
         EPO,
         name=stage_name("epo", name),

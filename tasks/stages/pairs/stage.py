@@ -1,12 +1,17 @@
-"""Stages `pairs`, `pairs.quality` and those of the controls, declared."""
+"""Stages `pairs`, those of people's choices, `pairs.quality` and those of the controls, declared."""
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from model.pairs.settings import stage_name
-from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage
-from tasks.stages.inputs import TORCH, exchange_shards, of_dialogues
+from storage.errors import InputError
+from storage.filestat import content_digest
+from storage.utterance import SPLITS
+from tasks.engine.declaration import Calls, Made, NotRun, RawFiles, Reads, Stage
+from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
 from tasks.stages.shard_names import of_table
 
 
@@ -35,16 +40,87 @@ PAIRS = Stage(
 )
 
 
+def judged_by_people(settings: Any) -> bool:
+    return settings.study is not None and settings.study.pairs is not None
+
+
+def trained_pairs(settings: Any) -> str:
+    """The stage whose pairs EPO trains on."""
+    if not judged_by_people(settings):
+        return PAIRS.name
+    return JOINED.name if settings.study.beside_scored else JUDGED.name
+
+
+@of_dialogues
+def peoples_pairs(made: Made) -> Calls | NotRun:
+    return {
+        "all": {
+            "files": exported_files(Path(made.settings.study.pairs).absolute()),
+            "utterances": seen_as("words", dialogue_shards(made)),
+            "exchanges": seen_as("words", exchange_shards(made)),
+            "stand_ins": stand_ins(made),
+        }
+    }
+
+
+def exported_files(path: Path) -> RawFiles:
+    """The file, or those of an export's folder, with their digests. InputError where there is none."""
+    names = [path.name] if path.is_file() else [f"{split}.parquet" for split in SPLITS]
+    folder = path.parent if path.is_file() else path
+    try:
+        files = {name: content_digest(folder / name) for name in names if (folder / name).is_file()}
+    except OSError as error:
+        raise InputError(f"study.pairs: {path} cannot be read ({error.strerror})") from None
+    if not files:
+        raise InputError(
+            f"study.pairs: there are no pairs in {path}: name the folder that `empamba study export` wrote, or one of its "
+            "Parquet files"
+        )
+    return RawFiles(dataset="study", folder=str(folder), files=files)
+
+
+JUDGED = Stage(
+    name="pairs.judged",
+    title="Pairs that people chose",
+    flow="make_pairs",
+    needs=("utterances", "utterances.exchanges"),
+    items=peoples_pairs,
+    function="tasks.stages.pairs.judged:judged_pairs",
+    libraries=("pyarrow",),
+    enabled=judged_by_people,
+)
+
+
+@of_dialogues
+def both_kinds(made: Made) -> Calls | NotRun:
+    kinds = {"judged": JUDGED.name, "scored": PAIRS.name}
+    return {"all": {kind: of_table(made.refs(name), "pairs") for kind, name in kinds.items()}}
+
+
+JOINED = Stage(
+    name="pairs.joined",
+    title="People's pairs beside the scored ones",
+    flow="make_pairs",
+    needs=("pairs", "pairs.judged"),
+    items=both_kinds,
+    function="tasks.stages.pairs.judged:joined_pairs",
+    libraries=("pyarrow",),
+    enabled=lambda settings: judged_by_people(settings) and settings.study.beside_scored,
+)
+PEOPLES = (JUDGED, JOINED)
+"""Where a run names pairs that people chose."""
+
+
 @of_dialogues
 def all_pairs(made: Made) -> Calls | NotRun:
-    return {"all": {"pairs": of_table(made.refs("pairs"), "pairs")}}
+    return {"all": {"pairs": of_table(made.refs(trained_pairs(made.settings)), "pairs")}}
 
 
 QUALITY = Stage(
     name="pairs.quality",
     title="What else than emotion tells the pairs apart",
     flow="make_pairs",
-    needs=("pairs",),
+    needs=("pairs", *(stage.name for stage in PEOPLES)),
     items=all_pairs,
     function="tasks.stages.pairs.choose:check_pairs",
     settings={"settings": "pairs.quality"},

@@ -33,5 +33,5 @@ STUDY = Stage(
     function="tasks.stages.study.read:read_study",
     settings={"intervals": "metrics.intervals"},
     libraries=("numpy",),
-    enabled=lambda settings: settings.study is not None,
+    enabled=lambda settings: settings.study is not None and settings.study.judgements is not None,
 )

@@ -885,6 +885,35 @@ def test_quality_within_the_bound_is_not_loud(store, tmp_path):
     assert "told apart without" not in text and "80.7 %" in text
 
 
+def test_pairs_that_people_chose_are_counted_apart(store, tmp_path):
+    judged = {
+        "rows": 9, "pairs": 6, "by_split": {"dev": 2, "train": 4}, "by_dataset": {"meld": 6},
+        "true_reply": {"chosen": 5, "rejected": 1}, "rejects": {"evaluated": 2, "other_reply": 1},
+    }  # fmt: skip
+    rejects = [{**_key(0), "stage": "pairs.judged", "reason": "evaluated", "detail": "test.parquet row 1: x"}]
+    artefacts = _artefacts(store, tmp_path)
+    artefacts["pairs.judged"] = [
+        _json(store, "judged.json", judged),
+        _rejects(store, "pairs.judged", rejects),
+    ]
+    alone = Page(_report(tmp_path, artefacts, store)[0]).text["pairs"]
+    told = "6 of the 9 that were given (2 in dev, 4 in train); people preferred the true reply in 5"
+    assert told in alone and "The scored pairs below take no part." in alone
+    assert "Turned away: 2 evaluated, 1 other_reply." in alone
+    artefacts["pairs.joined"] = [_json(store, "joined.json", {"judged": 6, "scored": 3, "replaced": 1})]
+    html, facts = _report(tmp_path, artefacts, store)
+    text = Page(html).text["pairs"]
+    assert (
+        told in text and "Beside them stand 3 scored pairs; 1 more gave way" in text and "no part" not in text
+    )
+    assert facts["judged_pairs"] == judged and facts["joined_pairs"]["scored"] == 3
+    assert [r["example"] for r in facts["counts"]["rejects"] if r["stage"] == "pairs.judged"] == [
+        "test.parquet row 1: x"
+    ]
+    bare, without = _report(tmp_path, _artefacts(store, tmp_path), store)
+    assert "people chose" not in Page(bare).text["pairs"] and without["judged_pairs"] is None
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_control_stands_beside_epos_gain(store, tmp_path, shown):
     gains = dict.fromkeys(("epo", "control", "difference"), NO_GAIN)

@@ -1,0 +1,120 @@
+"""Two machines that share a store in a bucket: a real S3 server, real stages in worker processes, caches of their own."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.candidates.prompts import candidate_prompt
+from storage.files import StoreError
+from storage.remote.address import working_folder
+from tasks.engine.session import Session
+from tests.support.command_line import empamba
+from tests.support.rerun import digests, run, session
+from tests.support.s3_server import BUCKET, S3, s3_server
+
+ADDRESS = f"s3://{BUCKET}/a/store"
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    with s3_server() as found:
+        for name, value in found.environment().items():
+            monkeypatch.setenv(name, value)
+        yield found
+
+
+@pytest.fixture
+def on(pipeline, tmp_path, monkeypatch):
+    """Opens the pipeline's session on the machine of that name."""
+
+    def opened(machine: str) -> Session:
+        monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path / machine))
+        return session("tiny", working_folder(ADDRESS), pipeline.raw, pipeline.changes)
+
+    return opened
+
+
+def change_one_sentence(raw: Path, prompts: set[str]) -> None:
+    """Of those that candidates were asked for."""
+    (path,) = raw.rglob("train_sent_emo.csv")
+    with open(path, encoding="utf-8", newline="") as file:
+        table = list(csv.reader(file))
+    spoken = table[0].index("Utterance")
+    sentence = next(row[spoken] for row in table[1:] if candidate_prompt(row[spoken], "Sad") in prompts)
+    for row in table:
+        row[spoken] = f"{sentence} Truly." if row[spoken] == sentence else row[spoken]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(table)
+
+
+def test_what_one_machine_ran_the_other_does_not_run(on, pipeline, s3: S3, chat_server):
+    s3.fail("PUT", "/objects/", "503", times=2)
+    s3.fail("PUT", "/records/", "lost")
+    with on("one") as here:
+        ran = run(here, "candidates")
+        made = digests(here, "candidates")
+        (ref,) = [r for r in pipeline.refs(here, "candidates")][:1]
+        prompts = {row["prompt"] for r in pipeline.refs(here, "candidates") for row in pipeline.read(here, r)}
+    assert len(s3.names("/records/")) == len(ran) and s3.planned == []
+    asked = len(chat_server.asked)
+    assert asked == len(prompts)
+
+    with on("two") as there:
+        assert run(there, "candidates") == []
+        assert digests(there, "candidates") == made and pipeline.read(there, ref)
+    with s3.counted() as requests, on("two") as there:
+        assert {plan.state for plan in there.plan("candidates")} == {"fresh"}
+    assert len(requests) == 1  # one page of a listing
+
+    # Rows travel too: of one changed sentence the eight candidates are asked for, by a machine that never asked before.
+    change_one_sentence(pipeline.raw, prompts)
+    with on("two") as there:
+        again = run(there, "candidates")
+        made = digests(there, "candidates")
+    assert any(item.startswith("candidates ") for item in again)
+    assert len(chat_server.asked) - asked == 8
+    with on("one") as here:
+        assert run(here, "candidates") == [] and digests(here, "candidates") == made
+    assert len(chat_server.asked) - asked == 8
+
+
+def test_a_server_that_ignores_conditions_ends_a_run_before_any_work(on, s3: S3):
+    s3.heeds = False
+    with on("one") as here, pytest.raises(StoreError, match="this server ignores `If-None-Match"):
+        run(here, "utterances")
+    assert s3.names("/objects/") == s3.names("/records/") == []
+
+
+@pytest.mark.slow
+def test_commands_take_a_bucket_as_they_take_a_folder(raw, s3: S3, tmp_path):
+    what = ("--profile", "tiny", "--raw", str(raw), "--store", ADDRESS)
+    until = ("--until", "utterances.exchanges")
+
+    def on_machine(machine: str, *words: str, code: int = 0) -> Any:
+        """What the command prints; of --json the object."""
+        done = empamba(tmp_path, *words, EMPAMBA_CACHE=str(tmp_path / machine))
+        assert done.returncode == code, done.stderr.decode()
+        return json.loads(done.stdout) if "--json" in words else (done.stdout + done.stderr).decode()
+
+    first = on_machine("one", "run", *what, *until)
+    assert f"`empamba show utterances.exchanges --store {ADDRESS}` shows its rows" in first
+    assert "Nothing is stale: no task was run." in on_machine("two", "run", *what, *until)
+    runs = on_machine("one", "runs", "--json", "--store", ADDRESS)["runs"]
+    assert [run["state"] for run in runs] == ["finished", "finished"]  # the other machine's too
+    shown = on_machine("three", "show", "utterances", "--json", "--store", ADDRESS)
+    assert shown["rows"] > 0
+    with s3.counted() as requests:
+        plans = on_machine("two", "status", "--json", *what, *until)["stages"]
+    assert {plan["state"] for plan in plans} == {"fresh"} and len(requests) <= 2
+    assert on_machine("one", "verify", "--store", ADDRESS).endswith("0 damaged\n")
+    refused = on_machine("one", "gc", "--store", ADDRESS, code=2)
+    assert refused.count("\n") == 1 and f"gc --store {ADDRESS}: a bucket is not cleaned up" in refused
+    wrong = on_machine("one", "runs", "--store", "s3://no-such-bucket/x", code=1)
+    assert (
+        wrong
+        == "error: s3://no-such-bucket/x: no such bucket; make it, or correct the name, AWS_REGION or AWS_ENDPOINT_URL\n"
+    )
+    assert "a-secret-that" not in first + runs[0]["said"]
