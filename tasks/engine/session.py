@@ -19,18 +19,17 @@ from storage.store import Record, Ref, digest_bytes
 from tasks.display import Waiting
 from tasks.engine.declaration import RawFiles, Reads, Stage
 from tasks.engine.fingerprint import fingerprint
-from tasks.engine.gpus import Gpus
 from tasks.engine.graph import Sources, build_graph, declared_elsewhere
 from tasks.engine.item import Item, fresh_record
+from tasks.engine.jobs import LineCallback, Progress, StageFailed, ignore_line
 from tasks.engine.passing import tried
 from tasks.engine.planner import Node, StagePlan, plan_all
-from tasks.engine.pool import WorkerPool
-from tasks.engine.preflight import gpu_names
+from tasks.engine.pool import Pool
 from tasks.engine.raw_files import read_raw_files
-from tasks.engine.resources import Resources, machine, taken_by
+from tasks.engine.resources import taken_by
+from tasks.engine.runners import pool_of
 from tasks.engine.slots import Slots, urgency
 from tasks.engine.stopping import Stop, stopped_by_signals
-from tasks.engine.worker import LineCallback, Progress, StageFailed, ignore_line
 from tasks.pipeline import STAGES
 from tasks.settings import Settings
 from tasks.variants import with_variants
@@ -41,7 +40,7 @@ SAMPLE = ("storage.sample.layout:write_sample",)
 class Session:
     """Opened for `run` and for `status`. raw None: the bundled sample corpus.
 
-    workers: where items run; processes of the session's own, unless it is handed some of another. reading: called
+    workers: where items run; the settings' runner, with workers of the session's own, unless it is handed some of another. reading: called
     with how much of the raw files has been read, of how much (read_raw_files).
     """
 
@@ -53,7 +52,7 @@ class Session:
         raw: Path | None,
         rehash: bool = False,
         force: tuple[str, ...] = (),
-        workers: WorkerPool | None = None,
+        workers: Pool | None = None,
         reading: Callable[[int, int], None] = lambda done, total: None,
     ):
         self._stats = StatCache(Path(store).resolve() / "files.sqlite", rehash=rehash)
@@ -65,11 +64,10 @@ class Session:
         self._raw = self._raw_files()
         offline = {"HF_HUB_OFFLINE": "1"} if settings.run.offline else {}
         self._handed = workers is not None
-        gpus = Gpus(lambda: gpu_names(settings.run))
-        self.workers = workers or WorkerPool(settings.run, self.store.root, self.raw_root, offline, gpus)
+        self.workers = workers or pool_of(settings.run, self.store.root, self.raw_root, offline)
         graph = self._graph()
         limits = {node.stage.name: self._workers_of(node.stage) for node in graph}
-        self.slots = Slots(settings.run.parallel, limits, urgency(graph), lambda: self._machine)
+        self.slots = Slots(settings.run.parallel, limits, urgency(graph), lambda: self.workers.total)
         self.stop = Stop()
         self.stop.on_stop(self.slots.close)
         self.stop.on_stop(self.workers.close)
@@ -171,7 +169,7 @@ class Session:
         key = item.key(parts)
         stage = item.stage.name
         # Another run may be at the same item for hours: waiting for it, this one still hears that it is to stop.
-        with self.store.lock(key, meanwhile=self.stop.check):
+        with self.workers.alone_at(self.store, key, self.stop.check):
             record, _ = fresh_record(self.store, stage, key)
             if record is None or stage in self._forced:
                 self.stop.check()
@@ -196,14 +194,14 @@ class Session:
     def _made(self, item: Item, key: str, progress: Progress, on_line: LineCallback) -> tuple[Ref, ...]:
         """What the item puts out, tried again after what can pass."""
         anew, run = item.stage.name in self._forced, self.settings.run
-        gpus = taken_by(item, self.settings, self._machine).gpus
+        takes = taken_by(item, self.settings, self.workers.machine)
 
         def pause(seconds: float, error: Exception) -> None:
             on_line(f"{error}; it is tried again in {seconds:g} s")
             self.stop.wait(seconds)
 
         return tried(
-            lambda: self.workers.run(item, self._scratch(key), progress, on_line, rows_anew=anew, gpus=gpus),
+            lambda: self.workers.run(item, self._scratch(key), progress, on_line, rows_anew=anew, takes=takes),
             run.retries, run.retry_after_s, lambda error: isinstance(error, StageFailed) and error.passing, pause,
         )  # fmt: skip
 
@@ -217,14 +215,9 @@ class Session:
             if not self.store.holds(ref, rehash=True):
                 self.store.drop(ref)
 
-    @cached_property
-    def _machine(self) -> Resources:
-        """What the run's items may take together, as it was when the first of them came."""
-        return machine(self.settings.run, len(self.workers.gpus.names))
-
     def room_for(self, item: Item) -> AbstractContextManager[None]:
         """Wait until the item may run, and hold what it takes. Raises Stopped where the run is stopping."""
-        return self.slots.take(item.stage.name, taken_by(item, self.settings, self._machine))
+        return self.slots.take(item.stage.name, taken_by(item, self.settings, self.workers.machine))
 
     def _workers_of(self, stage: Stage) -> int:
         """How many items of the stage may run at once."""

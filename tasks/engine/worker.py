@@ -28,44 +28,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_type_hints
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
-from storage.child_process import how_it_ended, pipes
+from storage.child_process import pipes
 from storage.errors import InputError
-from storage.files import store_name
 from storage.remote.address import working_folder
 from storage.remote.opening import open_store
 from storage.store import Ref
 from tasks.engine.declaration import narrowed
 from tasks.engine.gpus import Held
-from tasks.engine.item import Item, Workspace
+from tasks.engine.item import Workspace
 from tasks.engine.launch import run_launched
 from tasks.engine.passing import can_pass
 
-Progress = Callable[[int, int, dict[str, float]], None]
-LineCallback = Callable[[str], None]
-"""Called with a message for people."""
-EVENTS = 12
-"""Characters of an item's key that name the folder of its curves."""
-FORKS = "--forks"
+FORKS, WATCHED = "--forks", "--watched"
 NO_GPU = Held()
 MODEL_LOG = logging.getLogger("model")
 """Parent of the loggers of all modules in model/."""
 LOGGERS = (MODEL_LOG, logging.getLogger("storage"))
-
-
-def ignore_line(line: str) -> None:
-    """Ignores the line."""
-
-
-class StageFailed(RuntimeError):
-    """A stage's item failed; the message names stage, item and cause. `usage`: the input is at fault. `passing`: it may
-    come out right if it is tried again.
-    """
-
-    def __init__(self, message: str, usage: bool = False, passing: bool = False):
-        super().__init__(message)
-        self.usage, self.passing = usage, passing
 
 
 class StageWorker:
@@ -83,15 +63,16 @@ class StageWorker:
         environment: dict[str, str],
         forks: bool = False,
         gpus: Held = NO_GPU,
+        watched: bool = False,
     ):
-        """gpus: what the child alone may use; it holds them as long as it lives."""
+        """gpus: what the child alone may use; it holds them as long as it lives. watched: see `_watch_over`."""
         log = store / "logs" / f"{pool}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log_path, self.store, self.raw, self.gpus = log, store, raw, gpus
         self.log = open(log, "ab")
         self._ended = threading.Lock()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.engine.worker", *([FORKS] if forks else [])],
+            [sys.executable, "-m", "tasks.engine.worker", *[FORKS] * forks, *[WATCHED] * watched],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -102,78 +83,22 @@ class StageWorker:
         )
         self._jobs, self._answers = pipes(self.process)
 
-    def run(
-        self,
-        item: Item,
-        progress: Progress,
-        scratch: Path | None = None,
-        checkpoint_s: float = 600.0,
-        on_line: LineCallback = ignore_line,
-        processes: int = 1,
-        launch_config: str | None = None,
-        rows_anew: bool = False,
-        silent_limit_s: float | None = None,
-    ) -> list[Ref]:
-        """Run one item and return its artefacts. Raises StageFailed.
-
-        scratch, checkpoint_s: see Workspace; on_line: called with messages that are no figures; processes, launch_config: see
-        RunSettings, followed where the stage trains; rows_anew: no row that is finished already is read back; silent_limit_s:
-        see RunSettings.
-        """
-        name = f"{item.stage.name} [{item.label}]"
-        job = {
-            "function": item.stage.function,
-            "arguments": {name: _encode(value) for name, value in item.arguments.items()},
-            "read": {name: list(names) for name, names in item.settings_read().items()},
-            "store": store_name(self.store),
-            "raw": str(self.raw),
-            "basis": item.basis(),
-            "scratch": None if scratch is None else str(scratch),
-            "checkpoint_s": checkpoint_s,
-            "events": None
-            if scratch is None
-            else str(events_folder(self.store, item.stage.name, scratch.name)),
-            "processes": processes if item.stage.trains else 1,
-            "launch_config": launch_config,
-            "rows_anew": rows_anew,
-        }
-        silence = _Silence(silent_limit_s, self.process.pid)
-        try:
+    def answers(self, job: dict) -> Iterator[dict]:
+        """Run a job's item and give the answers to it as they come (jobs.py)."""
+        silence = _Silence(job["silent_limit_s"], self.process.pid)
+        code = None
+        with contextlib.suppress(BrokenPipeError), silence:
             self._jobs.write(json.dumps(job).encode() + b"\n")
             self._jobs.flush()
-            with silence:
-                outcome, code = self._outcome(progress, on_line, silence)
-        except BrokenPipeError:
-            outcome, code = {}, self.process.wait()
-        if "done" in outcome:
-            return [Ref(**ref) for ref in outcome["done"]]
-        if "failed" in outcome:
-            raise StageFailed(f"{name}: {outcome['failed']}", outcome["usage"], outcome.get("passing", False))
-        if silence.broken:
-            raise StageFailed(
-                f"{name}: no sign of its process for {silent_limit_s:g} s: it was ended; run again, or with a larger "
-                f"run.silent_limit_s; log: {self.log_path}"
-            )
-        raise StageFailed(f"{name}: its process {how_it_ended(code)}; log: {self.log_path}")
-
-    def _outcome(self, progress: Progress, on_line: LineCallback, silence: _Silence) -> tuple[dict, int]:
-        """The item's outcome, empty where it died without one, and the exit code of the process that ran it.
-
-        Only once that process has ended is the next item sent.
-        """
-        outcome: dict = {}
-        for line in self._answers:
-            silence.hear()
-            answer = json.loads(line)
-            if "progress" in answer:
-                progress(*answer["progress"])
-            elif "log" in answer:
-                on_line(answer["log"])
-            elif "ended" in answer:
-                return outcome, answer["ended"]
-            else:
-                outcome = answer
-        return outcome, self.process.wait()
+            for line in self._answers:
+                silence.hear()
+                answer = json.loads(line)
+                if "ended" in answer:  # only then may the next job be sent
+                    code = answer["ended"]
+                    break
+                yield answer
+        code = self.process.wait() if code is None else code
+        yield {"ended": code, "silent": silence.broken, "log_path": str(self.log_path)}
 
     def close(self) -> None:
         """End the child: its input is closed, and what does not end by itself is killed with its children."""
@@ -228,21 +153,6 @@ class _Silence:
                 return
 
 
-def _encode(value):
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {key: _encode(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(inner) for inner in value]
-    return value
-
-
-def events_folder(store: Path, stage: str, key: str) -> Path:
-    """Where the curves of a training item of this key are left."""
-    return store / "logs" / stage / key[:EVENTS]
-
-
 def answers_on_stdout() -> Callable[[dict], None]:
     """How to answer on what is standard output now; what libraries print goes to the log, never between the answers."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -262,6 +172,18 @@ def serve(forks: bool) -> None:
     for line in sys.stdin.buffer if forks else _awaited_lines():
         job = json.loads(line)
         answer({"ended": _run_forked(job, answer) if forks else _run(job, answer)})
+
+
+def _watch_over() -> None:
+    """Start a process that ends this one's group as soon as this one has gone, whoever has killed it.
+
+    For a node of a cluster, which kills a process that it knows of and leaves what that has started.
+    """
+    this = os.pidfd_open(os.getpid())
+    if os.fork() == 0:
+        select.select([this], [], [])
+        os.killpg(0, signal.SIGKILL)
+    os.close(this)
 
 
 def _end_with_run() -> None:
@@ -410,4 +332,6 @@ def _call(job: dict, work: Workspace) -> list[Ref]:
 
 
 if __name__ == "__main__":
+    if WATCHED in sys.argv[1:]:
+        _watch_over()
     serve(forks=FORKS in sys.argv[1:])

@@ -22,11 +22,11 @@ from prefect.states import Cancelled
 
 from storage.store import Ref
 from tasks.engine.item import Item
+from tasks.engine.jobs import StageFailed
 from tasks.engine.passing import tried
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest, executor, open_run
 from tasks.engine.stopping import Interrupted, Stop, Stopped, with_our_signal_handlers
-from tasks.engine.worker import StageFailed
 from tasks.orchestration.account import accounted
 from tasks.orchestration.artifacts import best_effort, create_cards, progress_artifact
 from tasks.orchestration.bounded import first_lines

@@ -16,10 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from tasks.engine.item import Item
+from tasks.engine.jobs import Progress
 from tasks.engine.planner import Board, StagePlan, run_graph
-from tasks.engine.pool import WorkerPool
+from tasks.engine.pool import Pool
 from tasks.engine.session import Session
-from tasks.engine.worker import Progress
 from tasks.settings import load_settings
 
 
@@ -28,7 +28,7 @@ def session(
     store: Path,
     raw: Path,
     changes: Sequence[str] = (),
-    workers: WorkerPool | None = None,
+    workers: Pool | None = None,
     **options,
 ) -> Session:
     return Session(load_settings(profile, changes), profile, store, raw, workers=workers, **options)

@@ -14,7 +14,7 @@ import pytest
 from model.candidates.prompts import candidate_prompt
 from model.candidates.settings import CandidateSettings
 from model.generation.settings import TRANSPORT_FIELDS, ServerSettings
-from tasks.engine.worker import StageFailed
+from tasks.engine.jobs import StageFailed
 from tasks.settings import setting_names
 from tests.support.chat_server import completion
 from tests.support.waiting import wait_for

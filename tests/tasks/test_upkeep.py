@@ -11,7 +11,7 @@ import pytest
 
 from storage.sample.layout import write_sample
 from storage.store import Record, Store, StoreError
-from tasks.engine.worker import StageFailed
+from tasks.engine.jobs import StageFailed
 from tasks.upkeep import collect, damaged
 from tests.support.rerun import digests, run, session
 from tests.support.waiting import wait_for, waits_for_a_lock

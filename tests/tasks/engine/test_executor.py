@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.sample.layout import write_sample
+from tasks.engine.jobs import StageFailed
 from tasks.engine.run import RunRequest, executor, open_run
-from tasks.engine.worker import StageFailed
 from tests.support.prefect_server import api, prefect_server
 from tests.support.rerun import run
 

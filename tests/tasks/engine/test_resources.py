@@ -222,7 +222,9 @@ def seen_by(pool: WorkerPool, stage: str, gpus: int, told=None) -> str:
     lines: list[str] = []
     item = item_of(Stage(stage, SHOWS))
     on_line = (told if told is not None else lines).append
-    (shown,) = pool.run(item, Path(pool.store / "scratch"), lambda *_: None, on_line, gpus=gpus)
+    (shown,) = pool.run(
+        item, Path(pool.store / "scratch"), lambda *_: None, on_line, takes=Resources(gpus=gpus)
+    )
     return shown.name
 
 

@@ -13,7 +13,9 @@ import pytest
 from storage.store import Ref, Store
 from tasks.engine.declaration import Stage
 from tasks.engine.item import Item, Workspace
-from tasks.engine.worker import StageFailed, StageWorker
+from tasks.engine.jobs import StageFailed, job_of, outcome
+from tasks.engine.worker import StageWorker
+from tasks.settings import RunSettings
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[3]
@@ -43,6 +45,11 @@ def item(function: str, word: str) -> Item:
     return Item(Stage(function, f"{HERE.stem}:{function}"), "all", {"word": word})
 
 
+def run(worker: StageWorker, given: Item, progress=lambda *_: None, **settings) -> tuple[Ref, ...]:
+    job = job_of(given, worker.store, worker.raw, RunSettings(**settings))
+    return outcome(job, worker.answers(job), progress)
+
+
 @pytest.fixture
 def environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(ROOT)])}
@@ -57,7 +64,7 @@ def worker(tmp_path, environment):
 
 def seen(worker: StageWorker, word: str) -> tuple[str, str]:
     """(process id, words seen by that process) of one item."""
-    (ref,) = worker.run(item("remember", word), lambda *_: None)
+    (ref,) = run(worker, item("remember", word))
     pid, _, words = Store(worker.store).read(ref).decode().partition(" ")
     return pid, words
 
@@ -84,7 +91,7 @@ def test_a_worker_of_one_stage_keeps_what_it_loaded(tmp_path, environment):
 
 def test_the_death_of_a_forked_item_is_told_and_the_next_one_runs(worker):
     with pytest.raises(StageFailed, match=r"die \[all\]: its process was killed by SIGSEGV; log: "):
-        worker.run(item("die", "one"), lambda *_: None)
+        run(worker, item("die", "one"))
     assert seen(worker, "two")[1] == "two"
 
 
@@ -93,7 +100,7 @@ def test_an_item_ends_with_all_it_started_when_the_run_is_killed(tmp_path, envir
     program = (
         "import sys; from test_worker import *\n"
         f"worker = StageWorker('shared', Path(sys.argv[1]), Path(sys.argv[1]), {{}}, forks={forks})\n"
-        "worker.run(item('sleep', 'one'), lambda *_: print(worker.process.pid, flush=True))\n"
+        "run(worker, item('sleep', 'one'), lambda *_: print(worker.process.pid, flush=True))\n"
     )
     run = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -116,7 +123,7 @@ def test_a_worker_that_is_importing_ends_with_the_run_too(tmp_path, environment)
         "import sys; from test_worker import *\n"
         "worker = StageWorker('shared', Path(sys.argv[1]), Path(sys.argv[1]), {}, forks=True)\n"
         "print(worker.process.pid, flush=True)\n"
-        "worker.run(Item(Stage('slow', 'slow_module:nothing'), 'all', {}), lambda *_: None)\n"
+        "run(worker, Item(Stage('slow', 'slow_module:nothing'), 'all', {}))\n"
     )
     (tmp_path / "slow_module.py").write_text(
         f"import pathlib, time\npathlib.Path({str(tmp_path / 'importing')!r}).touch()\n"
@@ -148,7 +155,8 @@ def test_an_item_that_gives_no_sign_is_ended_with_all_it_started(tmp_path, envir
         with pytest.raises(
             StageFailed, match=r"no sign of its process for 2 s.*run\.silent_limit_s"
         ) as failed:
-            worker.run(
+            run(
+                worker,
                 item("sleep", "one"),
                 lambda *_: below.extend(psutil.Process(worker.process.pid).children(recursive=True)),
                 silent_limit_s=2.0,
@@ -170,5 +178,5 @@ def unlucky(word: str, work: Workspace) -> list[Ref]:
 
 def test_a_failure_says_whether_it_can_pass(worker):
     with pytest.raises(StageFailed) as failed:
-        worker.run(item("unlucky", "once"), lambda *_: None)
+        run(worker, item("unlucky", "once"))
     assert failed.value.passing and not failed.value.usage
