@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,14 @@ from model.candidates.prompts import candidate_prompt
 from storage.files import StoreError
 from storage.remote.address import working_folder
 from tasks.engine.session import Session
+from tasks.upkeep import check
 from tests.support.command_line import empamba
 from tests.support.rerun import digests, run, session
 from tests.support.s3_server import BUCKET, S3, s3_server
+from tests.support.waiting import wait_for
 
+ROOT = Path(__file__).resolve().parents[2]
+UNTIL = "utterances.exchanges"
 ADDRESS = f"s3://{BUCKET}/a/store"
 
 
@@ -89,9 +97,47 @@ def test_a_server_that_ignores_conditions_ends_a_run_before_any_work(on, s3: S3)
 
 
 @pytest.mark.slow
+def test_two_at_once_after_one_that_was_killed(raw, s3: S3, tmp_path, monkeypatch):
+    """Nothing is lost, nothing is there twice, and all of it is what a folder would hold."""
+
+    def begun(machine: str) -> subprocess.Popen:
+        monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path / machine))
+        words = [
+            "-m",
+            "tests.support.rerun",
+            "tiny",
+            str(working_folder(ADDRESS)),
+            str(raw),
+            "--until",
+            UNTIL,
+        ]
+        return subprocess.Popen(
+            [sys.executable, *words], stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
+        )
+
+    killed = begun("one")
+    wait_for(lambda: s3.names("/records/"), 120)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    both = [begun("one"), begun("two")]
+    ran = [json.loads(process.communicate(timeout=300)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+
+    with session("tiny", tmp_path / "folder", raw) as control:
+        items = run(control, UNTIL)
+        expected = digests(control, UNTIL)
+    assert set(ran[0]) | set(ran[1]) < set(items)  # not what the killed one had done
+    assert len(s3.names("/records/")) == len(items)
+    monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path / "three"))
+    with session("tiny", working_folder(ADDRESS), raw) as third:
+        assert digests(third, UNTIL) == expected
+    assert check(working_folder(ADDRESS), repair=False) == []
+
+
+@pytest.mark.slow
 def test_commands_take_a_bucket_as_they_take_a_folder(raw, s3: S3, tmp_path):
     what = ("--profile", "tiny", "--raw", str(raw), "--store", ADDRESS)
-    until = ("--until", "utterances.exchanges")
+    until = ("--until", UNTIL)
 
     def on_machine(machine: str, *words: str, code: int = 0) -> Any:
         """What the command prints; of --json the object."""
