@@ -1,8 +1,8 @@
 """What a store in a bucket asks of its server: requests counted, by a proxy before a real S3 server (moto's). `make bench NAME=object_store`.
 
-The store of the benchmark `status`, of MELD's size and shape, made on one machine; then what `status` costs on another that
-begins with nothing, and again with what it knows by then. Requests are what a bill and a wait on a network are made of; seconds
-are printed too, of a server on the same machine.
+Items of one artefact each are put by one machine; then another that begins with nothing opens the store and looks whether each
+artefact is there, and does so again with what it knows by then. Requests are what a bill and a wait on a network are made of;
+seconds of a server on the same machine say nothing of either, and are not taken.
 """
 
 from __future__ import annotations
@@ -11,54 +11,57 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.status import fill, lay_out
+from storage.records import Record
 from storage.remote.address import working_folder
-from tasks.engine.session import Session
-from tasks.settings import load_settings
+from storage.remote.opening import open_store
+from storage.store import Store, digest_bytes
 from tests.support.s3_server import BUCKET, S3, s3_server
 
-
-def requests(s3: S3, before: int) -> dict[str, int]:
-    """By what they ask for: LIST, or the method."""
-    kinds = ("LIST" if "list-type=2" in name else method for method, name in s3.requests[before:])
-    return dict(Counter(kinds))
+ADDRESS = f"s3://{BUCKET}/store"
 
 
-def status(s3: S3, cache: Path, address: str, raw: Path) -> dict:
-    """What a plan costs on a machine with this cache, everything fresh."""
+def opened(cache: Path) -> Store:
+    """The store as the machine with this cache opens it."""
     os.environ["EMPAMBA_CACHE"] = str(cache)
-    before, began = len(s3.requests), time.perf_counter()
-    with Session(load_settings("tiny"), "tiny", working_folder(address), raw) as session:
-        states = {plan.state for plan in session.plan()}
-    assert states <= {"fresh", "not run"}, states
-    return {"seconds": round(time.perf_counter() - began, 2), **requests(s3, before)}
+    return open_store(working_folder(ADDRESS), pull=True)
+
+
+def put(store: Store, items: int) -> None:
+    for number in range(items):
+        key = digest_bytes(b"%d" % number)
+        store.prepare("stage", key, {})
+        outputs = (store.put_bytes("artefact", b"artefact %d" % number),)
+        store.commit(Record(stage="stage", label=str(number), key=key, outputs=outputs), {})
+
+
+def look(cache: Path) -> None:
+    store = opened(cache)
+    assert all(store.holds(ref) for record in store.records() for ref in record.outputs)
+
+
+def requests(s3: S3) -> dict[str, int]:
+    """By what they asked for since the last call: LIST, or the method."""
+    kinds = ("LIST" if "list-type=2" in name else method for method, name in s3.requests)
+    found = dict(Counter(kinds))
+    s3.requests.clear()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--times", type=int, nargs="*", default=[1, 4])
-    figures: dict = {"name": "object_store"}
+    parser.add_argument("--items", type=int, default=200)
+    items = parser.parse_args().items
     with tempfile.TemporaryDirectory() as scratch, s3_server() as s3:
         os.environ.update(s3.environment())
-        for times in parser.parse_args().times:
-            place, address = Path(scratch) / str(times), f"s3://{BUCKET}/{times}"
-            lay_out(place / "raw", times)
-            os.environ["EMPAMBA_CACHE"] = str(place / "one")
-            items = fill(working_folder(address), place / "raw")
-            s3.prefix = f"{times}/"
-            figures[f"{times}x"] = {
-                "items": items,
-                "objects": len(s3.names()),
-                "made": requests(s3, 0),
-                "another machine": status(s3, place / "two", address, place / "raw"),
-                "again": status(s3, place / "two", address, place / "raw"),
-            }
-            s3.requests.clear()
-            print(json.dumps(figures[f"{times}x"]), flush=True)
+        put(opened(Path(scratch) / "one"), items)
+        figures = {"name": "object_store", "items": items, "objects": len(s3.names()), "put": requests(s3)}
+        look(Path(scratch) / "two")
+        figures["another machine"] = requests(s3)
+        look(Path(scratch) / "two")
+        figures["again"] = requests(s3)
     print(json.dumps(figures))
 
 
