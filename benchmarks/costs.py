@@ -48,10 +48,10 @@ class Card:
     """Products in bfloat16: the data sheet's, at two fifths."""
     bytes_s: float = 2.0e12 * 0.60
     """Memory: the data sheet's, at three fifths."""
-    step_s: float = 0.035
-    """One decoding step of transformers, whatever the batch up to 64: some 28 x 15 kernels started one by one."""
     vllm_step_s: float = 0.016
     """One step of vLLM at 256 sequences with CUDA graphs: weights and cache (17 GB) pass once, and a tenth."""
+    vllm_start_s: float = 90.0
+    """Assumed: 15 GB read from a disk, compiled kernels and CUDA graphs from a cache of the first start."""
     flops_fp32: float = 19.5e12 * 0.40
     """Products in float32, which the encoders compute in: the data sheet's, at two fifths."""
     cores: float = 16 * 0.7
@@ -82,8 +82,8 @@ DECODERS = 8
 """Processes that decode for one that encodes; half the cores, at most."""
 ENCODING = 107e9
 """Products of a clip: Whisper-tiny over its 30 s window 37e9, CLIP ViT-B/32 over eight frames 70e9."""
-KV_CACHE = 17.2
-"""candidates.engine_args.kv_cache_memory_bytes in GB."""
+KV_CACHE, REPLIES_CACHE = 17.2, 8.6
+"""candidates.engine_args.kv_cache_memory_bytes and replies.vllm.kv_cache_memory_bytes in GB."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,18 @@ SPARING = Settings(heldout_rows=1000, exchanges=40_000)
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage does: tokens trained on, tokens passed through alone, decoding steps and vLLM's, clips."""
+    """What a stage does: tokens trained on, tokens passed through alone, vLLM's decoding steps and starts, clips."""
 
     trained: float = 0.0
     passed: float = 0.0
-    steps: float = 0.0
     vllm_steps: float = 0.0
+    starts: float = 0.0
     clips: float = 0.0
 
     def hours(self, card: Card, workers: float = 1.0) -> float:
         """workers: how many cards' pace it goes at; the host that decodes is one."""
         products = (self.trained * 4 + self.passed * 2) * LLM / card.flops
-        steps = self.steps * card.step_s + self.vllm_steps * card.vllm_step_s
+        steps = self.vllm_steps * card.vllm_step_s + self.starts * card.vllm_start_s
         encoding = self.clips * (ENCODING / card.flops_fp32 + STORING)
         decoding = self.clips * DECODING / min(DECODERS * workers, card.cores)
         # Clips are decoded ahead of those that are encoded.
@@ -149,11 +149,12 @@ def _reconstructed(corpus: Corpus) -> float:
 
 
 def _replies(corpus: Corpus, settings: Settings) -> Work:
-    """Five rungs' greedy replies, and three human replies' likelihoods each; two rungs show the history as text."""
+    """Five rungs' greedy replies, through vLLM, and three human replies' likelihoods each, here; two rungs show the history
+    as text. Adapters beside vLLM's weights are not counted."""
     rows = corpus.test * corpus.exchanges
     shown = 2 * corpus.history_text + 3 * (memories(corpus) + QUERIES * BRANCHES)
     passed = rows * (2 * shown + 5 * 3 * corpus.tokens)
-    return Work(passed=passed, steps=RUNGS * rows / settings.reply_batch * REPLY_TOKENS)
+    return Work(passed=passed, vllm_steps=RUNGS * rows / 256 * REPLY_TOKENS, starts=RUNGS)
 
 
 def _ladder(corpus: Corpus, settings: Settings) -> Work:
@@ -165,7 +166,9 @@ def _ladder(corpus: Corpus, settings: Settings) -> Work:
 def _candidates(corpus: Corpus, settings: Settings) -> Work:
     there = (corpus.train + corpus.dev) * corpus.exchanges
     asked = CANDIDATES * (there if settings.exchanges is None else min(there, settings.exchanges))
-    return Work(passed=asked * (CANDIDATE_FRAME + corpus.tokens), vllm_steps=asked * corpus.tokens / 256)
+    return Work(
+        passed=asked * (CANDIDATE_FRAME + corpus.tokens), vllm_steps=asked * corpus.tokens / 256, starts=1
+    )
 
 
 def _pretraining(corpus: Corpus, settings: Settings) -> Work:
@@ -226,6 +229,8 @@ def gpu_gb(stage: str, corpus: Corpus) -> float:
         return 3.0  # 32 clips at once: CUDA itself, weights of 0.4 GB, activations
     if stage == "candidates":
         return weights + KV_CACHE
+    if stage.startswith("replies"):
+        return weights + REPLIES_CACHE + EMBEDDINGS / GB  # one table of two bytes a number makes the prompts
     if stage.startswith("dialogue") or stage == "epo":
         work = STAGES[stage](corpus, AS_IT_IS)
         rows = corpus.train * corpus.exchanges * (corpus.labelled_pairs if stage == "epo" else 1.0)

@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -21,6 +21,7 @@ from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
 from model.extractor.settings import ExtractorSettings, RecognitionSettings
 from model.features.settings import FeatureSettings
+from model.generation.vllm_settings import VllmSettings
 from model.metrics.settings import BertScoreSettings, BootstrapSettings
 from model.pairs.settings import PairSettings
 from model.scorer.settings import ScorerSettings
@@ -54,6 +55,12 @@ class ReplySettings(BaseModel, frozen=True, extra="forbid"):
     )
     max_new_tokens: int = Field(64, ge=1, description="Longest reply. Not in the paper.")
     seed: int = Field(0, description="Chooses the test exchanges. Not in the paper.")
+    engine: Literal["transformers", "vllm", "auto"] = Field(
+        "transformers",
+        description="Who writes the replies; auto: vLLM where it is installed. How likely a rung finds human replies is "
+        "transformers' in any case. Not in the paper.",
+    )
+    vllm: VllmSettings = Field(VllmSettings(), description="Read where vLLM writes them.")
 
 
 class ReconstructionSettings(BaseModel, frozen=True, extra="forbid"):

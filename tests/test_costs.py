@@ -30,8 +30,14 @@ def test_hours_by_hand():
     assert one["dialogue.text"] == pytest.approx((tokens[0] * 26e9 + tokens[1] * 13e9) / 124.8e12 / 3600)
     # Eight replies to every exchange of train and dev: 34 + 25 tokens read, 25 written in steps of 256 that take 16 ms.
     asked = (151_645 + 18_072) * 0.95 * 8
-    seconds = asked * 59 * 13e9 / 124.8e12 + asked * 25 / 256 * 0.016
+    seconds = asked * 59 * 13e9 / 124.8e12 + asked * 25 / 256 * 0.016 + 90
     assert one["candidates"] == pytest.approx(seconds / 3600)
+    # Five rungs' 64 tokens to every test exchange, in steps of 256, and five starts; each prompt read twice, by vLLM and for the
+    # likelihoods of three replies: two of 478 tokens of text, three of the memories and of what voice and face come to.
+    exchanges, memories = 18_142 * 0.95, COSTS["memories"](COSTS["MULTIDIALOG"])
+    read = exchanges * (2 * (2 * 478 + 3 * (memories + 64)) + 5 * 3 * 25)
+    seconds = read * 13e9 / 124.8e12 + 5 * exchanges / 256 * 64 * 0.016 + 5 * 90
+    assert one["replies (five rungs)"] == pytest.approx(seconds / 3600)
 
 
 def test_four_cards_share_what_they_can():
@@ -78,6 +84,10 @@ def test_what_it_says_of_the_settings_is_what_the_profile_has():
     )  # fmt: skip
     assert (s.replies.max_new_tokens, s.dialogue.reply_batch_size) == (64, COSTS["AS_IT_IS"].reply_batch)
     assert s.candidates.engine_args.kv_cache_memory_bytes == pytest.approx(COSTS["KV_CACHE"] * 1e9, rel=0.01)
+    assert s.replies.vllm.kv_cache_memory_bytes == pytest.approx(COSTS["REPLIES_CACHE"] * 1e9, rel=0.01)
+    assert (
+        s.replies.engine == "vllm" and s.replies.vllm.max_num_seqs == 256 and not s.replies.vllm.enforce_eager
+    )
     assert (s.compressor.pretrain.epochs, s.compressor.pretrain.evaluations) == (10, COSTS["EVALUATIONS"])
     trainings = (s.extractor, s.dialogue, s.epo)
     trainings = (*(group.training for group in trainings), s.compressor.pretrain, s.compressor.finetune)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,14 @@ LOOPBACK = "127.0.0.1"
 LastRung = Annotated[
     str | None, typer.Option("--rung", help="A rung, by its number or name; unless told, the ladder's last.")
 ]
+
+
+class Answering(StrEnum):
+    """Who writes the replies that are served."""
+
+    AUTO = "auto"
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
 
 
 Host = Annotated[str, typer.Option(help="Address to listen on; this machine alone unless another is given.")]
@@ -73,10 +82,17 @@ def serve_rungs(
     host: Host = LOOPBACK,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
     at_once: Annotated[int, typer.Option(min=1, max=256, help="Requests that are answered together.")] = 16,
+    engine: Annotated[
+        Answering | None,
+        typer.Option(
+            help="Who writes the replies; auto: vLLM where it is installed; unless told, replies.engine."
+        ),
+    ] = None,
 ) -> None:
-    """Serve a run's rungs as models of an OpenAI-compatible endpoint: /v1/models and /v1/chat/completions."""
+    """Serve a run's rungs as models of an OpenAI-compatible endpoint: /v1/chat/completions, /v1/completions, /v1/models."""
     from tasks.chat.openai_api import openai_app
     from tasks.local_server import listen
+    from tasks.stages.replies.stage import through_vllm
 
     found, _ = _trained(which)
     chosen = found.named(rung).rung.name
@@ -84,8 +100,9 @@ def serve_rungs(
     # The one that answers where no model is named stands last.
     ordered = {name: parts for name, parts in rungs.items() if name != chosen} | {chosen: found.rungs[chosen]}
     _warn(host)
-    with _engine(found, chosen, at_once) as engine:
-        app = openai_app(engine, found, ordered, host)
+    kind = found.settings.replies.engine if engine is None else engine.value
+    with _engine(found, chosen, at_once, list(ordered) if through_vllm(kind) else None) as started:
+        app = openai_app(started, found, ordered, host)
         told = f"/v1 has {', '.join(ordered)}  (Ctrl-C ends it)"
         listen(app, host, port, lambda url: out.say(url + told), lifespan="off")
 
@@ -113,24 +130,31 @@ def _trained(which: WhichRun) -> tuple[Trained, str]:
 
 
 @contextmanager
-def _engine(found: Trained, rung: str, at_once: int = 16) -> Iterator[Engine]:
-    """The engine, with the rung loaded. InputError where it cannot be."""
+def _engine(
+    found: Trained, rung: str, at_once: int = 16, vllm: Sequence[str] | None = None
+) -> Iterator[Engine]:
+    """The engine, with the rung loaded. vllm: the rungs that vLLM answers for. InputError where it cannot be."""
     from transformers.utils.logging import disable_progress_bar
 
     from model.adapter import AdapterError
     from model.compressor.shape import CompressorError
+    from model.generation.client import EngineError
     from tasks.chat.engine import Engine
     from tasks.chat.models import Models
 
     disable_progress_bar()
 
     def load() -> Models:
-        return Models(found)
+        if vllm is None:
+            return Models(found)
+        from tasks.chat.vllm_models import VllmModels
+
+        return VllmModels(found, vllm)
 
     with Engine(load, at_once) as engine:
         try:
-            with Waiting("loading the models"):
+            with Waiting("loading the models" if vllm is None else "starting vLLM"):
                 engine.call(lambda models: models.decoder(rung)).result()
-        except (AdapterError, CompressorError) as error:
+        except (AdapterError, CompressorError, EngineError) as error:
             raise InputError(str(error)) from None
         yield engine

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ _BROKEN = "\ufffd"
 
 @dataclass(eq=False)
 class Row:
-    """A reply while it is made. prompt: input embeddings [T, d]. ended: "stop", "length" or None while it goes on."""
+    """A reply while it is made. prompt: input embeddings [T, d], or where vLLM decodes also token ids [T]. ended: "stop",
+    "length" or None while it goes on."""
 
     prompt: Tensor
     sampling: Sampling
@@ -37,6 +39,23 @@ class Row:
     def __post_init__(self) -> None:
         # Random numbers come from the CPU on every machine.
         self.generator = torch.Generator().manual_seed(self.sampling.seed)
+
+
+class Decoder(Protocol):
+    """What is asked of whoever decodes rows step by step."""
+
+    rows: list[Row]
+    """Those under way."""
+
+    def join(self, row: Row) -> None: ...
+
+    def step(self) -> Sequence[Row]:
+        """More of every row; the ones that ended with it leave."""
+        ...
+
+    def leave(self, gone: Sequence[Row]) -> None:
+        """The rows go, ended or not."""
+        ...
 
 
 class StreamingDecoder:
@@ -123,10 +142,18 @@ class StreamingDecoder:
 def readable(tokenizer, tokens: Sequence[int], ended: bool) -> str:
     """The text of a reply as far as it will stay: a character whose bytes are not all there yet waits, and so do
     spaces at the end."""
-    text = tokenizer.decode(
-        list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    ).strip()
+    text = _decoded(tokenizer, tokens).strip()
     return text if ended else text.rstrip(_BROKEN).rstrip()
+
+
+def continued(tokenizer, tokens: Sequence[int], ended: bool) -> str:
+    """As `readable`, with the spaces around it: what goes on from a text may begin with one."""
+    text = _decoded(tokenizer, tokens)
+    return text if ended else text.rstrip(_BROKEN)
+
+
+def _decoded(tokenizer, tokens: Sequence[int]) -> str:
+    return tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _beside(rows: Tensor, more: Tensor, length: int) -> Tensor:

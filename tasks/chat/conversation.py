@@ -118,3 +118,19 @@ class Conversation:
         if key not in self._memories:
             self._memories[key] = StreamedMemories(model.compressor, self.kept)
         return self._memories[key].read(self.said)
+
+
+def continuation(models: Models, rung: str, text: str, reply: int) -> Tensor:
+    """Input embeddings [T, d] of a text that a rung is to go on with by so many tokens: as it is, without table 6 or template.
+
+    A template's marks in it are the tokens that they stand for. InputError where it has no room.
+    """
+    with models.rung(rung) as model:
+        ids = torch.tensor(model.tokenizer(text)["input_ids"], dtype=torch.long)
+        if model.window is not None and len(ids) + reply > model.window:
+            raise InputError(
+                f"prompt: {len(ids):,} tokens have no room with {reply:,} more in the LLM's window of {model.window:,}; "
+                "shorten it"
+            )
+        with torch.no_grad():
+            return embed(model.llm, [ids])

@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from model.generation.settings import Sampling
-from model.generation.streaming import Row, StreamingDecoder, readable
+from model.generation.streaming import Decoder, Row, readable
 from tasks.chat.models import Models
 
 MOST_AT_ONCE = 16
@@ -38,12 +38,13 @@ def _gone() -> Models:
 class Reply:
     """A reply while it is made. on_text: called in the engine's thread with the text so far, whenever there is more.
 
-    done: its text, in the end; or why there is none.
+    read: its tokens as text (tokenizer, tokens, whether it has ended). done: its text, in the end; or why there is none.
     """
 
     rung: str
     row: Row
     on_text: Callable[[str], None]
+    read: Callable[[Any, Sequence[int], bool], str] = readable
     done: Future[str] = field(default_factory=Future)
     stopped: bool = False
     shown: str = ""
@@ -67,7 +68,7 @@ class Engine:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._waiting: deque[Reply] = deque()
         self._going: dict[str, list[Reply]] = {}
-        self._decoders: dict[str, StreamingDecoder] = {}
+        self._decoders: dict[str, Decoder] = {}
         self._closed = threading.Event()
         self._models: Callable[[], Models] = _gone
         self._thread = threading.Thread(target=self._work, args=(load,), name="engine", daemon=True)
@@ -86,9 +87,16 @@ class Engine:
         self._put(job)
         return future
 
-    def reply(self, rung: str, prompt: Tensor, sampling: Sampling, on_text: Callable[[str], None]) -> Reply:
+    def reply(
+        self,
+        rung: str,
+        prompt: Tensor,
+        sampling: Sampling,
+        on_text: Callable[[str], None],
+        read: Callable[[Any, Sequence[int], bool], str] = readable,
+    ) -> Reply:
         """Begin a reply to a prompt, as `Conversation.prompt` makes it."""
-        reply = Reply(rung, Row(prompt, sampling), on_text)
+        reply = Reply(rung, Row(prompt, sampling), on_text, read)
         self._put(lambda: self._waiting.append(reply))
         return reply
 
@@ -100,6 +108,7 @@ class Engine:
     # In the thread ------------------------------------------------------------------------------------
 
     def _work(self, load: Callable[[], Models]) -> None:
+        models = None
         try:
             models = load()
         except BaseException as error:
@@ -110,7 +119,8 @@ class Engine:
 
             self._models = broken
         else:
-            self._models = lambda: models
+            loaded = models
+            self._models = lambda: loaded
         while self._take_jobs():
             self._admit()
             for rung, replies in self._going.items():
@@ -120,6 +130,8 @@ class Engine:
             for reply in replies:
                 reply.stop()
                 self._end(reply)
+        if models is not None:
+            models.close()
         self._closed.set()
         self._refuse_the_rest()
 
@@ -184,13 +196,13 @@ class Engine:
                     reply.done.set_exception(error)
                 replies.clear()
 
-    def _decoder(self, rung: str) -> StreamingDecoder:
+    def _decoder(self, rung: str) -> Decoder:
         if rung not in self._decoders:
             self._decoders[rung] = self._models().decoder(rung)
         return self._decoders[rung]
 
     def _tell(self, reply: Reply, ended: bool = False) -> str:
-        text = readable(self._models().llm.tokenizer, reply.row.tokens, ended)
+        text = reply.read(self._models().llm.tokenizer, reply.row.tokens, ended)
         if text != reply.shown:
             reply.shown = text
             reply.on_text(text)

@@ -17,12 +17,13 @@ from model.compressor.compressor import MambaCompressor
 from model.compressor.reader import reader_folder
 from model.compressor.reconstruction import Reconstruction
 from model.dialogue.dialogue import DialogueModel, own_compressor
+from model.embeddings_only import EmbeddingsAlone
 from model.extractor.extractor import Extractor, load_extractor
 from model.extractor.recognise import EMOTIONS
 from model.extractor.rows import EmotionExample, Recogniser
 from model.extractor.rows import Row as EmotionRow
 from model.features.encoders import AudioEncoder, VideoEncoder, load_video_encoder
-from model.generation.streaming import StreamingDecoder
+from model.generation.streaming import Decoder, StreamingDecoder
 from model.llm import greedy_replies
 from model.shared_llm import SharedLLM
 from model.zoo.resolve import resolve
@@ -32,9 +33,11 @@ from tasks.chat.weights import RungParts, Trained
 class Models:
     """Those of one run."""
 
-    def __init__(self, found: Trained):
+    def __init__(self, found: Trained, llm: SharedLLM | EmbeddingsAlone | None = None):
+        """llm: what stands for the run's LLM; None: it is loaded whole."""
         self.found, self.settings = found, found.settings
-        self.llm = SharedLLM(resolve(self.settings.llm.weights), self.settings.dialogue.training.dtype)
+        dtype = self.settings.dialogue.training.dtype
+        self.llm = llm or SharedLLM(resolve(self.settings.llm.weights), dtype)
         self._compressors: dict[Path, MambaCompressor] = {}
         self._rungs: dict[str, DialogueModel] = {}
         self._recogniser: Recogniser | None = None
@@ -59,7 +62,10 @@ class Models:
             self.settings.dialogue,
         )
 
-    def decoder(self, name: str) -> StreamingDecoder:
+    def close(self) -> None:
+        """End what was started for them."""
+
+    def decoder(self, name: str) -> Decoder:
         """What streams a rung's replies; it is to be used where the rung is."""
         with self.rung(name) as model:
             return StreamingDecoder(model.llm, [self.llm.tokenizer.eos_token_id], model.cached_prefix())

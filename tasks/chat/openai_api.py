@@ -1,7 +1,8 @@
-"""A run's rungs behind OpenAI's chat completions, so that any chat client can talk to them, and this project's own engine.
+"""A run's rungs behind OpenAI's chat completions and its older completions, so that any client can talk to them, and this
+project's own engine.
 
-The messages before the last are the history, compressed as in any conversation; a client that sends a growing history pays
-for what is new in it. Requests that come together are answered together. Knows nothing of models.
+Of a chat, the messages before the last are the history, compressed as in any conversation; a client that sends a growing
+history pays for what is new in it. Requests that come together are answered together. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -9,110 +10,35 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
-from uuid import uuid4
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, Field
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from torch import Tensor
 
-from model.generation.settings import Sampling
+from model.generation.client import EngineError
+from model.generation.streaming import continued, readable
 from model.spoken import Spoken
 from storage.errors import InputError
-from tasks.chat.conversation import Conversation
-from tasks.chat.engine import Engine, Reply
+from tasks.chat.conversation import Conversation, continuation
+from tasks.chat.engine import Engine
 from tasks.chat.models import Models
-from tasks.chat.text import utterance
+from tasks.chat.openai_answers import ChatAnswer, TextAnswer, Texts
+from tasks.chat.openai_asked import Asked, AskedReply, AskedText, Question, question
 from tasks.chat.weights import RungParts, Trained
 from tasks.local_server import guard
 
 MOST_BODY = 4 << 20
-MOST_CHARACTERS = 16_000
-"""Of a message: what a client asks may be a whole prompt."""
-MOST_TOKENS = 4096
 MOST_HISTORIES = 256
 """Histories whose memories are kept for a next turn; beyond them the one that was longest without any goes."""
 WATCH_S = 1.0
 """How often a request that is being answered is looked at for a client that has gone."""
-UNUSED = ("tools", "functions", "logprobs", "stop", "logit_bias", "frequency_penalty", "presence_penalty")
-"""Fields that would change an answer and that nothing here follows: refused where they ask for something."""
-
-
-class Part(BaseModel):
-    """A part of a message; text alone is read."""
-
-    type: str
-    text: str = ""
-
-
-class Message(BaseModel):
-    """One turn. Further fields, such as a name, mean nothing here."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
-
-    @property
-    def text(self) -> str:
-        """InputError where it holds something that is no text."""
-        if isinstance(self.content, list):
-            other = next((part.type for part in self.content if part.type != "text"), None)
-            if other is not None:
-                raise InputError(f"messages: a part of type {other!r}; text alone is read here")
-            return "".join(part.text for part in self.content)
-        return self.content or ""
-
-
-class Asked(BaseModel, extra="allow"):
-    """The body of a chat completion. Fields that are unknown here are passed over, as servers do."""
-
-    model: str = ""
-    messages: Annotated[list[Message], Field(min_length=1, max_length=100_000)]
-    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=1 << 63)
-    n: Literal[1] | None = None
-    stream: bool | None = False
-    stream_options: dict | None = None
-
-    def sampling(self, most: int) -> Sampling:
-        """Greedy where no temperature is asked for, as the rungs' replies are."""
-        return Sampling(
-            temperature=self.temperature or 0.0,
-            top_p=self.top_p or 1.0,
-            max_new_tokens=self.max_completion_tokens or self.max_tokens or most,
-            seed=self.seed or 0,
-        )
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: who said what before, and the sentence. left_out: system messages, for which table 6 has no place."""
-
-    history: tuple[Spoken, ...]
-    sentence: str
-    left_out: int
-
-
-def question(messages: Sequence[Message]) -> Question:
-    """InputError where the last message is no user's, or one cannot be read."""
-    said = [message for message in messages if message.role in ("user", "assistant")]
-    if not said or said[-1].role != "user":
-        raise InputError("messages: the last one must be the user's; that is the one that is answered")
-    roles: dict[str, int] = {}
-    history = []
-    for message in said:
-        # In the order of first appearance, as in a dialogue.
-        role = roles.setdefault(message.role, len(roles))
-        if message.text.strip() or message is said[-1]:
-            history.append(Spoken(utterance(message.text, MOST_CHARACTERS)[0], role))
-    return Question(tuple(history[:-1]), history[-1].text, len(messages) - len(said))
+SHORT = 16
+"""Tokens of a completion where no limit is asked for: OpenAI's own."""
 
 
 class Histories:
@@ -157,114 +83,73 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
     guard(app, host)
     _explain_mistakes(app)
 
+    def chosen(asked: Asked) -> str:
+        """The rung that is to answer."""
+        rung = asked.model or default
+        if rung not in rungs:
+            raise HTTPException(404, f"model {rung!r}: there are {', '.join(rungs)}")
+        asked.check()
+        return rung
+
+    async def answered(
+        request: Request, asked: Asked, rung: str, prompts: Sequence[Tensor], how: _How
+    ) -> Response:
+        answer = how.form(rung, _entry(rung, rungs[rung])["digest"], sum(map(len, prompts)))
+        texts: Texts = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def more(n: int, text: str) -> None:
+            loop.call_soon_threadsafe(texts.put_nowait, (n, text))
+
+        replies = [
+            engine.reply(rung, prompt, asked.sampling(how.most), partial(more, n), how.read)
+            for n, prompt in enumerate(prompts)
+        ]
+        if asked.stream:
+            parts = answer.streamed(replies, texts, asked.usage_in_stream)
+            return StreamingResponse(parts, media_type="text/event-stream", headers=how.headers)
+        done = asyncio.gather(*(asyncio.wrap_future(reply.done) for reply in replies))
+        while not done.done():
+            await asyncio.wait([done], timeout=WATCH_S)
+            if not done.done() and await request.is_disconnected():
+                for reply in replies:
+                    reply.stop()
+        await done
+        return JSONResponse(answer.whole(replies), headers=how.headers)
+
     @app.get("/v1/models")
     async def models() -> dict:
         entries = [_entry(name, parts) for name, parts in rungs.items()]
         return {"object": "list", "data": entries}
 
     @app.post("/v1/chat/completions")
-    async def complete(request: Request, asked: Asked):
-        rung = asked.model or default
-        if rung not in rungs:
-            raise HTTPException(404, f"model {rung!r}: there are {', '.join(rungs)}")
-        extra = asked.model_extra or {}
-        unused = next((name for name in UNUSED if extra.get(name)), None)
-        if unused is not None:
-            raise InputError(f"{unused}: not followed here; leave it out")
-        wanted, sampling = question(asked.messages), asked.sampling(found.settings.dialogue.max_new_tokens)
+    async def reply(request: Request, asked: AskedReply) -> Response:
+        rung, wanted, most = chosen(asked), question(asked.messages), found.settings.dialogue.max_new_tokens
+        limit = asked.sampling(most).max_new_tokens
         prompt, _ = await asyncio.wrap_future(
-            engine.call(lambda models: histories.prompt(models, rung, wanted, sampling.max_new_tokens))
+            engine.call(lambda models: histories.prompt(models, rung, wanted, limit))
         )
-        answer = _Answer(rung, _entry(rung, rungs[rung])["digest"], len(prompt))
-        texts: asyncio.Queue[str] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def more(text: str) -> None:
-            loop.call_soon_threadsafe(texts.put_nowait, text)
-
-        reply = engine.reply(rung, prompt, sampling, more)
         headers = {"X-Empamba-Left-Out": f"{wanted.left_out} system messages"} if wanted.left_out else {}
-        if asked.stream:
-            usage = bool((asked.stream_options or {}).get("include_usage"))
-            parts = answer.streamed(reply, texts, usage)
-            return StreamingResponse(parts, media_type="text/event-stream", headers=headers)
-        while not reply.done.done():
-            await asyncio.wait([asyncio.wrap_future(reply.done)], timeout=WATCH_S)
-            if not reply.done.done() and await request.is_disconnected():
-                reply.stop()
-        return JSONResponse(answer.whole(reply), headers=headers)
+        return await answered(request, asked, rung, [prompt], _How(ChatAnswer, most, readable, headers))
+
+    @app.post("/v1/completions")
+    async def go_on(request: Request, asked: AskedText) -> Response:
+        rung, limit = chosen(asked), asked.sampling(SHORT).max_new_tokens
+        prompts = await asyncio.wrap_future(
+            engine.call(lambda models: [continuation(models, rung, text, limit) for text in asked.prompt])
+        )
+        return await answered(request, asked, rung, prompts, _How(TextAnswer, SHORT, continued))
 
     return app
 
 
-class _Answer:
-    """A reply in OpenAI's words."""
+class _How(NamedTuple):
+    """form: in whose words. most: tokens, where no limit is asked for. read: tokens as text."""
 
-    def __init__(self, rung: str, fingerprint: str, prompt_tokens: int):
-        self.prompt_tokens = prompt_tokens
-        self.head = {
-            "id": f"chatcmpl-{uuid4().hex}",
-            "created": int(time.time()),
-            "model": rung,
-            "system_fingerprint": fingerprint,
-        }
-
-    def whole(self, reply: Reply) -> dict:
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": reply.done.result()},
-            "finish_reason": _ending(reply),
-            "logprobs": None,
-        }
-        return {**self.head, "object": "chat.completion", "choices": [choice], "usage": self._usage(reply)}
-
-    async def streamed(self, reply: Reply, texts: asyncio.Queue[str], usage: bool) -> AsyncIterator[str]:
-        """As server-sent events. A client that goes stops the reply."""
-        try:
-            yield self._part({"role": "assistant", "content": ""})
-            done, told = asyncio.wrap_future(reply.done), ""
-            while not (done.done() and texts.empty()):
-                more = asyncio.ensure_future(texts.get())
-                await asyncio.wait([more, done], return_when=asyncio.FIRST_COMPLETED)
-                if not more.done():
-                    more.cancel()
-                    continue
-                text, told = more.result()[len(told) :], more.result()
-                yield self._part({"content": text})
-            await done
-            yield self._part({}, _ending(reply))
-            if usage:
-                yield _event(
-                    {
-                        **self.head,
-                        "object": "chat.completion.chunk",
-                        "choices": [],
-                        "usage": self._usage(reply),
-                    }
-                )
-            yield "data: [DONE]\n\n"
-        finally:
-            reply.stop()
-
-    def _part(self, delta: dict, ending: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": ending, "logprobs": None}
-        return _event({**self.head, "object": "chat.completion.chunk", "choices": [choice]})
-
-    def _usage(self, reply: Reply) -> dict:
-        new = len(reply.row.tokens)
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": new,
-            "total_tokens": self.prompt_tokens + new,
-        }
-
-
-def _ending(reply: Reply) -> str:
-    return "length" if reply.ended == "length" else "stop"
-
-
-def _event(value: dict) -> str:
-    return f"data: {json.dumps(value)}\n\n"
+    form: type[ChatAnswer]
+    most: int
+    read: Callable[..., str]
+    headers: dict[str, str] = {}
 
 
 def _entry(name: str, parts: RungParts) -> dict:
@@ -295,7 +180,13 @@ def _explain_mistakes(app: FastAPI) -> None:
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:])
-        return _mistake(400, f"{name or 'body'}: {first['msg']}", param=name or None)
+        told = first["msg"].removeprefix("Value error, ")
+        code = "context_length_exceeded" if "characters" in told else None
+        return _mistake(400, f"{name or 'body'}: {told}", code, name or None)
+
+    @app.exception_handler(EngineError)
+    async def broken(_: Request, error: EngineError) -> JSONResponse:
+        return _mistake(503, str(error))
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.slow
 TRAININGS = ("extractor", "compressor.pretrain", "compressor.finetune", "dialogue", "epo")
 SMALL = {
     "run.least_gpu_gb": None, "run.threads": 1, "run.parallel": 2, "run.share_workers": True,
-    "candidates.engine": "transformers",  # vLLM's start alone takes longer; tests of its own run it
+    # vLLM's start alone takes longer; tests of its own run it
+    "candidates.engine": "transformers", "replies.engine": "transformers",
     "candidates.budget": 48, "candidates.max_new_tokens": 12, "candidates.keep_garbled": True, "pairs.threshold": 1.0,
     "extractor.layers": 1, "extractor.queries": 4, "extractor.hidden": 32, "extractor.heads": 4,
     "compressor.free_running_rows": 2, "recognition.clips": 4, "reconstruction.conversations": 2,

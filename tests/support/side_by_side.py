@@ -15,6 +15,7 @@ GROUPS = {
         "tests/model/generation/test_vllm_server.py",
         "tests/model/generation/test_generation_client.py",
         "tests/tasks/test_candidates.py",
+        "tests/tasks/test_through_vllm.py",
     ),
     "a finished run": (
         "tests/flows/test_reproduce.py",

@@ -4,6 +4,7 @@ small compressor and extractor. No store: what finds them there has tests of its
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from model.compressor.settings import CompressorSettings
 from model.extractor.extractor import new_extractor
 from model.extractor.settings import ExtractorSettings
 from model.features.encoders import AudioEncoder, load_video_encoder
+from model.json_files import write_json
 from model.llm import load_llm
 from model.zoo.random_models import write_random_model
 from model.zoo.resolve import resolve
@@ -22,15 +24,17 @@ from tasks.settings import load_settings
 from tasks.stages.replies.rungs import LADDER
 
 
-def talkative(folder: Path) -> Trained:
-    """The five rungs, written into `folder`."""
+def talkative(folder: Path, louder: float = 4, **config: int) -> Trained:
+    """The five rungs, written into `folder`. louder: how much larger its weights are than drawn; config: of the LLM, changed."""
     llm_folder = folder / "llm"
     write_random_model("tiny-llm", llm_folder)
+    written = json.loads((llm_folder / "config.json").read_text(encoding="utf-8"))
+    write_json(written | config, llm_folder / "config.json")
     llm, tokenizer = load_llm(llm_folder, "float32")
     with torch.no_grad():
         for parameter in llm.parameters():
             if parameter.ndim == 2:
-                parameter.mul_(4)
+                parameter.mul_(louder)
     llm.save_pretrained(llm_folder)
     table = llm.get_input_embeddings().weight
     small = CompressorSettings(weights="", hidden=32, layers=1)

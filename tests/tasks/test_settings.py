@@ -28,6 +28,10 @@ def test_the_paper_profile_has_every_value_of_section_4_2():
     assert len(s.candidates.emotions) == 8
     assert s.candidates.examples == 0
     assert s.candidates.budget is s.replies.exchanges is s.dialogue.training.max_tokens is None
+    assert (
+        s.replies.engine == s.candidates.engine == "vllm"
+        and load_settings("cpu").replies.engine == "transformers"
+    )
 
 
 def test_what_a_change_leaves_out_of_a_group_stays_the_papers(tmp_path):
@@ -42,7 +46,7 @@ def test_what_a_change_leaves_out_of_a_group_stays_the_papers(tmp_path):
 
 
 def test_a_bare_settings_object_is_the_paper():
-    """But for how the machine is used, the engine, and how many held-out rows are looked at, none of which the paper says."""
+    """But for how the machine is used, the engines, and how many held-out rows are looked at, none of which the paper says."""
     bare, paper = flat(Settings()), flat(load_settings("paper"))
     apart = {
         name for name in bare if bare[name] != paper[name] and not name.startswith(("run.", "candidates."))
@@ -50,6 +54,11 @@ def test_a_bare_settings_object_is_the_paper():
     assert apart == {
         "features.batch_size",
         "dialogue.reply_batch_size",
+        "replies.engine",
+        *(
+            f"replies.vllm.{name}"
+            for name in ("enforce_eager", "kv_cache_memory_bytes", "max_num_batched_tokens")
+        ),
         *(name for name in bare if name.endswith(".heldout_rows") and not name.startswith("ladder.")),
     }
 

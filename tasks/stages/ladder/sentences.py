@@ -89,7 +89,7 @@ def _unprepared(facts: dict) -> str | None:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %".replace("-", "−")
+    return f"{round(100 * value)} %".replace("-", "−")  # a whole number: none is −0
 
 
 def _saved(value: float) -> str:

@@ -1,6 +1,6 @@
 """A rung's answers to test exchanges, stored as they finish: a rung that was killed goes on, to the same bytes.
 
-Exchanges are answered in windows of some batches. Within one, batches are of like length; and no more than a batch's
+Replies are written here, or were written by vLLM before (through_vllm.py) and are only measured. Exchanges are answered in windows of some batches. Within one, batches are of like length; and no more than a batch's
 prompts and clips are ever held. Knows nothing of tables.
 """
 
@@ -17,6 +17,7 @@ from model.dialogue.examples import DialogueExample
 from storage.store import RowStore, canonical
 from tasks.engine.item import Workspace
 from tasks.stages.replies.likely import Likely, likelihoods
+from tasks.stages.replies.through_vllm import Written
 
 WINDOW = 16
 """Batches of a window."""
@@ -39,26 +40,29 @@ def answers(
     batch: int,
     made_with: list,
     work: Workspace,
+    written: Sequence[Written] | None = None,
 ) -> list[Answer]:
     """Of each example, in their order. load: the rung's model, asked for where an answer is not stored yet.
 
-    made_with: what the answers depend on beside the examples and the code. A stored answer counts for the very window
+    written: the examples' replies, where they are there already. made_with: what the answers depend on beside the examples and the code. A stored answer counts for the very window
     that it was made in: what stands beside a row in its batch moves the last bits of its numbers.
     """
     memo = work.store.rows("replies")
     model = cache(load)
     found: list[Answer] = []
+    before = len(written or ())
     try:
         for start in range(0, len(examples), batch * WINDOW):
             part = slice(start, start + batch * WINDOW)
-            window = _Window(examples[part], others[part], max_new_tokens, batch)
+            said = None if written is None else written[part]
+            window = _Window(examples[part], others[part], max_new_tokens, batch, said)
             keys = window.keys(work, made_with)
             stored = {row: _read(value) for row, value in _stored(memo, keys)}
             for rows, made in window.missing(model, stored) if len(stored) < len(keys) else ():
                 for row, answer in zip(rows, made, strict=True):
                     stored[row] = answer
                     memo.put(keys[row], canonical([answer.reply, answer.prompt_tokens, list(answer.likely)]))
-                work.progress(start + len(stored), len(examples), {})
+                work.progress(before + start + len(stored), before + len(examples), {})
             found += [stored[row] for row in range(len(keys))]
     finally:
         memo.close()
@@ -72,6 +76,7 @@ class _Window(NamedTuple):
     others: Sequence[Others]
     max_new_tokens: int
     batch: int
+    written: Sequence[Written] | None
 
     def keys(self, work: Workspace, made_with: list) -> list[str]:
         """The key of each answer in the row store."""
@@ -79,7 +84,8 @@ class _Window(NamedTuple):
             [e.key, [[u.text, u.role] for u in e.history], e.sentence, e.reply, *pair]
             for e, pair in zip(self.examples, self.others, strict=True)
         ]
-        window = work.row_key(*made_with, self.max_new_tokens, self.batch, shown)
+        said = [] if self.written is None else [[list(reply) for reply in self.written]]
+        window = work.row_key(*made_with, self.max_new_tokens, self.batch, shown, *said)
         return [work.row_key(window, row) for row in range(len(self.examples))]
 
     def missing(
@@ -88,19 +94,28 @@ class _Window(NamedTuple):
         """The rows of each batch that is not stored whole, with their answers."""
         model = load()
         memories = model.memories([e.history for e in self.examples])
-        sizes = model.prompt_sizes(self.examples, memories, self.max_new_tokens)
+        sizes = self._sizes(model, memories)
         # One that leaves no room is named when its prompt is made.
         for rows in length_sorted_batches([size or 0 for size in sizes], self.batch):
             if not stored.keys() >= set(rows):
                 yield rows, self._answered(model, rows, memories)
 
+    def _sizes(self, model: DialogueModel, memories: Memories) -> Sequence[int | None]:
+        """Tokens of each prompt."""
+        if self.written is not None:
+            return [said.prompt_tokens for said in self.written]
+        return model.prompt_sizes(self.examples, memories, self.max_new_tokens)
+
     def _answered(self, model: DialogueModel, rows: Sequence[int], memories: Memories) -> list[Answer]:
         examples = [self.examples[row] for row in rows]
-        prompts = model.pieces(examples, memories, self.max_new_tokens)
-        replies = model.reply_to(prompts, self.max_new_tokens)
+        if self.written is None:
+            prompts = model.pieces(examples, memories, self.max_new_tokens)
+            replies = model.reply_to(prompts, self.max_new_tokens)
+            said = [Written(*parts) for parts in zip(replies, map(prompt_tokens, prompts), strict=True)]
+        else:
+            said = [self.written[row] for row in rows]
         likely = likelihoods(model, examples, [self.others[row] for row in rows], self.batch, memories)
-        sizes = (prompt_tokens(pieces) for pieces in prompts)
-        return [Answer(*parts) for parts in zip(replies, sizes, likely, strict=True)]
+        return [Answer(*parts, nats) for parts, nats in zip(said, likely, strict=True)]
 
 
 def _stored(memo: RowStore, keys: Sequence[str]) -> Iterator[tuple[int, bytes]]:

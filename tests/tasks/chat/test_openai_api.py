@@ -6,13 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import torch
 
 from model.generation.openai_engine import OpenAIEngine
 from model.generation.protocol import GenerationRequest
 from model.generation.settings import EngineSettings, Sampling, ServerSettings
 from model.spoken import Spoken
 from tasks.chat.conversation import Conversation
-from tasks.chat.openai_api import Histories, Message, openai_app, question
+from tasks.chat.openai_api import Histories, openai_app
+from tasks.chat.openai_asked import Message, question
 from tasks.chat.talk import Talk
 from tests.support.served import served
 from tests.support.waiting import wait_for
@@ -165,6 +167,81 @@ def test_a_mistake_is_one_line_in_openai_s_form(url, change, told):
     error = done.json()["error"]
     assert done.status_code == 400 and told in error["message"] and "\n" not in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+def completed(url, status=200, **fields):
+    done = httpx.post(f"{url}/completions", json={"model": "2-ft", "max_tokens": 8, **fields}, timeout=60)
+    assert done.status_code == status, done.text
+    return done.json()
+
+
+TEXTS = ["The weather is nice, and", "<|im_start|>user\nWell?<|im_end|>\n<|im_start|>assistant\n", "A"]
+
+
+@torch.no_grad()
+def gone_on(models, text: str) -> tuple[str, int]:
+    """What transformers' own generation goes on with, and how many tokens the text has; marks of the template are tokens."""
+    with models.rung("2-ft") as model:
+        tokenizer = model.tokenizer
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        made = model.llm.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8
+        )
+        return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True), ids.shape[1]
+
+
+def test_a_completion_goes_on_from_the_text_as_it_is(url, engine):
+    wanted = [engine.call(lambda models, text=text: gone_on(models, text)).result() for text in TEXTS]
+    assert any(text != text.strip() for text, _ in wanted)  # the spaces around it are its own
+    whole = completed(url, prompt=TEXTS)
+    assert [choice["text"] for choice in whole["choices"]] == [text for text, _ in wanted]
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+    assert whole["object"] == "text_completion" and whole["id"].startswith("cmpl-")
+    assert whole["usage"]["prompt_tokens"] == sum(size for _, size in wanted)
+    alone = completed(url, prompt=TEXTS[0])
+    assert alone["choices"] == whole["choices"][:1] and alone["usage"]["prompt_tokens"] == wanted[0][1]
+    body = {"prompt": TEXTS, "model": "2-ft", "max_tokens": 8, "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    with httpx.stream("POST", f"{url}/completions", json=body, timeout=60) as stream:
+        lines = [line for line in stream.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    parts = [json.loads(line[6:]) for line in lines[:-1]]
+    told = ["", "", ""]
+    for part in parts:
+        assert part["object"] == "text_completion"
+        for choice in part["choices"]:
+            told[choice["index"]] += choice["text"]
+    assert told == [text for text, _ in wanted] and parts[-1]["usage"] == whole["usage"]
+    endings = {c["index"]: c["finish_reason"] for p in parts for c in p["choices"] if c["finish_reason"]}
+    assert endings == {n: choice["finish_reason"] for n, choice in enumerate(whole["choices"])}
+    assert completed(url, prompt="A", max_tokens=None)["usage"]["completion_tokens"] <= 16
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"prompt": ""}, "prompt: it is empty"),
+        ({"prompt": ["A", ""]}, "prompt: it is empty"),
+        ({"prompt": []}, "prompt: a text, or a list of at most 16 texts"),
+        ({"prompt": ["A"] * 17}, "a list of at most 16 texts"),
+        ({"prompt": [1, 2]}, "token ids are not read here"),
+        ({"prompt": None}, "prompt: a text"),
+        ({"prompt": "a " * 8001}, "16,002 characters; at most 16,000"),
+        ({"prompt": "one two " * 1000}, "no room with 8 more in the LLM's window of 2,048"),
+        ({"echo": True}, "echo: not followed here; leave it out"),
+        ({"suffix": "."}, "suffix: not followed here"),
+        ({"logprobs": 3}, "logprobs: not followed here"),
+        ({"best_of": 2}, "best_of: Input should be 1"),
+        ({"n": 2}, "n: Input should be 1"),
+    ],
+)
+def test_a_mistake_in_a_completion_is_one_line(url, change, told):
+    error = completed(url, 400, **{"prompt": "A", **change})["error"]
+    assert told in error["message"] and "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+    long = "characters" in told or "no room" in told
+    assert error["code"] == ("context_length_exceeded" if long else None)
+    assert completed(url, 404, prompt="A", model="gpt-4o")["error"]["code"] == "model_not_found"
 
 
 def test_system_messages_are_left_out_and_counted(url):

@@ -1,0 +1,273 @@
+"""Prompts as embeddings through vLLM, in fp32 on a CPU: token by token the replies of the transformers path.
+
+One engine is started, over a tiny LLM with two adapters, and lent to the stage, which would start its own; `serve` does.
+"""
+
+import importlib.util
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import torch
+
+from model.adapter import for_inference, load_adapter
+from model.dialogue.settings import DialogueSettings
+from model.generation.settings import Sampling
+from model.generation.streaming import Row
+from model.generation.vllm_settings import VllmSettings
+from model.generation.vllm_start import vllm_rows
+from model.llm import embed, greedy_replies, load_llm, token_ids
+from model.settings import TrainingSettings
+from model.zoo.resolve import identity, resolve
+from storage.shards import read_table
+from storage.store import Ref
+from tasks.chat.engine import Engine
+from tasks.chat.models import Models
+from tasks.chat.openai_api import openai_app
+from tasks.chat.vllm_models import VllmModels
+from tasks.chat.weights import Trained
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
+from tasks.settings import ReplySettings
+from tasks.stages.replies import write
+from tests.support.served import served
+from tests.support.talkative import talkative
+from tests.support.two_dialogues import TwoDialogues, two_dialogues
+from tests.support.waiting import wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+SETTINGS = VllmSettings(
+    max_model_len=2048, max_num_batched_tokens=4096, max_num_seqs=4, kv_cache_memory_bytes=1 << 26
+)
+DIALOGUE = DialogueSettings(reply_batch_size=2, training=TrainingSettings(dtype="float32", threads=1))
+NEW = 12
+
+
+@dataclass
+class Started:
+    """found: a run's parts; adapters and compressor lie in the store of `two`."""
+
+    engine: object
+    found: Trained
+    two: TwoDialogues
+    adapters: dict[str, Ref]
+    compressor: Ref
+
+    def folder(self, rung: str) -> Path:
+        return self.two.work.folder(self.adapters[rung])
+
+    @property
+    def llm(self) -> Path:
+        return resolve(self.found.settings.llm.weights)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Trained:
+    # Heads of 32 numbers: vLLM has no CPU kernel for those of the tiny LLM. Louder, so that replies are unlike each other.
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    return talkative(tmp_path_factory.mktemp("talkative"), louder=8, **heads)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, found):
+    two = two_dialogues(tmp_path_factory.mktemp("two"), ["test"], ["dev"])
+    adapters = {n: two.store.put_tree(f"adapter-{n}", found.rungs[n].adapter) for n in ("2-ft", "3-mc")}
+    compressor = two.store.put_tree("compressor", found.rungs["3-mc"].compressor)
+    with vllm_rows(
+        resolve(found.settings.llm.weights), SETTINGS.engine_args("float32", 2048),
+        [load_llm(resolve(found.settings.llm.weights), "float32")[1].eos_token_id],
+        [two.work.folder(ref) for ref in adapters.values()],
+    ) as engine:  # fmt: skip
+        yield Started(engine, found, two, adapters, compressor)
+
+
+def prompts_with_memories(llm, tokenizer) -> list[torch.Tensor]:
+    """Of unlike lengths; the first tokens are shared, then stands what no token is."""
+    generator = torch.Generator().manual_seed(0)
+    memories = [torch.randn(n, 64, generator=generator) * 0.3 for n in (1, 7, 30, 2, 70, 16)]
+    words = [token_ids(tokenizer, "There is a person who says " + "so " * n) for n in range(len(memories))]
+    return [embed(llm, [words[0], memory, more]) for memory, more in zip(memories, words, strict=True)]
+
+
+def finished(engine) -> None:
+    while len(engine):
+        engine.step()
+
+
+@torch.no_grad()
+def test_greedy_replies_are_those_of_transformers_with_and_without_an_adapter(started):
+    engine, wanted, rows, tokenizer = started.engine, {}, {}, None
+    for rung in (None, "2-ft", "3-mc"):
+        llm, tokenizer = load_llm(started.llm, "float32")
+        prompts = prompts_with_memories(llm, tokenizer)
+        if rung is not None:
+            llm = for_inference(load_adapter(llm, started.folder(rung)))
+        wanted[rung] = greedy_replies(llm, tokenizer, prompts, NEW)
+        rows[rung] = [Row(p, Sampling(temperature=0, max_new_tokens=NEW)) for p in prompts]
+    # All at once, more than have a place: rows of one step have different adapters.
+    for i in range(len(rows[None])):
+        for rung, of_rung in rows.items():
+            engine.add(of_rung[i], None if rung is None else started.folder(rung))
+    finished(engine)
+    for rung, of_rung in rows.items():
+        texts = [tokenizer.decode(row.tokens, skip_special_tokens=True).strip() for row in of_rung]
+        assert texts == wanted[rung]
+        assert all(row.ended == ("length" if len(row.tokens) == NEW else "stop") for row in of_rung)
+    assert wanted[None] != wanted["2-ft"] != wanted["3-mc"]
+    # A prompt of nothing but tokens is given as tokens, to the same reply.
+    ids = token_ids(tokenizer, "What a surprise, I did not expect you here today.")
+    both = [
+        Row(p, Sampling(temperature=0, max_new_tokens=NEW))
+        for p in (ids, embed(load_llm(started.llm, "float32")[0], [ids]))
+    ]
+    for row in both:
+        engine.add(row)
+    finished(engine)
+    assert both[0].tokens == both[1].tokens and both[0].tokens
+
+
+def test_a_row_leaves_and_a_draw_is_its_seed_s(started):
+    engine, (llm, tokenizer) = started.engine, load_llm(started.llm, "float32")
+    prompt = prompts_with_memories(llm, tokenizer)[1]
+    stays, goes = (Row(prompt, Sampling(temperature=0, max_new_tokens=200)) for _ in range(2))
+    engine.add(stays)
+    engine.add(goes)
+    while not goes.tokens:
+        engine.step()
+    engine.leave([goes])
+    had = list(goes.tokens)
+    finished(engine)
+    assert goes.tokens == had and goes.ended is None and stays.ended is not None
+    drawn = [Row(prompt, Sampling(temperature=1, max_new_tokens=NEW, seed=seed)) for seed in (1, 2, 1)]
+    for row in drawn:
+        engine.add(row)
+    finished(engine)
+    assert drawn[0].tokens == drawn[2].tokens != drawn[1].tokens
+
+
+def replied(started: Started, rung: str, vllm: str | None, work: Workspace | None = None) -> list[dict]:
+    """The rows of a rung of the memory's and of the text's kind."""
+    memory = rung == "3-mc"
+    found = started.found.settings.llm.weights
+    (ref,) = write.write_replies(
+        rung, started.two.utterances, started.two.exchanges, [], started.adapters[rung],
+        started.compressor if memory else None, None, "memory" if memory else "text", DIALOGUE,
+        ReplySettings(max_new_tokens=NEW, vllm=SETTINGS), Weights(name=found, identity=identity(found)),
+        work or started.two.work, vllm,
+    )  # fmt: skip
+    return read_table(started.two.store.read(ref), "replies")
+
+
+@pytest.fixture
+def lent(started, monkeypatch):
+    """The stage's engine is the one that has been started. Returns what was asked of each."""
+    asked = []
+
+    def lend(*given):
+        asked.append(given)
+        return nullcontext(started.engine)
+
+    monkeypatch.setattr(write, "vllm_rows", lend)
+    return asked
+
+
+@pytest.mark.parametrize("rung", ["2-ft", "3-mc"])
+def test_a_rung_s_rows_are_those_of_the_transformers_path(started, lent, rung):
+    wanted = replied(started, rung, None)
+    assert lent == [] and len({row["reply"] for row in wanted}) > 3
+    assert replied(started, rung, "0.32.0") == wanted
+    eos = load_llm(started.llm, "float32")[1].eos_token_id
+    assert lent == [
+        (started.llm, SETTINGS.engine_args("float32", 2048), [eos], [started.folder(rung)])
+    ]  # as it was started
+    # All of it is stored now, of either half: nothing is started or loaded.
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("load_dialogue", "load_prompter"):
+            patch.setattr(write, name, lambda *_, **__: pytest.fail("loaded"))
+        assert replied(started, rung, "0.32.0") == wanted and len(lent) == 1
+
+
+def test_a_killed_rung_goes_on_with_the_rows_that_it_has_not(started, lent, monkeypatch):
+    class Killed(Exception):
+        """Stands for the kill; what was stored before it is durable, as it is there."""
+
+    wanted, work, steps = replied(started, "3-mc", None), started.two.work, []
+
+    def progress(done: int, total: int, _: dict) -> None:
+        steps.append((done, total))
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        replied(started, "3-mc", "another", Workspace(work.store, work.raw, work.basis, progress))
+    assert steps == [(1, 12), (2, 12)]
+    finished(started.engine)  # the killed one's went with it
+    begun, usual = [], started.engine.add
+    monkeypatch.setattr(started.engine, "add", lambda row, adapter: begun.append(row) or usual(row, adapter))
+    assert replied(started, "3-mc", "another") == wanted
+    assert len(begun) == 4
+
+
+def asked(url: str, path: str, **body) -> dict:
+    done = httpx.post(f"{url}/v1/{path}", json={"max_tokens": NEW, **body}, timeout=120)
+    assert done.status_code == 200, done.text
+    return done.json()
+
+
+TALK = [
+    {"role": "user", "content": "I have lost my keys again."},
+    {"role": "assistant", "content": "Where did you see them last?"},
+    {"role": "user", "content": "In the kitchen, I think."},
+]
+
+
+def engines() -> list[list[str]]:
+    """The processes that vLLM computes in, below this one: Python starts them by `spawn_main`."""
+    below = [
+        child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE
+    ]
+    told = [[child.name(), *child.cmdline()] for child in below]
+    return [words for words in told if any("spawn_main" in word or "VLLM" in word for word in words)]
+
+
+def test_serve_answers_as_it_does_through_transformers(found, monkeypatch):
+    """Three rungs at once, whole and streamed, chat and text; a client that goes frees its place; the end ends vLLM. It has an
+    engine of its own: one is used by the thread that started it."""
+    found = replace(found, rungs={name: found.rungs[name] for name in ("1-llm", "2-ft", "3-mc")})
+    answers, begun, before = [], [], engines()
+    usual = Engine.reply
+    monkeypatch.setattr(Engine, "reply", lambda *given: begun.append(usual(*given)) or begun[-1])
+    for load in (lambda: Models(found), lambda: VllmModels(found, found.rungs)):
+        with Engine(load) as engine, served(openai_app(engine, found, found.rungs, "127.0.0.1")) as url:
+            with ThreadPoolExecutor(6) as pool:
+                chats = [
+                    pool.submit(asked, url, "chat/completions", model=name, messages=TALK[:n])
+                    for name in found.rungs
+                    for n in (1, 3)
+                ]
+            assert (len(engines()) > len(before)) == isinstance(engine._models(), VllmModels)
+            texts = asked(url, "completions", model="2-ft", prompt=["The weather is", "So"])
+            answers.append([done.result()["choices"] for done in chats] + [texts["choices"], texts["usage"]])
+            body = {"model": "3-mc", "messages": TALK, "max_tokens": NEW, "stream": True}
+            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=120) as stream:
+                events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
+            told = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+            assert told == answers[-1][5][0]["message"]["content"]
+            before_it = len(begun)
+            with httpx.stream(
+                "POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": 1500}, timeout=120
+            ) as stream:
+                next(stream.iter_lines())
+            (reply,) = begun[before_it:]
+            reply.done.result(60)
+            assert reply.ended == "stopped" and len(reply.row.tokens) < 1500
+    assert answers[0] == answers[1] and len({str(answer) for answer in answers[0]}) == len(answers[0])
+    wait_for(lambda: len(engines()) == len(before))
