@@ -370,8 +370,10 @@ def test_other_weights(corpora):
 
 def test_another_library_version(corpora, monkeypatch):
     corpus = corpora("tiny")
-    real = item_module._version
-    monkeypatch.setattr(item_module, "_version", lambda name: "peft 99.0" if name == "peft" else real(name))
+    real = item_module.library_version
+    monkeypatch.setattr(
+        item_module, "library_version", lambda name: "peft 99.0" if name == "peft" else real(name)
+    )
     compressors = {"compressor.pretrain", "compressor.finetune", "compressor.test"}
     readers = {
         "dialogue.text",
