@@ -167,12 +167,7 @@ def main() -> None:
             "cpu_ratio": round(one["cpu_s"] / bare["cpu_s"], 2),
         }  # fmt: skip
         if arguments.replies:
-            answered, cost = rung(arguments.replies, work)
-            figures["rung"] = {
-                "replies": answered,
-                **cost,
-                "s_for_2000": round(2000 * cost["cpu_s"] / answered),
-            }
+            figures["rung"] = rung(arguments.replies, work)
     print(json.dumps(figures))
 
 

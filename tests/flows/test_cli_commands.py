@@ -243,6 +243,7 @@ def test_caches_are_told_and_each_is_asked_for(tmp_path, cached):
     assert done.stdout.decode().splitlines() == [
         f"weights: {cache}, nothing",
         f"facts about source files: {cache}, 5 kB",
+        f"working folders of stores in buckets: {cache / 'stores'}, nothing",
         f"places in archives: {cache}, nothing",
         f"Prefect's home: {tmp_path / 'home'}, 5 kB",
     ]
