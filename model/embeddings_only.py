@@ -42,7 +42,9 @@ def load_embeddings(folder: Path, dtype: str, window: int | None = None) -> tupl
         raise ValueError(
             f"{folder}: {name}.weight is {list(weight.shape)} for {list(table.weight.shape)}; resolve the weights again"
         )
-    llm.set_input_embeddings(nn.Embedding.from_pretrained(weight.to(best_device(), DTYPES[dtype])))
+    whole = nn.Embedding(*weight.shape, device="meta")
+    whole.weight = nn.Parameter(weight.to(best_device(), DTYPES[dtype]))
+    llm.set_input_embeddings(whole)
     return llm.requires_grad_(False).eval(), from_folder(AutoTokenizer, folder)
 
 
