@@ -42,7 +42,7 @@ def load_embeddings(folder: Path, dtype: str, window: int | None = None) -> tupl
         raise ValueError(
             f"{folder}: {name}.weight is {list(weight.shape)} for {list(table.weight.shape)}; resolve the weights again"
         )
-    whole = nn.Embedding(*weight.shape, device="meta")
+    whole = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
     whole.weight = nn.Parameter(weight.to(best_device(), DTYPES[dtype]))
     llm.set_input_embeddings(whole)
     return llm.requires_grad_(False).eval(), from_folder(AutoTokenizer, folder)
