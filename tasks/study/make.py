@@ -180,7 +180,7 @@ def _conversations(
     of_dev = max(wanted - len(others), min(len(dev), max(1, round(wanted * DEV_SHARE))))
     chosen = [
         *spread(others, wanted - of_dev, settings.seed, "study.exchanges"),
-        *spread(dev, of_dev, settings.seed, "study.exchanges"),
+        *spread(dev, of_dev, settings.seed, "study.exchanges.dev"),
     ]
     return sorted(chosen, key=lambda reply: reply.key)
 
