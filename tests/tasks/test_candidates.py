@@ -16,6 +16,7 @@ from model.candidates.settings import CandidateSettings
 from model.generation.settings import TRANSPORT_FIELDS, ServerSettings
 from tasks.engine.jobs import StageFailed
 from tasks.settings import setting_names
+from tests.support.changed_sentence import change_one_sentence
 from tests.support.chat_server import completion
 from tests.support.waiting import wait_for
 
@@ -50,15 +51,7 @@ def test_one_changed_sentence_is_eight_rows(pipeline, chat_server):
     assert re.fullmatch(r"served:some-7b@[0-9a-f]{12}", weights)
     assert {json.loads(row["settings"])["temperature"] for row in rows} == {0.8}
     assert engines() == []
-    path = next(pipeline.raw.rglob("train_sent_emo.csv"))
-    with open(path, encoding="utf-8", newline="") as file:
-        table = list(csv.reader(file))
-    spoken = table[0].index("Utterance")
-    sentence = next(r[spoken] for r in table[1:] if candidate_prompt(r[spoken], "Sad") in prompts)
-    for row in table:
-        row[spoken] = f"{sentence} Truly." if row[spoken] == sentence else row[spoken]
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(table)
+    change_one_sentence(pipeline.raw, prompts)
     chat_server.asked.clear()
     again = pipeline.run()
     assert len(chat_server.asked) == 8 and len(again) == len(rows)

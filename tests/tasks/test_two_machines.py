@@ -1,6 +1,5 @@
 """Two machines that share a store in a bucket: a real S3 server, real stages in worker processes, caches of their own."""
 
-import csv
 import json
 import os
 import signal
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from model.candidates.prompts import candidate_prompt
 from storage.files import StoreError
 from storage.remote.address import working_folder
 from tasks.engine.session import Session
 from tasks.upkeep import check
+from tests.support.changed_sentence import change_one_sentence
 from tests.support.command_line import empamba
 from tests.support.rerun import digests, run, session
 from tests.support.s3_server import BUCKET, S3, s3_server
@@ -43,19 +42,6 @@ def on(pipeline, tmp_path, monkeypatch):
         return session("tiny", working_folder(ADDRESS), pipeline.raw, pipeline.changes)
 
     return opened
-
-
-def change_one_sentence(raw: Path, prompts: set[str]) -> None:
-    """Of those that candidates were asked for."""
-    (path,) = raw.rglob("train_sent_emo.csv")
-    with open(path, encoding="utf-8", newline="") as file:
-        table = list(csv.reader(file))
-    spoken = table[0].index("Utterance")
-    sentence = next(row[spoken] for row in table[1:] if candidate_prompt(row[spoken], "Sad") in prompts)
-    for row in table:
-        row[spoken] = f"{sentence} Truly." if row[spoken] == sentence else row[spoken]
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(table)
 
 
 def test_what_one_machine_ran_the_other_does_not_run(on, pipeline, s3: S3, chat_server):
