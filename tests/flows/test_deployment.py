@@ -179,7 +179,7 @@ def test_a_worker_runs_refresh_on_its_schedule(environment, raw, tmp_path):
     with worker(environment, tmp_path):
 
         def finished():
-            runs = api(environment, "flow_runs/filter", {"sort": "END_TIME_DESC", "limit": 50}) or []
+            runs = api(environment, "flow_runs/filter", {"sort": "END_TIME_DESC", "limit": 50})
             ended = [
                 r
                 for r in runs

@@ -7,15 +7,18 @@ import os
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from tests.support.waiting import wait_for
 
 PREFECT = [str(Path(sys.executable).with_name("prefect"))]
 STARTS_S = 180
+ANSWERS_S = 120
+"""A busy machine is slow: ten were too few for a server beside two test processes and a training."""
 PORTS = 5
 """Ports that are tried: between asking for a free one and the server's taking it another program may."""
 
@@ -47,7 +50,7 @@ def _started(home: Path, tries: int) -> tuple[subprocess.Popen, dict[str, str]]:
     with open(home / "server.log", "wb") as log:
         server = subprocess.Popen(command, env=own, stdout=log, stderr=log)
     try:
-        wait_for(lambda: server.poll() is not None or api(client, "health") is True, STARTS_S)
+        wait_for(lambda: server.poll() is not None or _healthy(client), STARTS_S)
     except BaseException:
         server.kill()
         server.wait()
@@ -60,17 +63,31 @@ def _started(home: Path, tries: int) -> tuple[subprocess.Popen, dict[str, str]]:
 
 
 def api(environment: Mapping[str, str], path: str, body: dict | None = None):
-    """What the server answers, decoded; None where it does not."""
-    request = urllib.request.Request(
+    """What the server answers, decoded; it has ANSWERS_S for it. AssertionError: what it said instead, or its log's end."""
+    try:
+        return _answer(environment, path, body, ANSWERS_S)
+    except HTTPError as refused:
+        raise AssertionError(f"{path}: {refused}: {refused.read()[:2000]!r}") from refused
+    except OSError as silence:
+        log = Path(environment["PREFECT_HOME"], "server.log")
+        raise AssertionError(f"{path}: {silence}\n{log.read_text(errors='replace')[-3000:]}") from silence
+
+
+def _healthy(environment: Mapping[str, str]) -> bool:
+    try:
+        return _answer(environment, "health", None, 10) is True
+    except OSError:
+        return False
+
+
+def _answer(environment: Mapping[str, str], path: str, body: dict | None, seconds: float):
+    request = Request(
         f"{environment['PREFECT_API_URL']}/{path}",
         data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-    except OSError:
-        return None
+    with urlopen(request, timeout=seconds) as answer:
+        return json.loads(answer.read() or b"null")
 
 
 def _free_port() -> int:
