@@ -227,12 +227,12 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @model_validator(mode="after")
-    def _controls_are_of_scored_pairs(self) -> Settings:
-        scored = [name for name in self.pairs.control if name != "nll"]
-        if self.study is not None and self.study.pairs is not None and scored:
+    def _a_reply_chooses_no_person_s_pair(self) -> Settings:
+        people = self.study is not None and self.study.pairs is not None
+        if people and "shuffled" in self.pairs.control:
             raise ValueError(
-                f"pairs.control has {', '.join(scored)}, which is drawn from scored pairs, and study.pairs has EPO train on "
-                "people's; leave one of them out"
+                "pairs.control has shuffled, where another exchange's reply chooses in the own one's place, and study.pairs "
+                "has EPO train on what people chose, who chose by no reply; leave one of them out"
             )
         return self
 

@@ -7,6 +7,7 @@ is one line. Knows nothing of conversations.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from tasks.terminal import size_text
 
 MOST_BYTES = 64 << 20
 """Of a clip's file: a turn is at most half a minute long."""
+DECODED_AT_ONCE = 2
+"""By a server, whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Decoded:
     frames: np.ndarray | None
     seconds: float
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [name for name, part in (("heard", self.sound), ("seen", self.frames)) if part is not None]
+        return f"{self.seconds:.1f} s, {' and '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,14 @@ def decode(path: Path, settings: FeatureSettings, media: MediaSettings) -> Decod
     with DecoderPool(1, media.timeout_s) as pool:
         heard, seen = pool.map(requests)
     return _joined(path, heard, _first_window(seen))
+
+
+def decode_bytes(file: bytes, settings: FeatureSettings, media: MediaSettings) -> Decoded:
+    """As `decode`, of a file's content."""
+    with tempfile.TemporaryDirectory(prefix="empamba-clip-") as folder:
+        path = Path(folder) / "clip"
+        path.write_bytes(file)
+        return decode(path, settings, media)
 
 
 def _first_window(seen: Clip | MediaError) -> Clip | MediaError:

@@ -2,7 +2,8 @@
 project's own engine.
 
 Of a chat, the messages before the last are the history, compressed as in any conversation; a client that sends a growing
-history pays for what is new in it. Requests that come together are answered together. Knows nothing of models.
+history pays for what is new in it. The last one may have a clip. Requests that come together are answered together.
+Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -18,21 +19,25 @@ from typing import NamedTuple
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from model.generation.client import EngineError
 from model.generation.streaming import continued, readable
 from model.spoken import Spoken
 from storage.errors import InputError
+from tasks.chat.clips import DECODED_AT_ONCE, Decoded, decode_bytes, features
 from tasks.chat.conversation import Conversation, continuation
 from tasks.chat.engine import Engine
 from tasks.chat.models import Models
 from tasks.chat.openai_answers import ChatAnswer, TextAnswer, Texts
-from tasks.chat.openai_asked import Asked, AskedReply, AskedText, Question, question
+from tasks.chat.openai_asked import MOST_CLIP, Asked, AskedReply, AskedText, Question, question
 from tasks.chat.weights import RungParts, Trained
 from tasks.local_server import guard
 
 MOST_BODY = 4 << 20
+MOST_BODY_WITH_CLIP = MOST_BODY + MOST_CLIP // 3 * 4
+CHAT = "/v1/chat/completions"
 MOST_HISTORIES = 256
 """Histories whose memories are kept for a next turn; beyond them the one that was longest without any goes."""
 WATCH_S = 1.0
@@ -49,14 +54,17 @@ class Histories:
         self.kept, self.most = kept, most
         self._known: OrderedDict[bytes, Conversation] = OrderedDict()
 
-    def prompt(self, models: Models, rung: str, asked: Question, most_tokens: int):
-        """Input embeddings [T, d], and from where in the history on it had to be read."""
+    def prompt(
+        self, models: Models, rung: str, asked: Question, most_tokens: int, clip: Decoded | None = None
+    ) -> tuple[Tensor, int]:
+        """Input embeddings [T, d], and from where in the history on it had to be read. clip: that of the sentence."""
         keys = _keys(asked.history)
         known = next((n for n in range(len(keys), 0, -1) if keys[n - 1] in self._known), 0)
         conversation = self._known[keys[known - 1]].branch() if known else Conversation(self.kept)
         for said in asked.history[known:]:
             conversation.add(said.text, said.role or 0)
-        prompt = conversation.prompt(models, rung, asked.sentence, reply=most_tokens)
+        heard = None if clip is None else features(clip, models)
+        prompt = conversation.prompt(models, rung, asked.sentence, heard, most_tokens)
         if keys:
             self._known[keys[-1]] = conversation
             self._known.move_to_end(keys[-1])
@@ -80,7 +88,10 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
     app = FastAPI(title="empamba serve", docs_url=None, redoc_url=None, openapi_url=None)
     histories = Histories(found.settings.dialogue.max_history_utterances)
     default = next(reversed(rungs))
+    given_clips = [name for name, parts in rungs.items() if parts.extractor is not None]
+    decoding = asyncio.Semaphore(DECODED_AT_ONCE)
     guard(app, host)
+    _bound_bodies(app, {CHAT: MOST_BODY_WITH_CLIP} if given_clips else {})
     _explain_mistakes(app)
 
     def chosen(asked: Asked) -> str:
@@ -90,6 +101,15 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
             raise HTTPException(404, f"model {rung!r}: there are {', '.join(rungs)}")
         asked.check()
         return rung
+
+    async def decoded(clip: bytes | None, rung: str) -> Decoded | None:
+        if clip is None:
+            return None
+        if rung not in given_clips:
+            seeing = f"{', '.join(given_clips)} can be" if given_clips else "no model served here can be"
+            raise InputError(f"messages: {rung} cannot be given a clip; {seeing}")
+        async with decoding:
+            return await run_in_threadpool(decode_bytes, clip, found.settings.features, found.settings.media)
 
     async def answered(
         request: Request, asked: Asked, rung: str, prompts: Sequence[Tensor], how: _How
@@ -122,14 +142,16 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
         entries = [_entry(name, parts) for name, parts in rungs.items()]
         return {"object": "list", "data": entries}
 
-    @app.post("/v1/chat/completions")
+    @app.post(CHAT)
     async def reply(request: Request, asked: AskedReply) -> Response:
         rung, wanted, most = chosen(asked), question(asked.messages), found.settings.dialogue.max_new_tokens
         limit = asked.sampling(most).max_new_tokens
+        clip = await decoded(wanted.clip, rung)
         prompt, _ = await asyncio.wrap_future(
-            engine.call(lambda models: histories.prompt(models, rung, wanted, limit))
+            engine.call(lambda models: histories.prompt(models, rung, wanted, limit, clip))
         )
-        headers = {"X-Empamba-Left-Out": f"{wanted.left_out} system messages"} if wanted.left_out else {}
+        told = {"X-Empamba-Left-Out": wanted.left_out, "X-Empamba-Clip": str(clip or "")}
+        headers = {name: value for name, value in told.items() if value}
         return await answered(request, asked, rung, [prompt], _How(ChatAnswer, most, readable, headers))
 
     @app.post("/v1/completions")
@@ -159,17 +181,21 @@ def _entry(name: str, parts: RungParts) -> dict:
     return {"id": name, "object": "model", "created": 0, "owned_by": "empamba", "digest": digest}
 
 
-def _explain_mistakes(app: FastAPI) -> None:
-    """Every mistake in OpenAI's form, one line."""
+def _bound_bodies(app: FastAPI, larger: dict[str, int]) -> None:
+    """Turn away what is too large before it is read. larger: path -> bytes, where that is more than `MOST_BODY`."""
 
     @app.middleware("http")
     async def bounded(request: Request, follow):
-        length = request.headers.get("content-length", "")
+        length, most = request.headers.get("content-length", ""), larger.get(request.url.path, MOST_BODY)
         if request.method == "POST" and not length.isdigit():
             return _mistake(411, "a body is read where its size is told beforehand (Content-Length)")
-        if request.method == "POST" and int(length) > MOST_BODY:
-            return _mistake(413, f"a body of {length} bytes; at most {MOST_BODY} are read")
+        if request.method == "POST" and int(length) > most:
+            return _mistake(413, f"a body of {length} bytes; at most {most} are read")
         return await follow(request)
+
+
+def _explain_mistakes(app: FastAPI) -> None:
+    """Every mistake in OpenAI's form, one line."""
 
     @app.exception_handler(InputError)
     async def mistaken(_: Request, error: InputError) -> JSONResponse:

@@ -159,12 +159,7 @@ class TerminalChat:
             raise InputError("/clip FILE: name a video or sound file")
         settings = self.talk.found.settings
         self.clip = decode(Path(file).expanduser(), settings.features, settings.media)
-        parts = [
-            name
-            for name, part in (("heard", self.clip.sound), ("seen", self.clip.frames))
-            if part is not None
-        ]
-        self.out.say(f"{self.clip.seconds:.1f} s, {' and '.join(parts)}; now type what is said", style="dim")
+        self.out.say(f"{self.clip}; now type what is said", style="dim")
 
     def _recall(self, _: str) -> None:
         lines = self.talk.recall()

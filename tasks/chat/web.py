@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from model.generation.settings import Sampling
 from storage.errors import InputError
-from tasks.chat.clips import MOST_BYTES, Decoded, decode
+from tasks.chat.clips import DECODED_AT_ONCE, MOST_BYTES, Decoded, decode
 from tasks.chat.engine import Engine
 from tasks.chat.rooms import Room, Rooms
 from tasks.chat.talk import Talk
@@ -34,7 +34,6 @@ PAGE = Path(__file__).parent / "page"
 FILES = {"/": "chat.html", "/chat.css": "chat.css", "/chat.js": "chat.js"}
 MOST_BODY = 64 << 10
 """Bytes of a request that is no clip."""
-DECODED_AT_ONCE = 2
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self' blob:; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -8,15 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.answers import Pair
+from model.candidates.settings import GENERATION_EMOTIONS
+from model.pairs.settings import PairSettings, stage_name
+from storage.answers import Candidate, Pair
 from storage.errors import InputError
 from storage.preferences import PREFERENCES, write_preferences
-from storage.shards import pair_to_row, read_table
+from storage.shards import candidate_to_row, pair_to_row, read_table
 from storage.store import digest_bytes
 from tasks.engine.declaration import RawFiles
 from tasks.engine.run import RunRequest
 from tasks.settings import load_settings
 from tasks.show import table_rows
+from tasks.stages.pairs.choose import control_pairs
 from tasks.stages.pairs.judged import MOST_CHARS, joined_pairs, judged_pairs
 from tasks.stages.pairs.stage import exported_files
 from tasks.stages.shard_names import of_table
@@ -234,13 +237,42 @@ def _bytes(table: pa.Table) -> bytes:
     [
         (["study.beside_scored=true"], "name study.judgements, study.pairs or both"),
         (["study.judgements=j", "study.beside_scored=true"], "study.beside_scored is of study.pairs"),
-        (["study.pairs=p", "pairs.control=random"], "pairs.control has random, which is drawn from scored pairs"),
+        (["study.pairs=p", "pairs.control=shuffled"], "who chose by no reply; leave one of them out"),
     ],
 )  # fmt: skip
 def test_settings_that_say_nothing_are_refused(changes, told):
     with pytest.raises(InputError, match=told):
         load_settings("tiny", changes)
-    assert load_settings("tiny", ["study.pairs=p", "pairs.control=nll"]).study.judgements is None
+    others = '["random", "most_similar", "nll"]'
+    assert load_settings("tiny", ["study.pairs=p", f"pairs.control={others}"]).study.judgements is None
+
+
+def test_a_control_of_people_s_pairs_keeps_what_they_chose(tmp_path):
+    """Turned down is another candidate than theirs; an exchange that has none is named."""
+    two = two_dialogues(tmp_path, ["train", "dev", "test"], [])
+    file(
+        tmp_path / "out",
+        [row("meld", "train", 0, "A.", "B."), row("meld", "train", 1), row("meld", "dev", 5)],
+    )
+    people = of_table(judged(two, tmp_path / "out"), "pairs")
+    texts = {0: {"A.": 0.9, "B.": 0.1, "C.": 0.5, "D.": 0.8}, 1: {"Bah.": 0.2}, 5: {"E.": 0.3}}
+    scores = [
+        write_shard(two.store, "scores", f"scores/meld/{split}/0", [
+            candidate_to_row(Candidate(
+                "meld", split, "17", turn, "prompted", emotion, 0, "", text, "stop", text != "D.", None, 0, "", "", "", cosine,
+            ))
+            for turn in turns
+            for emotion, (text, cosine) in zip(GENERATION_EMOTIONS, texts[turn].items(), strict=False)
+        ])
+        for split, turns in (("train", (0, 1)), ("dev", (5,)))
+    ]  # fmt: skip
+    for control in ("random", "most_similar"):
+        refs = control_pairs(control, people, scores, PairSettings(), two.work)
+        found = [(r["turn"], r["chosen"], r["rejected"]) for r in rows_of(two.store, refs, "pairs")]
+        assert found == [(5, FIRST[6][1], "E."), (0, "A.", "C.")]
+        (lone,) = (r for ref in refs if ref.name == f"rejects/{stage_name('pairs', control)}"
+                   for r in read_table(two.store.read(ref), "rejects"))  # fmt: skip
+        assert (lone["turn"], lone["reason"]) == (1, "no_other_candidate")
 
 
 # From a study's first page to EPO -------------------------------------------------------------------------
@@ -318,6 +350,10 @@ def test_epo_trains_on_exactly_what_people_chose(pipeline, tmp_path):
         both = trained_on(opened)
         scored = pairs_of(opened, "pairs")
         assert len(scored) > len(expected)
+    # And its controls are of what it trains on.
+    with pipeline.session(*SMALL, named, "study.beside_scored=true", "pairs.control=random") as opened:
+        (item,) = next(plan for plan in opened.plan(UNTIL) if plan.stage.name == "pairs.random").items
+        assert texts_of(opened.store, item.arguments["pairs"]) == both
     assert both == {key: expected.get(key, texts) for key, texts in scored.items()}
 
 

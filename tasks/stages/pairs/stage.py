@@ -128,15 +128,17 @@ QUALITY = Stage(
 )
 
 
-def pairs_and_scores(made: Made, **parts: str) -> Calls:
+def trained_pairs_and_scores(made: Made, **parts: str) -> Calls:
+    """Of EPO's own pairs, whoever chose them, another candidate is the rejected reply."""
+    pairs, scores = made.refs(trained_pairs(made.settings)), made.refs("scores")
+    return {"all": {"pairs": of_table(pairs, "pairs"), "scores": of_table(scores, "scores"), **parts}}
+
+
+def scored_pairs_with_their_summary(made: Made) -> Calls:
+    pairs = made.refs("pairs")
+    summary = next(ref for ref in pairs if ref.name == "pairs.json")
     scores = of_table(made.refs("scores"), "scores")
-    return {"all": {"pairs": of_table(made.refs("pairs"), "pairs"), "scores": scores, **parts}}
-
-
-def pairs_with_their_summary(made: Made) -> Calls:
-    summary = next(ref for ref in made.refs("pairs") if ref.name == "pairs.json")
-    (call,) = pairs_and_scores(made).values()
-    return {"all": {**call, "pairs": [*call["pairs"], summary]}}
+    return {"all": {"pairs": [*of_table(pairs, "pairs"), summary], "scores": scores}}
 
 
 def _control(name: str, title: str, **parts) -> Stage:
@@ -145,7 +147,7 @@ def _control(name: str, title: str, **parts) -> Stage:
         name=stage_name("pairs", name),
         title=f"Control: {title}",
         flow="make_pairs",
-        needs=("pairs", "scores"),
+        needs=("pairs", *(stage.name for stage in PEOPLES), "scores"),
         enabled=lambda settings: name in settings.pairs.control,
         **parts,
     )
@@ -156,7 +158,7 @@ CONTROL_PAIRS = (
         _control(
             name,
             title,
-            items=of_dialogues(partial(pairs_and_scores, control=name)),
+            items=of_dialogues(partial(trained_pairs_and_scores, control=name)),
             function="tasks.stages.pairs.choose:control_pairs",
             settings={"settings": Reads("pairs", only=("seed",))},
             libraries=("pyarrow",),
@@ -169,7 +171,7 @@ CONTROL_PAIRS = (
     _control(
         "shuffled",
         "pairs chosen by another exchange's reply",
-        items=of_dialogues(pairs_with_their_summary),
+        items=of_dialogues(scored_pairs_with_their_summary),
         function="tasks.stages.pairs.choose:shuffled_pairs",
         settings={"settings": Reads("pairs", only=("seed", "chosen", "selection")), "scoring": "scorer"},
         weights={"scorer": "scorer.weights"},

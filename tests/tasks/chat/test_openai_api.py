@@ -1,5 +1,6 @@
 """The endpoint, asked by the project's own engine and by bare HTTP: replies are those of a conversation."""
 
+import base64
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,12 @@ from model.generation.openai_engine import OpenAIEngine
 from model.generation.protocol import GenerationRequest
 from model.generation.settings import EngineSettings, Sampling, ServerSettings
 from model.spoken import Spoken
+from tasks.chat.clips import decode
 from tasks.chat.conversation import Conversation
 from tasks.chat.openai_api import Histories, openai_app
 from tasks.chat.openai_asked import Message, question
 from tasks.chat.talk import Talk
+from tests.support.clips import write_clip
 from tests.support.served import served
 from tests.support.waiting import wait_for
 
@@ -96,6 +99,74 @@ def test_a_growing_history_is_read_once(engine, found):
     assert (found_again - wanted).abs().max() < 1e-4
 
 
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clips") / "a.mp4")
+
+
+def with_clip(text: str, kind: str, file: bytes) -> dict:
+    """A user's turn as OpenAI's clients write it (sound), or as vLLM's do (a data URL)."""
+    held = base64.b64encode(file).decode()
+    part = (
+        {"data": held, "format": "wav"} if kind == "input_audio" else {"url": f"data:video/mp4;base64,{held}"}
+    )
+    return {"role": "user", "content": [{"type": kind, kind: part}, {"type": "text", "text": text}]}
+
+
+def test_a_clip_goes_with_its_turn_and_one_before_is_left_out(url, engine, found, film, tmp_path):
+    sound = write_clip(tmp_path / "b.mp4", picture=False)
+    for kind, path, held in (("video_url", film, "heard and seen"), ("input_audio", sound, "heard")):
+        clip = decode(path, found.settings.features, found.settings.media)
+        wanted = Talk(engine, found, "5-epo", GREEDY).say("How do I look?", clip).answers[0].text
+        turn = with_clip("How do I look?", kind, path.read_bytes())
+        done = httpx.post(f"{url}/chat/completions", json={"messages": [turn], "max_tokens": 8}, timeout=60)
+        assert done.json()["choices"][0]["message"]["content"] == wanted
+        assert done.headers["X-Empamba-Clip"].endswith(f" s, {held}")
+        without = asked(url, [{"role": "user", "content": "How do I look?"}])
+        assert done.json()["usage"]["prompt_tokens"] > without["usage"]["prompt_tokens"]
+    later = [{"role": "assistant", "content": "Well."}, {"role": "user", "content": "Sure?"}]
+    body = {"messages": [turn, *later], "model": "2-ft", "max_tokens": 8}  # which no clip can be given to
+    done = httpx.post(f"{url}/chat/completions", json=body, timeout=60)
+    assert done.headers["X-Empamba-Left-Out"] == "1 clips of earlier turns"
+    said = [{"role": "user", "content": "How do I look?"}, *later]
+    assert done.json()["choices"] == asked(url, said, model="2-ft")["choices"]
+
+
+@pytest.mark.parametrize(
+    "part, told",
+    [
+        (
+            {"type": "video_url", "video_url": {"url": "file:///etc/passwd"}},
+            "neither addresses nor files are",
+        ),
+        ({"type": "video_url", "video_url": {"url": "http://127.0.0.1/a,b"}}, "as data:video/…;base64,…"),
+        (
+            {"type": "audio_url", "audio_url": {"url": "data:text/html;base64,AAAA"}},
+            "as data:audio/…;base64,…",
+        ),
+        ({"type": "input_audio", "input_audio": {"data": "../a.wav"}}, "input_audio.data: no base64"),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA"}}, "clip: corrupt"),
+        ({"type": "input_audio", "input_audio": {"data": "A" * (23 << 20)}}, "at most 16.8 MB here"),
+        ({"type": "input_audio", "input_audio": {"url": "AAAA"}}, "input_audio.data is to be a text"),
+        ({"type": "video_url", "video_url": "AAAA"}, "video_url.url is to be a text that holds"),
+    ],
+)
+def test_a_clip_that_cannot_be_read_is_one_line(url, part, told):
+    turn = {"role": "user", "content": [part, {"type": "text", "text": "Well?"}]}
+    error = asked(url, [turn], 400)["error"]
+    assert told in error["message"] and "\n" not in error["message"] and len(error["message"]) < 200
+
+
+def test_a_rung_that_no_clip_can_be_given_to_says_so(url, film):
+    turn = with_clip("Look.", "video_url", film.read_bytes())
+    told = asked(url, [turn], 400, model="2-ft")["error"]["message"]
+    assert told == "messages: 2-ft cannot be given a clip; 5-epo can be"
+    turn["content"].append(turn["content"][0])
+    assert "2 clips in one turn" in asked(url, [turn], 400)["error"]["message"]
+    turn["content"] = turn["content"][:1]
+    assert "type what is said, beside a clip too" in asked(url, [turn], 400)["error"]["message"]
+
+
 def test_requests_that_come_together_are_answered_together(url, engine):
     most = []
     decoders = engine._decoders
@@ -153,7 +224,7 @@ def test_models_are_the_rungs_and_the_last_one_answers_unnamed(url):
         ({"messages": [{"role": "user", "content": "x" * 17000}]}, "17,000 characters"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "type 'image_url'; text alone",
+            "type 'image_url'; text and clips (input_audio",
         ),
         ({"n": 2}, "n: Input should be 1"),
         ({"stop": ["."]}, "stop: not followed here; leave it out"),
@@ -258,6 +329,6 @@ def test_only_this_machine_s_names_and_pages_are_answered(url):
     body = {"messages": [{"role": "user", "content": "Well?"}]}
     foreign = httpx.post(f"{url}/chat/completions", json=body, headers={"Origin": "https://evil.example"})
     assert foreign.status_code == 403
-    large = httpx.post(f"{url}/chat/completions", content=b" " * (5 << 20))
+    large = httpx.post(f"{url}/completions", content=b" " * (5 << 20))
     assert large.status_code == 413 and "at most" in large.json()["error"]["message"]
     assert httpx.post(f"{url}/chat/completions", content=iter([b"{}"])).status_code == 411
