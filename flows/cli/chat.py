@@ -126,7 +126,7 @@ def _trained(which: WhichRun) -> tuple[Trained, str]:
         found = trained(request)
     for note in found.notes:
         err.say(note, style="dim")
-    return found, record.id if record is not None else "of these settings"
+    return found, record.id if record is not None else "by these settings"
 
 
 @contextmanager

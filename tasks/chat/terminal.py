@@ -179,8 +179,11 @@ class TerminalChat:
     def _list_rungs(self) -> None:
         for name, parts in self.talk.found.rungs.items():
             self.out.say(f"{'›' if name == self.talk.rung else ' '} {name}: {parts.rung.title}")
+        absent: dict[str, list[str]] = {}
         for name, why in self.talk.found.absent.items():
-            self.out.say(f"  {name}: not there, {why}", style="dim")
+            absent.setdefault(why, []).append(name)
+        for why, names in absent.items():
+            self.out.say(f"  {', '.join(names)}: not there, {why}", style="dim")
 
     def _compare(self, wanted: str) -> None:
         other = self.talk.found.named(wanted).rung.name if wanted else None

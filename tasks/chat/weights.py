@@ -112,6 +112,8 @@ class _Finder:
         found = self.folder(stage)
         if found is None:
             plan = self.plans.get(stage)
+            if self.plans and plan is None:
+                raise LookupError("not asked for")
             raise LookupError(f"{stage} was not run" + (f": {plan.reason}" if plan and plan.reason else ""))
         return found
 
