@@ -47,10 +47,10 @@ def test_a_talk_with_commands(finished, tmp_path):
     assert "/nope: no such command; /help lists them" in shown
     assert "said      I lost [31mmy job 🙂" in shown
     assert (
-        "  4-av: not there, the run had no clips" in shown
+        "  4-av, 4f-text: not there, the run had no clips" in shown
         and "rung 4-av (the run had no clips); there are" in shown
     )
-    assert "  4f-text, 6-random, 7-most-similar, 8-shuffled, 9-nll: not there, not asked for" in shown
+    assert "  6-random, 7-most-similar, 8-shuffled, 9-nll: not there, not asked for" in shown
     assert "talk.json: exists; name another file" in shown
     assert "nowhere.mp4: cannot be read (No such file or directory)" in shown
     saved = json.loads(talk.read_text())
