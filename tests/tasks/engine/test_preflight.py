@@ -20,6 +20,7 @@ from tasks.engine.preflight import refusal
 from tasks.engine.session import Session
 from tasks.pipeline import STAGES
 from tasks.settings import RunSettings, load_settings
+from tasks.stages.candidates import stage as candidates_stage
 from tests.support.command_line import empamba
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -181,7 +182,8 @@ def test_on_a_cluster_the_head_needs_no_gpu(monkeypatch):
 
 def test_without_vllm_what_asks_for_it_is_one_line(monkeypatch, tmp_path):
     """For a command before it starts a server, and for a run before it looks at anything."""
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name == "vllm" else pytest.fail(name))
+    for module in (preflight, candidates_stage):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "vllm" else pytest.fail(name))
     monkeypatch.setattr(preflight, "check_hub", lambda name, offline: pytest.fail("asked the hub"))
     write_sample(tmp_path / "raw", media=False, dialogues=1, turns=2)
 
