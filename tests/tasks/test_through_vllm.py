@@ -240,7 +240,7 @@ def test_a_killed_rung_goes_on_with_the_rows_that_it_has_not(started, lent, monk
     assert len(begun) == 4
 
 
-def test_what_the_settings_say_of_gpus_reaches_vllm(started, monkeypatch, tmp_path):
+def test_what_the_settings_say_of_gpus_reaches_vllm(found, monkeypatch, tmp_path):
     """Candidates, replies and a multimodal system on two pretended cards of 80 GB: what vLLM would be started with."""
     from model.generation import vllm_engine, vllm_rows
     from model.multimodal import vllm_model
@@ -259,9 +259,9 @@ def test_what_the_settings_say_of_gpus_reaches_vllm(started, monkeypatch, tmp_pa
     monkeypatch.setattr(vllm_rows.LLMEngine, "from_engine_args", lambda given, **_: engine(vars(given)))
     two = ["candidates.engine_args", "replies.vllm"]
     settings = load_settings("paper", [f"{group}.tensor_parallel_size=2" for group in two])
-    args = settings.candidates.engine_args
-    vllm_engine.VllmEngine(EngineSettings(model=str(started.llm), engine="vllm", args=args))
-    vllm_rows.VllmRows(started.llm, settings.replies.vllm.engine_args("bfloat16", 2048), [0])
+    args, llm = settings.candidates.engine_args, resolve(found.settings.llm.weights)
+    vllm_engine.VllmEngine(EngineSettings(model=str(llm), engine="vllm", args=args))
+    vllm_rows.VllmRows(llm, settings.replies.vllm.engine_args("bfloat16", 2048), [0])
     vllm_model.VllmMultimodal(write_multimodal(tmp_path / "qwen2_audio", "qwen2_audio"), args)
     # The cache and what a step takes; the tiny weights are nothing beside them.
     shares = [(17.18 + 4) / 80, (8.59 + 4) / 80, (17.18 + 4) / 80]
