@@ -39,9 +39,9 @@ def send(title: str, body: str, to: str | None = None) -> bool:
 
     told = apprise.Apprise()
     refused = [number for number, place in enumerate(places, 1) if not told.add(place)]
-    # As text: an error's words are no Markdown, and no HTML of an e-mail.
-    form = {"notify_type": apprise.NotifyType.FAILURE, "body_format": apprise.NotifyFormat.TEXT}
-    sent = bool(told.notify(title=title, body=short(body, 2000), **form)) and not refused
+    text = apprise.NotifyFormat.TEXT  # an error's words are no Markdown, and no HTML of an e-mail
+    found = told.notify(title=title, body=short(body, 2000), notify_type="failure", body_format=text)
+    sent = bool(found) and not refused
     if not sent:
         which = f"; it cannot read place {', '.join(map(str, refused))}" if refused else ""
         _log().warning("%s: a failure could not be told everywhere%s", PLACES, which)
