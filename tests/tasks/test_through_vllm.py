@@ -47,7 +47,7 @@ pytestmark = [
 SETTINGS = VllmSettings(
     max_model_len=2048, max_num_batched_tokens=4096, max_num_seqs=4, kv_cache_memory_bytes=1 << 26
 )
-DIALOGUE = DialogueSettings(reply_batch_size=2, training=TrainingSettings(dtype="float32", threads=1))
+DIALOGUE = DialogueSettings(training=TrainingSettings(dtype="float32", threads=1))
 NEW = 12
 
 
@@ -160,7 +160,7 @@ def replied(started: Started, rung: str, vllm: str | None, work: Workspace | Non
     (ref,) = write.write_replies(
         rung, started.two.utterances, started.two.exchanges, [], started.adapters[rung],
         started.compressor if memory else None, None, "memory" if memory else "text", DIALOGUE,
-        ReplySettings(max_new_tokens=NEW, vllm=SETTINGS), Weights(name=found, identity=identity(found)),
+        ReplySettings(max_new_tokens=NEW, batch_size=2, vllm=SETTINGS), Weights(name=found, identity=identity(found)),
         work or started.two.work, vllm,
     )  # fmt: skip
     return read_table(started.two.store.read(ref), "replies")
