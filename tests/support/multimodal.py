@@ -80,7 +80,7 @@ def _llava_next(folder: Path) -> None:
     grid = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
     config = LlavaNextConfig(
         vision_config=seen, text_config=text, image_token_index=VOCABULARY, image_grid_pinpoints=grid,
-        vision_feature_layer=-1, tie_word_embeddings=False,
+        vision_feature_layer=-2, tie_word_embeddings=False,
     )  # fmt: skip
     LlavaNextForConditionalGeneration(config).save_pretrained(folder)
     pictures = LlavaNextImageProcessor(
