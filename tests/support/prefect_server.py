@@ -7,13 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tests.support.waiting import wait_for
+from tests.support.waiting import POLL_S, wait_for
 
 PREFECT = [str(Path(sys.executable).with_name("prefect"))]
 STARTS_S = 180
@@ -63,14 +65,21 @@ def _started(home: Path, tries: int) -> tuple[subprocess.Popen, dict[str, str]]:
 
 
 def api(environment: Mapping[str, str], path: str, body: dict | None = None):
-    """What the server answers, decoded; it has ANSWERS_S for it. AssertionError: what it said instead, or its log's end."""
-    try:
-        return _answer(environment, path, body, ANSWERS_S)
-    except HTTPError as refused:
-        raise AssertionError(f"{path}: {refused}: {refused.read()[:2000]!r}") from refused
-    except OSError as silence:
-        log = Path(environment["PREFECT_HOME"], "server.log")
-        raise AssertionError(f"{path}: {silence}\n{log.read_text(errors='replace')[-3000:]}") from silence
+    """What the server answers, decoded. AssertionError: what it said instead, or what its log ends with.
+
+    Asked again, as Prefect's own client does, where it says that it is busy (503: its database was locked).
+    """
+    deadline = time.monotonic() + ANSWERS_S
+    while True:
+        try:
+            return _answer(environment, path, body, ANSWERS_S)
+        except HTTPError as refused:
+            if refused.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                raise AssertionError(f"{path}: {refused}: {refused.read()[:2000]!r}") from refused
+            time.sleep(POLL_S)
+        except OSError as silence:
+            log = Path(environment["PREFECT_HOME"], "server.log")
+            raise AssertionError(f"{path}: {silence}\n{log.read_text(errors='replace')[-3000:]}") from silence
 
 
 def _healthy(environment: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""The compressor that is shipped, with the LLM it was pretrained for."""
+"""The compressors that are shipped, with the LLM they were pretrained for."""
 
 import hashlib
 import json
@@ -17,7 +17,9 @@ from model.llm import load_llm
 from model.spoken import alone
 from model.zoo.resolve import is_cached, resolve
 
-NAME, LLM = "memory-smollm2-135m", "smollm2-135m-instruct"
+LLM = "smollm2-135m-instruct"
+SPANS = {"memory-smollm2-135m": None, "memory-smollm2-135m-span8": 8}
+"""Name -> the tokens that one memory covers; None: the utterance."""
 SAID = (
     "You have no idea what that means to me.",
     "I can't believe you did that!",
@@ -26,8 +28,13 @@ SAID = (
 )
 
 
-def test_it_is_small_and_its_card_names_it():
-    folder = resolve(NAME)
+@pytest.fixture(params=SPANS)
+def name(request) -> str:
+    return request.param
+
+
+def test_it_is_small_and_its_card_names_it(name):
+    folder = resolve(name)
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 25_000_000
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     weights = {
@@ -38,17 +45,18 @@ def test_it_is_small_and_its_card_names_it():
     assert card["heldout_after"]["loss"] < card["heldout_before"]["loss"]
 
 
-def test_nothing_of_a_speaker_is_in_it_yet():
-    roles = load_file(resolve(NAME) / "model.safetensors")["roles"]
+def test_nothing_of_a_speaker_is_in_it_yet(name):
+    roles = load_file(resolve(name) / "model.safetensors")["roles"]
     assert roles.shape == (8, 576) and roles.dtype == torch.float16 and not roles.any()
 
 
 @pytest.mark.slow
-def test_its_memories_tell_the_llm_what_was_said():
+def test_its_memories_tell_the_llm_what_was_said(name):
     assert is_cached(LLM), "empamba weights pull --profile cpu"
     llm, tokenizer = load_llm(resolve(LLM), "float32")
-    compressor = MambaCompressor.load(resolve(NAME), tokenizer, llm.get_input_embeddings().weight)
-    task = Reconstruction(with_reader(llm, resolve(NAME)), tokenizer, dialogue=False, cached=True, bare=True)
+    compressor = MambaCompressor.load(resolve(name), tokenizer, llm.get_input_embeddings().weight)
+    assert compressor.shape.memory_span == SPANS[name]
+    task = Reconstruction(with_reader(llm, resolve(name)), tokenizer, dialogue=False, cached=True, bare=True)
     rows, _ = rows_of(alone(SAID), compressor, task, CompressorSettings(), 64)
     nats = {kind: figures(compressor, task, rows, 4, kind)["loss"] for kind in ("own", "none", "other")}
     assert nats["own"] < nats["none"] - 1 and nats["own"] < nats["other"] - 3
