@@ -103,10 +103,13 @@ class _Window(NamedTuple):
     def _answered(self, model: DialogueModel, rows: Sequence[int], memories: Memories) -> list[Answer]:
         examples = [self.examples[row] for row in rows]
         asked = [asked_of(self.examples[row].reply, self.others[row]) for row in rows]
-        write = self.written is None
-        found = answered(model, examples, asked, self.max_new_tokens, memories, write)
-        said = [Written(*answer[:2]) for answer in found] if write else [self.written[row] for row in rows]
-        return [Answer(*parts, likely(answer.nats)) for parts, answer in zip(said, found, strict=True)]
+        written = None if self.written is None else [self.written[row] for row in rows]
+        found = answered(model, examples, asked, self.max_new_tokens, memories, written is None)
+        said = written or [Written(one.reply, one.prompt_tokens) for one in found]
+        return [
+            Answer(one.reply, one.prompt_tokens, likely(read.nats))
+            for one, read in zip(said, found, strict=True)
+        ]
 
 
 def _stored(memo: RowStore, keys: Sequence[str]) -> Iterator[tuple[int, bytes]]:
