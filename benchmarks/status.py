@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ COLUMNS = (
 EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
 REAL = ("utterances", "utterances.exchanges")
 REPEATS = 5
+FRESH = '"state": "fresh"'
+"""What `status --json` says of a stage with nothing to do."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,18 @@ def _stub(store: Store, item: Item):
     return outputs
 
 
-def cost(command: list[str], folder: Path, says: str = "") -> Cost:
-    """Seconds, CPU seconds and peak memory of a command, the least of REPEATS runs; it must print `says`."""
+def cost(command: list[str], folder: Path, says: str = "", before: Callable[[], None] = lambda: None) -> Cost:
+    """Seconds, CPU seconds and peak memory of a command, the least of REPEATS runs; it must print `says`.
+
+    before: called before each run.
+    """
     found = []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # both keep their byte code, as installed programs do
     environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
     subprocess.run(command, cwd=folder, env=environment, capture_output=True)
     for _ in range(REPEATS):
+        before()
         with tempfile.TemporaryFile() as printed:
             process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=printed, stderr=subprocess.STDOUT
@@ -130,12 +137,16 @@ def cost(command: list[str], folder: Path, says: str = "") -> Cost:
     return Cost(*(min(getattr(f, name) for f in found) for name in ("wall_s", "cpu_s", "peak_mb")))
 
 
+def command(name: str, store: Path | str, raw: Path, *more: str) -> list[str]:
+    """A command of this project's on a store that `fill` made."""
+    options = ["--profile", "tiny", "--store", str(store), "--raw", str(raw)]
+    return [sys.executable, "-m", "flows.cli", name, *more, *options]
+
+
 def ours(store: Path, raw: Path) -> dict[str, Cost]:
-    arguments = ["--profile", "tiny", "--store", str(store), "--raw", str(raw)]
-    cli = [sys.executable, "-m", "flows.cli"]
     return {
-        "status": cost([*cli, "status", "--json", *arguments], store.parent, '"state": "fresh"'),
-        "run": cost([*cli, "run", *arguments], store.parent, "Nothing is stale"),
+        "status": cost(command("status", store, raw, "--json"), store.parent, FRESH),
+        "run": cost(command("run", store, raw), store.parent, "Nothing is stale"),
     }
 
 

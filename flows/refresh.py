@@ -15,8 +15,8 @@ from tasks.orchestration.run_stages import as_part
 @flow(name="refresh", log_prints=True, on_failure=[tell_failure], on_crashed=[tell_failure])
 def refresh(request: RunRequest) -> str | State | None:
     """Run `reproduce` if anything is stale. Returns the report's path, or None when nothing was."""
-    with monitored(request), accounted(request) as account:
+    with monitored(request) as stop, accounted(request) as account:
         if not account.stale:
             print("nothing is stale: no task was run")
             return None
-        return as_part(reproduce, request)
+        return as_part(reproduce, request, stop)

@@ -11,13 +11,14 @@ from prefect import Flow
 
 from tasks.engine.run import RunRequest
 from tasks.orchestration.deploy import deployed_for, pool
+from tasks.orchestration.ops import LEASES
 from tasks.orchestration.watch import EVENT
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINERS = ROOT / "deployments" / "containers"
 PREFECT = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
 COMPOSE = yaml.safe_load((CONTAINERS / "compose.yaml").read_text())
-PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+[\w.-]*")
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?")
 
 
 @pytest.mark.parametrize("one", PREFECT["deployments"], ids=lambda one: one["name"])
@@ -35,6 +36,8 @@ def test_the_automation_waits_for_what_watch_emits():
     by_name = {one["name"]: one for one in PREFECT["deployments"]}
     (trigger,) = by_name["refresh"]["triggers"]
     assert trigger["expect"] == [EVENT] and trigger["match"] == {"prefect.resource.id": "empamba.store.*"}
+    # Each event is judged by itself: within a time, one of a machine whose clock is behind would count as late, and start nothing.
+    assert (trigger["within"], trigger["threshold"]) == (0, 1)
     assert by_name["watch"]["schedules"] and by_name["refresh"]["schedules"]
     # Both look at the same data, or the one would start the other for nothing.
     assert by_name["watch"]["parameters"] == by_name["refresh"]["parameters"]
@@ -75,6 +78,13 @@ def test_compose_starts_what_depends_on_what_is_well():
     ours = [service for service in services.values() if service["image"] == "empamba:cpu"]
     assert all(service["cap_drop"] == ["ALL"] and service["read_only"] for service in ours)
     assert services["server"]["ports"] == ["127.0.0.1:4200:4200"]  # it asks nobody who they are
+    server = services["server"]["environment"]
+    assert server["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == LEASES  # in Prefect's home:
+    assert f"places:{server['PREFECT_HOME']}" in services["server"]["volumes"]
+    # A volume that is new gets its owner from the image's folder.
+    (made,) = re.findall(r"install -d -o empamba (.+)", (CONTAINERS / "Dockerfile.cpu").read_text())
+    mounted = {v.split(":")[1] for s in ours for v in s.get("volumes", ()) if not v.startswith("$")}
+    assert mounted <= set(made.split())
     named = {
         v.split(":")[0] for s in services.values() for v in s.get("volumes", []) if not v.startswith("$")
     }

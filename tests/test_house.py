@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,29 @@ def test_every_module_opens_with_a_docstring():
         for path in (ROOT / package).rglob("*.py"):
             if path.name != "__init__.py":
                 assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+ASK_THE_CLOCK = {
+    "tasks/engine/runs.py",  # a run's name and dates, by which nothing is ordered
+    "tasks/report/this_run.py",  # how long it took
+    "tasks/study/app.py",  # one server's own, as is the next
+    "tasks/study/status.py",
+    "tasks/chat/openai_answers.py",  # `created`, for its reader
+    "storage/filestat.py",  # whether a file is young, beside the clock of its file system
+    "model/generation/server_errors.py",  # a server's date, at most `longest_pause_s` away
+}
+
+
+def test_few_ask_what_time_it_is():
+    """A machine's clock may be wrong: a module that asks it is listed in docs/operations.md with what follows."""
+    asks = re.compile(r"\btime\.time(_ns)?\(|datetime\.(now|utcnow|today)\(|\bst_mtime\b")
+    files = [
+        path for folder in ("flows", "model", "storage", "tasks") for path in (ROOT / folder).rglob("*.py")
+    ]
+    found = {
+        path.relative_to(ROOT).as_posix() for path in files if asks.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == ASK_THE_CLOCK
 
 
 def test_no_pickle():

@@ -47,6 +47,19 @@ def test_a_python_that_the_lock_is_not_for_is_refused_before_anything_is_install
     assert done.stderr.splitlines()[0] == told
 
 
+def test_torch_comes_from_the_index_that_is_asked_for():
+    for asked, index in (([], ""), (["TORCH_INDEX=https://host/cpu"], " --index-url https://host/cpu")):
+        told = subprocess.run(
+            ["make", "-n", "--always-make", "setup", *asked],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert f"pip install --quiet{index} -r requirements-torch.txt" in " ".join(told.split())
+        assert told.count("--index-url") == len(asked)
+
+
 def test_ci_starts_with_an_empty_cache_and_home_and_leaves_none(tmp_path):
     """The script on a tree whose `make test` notes what it was given and puts something there."""
     (tmp_path / ".ci").mkdir()

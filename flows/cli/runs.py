@@ -24,7 +24,7 @@ from storage.files import DEFAULT_STORE, on_store
 from storage.store import Store, StoreError
 from tasks.display import Waiting, status_tree
 from tasks.engine.planner import StagePlan
-from tasks.engine.preflight import check_accelerator
+from tasks.engine.preflight import check_machine
 from tasks.engine.releases import changed_code
 from tasks.engine.run import RunRequest, publish_report, stale_plan
 from tasks.engine.runs import runs
@@ -41,7 +41,7 @@ def run(options: RunOptions, until: Until = None, rehash: Rehash = False, force:
         report = _nothing_stale(request, plans)
         out.say("Nothing is stale: no task was run." + (f" Report: {report}" if report else ""))
         return
-    check_accelerator(request.settings().run)
+    check_machine(plans, request.settings())
     Waiting("starting the orchestrator", after_s=0).start()
     quiet_prefect()
     from flows.reproduce import reproduce

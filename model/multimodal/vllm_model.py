@@ -12,12 +12,22 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 
+from model.generation.memory_share import memory_share, weight_bytes
 from model.generation.reply import reply_of
 from model.generation.settings import EngineArgs
 from model.generation.vllm_engine import vllm_arguments
 from model.multimodal.engines import vllm_prompt
 from model.multimodal.model import Answered, Prompter, Shown
+
+
+def _gpu_share(folder: Path, args: EngineArgs) -> float | None:
+    """Of a GPU's memory, as other engines of vLLM's ask for it."""
+    if current_platform.is_cpu():
+        return args.gpu_memory_utilization
+    total = current_platform.get_device_total_memory()  # asked of the driver; CUDA is not started here
+    return memory_share(args, weight_bytes(folder), total)
 
 
 class VllmMultimodal:
@@ -38,7 +48,7 @@ class VllmMultimodal:
             model=str(folder),
             trust_remote_code=False,
             limit_mm_per_prompt={self.prompter.sense: 1},
-            **vllm_arguments(args),
+            **vllm_arguments(args, _gpu_share(folder, args)),
             **further,
         )
 

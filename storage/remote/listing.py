@@ -16,7 +16,8 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import cached_property
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -50,7 +51,7 @@ def run_name(run: str) -> str:
 
 @dataclass
 class Listing:
-    """objects: their sizes by digest. records: when each was written, by the server's clock. strange: names that are no store's.
+    """objects: their sizes by digest. records, runs: when each was written, by the server's clock. strange: names that are no store's.
     damaged: names of what was read and cannot be used, and why.
     """
 
@@ -58,9 +59,15 @@ class Listing:
     records: dict[tuple[str, str], datetime] = field(default_factory=dict)
     segments: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     fixed: list[str] = field(default_factory=list)
-    runs: list[str] = field(default_factory=list)
+    runs: dict[str, datetime] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def newest(self) -> datetime:
+        """When the last of the records was written that were there then. What is seen to come later is no older, and what a machine's own
+        clock says of that is not asked: it may be wrong."""
+        return max(self.records.values(), default=datetime.min.replace(tzinfo=UTC))
 
 
 def listing(entries: Mapping[str, Entry]) -> Listing:
@@ -102,7 +109,7 @@ def _sort(found: Listing, name: str, entry: Entry) -> bool:
     ):
         found.fixed.append(name.removeprefix("fixed/").removesuffix(".json"))
     elif run := RUN.fullmatch(name):
-        found.runs.append(run[1])
+        found.runs[run[1]] = entry.modified
     else:
         return False
     return True

@@ -147,7 +147,8 @@ class BucketStore(Store):
                 self.write_fixed(known)
 
     def _pull_runs(self) -> None:
-        latest = sorted(self.listed.runs, reverse=True)[:LATEST_RUNS]
+        written = self.listed.runs
+        latest = sorted(written, key=lambda run: (written[run], run), reverse=True)[:LATEST_RUNS]
         new = [run for run in latest if not self._run_path(run).exists()]
         for run, data in zip(new, self._get_all([run_name(run) for run in new]), strict=True):
             try:
@@ -251,7 +252,7 @@ class BucketStore(Store):
         data = self.bucket.get(record_name(stage, key))
         theirs = None if data is None else self._believed(stage, key, data)
         if data is not None and theirs is not None and all(map(self._is_there, theirs.outputs)):
-            self.listed.records.setdefault((stage, key), datetime.now(UTC))
+            self.listed.records.setdefault((stage, key), self.listed.newest)
             self._take_over(stage, key, data)
 
     def _believed(self, stage: str, key: str, data: bytes) -> Record | None:
@@ -304,7 +305,7 @@ class BucketStore(Store):
         """Artefacts first, then rows, the record last. The record that stands then, which may be another machine's."""
         self.share(record.outputs)
         standing = self._agreed_record(record, parts)
-        self.listed.records[record.stage, record.key] = datetime.now(UTC)
+        self.listed.records[record.stage, record.key] = self.listed.newest
         return super().commit(standing, parts)
 
     def _agreed_record(self, record: Record, parts: dict) -> Record:

@@ -8,9 +8,9 @@ Prefect, of torch, or of which stages there are.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -59,6 +59,17 @@ def named_weights(name: str) -> Weights:
 def served_weights(model: str) -> Weights:
     """What a server serves, by its name there; the stage asks the server itself for more (`OpenAIEngine.identify`)."""
     return Weights(name=model, identity=SERVED + model)
+
+
+class Vllm(NamedTuple):
+    """An engine of vLLM's that a stage's items start, by the dotted names of the settings that say so.
+
+    asked_by: names it; shared_by: says among how many GPUs it shares its model, which are `gpus`.
+    """
+
+    asked_by: str
+    shared_by: str
+    gpus: int
 
 
 @dataclass(frozen=True)
@@ -165,8 +176,8 @@ class Stage:
     without_effect: dotted names of settings that are handed over and cannot change the output, and so are in no key.
 
     workers: how many items may run at once, or the dotted path of the setting that says so. gpus: how many GPUs an item
-    takes where the machine has any; 0: it leaves computing to others. Where that is not said, see `gpus_of`. own_process: its
-    processes are never shared with other stages, since what they hold must go when the stage ends. trains: several
+    takes where the machine has any; 0: it leaves computing to others; None: see `gpus_of`. vllm: the
+    engines that it starts by these settings, one at a time. own_process: its processes are never shared with other stages, since what they hold must go when the stage ends. trains: several
     processes can do its items together, and `retrain` says when changed rows make it stale. anew: it starts from new
     weights, or from its own of last time where `retrain` says so. enabled: whether these settings ask for it. may_run: whether
     raw files of such names can give it anything to do, asked before any is read. explain:
@@ -191,7 +202,8 @@ class Stage:
     code: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     workers: int | str = 1
-    gpus: Callable[[Any], int] | None = None
+    gpus: Callable[[Any], int | None] = lambda settings: None
+    vllm: Callable[[Any], Sequence[Vllm]] = lambda settings: ()
     own_process: bool = False
     trains: bool = False
     anew: bool = False
@@ -204,11 +216,15 @@ class Stage:
     changed: Callable[[Any], Any] = lambda settings: settings
 
     def gpus_of(self, settings: Any) -> int:
-        """GPUs that an item takes where there are any: one of a stage that reads torch's version, for each of its processes."""
-        if self.gpus is not None:
-            return self.gpus(settings)
+        """GPUs that an item takes where there are any: one of a stage that reads torch's version, for each of its processes,
+        or those that its engines of vLLM's share."""
+        said = self.gpus(settings)
+        if said is not None:
+            return said
+        if "torch" not in self.libraries:
+            return 0
         processes = settings.run.processes if self.trains else 1
-        return processes if "torch" in self.libraries else 0
+        return max([processes, *(engine.gpus for engine in self.vllm(settings))])
 
     def is_repeated(self, settings: BaseModel) -> bool:
         """Whether variants have the stage for its own figures."""

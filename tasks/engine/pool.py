@@ -193,7 +193,7 @@ class WorkerPool(Pool):
 
     @cached_property
     def machine(self) -> Resources:  # type: ignore[override]
-        """As it was when the first item came."""
+        """As it was when it was first asked for, as the run began."""
         return machine(self.settings, len(self.gpus.names))
 
     @property

@@ -1,4 +1,4 @@
-"""What a run asks before anything long starts: the GPU, if its settings need one, and the models' hub.
+"""What a run asks before anything long starts: GPUs and vLLM, if its settings need them, and the models' hub.
 
 Each fault is one InputError that says what to do; what was found is the run's first lines. Knows nothing of stages.
 """
@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.accelerator import Accelerator, Gpu, may_have_gpu
 from model.zoo.hub import check_hub, must_be_fetched
 from storage.errors import InputError
-from tasks.engine.declaration import Weights
+from tasks.engine.declaration import Stage, Weights
 from tasks.engine.gpus import Gpus, visible_names
 from tasks.engine.passing import can_pass, tried
 from tasks.engine.planner import StagePlan
@@ -33,8 +34,64 @@ ANYWAY = "`--set run.least_gpu_gb=null` runs without asking, `--profile cpu` nee
 def preflight(session: Session, until: str | None) -> tuple[str, ...]:
     """The run's first lines. Raises InputError or ZooError where the machine, or the hub, has not what the run needs."""
     lines = session.workers.check()
+    _check_stages(session, until)
     _check_hub(session, until)
     return lines
+
+
+def check_machine(plans: Sequence[StagePlan], settings: Settings) -> None:
+    """Of `preflight` what needs no run, for a command that has a server to start first. Raises InputError."""
+    if settings.run.runner == "local":
+        check_accelerator(settings.run)
+    fault = vllm_fault(with_work(plans), settings)
+    if fault is not None:
+        raise InputError(fault)
+
+
+def _check_stages(session: Session, until: str | None) -> None:
+    """Raises InputError where a stage that has anything to do needs vLLM, or GPUs, that are not here."""
+    settings, gpus = session.settings, session.workers.machine.gpus
+
+    def fault(stages: Sequence[Stage]) -> str | None:
+        return vllm_fault(stages, settings) or gpu_fault(stages, settings, gpus)
+
+    # What has to be done is asked only where it matters: of a large corpus that takes minutes.
+    if fault([node.stage for node in session.graph(until)]):
+        found = fault(with_work(session.plan(until)))
+        if found is not None:
+            raise InputError(found)
+
+
+def with_work(plans: Sequence[StagePlan]) -> list[Stage]:
+    """The stages that have anything to do, or may have."""
+    return [plan.stage for plan in plans if plan.state in ("stale", "unknown")]
+
+
+def vllm_fault(stages: Sequence[Stage], settings: Settings) -> str | None:
+    """What to do where these stages start vLLM and it is not installed; None where they can."""
+    asked = sorted({engine.asked_by for stage in stages for engine in stage.vllm(settings)})
+    if not asked or find_spec("vllm"):
+        return None
+    return (
+        f"{' and '.join(asked)}: vllm, and vLLM is not installed here; `make setup-gpu` installs it (`make setup` where there "
+        "is no GPU), or set transformers in its place, which takes longer"
+    )
+
+
+def gpu_fault(stages: Sequence[Stage], settings: Settings, gpus: int) -> str | None:
+    """What to do where an item takes more GPUs than there are, which are `gpus`; None where it does not.
+
+    Without any, the processes of a training share the CPU, and vLLM's do not.
+    """
+    for stage in stages:
+        engines, wanted = stage.vllm(settings), stage.gpus_of(settings)
+        if wanted > max(gpus, 1) and (gpus or engines):
+            by = max(engines, key=lambda engine: engine.gpus).shared_by if engines else "run.processes"
+            return (
+                f"{by} is {wanted}, and {stage.name} finds {gpus} GPUs: lower it, or make more of them visible "
+                "(CUDA_VISIBLE_DEVICES, run.gpus)"
+            )
+    return None
 
 
 def gpu_names(settings: RunSettings) -> tuple[str, ...]:

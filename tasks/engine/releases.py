@@ -14,27 +14,33 @@ from tasks.engine.planner import StagePlan
 
 
 def changed_code(store: Store, plans: list[StagePlan]) -> dict[str, list[str]]:
-    """Stage -> the functions and constants it reaches that changed, came or went, of stages that have run before."""
-    latest: dict[str, Path] = {}
-    for path in sorted(store.last_paths(), key=_written):
-        latest[path.parent.name] = path
+    """Stage -> the functions and constants it reaches that changed, came or went, of stages that have run before.
+
+    Since its items' notes that are nearest to the code as it is: when they were written is not asked, by whichever clock.
+    """
+    noted: dict[str, list[Path]] = {}
+    for path in store.last_paths():
+        noted.setdefault(path.parent.name, []).append(path)
     found = {}
     for plan in plans:
-        noted = latest.get(plan.stage.name)
-        old = None if noted is None else _noted_code(store, noted)
-        if old is not None:
-            now = code_of(plan.stage.function, plan.stage.code)
-            names = sorted(name for name in old.keys() | now.keys() if old.get(name) != now.get(name))
-            if names:
-                found[plan.stage.name] = names
+        names = _fewest_changes(store, plan, noted.get(plan.stage.name, []))
+        if names:
+            found[plan.stage.name] = names
     return found
 
 
-def _written(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+def _fewest_changes(store: Store, plan: StagePlan, noted: list[Path]) -> list[str]:
+    """What differs between the code as it is and as it was for one of the stage's items; nothing where none is known."""
+    fewest: list[str] | None = None
+    now = code_of(plan.stage.function, plan.stage.code) if noted else {}
+    for path in noted:
+        old = _noted_code(store, path)
+        if old is not None:
+            names = sorted(name for name in old.keys() | now.keys() if old.get(name) != now.get(name))
+            if not names:
+                return []
+            fewest = names if fewest is None or len(names) < len(fewest) else fewest
+    return fewest or []
 
 
 def _noted_code(store: Store, path: Path) -> dict[str, str] | None:

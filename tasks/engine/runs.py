@@ -29,7 +29,7 @@ from storage.files import on_store
 from storage.store import canonical, digest_bytes, write_atomic, writing
 from tasks.engine.versions import commit
 
-VERSION: Final = 2
+VERSION: Final = 3
 KEPT = 100
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 ERROR_CHARACTERS = 300
@@ -41,11 +41,13 @@ class RunRecord(BaseModel, frozen=True, extra="forbid"):
 
     state: "running" in the file of a run that never ended is reported as "killed". report, page: digests of the
     artefacts report.json and report.html, where the run came to one. seconds: of work by stage, items added up.
-    commit: of the code that ran, None in records of version 1.
+    commit: of the code that ran, None in records of version 1. number: one more than the largest that the store knew when the run
+    began, 0 in records before version 3: which run is the later one, whatever the machines' clocks say.
     """
 
-    version: Literal[1, 2] = VERSION
+    version: Literal[1, 2, 3] = VERSION
     id: str
+    number: int = 0
     started: AwareDatetime
     ended: AwareDatetime | None = None
     state: Literal["running", "finished", "failed", "stopped", "killed"] = "running"
@@ -89,8 +91,9 @@ def recorded(
     root = Path(root)
     run_id, lock = _claimed(root)
     with lock:
+        number = 1 + max((known.number for known in runs(root)[0]), default=0)
         record = RunRecord(
-            id=run_id, started=_now(), profile=profile, changes=changes, raw=raw, until=until, commit=commit()
+            id=run_id, number=number, started=_now(), profile=profile, changes=changes, raw=raw, until=until, commit=commit()
         )  # fmt: skip
         note = RunRecorder(root, record)
         _write(root, record)
@@ -108,7 +111,7 @@ def recorded(
         finally:
             # A full disk leaves "running" in the file, which without its process reads as killed.
             with contextlib.suppress(Exception) if facts["state"] != "finished" else contextlib.nullcontext():
-                note.update(ended=_now(), **facts)
+                note.update(ended=max(_now(), record.started), **facts)  # a clock may be set back meanwhile
             _lock_path(root, run_id).unlink(missing_ok=True)
 
 
@@ -120,7 +123,7 @@ def runs(root: Path) -> tuple[list[RunRecord], dict[str, str]]:
             found.append(_read(root, path))
         except ValueError as error:
             unreadable[path.name] = str(error)
-    return sorted(found, key=lambda record: (record.started, record.id), reverse=True), unreadable
+    return sorted(found, key=lambda one: (one.number, one.started, one.id), reverse=True), unreadable
 
 
 def run_of(root: Path, wanted: str | None, option: str = "--run") -> RunRecord:

@@ -48,12 +48,12 @@ OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
 
 
 @contextmanager
-def monitored(request: RunRequest) -> Iterator[None]:
-    """For a flow that only runs another one: its run is monitored from its first moment on."""
+def monitored(request: RunRequest) -> Iterator[Stop]:
+    """For a flow that only runs another one: its run is monitored from its first moment on. Yields what stops it."""
     stop = Stop()
     stop.on_stop(stop_all)
     with monitored_by(stop, Store(request.folder)):
-        yield
+        yield stop
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Telling people that a run failed or crashed, where they asked for it: a webhook, Slack, e-mail, by apprise.
 
 EMPAMBA_NOTIFY, in the environment of what runs the flows, names the places, with a space between two, as
-https://appriseit.com/services/ lists them: `json://HOST:PORT/PATH`, `slack://TOKENS`, `mailtos://USER:PASSWORD@HOST`.
+https://appriseit.com/services/ lists them: `json://HOST:PORT/PATH`, Slack's `https://hooks.slack.com/services/…`,
+`mailtos://USER:PASSWORD@HOST`.
 They hold secrets and so are no setting of a run, which a report would show. Knows nothing of stages.
 """
 
@@ -38,7 +39,9 @@ def send(title: str, body: str, to: str | None = None) -> bool:
 
     told = apprise.Apprise()
     refused = [number for number, place in enumerate(places, 1) if not told.add(place)]
-    sent = bool(told.notify(title=title, body=short(body, 2000), notify_type="failure")) and not refused
+    text = apprise.NotifyFormat.TEXT  # an error's words are no Markdown, and no HTML of an e-mail
+    found = told.notify(title=title, body=short(body, 2000), notify_type="failure", body_format=text)
+    sent = bool(found) and not refused
     if not sent:
         which = f"; it cannot read place {', '.join(map(str, refused))}" if refused else ""
         _log().warning("%s: a failure could not be told everywhere%s", PLACES, which)

@@ -256,11 +256,11 @@ def _begun(flow: Flow, request: RunRequest, stop: Stop):
     )
 
 
-def as_part(flow: Flow, request: RunRequest):
-    """Run a flow within another one: its result, or the state Cancelled where it was cancelled."""
+def as_part(flow: Flow, request: RunRequest, stop: Stop):
+    """Run a flow within another one: its result, or the state Cancelled where it was cancelled. stop: of the other one."""
     try:
-        return flow(request)
-    except CancelledRun as cancelled:
+        return _begun(flow, request, stop)
+    except (CancelledRun, Stopped) as cancelled:
         return Cancelled(message=str(cancelled))
 
 

@@ -71,7 +71,7 @@ from pathlib import Path
 from prefect import flow
 
 from tasks.engine.stopping import Stop
-from tasks.orchestration.run_stages import _begun
+from tasks.orchestration.run_stages import as_part
 
 folder = Path(sys.argv[1])
 
@@ -86,7 +86,7 @@ def around():
         time.sleep(0.05)
     with ThreadPoolExecutor(1) as pool:  # as flows that run side by side are begun
         (folder / "begins").touch()
-        return pool.submit(copy_context().run, _begun, within, {}, Stop()).result()
+        return pool.submit(copy_context().run, as_part, within, {}, Stop()).result()
 
 print(around())
 """

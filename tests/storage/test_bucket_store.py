@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from storage.files import StoreError, sealed, unsealed
+from storage.files import StoreError, sealed, unsealed, write_atomic
 from storage.records import Record
+from storage.remote import store as store_module
 from storage.remote.address import address_of, working_folder
+from storage.remote.bucket import Bucket, Entry
 from storage.remote.opening import open_store
 from storage.remote.store import BucketStore
 from storage.store import Store, UnreadableError, digest_bytes
@@ -119,6 +122,48 @@ def test_what_is_done_meanwhile_is_not_done_again(machines):
     assert waiting.record("stage", record.key) is None
     waiting.prepare("stage", record.key, PARTS)
     assert waiting.record("stage", record.key) == record and waiting.holds(record.outputs[0])
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(days=-1)])
+def test_the_latest_is_so_by_no_clock_here(machines, s3, monkeypatch, ahead):
+    """ahead: the server's clock before this machine's."""
+    one, two = machines
+    listed = Bucket.list
+
+    def by_another_clock(bucket, folder=None):
+        found = listed(bucket, folder)
+        return {name: Entry(entry.size, entry.modified + ahead) for name, entry in found.items()}
+
+    monkeypatch.setattr(Bucket, "list", by_another_clock)
+    one.did("item", b"first", key_of("first"))
+    waiting = two.open()
+    assert waiting.last("stage", "item")["key"] == key_of("first")
+    one.did("item", b"second", key_of("second"))
+    waiting.prepare("stage", key_of("second"), PARTS)
+    assert waiting.last("stage", "item")["key"] == key_of("second")
+    assert two.open().last("stage", "item")["key"] == key_of("second")
+
+
+def test_the_latest_runs_are_the_latest_by_the_servers_clock(machines, monkeypatch):
+    """The machine of the later one has a clock that is years behind."""
+    one, two = machines
+    store = one.open()
+    ids = "20390101-000000-aaaaaa", "20200101-000000-bbbbbb"
+    for run in ids:
+        write_atomic(store.root / "runs" / f"{run}.json", sealed({"id": run}))
+        store.share_run(run)
+    listed = Bucket.list
+
+    def a_second_apart(bucket, folder=None):  # moto tells no less
+        times = {f"runs/{run}.json": timedelta(seconds=number) for number, run in enumerate(ids)}
+        return {
+            name: Entry(entry.size, datetime(2026, 1, 1, tzinfo=UTC) + times.get(name, timedelta()))
+            for name, entry in listed(bucket, folder).items()
+        }
+
+    monkeypatch.setattr(Bucket, "list", a_second_apart)
+    monkeypatch.setattr(store_module, "LATEST_RUNS", 1)
+    assert [path.stem for path in (two.open().root / "runs").iterdir()] == [ids[1]]
 
 
 def test_what_is_made_again_on_purpose_replaces_what_was_there(machines):

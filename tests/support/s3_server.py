@@ -36,13 +36,14 @@ CONDITIONS = ("if-none-match", "if-match")
 @dataclass
 class S3:
     """requests: method and name of each, in order. heeds: whether conditions reach the server. page: names that one answer
-    lists at most; None: a thousand. prefix: of the names that `names` tells.
+    lists at most; None: a thousand. prefix: of the names that `names` tells. away_s: added to every answer, as by a network.
     """
 
     url: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     heeds: bool = True
     slow_s: float = 1.5
+    away_s: float = 0.0
     page: int | None = None
     prefix: str = ""
     planned: list[tuple[str, str, str]] = field(default_factory=list)
@@ -151,6 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         name = unquote(parts.path).removeprefix(f"/{BUCKET}").lstrip("/") or f"?{parts.query}"
         how = self.s3.failure(self.command, name)
+        time.sleep(self.s3.away_s)
         if how is not None and how.isdigit():
             return self._answer(int(how), {}, b"")
         if how == "cut":

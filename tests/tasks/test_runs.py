@@ -90,6 +90,32 @@ def test_the_latest_stay(tmp_path, monkeypatch):
     assert len(list((tmp_path / "runs").iterdir())) == 4 and KEPT >= 50
 
 
+def test_the_last_run_is_the_last_one_whatever_the_clock_says(tmp_path, monkeypatch):
+    """A clock that is years ahead, one that is set back while a run is at work, and records without a number."""
+    monkeypatch.setattr(module, "KEPT", 3)
+
+    def clock(*years):
+        times = iter(years)
+        monkeypatch.setattr(module, "_now", lambda: module.datetime(next(times), 1, 1, tzinfo=module.UTC))
+
+    made = []
+    for years in ((2040, 2040, 2040), (2020, 2020, 2019), (2021, 2021, 2021)):
+        clock(*years)
+        made.append(a_run(tmp_path).id)
+    found, _ = runs(tmp_path)
+    assert [record.id for record in found] == made[::-1] and run_of(tmp_path, None).id == made[-1]
+    assert found[1].took_s == 0
+    facts = json.loads(file_of(tmp_path, found[2]).read_bytes())
+    del facts["number"], facts["check"]
+    facts["version"] = 2
+    facts["check"] = digest_bytes(canonical(facts))
+    file_of(tmp_path, found[2]).write_bytes(canonical(facts))
+    for _ in range(3):  # the oldest goes, which is the one whose clock was ahead
+        clock(2000, 2000, 2000)
+        made.append(a_run(tmp_path).id)
+    assert [record.id for record in runs(tmp_path)[0]] == made[:1:-1]
+
+
 @pytest.mark.parametrize(
     "damage, fault",
     [
@@ -98,7 +124,7 @@ def test_the_latest_stay(tmp_path, monkeypatch):
         (lambda text: "[]", "is no record"),
         (lambda text: "{}", "is no record"),
         (lambda text: text.replace('"profile":', '"more":1,"profile":'), "is no record"),
-        (lambda text: text.replace('"version":2', '"version":3'), "later version"),
+        (lambda text: text.replace('"version":3', '"version":4'), "later version"),
     ],
 )
 def test_a_damaged_record_is_named_and_stops_nothing(tmp_path, damage, fault):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -17,7 +18,9 @@ import torch
 
 from model.adapter import for_inference, load_adapter
 from model.dialogue.settings import DialogueSettings
-from model.generation.settings import Sampling
+from model.extractor.extractor import new_extractor
+from model.extractor.settings import ExtractorSettings
+from model.generation.settings import EngineSettings, Sampling
 from model.generation.streaming import Row
 from model.generation.vllm_settings import VllmSettings
 from model.generation.vllm_start import vllm_rows
@@ -33,11 +36,13 @@ from tasks.chat.vllm_models import VllmModels
 from tasks.chat.weights import Trained
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
-from tasks.settings import ReplySettings
+from tasks.settings import ReplySettings, load_settings
 from tasks.stages.replies import write
+from tasks.stages.replies.rungs import LADDER
+from tests.support.multimodal import write_multimodal
 from tests.support.served import served
 from tests.support.talkative import talkative
-from tests.support.two_dialogues import TwoDialogues, two_dialogues
+from tests.support.two_dialogues import CLIPS, TwoDialogues, two_dialogues
 from tests.support.waiting import wait_for
 
 pytestmark = [
@@ -49,17 +54,21 @@ SETTINGS = VllmSettings(
 )
 DIALOGUE = DialogueSettings(training=TrainingSettings(dtype="float32", threads=1))
 NEW = 12
+FINETUNED = {rung.name: rung for rung in LADDER if rung.adapter}
+CLIP_WIDTHS = {"audio_width": 3, "video_width": 4}
+"""Of the clips of `two_dialogues`."""
 
 
 @dataclass
 class Started:
-    """found: a run's parts; adapters and compressor lie in the store of `two`."""
+    """found: a run's parts; adapters, compressor and extractor lie in the store of `two`."""
 
     engine: object
     found: Trained
     two: TwoDialogues
     adapters: dict[str, Ref]
     compressor: Ref
+    extractor: Ref
 
     def folder(self, rung: str) -> Path:
         return self.two.work.folder(self.adapters[rung])
@@ -79,14 +88,18 @@ def found(tmp_path_factory) -> Trained:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, found):
     two = two_dialogues(tmp_path_factory.mktemp("two"), ["test"], ["dev"])
-    adapters = {n: two.store.put_tree(f"adapter-{n}", found.rungs[n].adapter) for n in ("2-ft", "3-mc")}
+    adapters = {name: two.store.put_tree(f"adapter-{name}", found.rungs[name].adapter) for name in FINETUNED}
     compressor = two.store.put_tree("compressor", found.rungs["3-mc"].compressor)
+    llm, tokenizer = load_llm(resolve(found.settings.llm.weights), "float32")
+    shape = ExtractorSettings(layers=1, queries=4, hidden=32, heads=4)
+    folder = tmp_path_factory.mktemp("extractor")
+    new_extractor(shape, **CLIP_WIDTHS, token_embeddings=llm.get_input_embeddings().weight).save(folder)
+    extractor = two.store.put_tree("extractor", folder)
     with vllm_rows(
-        resolve(found.settings.llm.weights), SETTINGS.engine_args("float32", 2048),
-        [load_llm(resolve(found.settings.llm.weights), "float32")[1].eos_token_id],
+        resolve(found.settings.llm.weights), SETTINGS.engine_args("float32", 2048), [tokenizer.eos_token_id],
         [two.work.folder(ref) for ref in adapters.values()],
     ) as engine:  # fmt: skip
-        yield Started(engine, found, two, adapters, compressor)
+        yield Started(engine, found, two, adapters, compressor, extractor)
 
 
 def prompts_with_memories(llm, tokenizer) -> list[torch.Tensor]:
@@ -153,17 +166,18 @@ def test_a_row_leaves_and_a_draw_is_its_seed_s(started):
     assert drawn[0].tokens == drawn[2].tokens != drawn[1].tokens
 
 
-def replied(started: Started, rung: str, vllm: str | None, work: Workspace | None = None) -> list[dict]:
-    """The rows of a rung of the memory's and of the text's kind."""
-    memory = rung == "3-mc"
-    found = started.found.settings.llm.weights
+def replied(
+    started: Started, name: str, vllm: str | None, work: Workspace | None = None, clips: bool = True
+) -> list[dict]:
+    """The rows of a rung. clips: whether it is given those that it can see."""
+    rung, two, found = FINETUNED[name], started.two, started.found.settings.llm.weights
     (ref,) = write.write_replies(
-        rung, started.two.utterances, started.two.exchanges, [], started.adapters[rung],
-        started.compressor if memory else None, None, "memory" if memory else "text", DIALOGUE,
+        name, two.utterances, two.exchanges, two.features if rung.av and clips else [], started.adapters[name],
+        started.compressor if rung.mc else None, started.extractor if rung.av else None, rung.history, DIALOGUE,
         ReplySettings(max_new_tokens=NEW, batch_size=2, vllm=SETTINGS), Weights(name=found, identity=identity(found)),
-        work or started.two.work, vllm,
+        work or two.work, vllm,
     )  # fmt: skip
-    return read_table(started.two.store.read(ref), "replies")
+    return read_table(two.store.read(ref), "replies")
 
 
 @pytest.fixture
@@ -179,7 +193,7 @@ def lent(started, monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("rung", ["2-ft", "3-mc"])
+@pytest.mark.parametrize("rung", FINETUNED)
 def test_a_rung_s_rows_are_those_of_the_transformers_path(started, lent, rung):
     wanted = replied(started, rung, None)
     assert lent == [] and len({row["reply"] for row in wanted}) > 3
@@ -193,6 +207,16 @@ def test_a_rung_s_rows_are_those_of_the_transformers_path(started, lent, rung):
         for name in ("load_dialogue", "load_prompter"):
             patch.setattr(write, name, lambda *_, **__: pytest.fail("loaded"))
         assert replied(started, rung, "0.32.0") == wanted and len(lent) == 1
+    if FINETUNED[rung].av:
+        pairs = list(zip(wanted, replied(started, rung, "0.32.0", clips=False), strict=True))
+        seen = {place(a) for a, b in pairs if a["prompt_tokens"] > b["prompt_tokens"]}
+        assert seen == {(dataset, turn) for dataset, clips in CLIPS.items() for turn in clips}
+        otherwise = {place(a) for a, b in pairs if a["reply"] != b["reply"]}
+        assert otherwise <= seen and len(otherwise) >= 3  # what is heard and seen changes the reply
+
+
+def place(row: dict) -> tuple[str, int]:
+    return row["dataset"], row["turn"]
 
 
 def test_a_killed_rung_goes_on_with_the_rows_that_it_has_not(started, lent, monkeypatch):
@@ -214,6 +238,36 @@ def test_a_killed_rung_goes_on_with_the_rows_that_it_has_not(started, lent, monk
     monkeypatch.setattr(started.engine, "add", lambda row, adapter: begun.append(row) or usual(row, adapter))
     assert replied(started, "3-mc", "another") == wanted
     assert len(begun) == 4
+
+
+def test_what_the_settings_say_of_gpus_reaches_vllm(found, monkeypatch, tmp_path):
+    """Candidates, replies and a multimodal system on two pretended cards of 80 GB: what vLLM would be started with."""
+    from model.generation import vllm_engine, vllm_rows
+    from model.multimodal import vllm_model
+
+    card = SimpleNamespace(is_cpu=lambda: False, get_device_total_memory=lambda: 80_000_000_000)
+    asked = []
+
+    def engine(given: dict) -> SimpleNamespace:
+        asked.append(given)
+        return SimpleNamespace(llm_engine=None)
+
+    for module in (vllm_engine, vllm_rows, vllm_model):
+        monkeypatch.setattr(module, "current_platform", card)
+    monkeypatch.setattr(vllm_engine, "LLM", lambda **given: engine(given))
+    monkeypatch.setattr(vllm_model, "LLM", lambda **given: engine(given))
+    monkeypatch.setattr(vllm_rows.LLMEngine, "from_engine_args", lambda given, **_: engine(vars(given)))
+    two = ["candidates.engine_args", "replies.vllm"]
+    settings = load_settings("paper", [f"{group}.tensor_parallel_size=2" for group in two])
+    args, llm = settings.candidates.engine_args, resolve(found.settings.llm.weights)
+    vllm_engine.VllmEngine(EngineSettings(model=str(llm), engine="vllm", args=args))
+    vllm_rows.VllmRows(llm, settings.replies.vllm.engine_args("bfloat16", 2048), [0])
+    vllm_model.VllmMultimodal(write_multimodal(tmp_path / "qwen2_audio", "qwen2_audio"), args)
+    # The cache and what a step takes; the tiny weights are nothing beside them.
+    shares = [(17.18 + 4) / 80, (8.59 + 4) / 80, (17.18 + 4) / 80]
+    assert [given["gpu_memory_utilization"] for given in asked] == pytest.approx(shares, abs=1e-3)
+    assert all(given["tensor_parallel_size"] == 2 and given["enforce_eager"] is False for given in asked)
+    assert [given["kv_cache_memory_bytes"] for given in asked] == [16 << 30, 8 << 30, 16 << 30]
 
 
 def asked(url: str, path: str, **body) -> dict:

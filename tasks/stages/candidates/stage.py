@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from model.candidates.settings import CandidateSettings
-from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, named_weights, served_weights
+from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, Vllm, named_weights, served_weights
 from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_features, exchange_shards, label, of_dialogues
 from tasks.stages.shard_names import of_table
@@ -49,12 +49,16 @@ def without_effect(settings: Settings) -> list[str]:
     return [f"candidates.{name}" for name in CandidateSettings.without_effect(engine)]
 
 
-def gpus(settings: Settings) -> int:
-    """Those of one engine; a server has its own."""
-    engine = _engine(settings.candidates.engine)
-    if engine == "openai":
-        return 0
-    return settings.candidates.engine_args.tensor_parallel_size if engine == "vllm" else 1
+def gpus(settings: Settings) -> int | None:
+    """A server has its own."""
+    return 0 if _engine(settings.candidates.engine) == "openai" else None
+
+
+def vllm(settings: Settings) -> list[Vllm]:
+    if _engine(settings.candidates.engine) != "vllm":
+        return []
+    size = settings.candidates.engine_args.tensor_parallel_size
+    return [Vllm("candidates.engine", "candidates.engine_args.tensor_parallel_size", size)]
 
 
 CANDIDATES = Stage(
@@ -72,6 +76,7 @@ CANDIDATES = Stage(
     loads=lambda settings: () if _engine(settings.candidates.engine) == "openai" else (settings.llm.weights,),
     workers="run.candidate_workers",
     gpus=gpus,
+    vllm=vllm,
     own_process=True,
     enabled=lambda settings: settings.candidates.source == "prompted",
 )
@@ -117,7 +122,8 @@ def _sampled(history: str, *needs: str) -> Stage:
         },
         weights={"llm": "llm.weights"},
         libraries=(*CANDIDATES.libraries, "peft"),
-        gpus=gpus if history == "text" else None,
+        # Prompts with memories are sampled by transformers, whatever the engine.
+        vllm=vllm if history == "text" else lambda settings: [],
         enabled=lambda settings: (
             settings.candidates.source == "dialogue" and settings.candidates.dialogue.history == history
         ),

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from model.generation.vllm_settings import VllmSettings
-from tasks.engine.declaration import Calls, Made, NotRun, Stage
+from tasks.engine.declaration import Calls, Made, NotRun, Stage, Vllm
 from tasks.engine.item import library_version
 from tasks.stages.inputs import (
     TORCH,
@@ -35,9 +35,11 @@ def without_effect(settings: Any) -> list[str]:
     return ["replies.engine", *(f"replies.vllm.{name}" for name in theirs)]
 
 
-def gpus(settings: Any) -> int:
-    """Those that vLLM shares its model among, or one."""
-    return settings.replies.vllm.tensor_parallel_size if through_vllm(settings.replies.engine) else 1
+def vllm(settings: Any) -> list[Vllm]:
+    if not through_vllm(settings.replies.engine):
+        return []
+    size = settings.replies.vllm.tensor_parallel_size
+    return [Vllm("replies.engine", "replies.vllm.tensor_parallel_size", size)]
 
 
 def exchanges_to_answer(rung: Rung, made: Made) -> Calls | NotRun:
@@ -88,7 +90,7 @@ def _declared(rung: Rung) -> Stage:
         settings={"dialogue": "dialogue", "settings": "replies"},
         weights={"llm": "llm.weights"},
         without_effect=without_effect,
-        gpus=gpus,
+        vllm=vllm,
         libraries=(*TORCH, "peft", "pyarrow"),
         enabled=partial(_enabled, rung),
     )

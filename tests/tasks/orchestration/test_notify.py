@@ -1,5 +1,7 @@
-"""A failure reaches a webhook: a real one, on this machine."""
+"""A failure reaches a webhook, a chat and a mailbox: real servers, on this machine."""
 
+import html
+import os
 import uuid
 
 import pytest
@@ -8,7 +10,11 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Failed
 
 from tasks.orchestration.notify import PLACES, send, tell_failure
+from tests.support.mailbox import mailbox
 from tests.support.webhook import webhook
+
+SLACK = "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7"
+"""Of the form that Slack gives out; nobody's."""
 
 
 @pytest.fixture(name="webhook")
@@ -49,3 +55,31 @@ def test_nobody_asked_for_and_nobody_there_are_no_errors(webhook, monkeypatch, c
     monkeypatch.delenv(PLACES)
     assert not send("a", "b")
     assert len(webhook) == 1
+
+
+def test_chats_are_told_as_they_ask_for_it(webhook, monkeypatch):
+    """Slack's incoming webhook, but for its address, and two ways for what takes the same: a POST of {"text": …}."""
+    from apprise.plugins.slack import NotifySlack
+
+    here = os.environ[PLACES].removeprefix("json://")
+    monkeypatch.setattr(NotifySlack, "webhook_url", f"http://{here}")
+    left_out = "".join(f"&:{name}=" for name in ("title", "version", "attachments", "type"))
+    for place in (SLACK, f"mmost://{here}", f"json://{here}?:message=text{left_out}"):
+        assert send("refresh MELD: Failed", "epo_2 [all]: <no> loss", place)
+    slack, titled, bare = webhook
+    (attached,) = slack["attachments"]
+    assert (attached["title"], attached["text"]) == ("refresh MELD: Failed", "epo_2 [all]: &lt;no&gt; loss")
+    assert titled["text"].split() == "refresh MELD: Failed epo_2 [all]: <no> loss".split()
+    assert bare == {"text": "epo_2 [all]: <no> loss"}
+
+
+def test_an_e_mail_has_the_message_as_it_is():
+    with mailbox() as (server, came):
+        place = f"mailto://{server}?from=runs@example.org&to=me@example.org"
+        assert send("refresh MELD: Failed", "epo_2 [all]: <no> loss", place)
+    (message,) = came
+    assert message["subject"] == "refresh MELD: Failed"
+    assert (message["from"], message["to"]) == ("runs@example.org", "me@example.org")
+    plain, page = (message.get_body((kind,)).get_content() for kind in ("plain", "html"))
+    assert plain.strip() == "epo_2 [all]: <no> loss"
+    assert html.unescape(page).replace("\xa0", " ").strip() == plain.strip() and "<no>" not in page
