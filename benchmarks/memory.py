@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLIPS, TIMES = 8, (1, 4, 16)
 """Of each split, and how many times as many."""
 TRAINING = TrainingSettings(dtype="float32", batch_size=4, evaluations=1, threads=1)
-DIALOGUE = DialogueSettings(rank=2, alpha=4, memory="mean", training=TRAINING, reply_batch_size=4)
+DIALOGUE = DialogueSettings(rank=2, alpha=4, memory="mean", training=TRAINING)
 TINY = FeatureSettings(audio_weights="tiny-whisper", video_weights="tiny-vision", frames=64)
 Made = dict[str, list[Ref]]
 
@@ -81,7 +81,7 @@ def replies(work: Workspace, made: Made) -> None:
 
     write_replies(
         "4-av", *of(made, "test"), made["adapter"][0], None, made["extractor"][0], "memory", DIALOGUE,
-        ReplySettings(max_new_tokens=2), weights("tiny-llm"), work,
+        ReplySettings(max_new_tokens=2, batch_size=4), weights("tiny-llm"), work,
     )  # fmt: skip
 
 

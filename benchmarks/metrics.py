@@ -3,7 +3,8 @@
 1,000 replies, each a line of another dialogue, over MELD's lines where it lies beside the repository, else the sample's; on
 the tiny profile, whose BERTScore and two emotion scorers are all MiniLM. The bare side is each encoder's forward passes over the
 distinct texts that it is given, in batches of like length. The report is of five rungs with these replies. With --replies N
-also a finetuned rung's N replies to test exchanges by the cpu profile, through its stage's own function.
+also a finetuned rung's N replies to test exchanges by the cpu profile, through its stage's own function; they are of whole
+dialogues, as 2,000 of MELD's test part are. --texts 0: these alone.
 """
 
 from __future__ import annotations
@@ -98,12 +99,34 @@ def report(settings: Settings, shards: list[Ref], metrics: list[Ref], work: Work
     return write_report("tiny", settings, made, weights, told, licences, work)
 
 
+def texts(count: int, settings: Settings, work: Workspace) -> dict:
+    """What metrics and a report of so many replies cost, beside the forward passes."""
+    said = replies(count)
+
+    def shard(name: str) -> Ref:
+        rows = [reply_to_row(replace(reply, rung=name)) for reply in said]
+        return write_shard(work.store, "replies", f"replies/all/test/{name}", rows)
+
+    distinct = sorted({text for reply in said for text in (reply.reply, reply.reference)})
+    names = ("minilm-l6",) * 3
+    _, bare = timed(lambda: [forward_passes(name, distinct) for name in names])
+    shards = [shard(of.name) for of in LADDER]
+    _, one = timed(lambda: measure(settings, shards[:1], work))
+    made, all_five = timed(lambda: measure(settings, shards, work))
+    _, page = timed(lambda: report(settings, shards, made, work))
+    return {
+        "replies": len(said), "distinct_texts": len(distinct),
+        "forward_passes": bare, "metrics": one, "five_rungs": all_five, "report": page,
+        "cpu_ratio": round(one["cpu_s"] / bare["cpu_s"], 2),
+    }  # fmt: skip
+
+
 def rung(count: int, work: Workspace) -> dict:
     """The finetuned rung's replies by the cpu profile, its LLM without an adapter: one merged takes as long.
 
     What one reply costs is told of two runs, of which the shorter is of one exchange: so what is loaded first is apart.
     """
-    shards = _test_shards(work)
+    shards = _test_shards(count, work)
     (_, start), (made, whole) = (timed(lambda n=n: _replies(n, *shards, work)) for n in (1, count))
     each = (whole["cpu_s"] - start["cpu_s"]) / (made[0].rows - 1)
     return {
@@ -120,10 +143,12 @@ def _replies(count: int, utterances: list[Ref], exchanges: list[Ref], work: Work
     )  # fmt: skip
 
 
-def _test_shards(work: Workspace) -> tuple[list[Ref], list[Ref]]:
-    """Utterances and exchanges of all dialogues, as a test split."""
-    spoken, cut = [], []
+def _test_shards(count: int, work: Workspace) -> tuple[list[Ref], list[Ref]]:
+    """Utterances and so many exchanges of the first dialogues, as a test split."""
+    spoken: list[Utterance] = []
+    cut: list[Exchange] = []
     for n, lines in enumerate(_said()):
+        lines = lines[: count - len(cut) + 1]
         spoken += [Utterance("meld", "test", str(n), t, "AB"[t % 2], line) for t, line in enumerate(lines)]
         cut += [
             Exchange("meld", "test", str(n), t, sentence, reply, None, None, "AB"[t % 2], "AB"[(t + 1) % 2])
@@ -148,24 +173,9 @@ def main() -> None:
     settings = load_settings("tiny")
     with tempfile.TemporaryDirectory() as folder:
         work = Workspace(Store(Path(folder) / "store"), None, "benchmark", lambda *_: None)
-        said = replies(arguments.texts)
-
-        def shard(name: str) -> Ref:
-            rows = [reply_to_row(replace(reply, rung=name)) for reply in said]
-            return write_shard(work.store, "replies", f"replies/all/test/{name}", rows)
-
-        distinct = sorted({text for reply in said for text in (reply.reply, reply.reference)})
-        names = ("minilm-l6",) * 3
-        _, bare = timed(lambda: [forward_passes(name, distinct) for name in names])
-        shards = [shard(of.name) for of in LADDER]
-        _, one = timed(lambda: measure(settings, shards[:1], work))
-        made, all_five = timed(lambda: measure(settings, shards, work))
-        _, page = timed(lambda: report(settings, shards, made, work))
-        figures = {
-            "name": "metrics", "source": source(), "replies": len(said), "distinct_texts": len(distinct),
-            "forward_passes": bare, "metrics": one, "five_rungs": all_five, "report": page,
-            "cpu_ratio": round(one["cpu_s"] / bare["cpu_s"], 2),
-        }  # fmt: skip
+        figures: dict = {"name": "metrics", "source": source()}
+        if arguments.texts:
+            figures |= texts(arguments.texts, settings, work)
         if arguments.replies:
             figures["rung"] = rung(arguments.replies, work)
     print(json.dumps(figures))

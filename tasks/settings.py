@@ -55,6 +55,12 @@ class ReplySettings(BaseModel, frozen=True, extra="forbid"):
     )
     max_new_tokens: int = Field(64, ge=1, description="Longest reply. Not in the paper.")
     seed: int = Field(0, description="Chooses the test exchanges. Not in the paper.")
+    batch_size: int = Field(
+        64,
+        ge=1,
+        description="Exchanges read together and, by transformers, answered together: more share a dialogue and a step, and "
+        "take memory. Not in the paper.",
+    )
     engine: Literal["transformers", "vllm", "auto"] = Field(
         "transformers",
         description="Who writes the replies; auto: vLLM where it is installed. How likely a rung finds human replies is "

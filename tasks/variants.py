@@ -51,7 +51,7 @@ def with_variants(stages: Sequence[Stage], settings: Settings) -> list[Stage]:
     found = [replace(stage, changed=partial(shifted, first)) if first else stage for stage in stages]
     asked = [stage for stage in stages if stage.enabled(settings)]
     trained = _behind(asked, {stage.name for stage in asked if stage.seeds})
-    compared = {stage.name for stage in asked if stage.repeated}
+    compared = {stage.name for stage in asked if stage.is_repeated(settings)}
     for seed in others:
         variant = Variant(of_seed(seed), partial(shifted, seed))
         found += _copies(asked, trained & _before(asked, compared), variant)
@@ -59,10 +59,12 @@ def with_variants(stages: Sequence[Stage], settings: Settings) -> list[Stage]:
         _check(dataset)
         variant = Variant(of_dataset(dataset), partial(shifted, first), dataset)
         rungs = {f"replies.{rung}" for rung in settings.generalisation.rungs}
+        theirs = _before(asked, rungs)
         # The metrics are of these rungs alone, beside the LLM as it came, which no training has touched.
         unwanted = {name for name in trained if name.startswith("replies.")} - rungs
         narrower = [replace(s, needs=tuple(n for n in s.needs if n not in unwanted)) for s in asked]
-        found += _copies(narrower, trained & _before(narrower, {"metrics"}), variant)
+        trained_on_it = _behind(narrower, {stage.name for stage in narrower if stage.seeds} & theirs)
+        found += _copies(narrower, trained_on_it & _before(narrower, {"metrics"}), variant)
     return found
 
 
@@ -72,8 +74,13 @@ def with_seed(paths: Sequence[str], by: int, settings: Settings) -> Settings:
 
 
 def _added(group: Any, path: list[str], by: int) -> Any:
+    """Unchanged where a group is absent, or of a kind that has no such setting."""
     if not path:
         return group + by
+    if path[0] == "*":
+        return tuple(_added(one, path[1:], by) for one in group)
+    if group is None or not hasattr(group, path[0]):
+        return group
     assert isinstance(group, BaseModel)
     return group.model_copy(update={path[0]: _added(getattr(group, path[0]), path[1:], by)})
 

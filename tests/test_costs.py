@@ -82,7 +82,7 @@ def test_what_it_says_of_the_settings_is_what_the_profile_has():
     assert (s.extractor.queries, s.dialogue.rank, s.dialogue.target_modules) == (
         COSTS["QUERIES"], 128, ("q_proj", "k_proj", "v_proj", "o_proj"),
     )  # fmt: skip
-    assert (s.replies.max_new_tokens, s.dialogue.reply_batch_size) == (64, COSTS["AS_IT_IS"].reply_batch)
+    assert (s.replies.max_new_tokens, s.replies.batch_size) == (64, COSTS["AS_IT_IS"].reply_batch)
     assert s.candidates.engine_args.kv_cache_memory_bytes == pytest.approx(COSTS["KV_CACHE"] * 1e9, rel=0.01)
     assert s.replies.vllm.kv_cache_memory_bytes == pytest.approx(COSTS["REPLIES_CACHE"] * 1e9, rel=0.01)
     assert (

@@ -50,11 +50,14 @@ def rows_of(
     settings: CompressorSettings,
     longest: float,
     keys: Sequence[Hashable] | None = None,
+    utterances: int | None = None,
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows to train on, and how many utterances were left out because they are empty or too long.
 
-    keys: what tells each of `dialogues` from the others; by default its number.
+    keys: what tells each of `dialogues` from the others; by default its number. utterances: a row's most, if not the
+    settings'.
     """
+    most = utterances or settings.max_dialogue_utterances
     rows, left_out = [], {"empty": 0, "too_long": 0}
     for key, dialogue in zip(range(len(dialogues)) if keys is None else keys, dialogues, strict=True):
         kept = []
@@ -68,10 +71,10 @@ def rows_of(
             else:
                 kept.append((utterance, ids))
         sizes = [task.text_tokens(utterance.text) + 1 for utterance, _ in kept]
-        for window in windows(sizes, settings.max_dialogue_utterances, settings.max_dialogue_tokens):
-            utterances, ids = zip(*(kept[i] for i in window), strict=True)
-            target = task.target([utterance.text for utterance in utterances])
-            rows.append(Row(utterances, ids, target, key))
+        for window in windows(sizes, most, settings.max_dialogue_tokens):
+            said, ids = zip(*(kept[i] for i in window), strict=True)
+            target = task.target([utterance.text for utterance in said])
+            rows.append(Row(said, ids, target, key))
     return rows, left_out
 
 

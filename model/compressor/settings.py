@@ -20,6 +20,13 @@ class SpanStage(BaseModel, frozen=True, extra="forbid"):
     max_tokens: int = Field(ge=1, description="Its budget of reconstructed tokens.")
 
 
+class WindowStage(BaseModel, frozen=True, extra="forbid"):
+    """A stage of finetuning before the last one."""
+
+    utterances: int = Field(ge=1, description="As max_dialogue_utterances.")
+    max_tokens: int = Field(ge=1, description="Its budget of reconstructed tokens.")
+
+
 class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     """MambaCompressor (section 3.2): pretrained on single utterances, then finetuned on dialogues.
 
@@ -100,6 +107,11 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
         description="Longer dialogues are finetuned on in windows of this size; as many as a history may have in use "
         "(dialogue.max_history_utterances). Not in the paper.",
     )
+    window_curriculum: tuple[WindowStage, ...] = Field(
+        (),
+        description="Stages of finetuning on shorter windows of dialogues before the one of `max_dialogue_utterances`, "
+        "which has finetune.max_tokens; each starts its schedule anew. Not in the paper.",
+    )
     max_dialogue_tokens: int = Field(
         1024, ge=1, description="Tokens to reconstruct in one window of a dialogue. Not in the paper."
     )
@@ -126,6 +138,16 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     def _widens(self) -> CompressorSettings:
         spans = [stage.span for stage in self.span_curriculum]
         spans += [] if self.memory_span is None else [self.memory_span]
-        if any(after <= before for before, after in pairwise(spans)):
+        if _shrinks(spans):
             raise ValueError(f"span_curriculum: spans must grow up to memory_span, these are {spans}")
+        windows = [*(stage.utterances for stage in self.window_curriculum), self.max_dialogue_utterances]
+        if _shrinks(windows):
+            raise ValueError(
+                f"window_curriculum: utterances must grow up to max_dialogue_utterances, these are {windows}"
+            )
         return self
+
+
+def _shrinks(sizes: list[int]) -> bool:
+    """Whether a size is not above the one before it."""
+    return any(after <= before for before, after in pairwise(sizes))

@@ -49,9 +49,10 @@ from model.zoo.resolve import resolve
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of a training: what a memory covers meanwhile, and a schedule of its own."""
+    """Part of a training: what a memory covers meanwhile, how many utterances a row has, and a schedule of its own."""
 
     span: int | None
+    utterances: int
     training: TrainingSettings
 
 
@@ -86,26 +87,36 @@ def pretrain(
     compressor.use_span(settings.memory_span)
     task = _task(llm, tokenizer, compressor, start, settings, settings.pretrain, dialogue=False)
     longest = min(settings.max_pretrain_tokens or math.inf, settings.max_utterance_tokens)
-    data = [
+    rows, heldout_rows = (
         rows_of(alone(texts), compressor, task, settings, longest, of)
         for texts, of in ((train, None), (heldout, dialogues))
-    ]
+    )
+    data = [rows] * len(stages), heldout_rows
     return _train(compressor, task, *data, stages, settings, out, progress, checkpoints, built_upon)
 
 
 def pretraining_stages(settings: CompressorSettings) -> list[Stage]:
     """The curriculum's, each with its budget and a seed of its own, and the one of `memory_span` last."""
-    budgets = [(stage.span, stage.max_tokens) for stage in settings.span_curriculum]
-    budgets.append((settings.memory_span, settings.pretrain.max_tokens))
+    earlier = [(stage.span, stage.max_tokens) for stage in settings.span_curriculum]
+    last = (settings.memory_span, settings.pretrain.max_tokens)
     return [
-        Stage(
-            span,
-            settings.pretrain.model_copy(
-                update={"max_tokens": budget, "seed": settings.pretrain.seed + number}
-            ),
-        )
-        for number, (span, budget) in enumerate(budgets)
+        Stage(span, 1, _part(settings.pretrain, number, budget))
+        for number, (span, budget) in enumerate([*earlier, last])
     ]
+
+
+def finetuning_stages(settings: CompressorSettings, span: int | None) -> list[Stage]:
+    """The curriculum's, likewise, and the one of `max_dialogue_utterances` last. span: what a memory covers in all of them."""
+    earlier = [(stage.utterances, stage.max_tokens) for stage in settings.window_curriculum]
+    last = (settings.max_dialogue_utterances, settings.finetune.max_tokens)
+    return [
+        Stage(span, utterances, _part(settings.finetune, number, budget))
+        for number, (utterances, budget) in enumerate([*earlier, last])
+    ]
+
+
+def _part(training: TrainingSettings, number: int, budget: int | None) -> TrainingSettings:
+    return training.model_copy(update={"max_tokens": budget, "seed": training.seed + number})
 
 
 def adopt(
@@ -162,17 +173,20 @@ def finetune(
 ) -> dict:
     """As `pretrain`, on dialogues, from a pretrained one; only here the vectors that tell the roles are trained.
 
-    A dialogue beyond the limits is trained on in consecutive windows, each a sequence of its own. What is given back
-    is the bare text, as in pretraining; figure 11's role tags are left to what tells the roles.
+    A dialogue beyond the limits is trained on in consecutive windows, each a sequence of its own; with a curriculum on
+    shorter windows first, and held-out figures are of the last stage's throughout. What is given back is the bare text, as in pretraining; figure 11's role tags are left to what tells the roles.
     """
     use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
     compressor = MambaCompressor.load(compressor_folder, tokenizer, llm.get_input_embeddings().weight)
     task = _task(llm, tokenizer, compressor, compressor_folder, settings, settings.finetune, dialogue=True)
+    stages = finetuning_stages(settings, compressor.shape.memory_span)
     longest = settings.max_utterance_tokens
-    data = [rows_of(dialogues, compressor, task, settings, longest) for dialogues in (train, heldout)]
+    rows = [
+        rows_of(train, compressor, task, settings, longest, utterances=stage.utterances) for stage in stages
+    ]
+    data = rows, rows_of(heldout, compressor, task, settings, longest)
     built_upon = {"llm": llm_folder, "compressor": compressor_folder}
-    stages = [Stage(compressor.shape.memory_span, settings.finetune)]
     return _train(compressor, task, *data, stages, settings, out, progress, checkpoints, built_upon)
 
 
@@ -196,7 +210,7 @@ def _task(
 def _train(
     compressor: MambaCompressor,
     task: Reconstruction,
-    train: tuple[list[Row], dict],
+    train: Sequence[tuple[list[Row], dict]],
     heldout: tuple[list[Row], dict],
     stages: Sequence[Stage],
     settings: CompressorSettings,
@@ -205,16 +219,20 @@ def _train(
     checkpoints: Checkpoints | None,
     built_upon: dict[str, Path],
 ) -> dict:
-    """Train stage after stage, save and measure. A run that was cut off goes on in the stage where it was."""
-    rows, heldout_set, last = train[0], heldout[0], stages[-1].training
+    """Train stage after stage, save and measure. A run that was cut off goes on in the stage where it was.
+
+    train: the rows of each stage and what was left out of them, the same of all.
+    """
+    rows, left_out = train[-1]
+    heldout_set, last = heldout[0], stages[-1].training
     if not rows or not heldout_set:
         raise ValueError(
             f"compressor: {len(rows)} train and {len(heldout_set)} held-out rows are usable "
-            f"(left out: {train[1]}, {heldout[1]}); both need at least one"
+            f"(left out: {left_out}, {heldout[1]}); both need at least one"
         )
     heldout_set = _looked_at(heldout_set, stages[0].training)
     outcomes = []
-    for number, stage in enumerate(stages, 1):
+    for number, (stage, (stage_rows, _)) in enumerate(zip(stages, train, strict=True), 1):
         compressor.use_span(stage.span)
         own, finished = checkpoints, None
         if checkpoints is not None and len(stages) > 1:
@@ -223,7 +241,7 @@ def _train(
                 checkpoints.within(f"stage-{number}-finished"),
             )
         outcomes.append(
-            _train_stage(compressor, task, rows, heldout_set, stage, settings, progress, own, finished)
+            _train_stage(compressor, task, stage_rows, heldout_set, stage, settings, progress, own, finished)
         )
     compressor.requires_grad_(False).eval()
     if settings.saved_as == "float16":
@@ -238,7 +256,7 @@ def _train(
     report = {
         "scan": scan.name,
         "train_rows": len(rows),
-        "train_left_out": train[1],
+        "train_left_out": left_out,
         **measured(compressor, task, heldout_set, before, after, first, settings, last.batch_size),
         "heldout_left_out": heldout[1],
         "history": history.as_dict(),
@@ -247,6 +265,7 @@ def _train(
         report["stages"] = [
             {
                 "span": stage.span,
+                "utterances": stage.utterances,
                 "tokens": record.tokens,
                 "steps": len(record.train),
                 "ended": record.ended,

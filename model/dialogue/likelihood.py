@@ -1,4 +1,5 @@
-"""How likely a dialogue model finds given replies. Knows nothing of who said them or what they are compared for."""
+"""How likely a dialogue model finds given replies, and what it says itself. Knows nothing of who said them or what they are
+compared for."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from model.branches import branched_scores
-from model.dialogue.dialogue import DialogueModel, Memories
+from model.dialogue.dialogue import DialogueModel, Memories, prompt_tokens
 from model.dialogue.examples import DialogueExample
-from model.llm import embed, reply_ids
+from model.llm import Piece, embed, reply_ids
+from model.prompt_tree import read_prompts
 
 MOST_TOKENS = 256
 """Of a reply whose likelihood is asked; a longer one has none."""
@@ -26,6 +28,60 @@ class ReplyNats(NamedTuple):
     @property
     def a_token(self) -> float:
         return self.nats / self.tokens
+
+
+class Answered(NamedTuple):
+    """The model's own reply, the tokens of its prompt, and how likely each given reply is; None as for `reply_nats`."""
+
+    reply: str
+    prompt_tokens: int
+    nats: list[ReplyNats | None]
+
+
+@torch.no_grad()
+def answered(
+    model: DialogueModel,
+    examples: Sequence[DialogueExample],
+    replies: Sequence[Sequence[str | None]],
+    max_new_tokens: int,
+    memories: Memories | None = None,
+    write: bool = True,
+) -> list[Answered]:
+    """Greedy replies and the likelihoods of given ones, each prompt read once for both; of a frozen LLM.
+
+    Examples of a dialogue, one after the other, share what their prompts begin with. write: or else the own replies are "".
+    Prompts leave room for the longest reply of all, or where one has none for that, for its own. ValueError names an example
+    whose prompt has no room for max_new_tokens.
+    """
+    kept = model.cached_prefix()
+    if kept is None:
+        raise ValueError("dialogue: an LLM that is trained answers by `reply_to`")
+    said = [[_ids(model, text) for text in row] for row in replies]
+    longest = max((len(ids) for row in said for ids in row if ids is not None), default=0)
+    prompts: list[list[Piece]] = []
+    for i, pieces in enumerate(model.fitting_pieces(examples, memories, max(max_new_tokens, longest))):
+        if pieces is None:
+            pieces, said[i] = *model.pieces([examples[i]], memories, max_new_tokens), [None] * len(said[i])
+        prompts.append(pieces)
+    read = read_prompts(
+        model.llm,
+        kept,
+        [embed(model.llm, pieces) for pieces in prompts],
+        [[ids for ids in row if ids is not None] for row in said],
+        model.tokenizer.eos_token_id,
+        max_new_tokens if write else 0,
+    )
+    found = []
+    for pieces, row, (tokens, log_probs) in zip(prompts, said, read, strict=True):
+        each = iter(log_probs)
+        nats = [None if ids is None else ReplyNats(_nats(next(each)), len(ids)) for ids in row]
+        text = model.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        found.append(Answered(text, prompt_tokens(pieces), nats))
+    return found
+
+
+def _nats(log_probs: Tensor) -> float:
+    return -float(log_probs.double().sum())
 
 
 def reply_nats(

@@ -184,9 +184,9 @@ class Stage:
     what changed inside the raw files that an item reads, asked only of a stale one, as explain(the item's arguments,
     its last outputs, store, raw root).
 
-    seeds: dotted paths of the seeds of its training. repeated: its figures are compared between variants, which are
-    copies of stages for another training seed or another training set (tasks/variants.py). variant: which one this is; ""
-    for none. changed: the run's settings as the stage sees them.
+    seeds: dotted paths of the seeds of its training; "*" stands for each of several. repeated: its figures are compared
+    between variants, which are copies of stages for another training seed or another training set (tasks/variants.py), or the
+    dotted path of the setting that says so. variant: which one this is; "" for none. changed: the run's settings as the stage sees them.
     """
 
     name: str
@@ -211,7 +211,7 @@ class Stage:
     may_run: Callable[[tuple[RawFiles, ...]], bool] = lambda raw_files: True
     explain: Callable[..., list[str]] | None = None
     seeds: tuple[str, ...] = ()
-    repeated: bool = False
+    repeated: bool | str = False
     variant: str = ""
     changed: Callable[[Any], Any] = lambda settings: settings
 
@@ -225,6 +225,10 @@ class Stage:
             return 0
         processes = settings.run.processes if self.trains else 1
         return max([processes, *(engine.gpus for engine in self.vllm(settings))])
+
+    def is_repeated(self, settings: BaseModel) -> bool:
+        """Whether variants have the stage for its own figures."""
+        return self.repeated if isinstance(self.repeated, bool) else bool(Reads(self.repeated).of(settings))
 
     def reads(self) -> dict[str, Reads]:
         """Argument -> the part of the settings it is handed."""

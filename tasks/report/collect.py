@@ -21,8 +21,15 @@ from tasks.report.rungs import (
     table_3_rows,
 )
 from tasks.report.samples import candidate_examples, prompt_tokens, reply_examples
-from tasks.report.table_1 import by_dataset, judgements, other_systems, without_others
-from tasks.report.variants import answers_over_seeds, seed_artefacts, seed_rows, trained_on, with_seeds
+from tasks.report.table_1 import by_dataset, finetuned, judgements, other_systems, without_others
+from tasks.report.variants import (
+    answers_over_seeds,
+    judged_with_seeds,
+    seed_artefacts,
+    seed_rows,
+    trained_on,
+    with_seeds,
+)
 from tasks.report.viewer import viewer_samples
 from tasks.report.weights_and_settings import (
     budget_rows,
@@ -71,7 +78,9 @@ def collect(
     counts = collect_counts(artefacts, store)
     again = seed_artefacts(seeds, variants)
     others = [artefacts | made for made in again.values()]
-    metrics = with_seeds(_metrics(artefacts, store), [_metrics(made, store) for made in others])
+    metrics = with_seeds(
+        _metrics(artefacts, store), [_metrics(made, store) for made in others], finetuned(settings)
+    )
     systems = metrics.get("systems", [])
     pairs = read_named(artefacts, "pairs", "pairs.json", store)
     training = [part for s in stages if s["trains"] for part in _training(s, artefacts, store, settings)]
@@ -101,7 +110,9 @@ def collect(
         **shown,
         "over_systems": metrics.get("over_systems") or [],
         "other_systems": other_systems(settings, artefacts, why.get("systems"), store),
-        "judge": judgements(artefacts, store),
+        "judge": judged_with_seeds(
+            judgements(artefacts, store), [judgements(m, store) for m in again.values()]
+        ),
         "judge_not_run": why.get("judge") if settings.judge else None,
         "study": read_named(artefacts, "study", "study.json", store),
         "answered": metrics.get("answered"),

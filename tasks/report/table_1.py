@@ -105,6 +105,11 @@ def _cost(system: AnySystem, counts: dict) -> dict | None:
     return {"amount": amount, "currency": prices.currency, "least": counts["uncounted"] > 0}
 
 
+def finetuned(settings: Settings) -> list[str]:
+    """The labels of the systems that were finetuned."""
+    return [system.row for system in settings.systems if getattr(system, "finetune", None) is not None]
+
+
 def judgements(artefacts: Artefacts, store: Store) -> list[dict]:
     """What the judge said of each pair of systems; none where no judge was asked."""
     refs = sorted(artefacts.get("judge") or [], key=lambda ref: ref.name)

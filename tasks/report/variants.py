@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import verdict
@@ -43,19 +43,24 @@ def mean_and_sd(values: Sequence[float | None]) -> dict:
     }
 
 
-def with_seeds(metrics: dict, others: Sequence[dict]) -> dict:
+def with_seeds(metrics: dict, others: Sequence[dict], trained: Collection[str] = ()) -> dict:
     """metrics.json with "KEY_seeds" beside each figure of a trained rung, and "seeds" in each verdict on one: spreads over
-    this run's seed and the others', whose metrics.json are given. Unchanged where there are none."""
+    this run's seed and the others', whose metrics.json are given. Unchanged where there are none.
+
+    trained: the systems beside the rungs that were trained, by their rows' labels."""
     if not others or not metrics:
         return metrics
-    found = {**metrics, "systems": [_system(row, others) for row in metrics["systems"]]}
-    for name in ("steps", "over_floors"):
+    found = {
+        **metrics,
+        "systems": [_system(row, others, TRAINED | set(trained)) for row in metrics["systems"]],
+    }
+    for name in ("steps", "over_floors", "over_systems"):
         found[name] = [_compared(row, name, others) for row in metrics.get(name) or []]
     return found
 
 
-def _system(row: dict, others: Sequence[dict]) -> dict:
-    if row["rung"] not in TRAINED:
+def _system(row: dict, others: Sequence[dict], trained: Collection[str]) -> dict:
+    if row["rung"] not in trained:
         return row
     twins = [_twin(other.get("systems") or [], row, ("rung", "dataset")) for other in others]
     return row | {
@@ -73,6 +78,28 @@ def _compared(row: dict, table: str, others: Sequence[dict]) -> dict:
         for key, found in row.items()
         if isinstance(found, dict) and "grade" in found
     }
+
+
+def judged_with_seeds(judged: list[dict], others: Sequence[list[dict]]) -> list[dict]:
+    """What a judge said of each pair, with "seeds" in each question: the spread of the first's share of wins over this run's
+    seed and the others' judgements, which are given. Unchanged where there are none."""
+    if not any(others):
+        return judged
+    found = []
+    for one in judged:
+        twins = [_twin(other, one, ("first", "second")) for other in others]
+        questions = {
+            question: said
+            | {"seeds": mean_and_sd([_share(one, question), *(_share(t, question) for t in twins)])}
+            for question, said in one["questions"].items()
+        }
+        found.append(one | {"questions": questions})
+    return found
+
+
+def _share(judged: dict, question: str) -> float | None:
+    share = (judged.get("questions") or {}).get(question, {}).get("share")
+    return share[0] if share else None
 
 
 def _twin(rows: Sequence[dict], row: dict, names: tuple[str, ...]) -> dict:

@@ -56,13 +56,18 @@ def prefect(environment, *arguments: str) -> None:
 def worker(environment, folder: Path):
     """A process worker of the pool; ends with the block."""
     with open(folder / "worker.log", "ab") as log:
-        command = [*PREFECT, "worker", "start", "--pool", "empamba"]
+        # Where tests run in the background SIGINT is ignored, and a worker ends by sending itself one.
+        command = ["env", "--default-signal=INT", *PREFECT, "worker", "start", "--pool", "empamba"]
         started = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
         try:
             yield started
         finally:
             started.terminate()
-            started.wait(60)
+            try:
+                started.wait(60)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                raise
 
 
 def flow_runs(environment) -> list[dict]:

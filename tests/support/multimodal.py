@@ -61,15 +61,14 @@ def _qwen2_audio(folder: Path) -> None:
     )
     config = Qwen2AudioConfig(audio_config=heard, text_config=text, audio_token_index=VOCABULARY)
     Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
-    _named_as_released(folder / "model.safetensors")
+    _named_as_released(folder / "model.safetensors", "language_model.model.model.", "language_model.model.")
     Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=80), tokenizer).save_pretrained(folder)
 
 
-def _named_as_released(file: Path) -> None:
-    """transformers reads the names of the released weights, and writes the language model's one level too deep."""
+def _named_as_released(file: Path, written: str, released: str) -> None:
+    """transformers reads the names of the released weights, as vLLM does, and writes other ones."""
     weights = load_file(file)
-    deep, named = "language_model.model.model.", "language_model.model."
-    save_file({name.replace(deep, named): one for name, one in weights.items()}, file, {"format": "pt"})
+    save_file({name.replace(written, released): one for name, one in weights.items()}, file, {"format": "pt"})
 
 
 def _llava_next(folder: Path) -> None:
@@ -80,9 +79,10 @@ def _llava_next(folder: Path) -> None:
     grid = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
     config = LlavaNextConfig(
         vision_config=seen, text_config=text, image_token_index=VOCABULARY, image_grid_pinpoints=grid,
-        vision_feature_layer=-1, tie_word_embeddings=False,
+        vision_feature_layer=-2, tie_word_embeddings=False,
     )  # fmt: skip
     LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    _named_as_released(folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model.")
     pictures = LlavaNextImageProcessor(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid
     )

@@ -35,7 +35,7 @@ store = Store(Path(sys.argv[1]))
 made = {name: [Ref(**ref) for ref in refs] for name, refs in json.loads(sys.argv[2]).items()}
 work = Workspace(store, store.root, "basis", lambda *_: None)
 training = TrainingSettings(dtype="float32", batch_size=4, evaluations=1, threads=1)
-settings = DialogueSettings(rank=2, alpha=4, training=training, reply_batch_size=4)
+settings = DialogueSettings(rank=2, alpha=4, training=training)
 llm = Weights(name="tiny-llm", identity=identity("tiny-llm"))
 
 def of(table, *splits):
@@ -45,7 +45,7 @@ parts = [of(t, "train", "dev") for t in ("utterances", "exchanges", "features")]
 (adapter,) = fit_dialogue(*parts, None, made["extractor"][0], "text", settings, llm, work)
 parts = [of(t, "test") for t in ("utterances", "exchanges", "features")]
 (replies,) = write_replies(
-    "4f-text", *parts, adapter, None, made["extractor"][0], "text", settings, ReplySettings(max_new_tokens=2), llm, work
+    "4f-text", *parts, adapter, None, made["extractor"][0], "text", settings, ReplySettings(max_new_tokens=2, batch_size=4), llm, work
 )
 report = json.loads((store.folder(adapter) / "report.json").read_text())
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

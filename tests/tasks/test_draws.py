@@ -10,6 +10,7 @@ import model.draws
 import storage.draws
 from model.candidates.settings import GENERATION_EMOTIONS, CandidateSettings
 from model.compressor.settings import CompressorSettings
+from model.dialogue.likelihood import Answered
 from model.dialogue.settings import DialogueSettings
 from model.extractor.settings import ExtractorSettings
 from storage.exchanges import Exchange
@@ -24,7 +25,6 @@ from tasks.settings import ReplySettings, load_settings
 from tasks.stages.compressor.fit import finetune_compressor, pretrain_compressor
 from tasks.stages.dialogue.fit import fit_dialogue
 from tasks.stages.extractor.fit import fit_extractor
-from tasks.stages.replies.likely import Likely
 from tasks.stages.replies.write import write_replies
 from tasks.stages.selection import smallest_hashed
 from tasks.stages.shard_names import of_table
@@ -152,15 +152,6 @@ class Model:
     def memories(self, histories):
         return {}
 
-    def prompt_sizes(self, examples, memories, reply):
-        return [1] * len(examples)
-
-    def pieces(self, examples, memories, reply):
-        return [[e.key] for e in examples]
-
-    def reply_to(self, prompts, max_new_tokens):
-        return [key for (key,) in prompts]
-
 
 def spied(monkeypatch, target: str, seen: list) -> None:
     """Stand in for a training: note its arguments, and leave something in the folder that is its output."""
@@ -224,7 +215,8 @@ def test_no_dialogue_both_chooses_and_is_evaluated(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tasks.stages.replies.write.load_dialogue", lambda *_, **__: Model())
     monkeypatch.setattr(
-        "tasks.stages.replies.answers.likelihoods", lambda model, examples, *_: [Likely()] * len(examples)
+        "tasks.stages.replies.answers.answered",
+        lambda model, examples, *_: [Answered(e.key, 1, [None] * 3) for e in examples],
     )
     (ref,) = write_replies(
         "1-llm", two.of(two.utterances, "dev", "test"), two.of(exchanges, "dev", "test"), [], None, None, None,

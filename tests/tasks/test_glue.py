@@ -13,19 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from model.candidates.settings import GENERATION_EMOTIONS, CandidateSettings
 from model.compressor.settings import CompressorSettings
+from model.dialogue.likelihood import Answered, ReplyNats
 from model.dialogue.settings import DialogueSettings
 from model.epo.settings import EpoSettings
 from model.extractor.settings import ExtractorSettings
 from model.features.stored import in_memory
 from model.generation.protocol import Generation
+from model.llm import token_ids
 from model.metrics.settings import BertScoreSettings
 from model.pairs.settings import PairSettings
+from model.prompt_tree import Read, read_prompts
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
 from model.settings import TrainingSettings
+from model.zoo.resolve import resolve
 from storage.shards import read_table
 from tasks.engine.declaration import Weights
 from tasks.report.collect import collect
@@ -39,7 +44,6 @@ from tasks.stages.examples import dialogue_examples, emotion_examples
 from tasks.stages.extractor.fit import fit_extractor
 from tasks.stages.metrics.measure import measure_replies
 from tasks.stages.pairs.choose import choose_pairs
-from tasks.stages.replies.likely import Likely
 from tasks.stages.replies.write import write_replies
 from tasks.stages.scores.score import calibrate_scores, score_candidates
 from tasks.stages.shards import write_shard
@@ -515,8 +519,8 @@ def written(two, **changes) -> list[dict]:
         "compressor": None,
         "extractor": None,
         "history": "text",
-        "dialogue": DialogueSettings(reply_batch_size=2, training=training),
-        "settings": ReplySettings(max_new_tokens=5),
+        "dialogue": DialogueSettings(training=training),
+        "settings": ReplySettings(max_new_tokens=5, batch_size=2),
         "llm": LLM,
         "work": two.work,
     }
@@ -530,7 +534,7 @@ def test_a_prompt_holds_all_that_came_before_and_nothing_after(tmp_path, monkeyp
     two = two_dialogues(tmp_path, ["dev", "test"], ["train", "dev"])
     prompts: list[str] = []
 
-    def read(llm, tokenizer, embedded, limit, *_):
+    def read(llm, kept, embedded, replies, stop_id, limit):
         assert limit == 5
         table = llm.get_input_embeddings().weight
         for prompt in embedded:
@@ -538,10 +542,13 @@ def test_a_prompt_holds_all_that_came_before_and_nothing_after(tmp_path, monkeyp
             assert torch.equal(table[ids], prompt)
             prompts.append(tokenizer.decode(ids))
             lengths[prompts[-1]] = len(ids)
-        return [sentence(prompt) for prompt in prompts[-len(embedded) :]]
+        said = [token_ids(tokenizer, sentence(prompt)).tolist() for prompt in prompts[-len(embedded) :]]
+        read = read_prompts(llm, kept, embedded, replies, stop_id, 0)
+        return [Read(tokens, scores.log_probs) for tokens, scores in zip(said, read, strict=True)]
 
     lengths: dict[str, int] = {}
-    monkeypatch.setattr("model.dialogue.dialogue.greedy_replies", read)
+    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny-llm"))
+    monkeypatch.setattr("model.dialogue.likelihood.read_prompts", read)
     rows = written(two)
     assert [(r["dataset"], r["split"], r["turn"]) for r in rows] == ANSWERED
     by_sentence = {sentence(prompt): prompt for prompt in prompts}
@@ -578,28 +585,22 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
     adapter, compressor, extractor = (two.tree(n) for n in ("adapter", "compressor", "extractor"))
 
     class Model:
-        """Its prompts are of unlike lengths."""
+        """Asked about examples, it tells them."""
 
         given: list = []
 
         def memories(self, histories):
             return {"of": histories}
 
-        def prompt_sizes(self, examples, memories, reply):
-            self.given += examples
-            assert reply == 5 and memories == {"of": [e.history for e in examples]}
-            return [100 - 10 * i for i in range(len(examples))]
-
-        def pieces(self, examples, memories, reply):
-            assert reply == 5 and len(memories["of"]) == 6
-            return [[range(90 - 10 * self.given.index(e)), range(10)] for e in examples]
-
-        def reply_to(self, prompts, max_new_tokens):
-            assert max_new_tokens == 5 and len(prompts) == 2
-            return [f"to {self.given[9 - len(words) // 10].key}" for words, _ in prompts]
+    def answered(model, examples, replies, max_new_tokens, memories, write):
+        assert len(examples) == 2 and max_new_tokens == 5 and write and len(memories["of"]) == 6
+        assert [row[0] for row in replies] == [e.reply for e in examples]
+        model.given += examples
+        nats = [ReplyNats(2.5, 4), ReplyNats(1.0, 2), None]
+        return [Answered(f"to {e.key}", 100 - 10 * model.given.index(e), nats) for e in examples]
 
     model = Model()
-    likely = spied(monkeypatch, "tasks.stages.replies.answers.likelihoods", answer=[Likely(2.5, 4, 0.5)] * 2)
+    monkeypatch.setattr("tasks.stages.replies.answers.answered", answered)
     loaded = spied(monkeypatch, "tasks.stages.replies.write.load_dialogue", answer=model)
     rows = written(
         two, rung="5-epo", history="memory", adapter=adapter, compressor=compressor, extractor=extractor
@@ -613,7 +614,7 @@ def test_a_rung_is_loaded_with_its_own_parts_and_replies_find_their_rows(tmp_pat
     assert_exchanges(model.given[3:], "meld", "test", media=True)
     assert [r["reply"] for r in rows] == [f"to {key(*where)}" for where in ANSWERED]
     assert [r["prompt_tokens"] for r in rows] == [100, 90, 80, 70, 60, 50]
-    assert [tuple(r[name] for name in LIKELY) for r in rows] == [(2.5, 4, 0.5, None)] * 6 and len(likely) == 3
+    assert [tuple(r[name] for name in LIKELY) for r in rows] == [(2.5, 4, 0.5, None)] * 6
 
 
 def replies(two, rung: str, said: list[str], tokens: list[int] | None = None):

@@ -5,11 +5,12 @@ import torch
 
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample
+from model.dialogue.likelihood import answered
 from model.llm import embed, load_llm, reply_ids
 from model.spoken import Spoken
 from model.zoo.resolve import resolve
 from storage.exchanges import Exchange
-from tasks.stages.replies.likely import likelihoods, other_replies
+from tasks.stages.replies.likely import asked_of, likely, other_replies
 
 
 def exchange(dialogue: str, turn: int, reply: str, label: str | None, dataset: str = "meld") -> Exchange:
@@ -42,7 +43,12 @@ def test_likelihoods_are_those_of_a_pass_of_its_own():
         DialogueExample("y", (), "Well?", "   "),
         DialogueExample("z", (), "And?", "Yes, and it rained."),
     ]
-    found = likelihoods(model, examples, [("No!", "Fine."), ("No!", None), (None, "word " * 300)], 2)
+    others = [("No!", "Fine."), ("No!", None), (None, "word " * 300)]
+    asked = [asked_of(e.reply, pair) for e, pair in zip(examples, others, strict=True)]
+    read = answered(model, examples, asked, 6)
+    assert [answer.reply for answer in read] == model.reply(examples, 6)
+    assert [answer.prompt_tokens for answer in read] == [len(prompt) for prompt in model.prompts(examples)]
+    found = [likely(answer.nats) for answer in read]
     assert found[1] == (None, None, None, None) and found[2].opposed is None and found[2].same is None
     (prompt,) = [embed(llm, pieces) for pieces in model.pieces(examples[:1])]
     for text, told in (("I am fine.", found[0].nats), ("No!", found[0].opposed), ("Fine.", found[0].same)):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.dialogue import dialogue as dialogue_model
+from model.dialogue import likelihood
 from model.dialogue.settings import DialogueSettings
 from model.settings import TrainingSettings
 from model.zoo.resolve import identity
@@ -23,8 +23,8 @@ def written(two: TwoDialogues, work: Workspace | None = None, **settings) -> Ref
     """The artefact of one rung's replies, two at a time: three batches."""
     (ref,) = write_replies(
         "1-llm", two.utterances, two.exchanges, [], None, None, None, "text",
-        DialogueSettings(reply_batch_size=2, training=TrainingSettings(dtype="float32", threads=1)),
-        ReplySettings(**{"max_new_tokens": 5, **settings}),
+        DialogueSettings(training=TrainingSettings(dtype="float32", threads=1)),
+        ReplySettings(**{"max_new_tokens": 5, "batch_size": 2, **settings}),
         Weights(name="tiny-llm", identity=identity("tiny-llm")), work or two.work,
     )  # fmt: skip
     return ref
@@ -33,15 +33,15 @@ def written(two: TwoDialogues, work: Workspace | None = None, **settings) -> Ref
 @pytest.fixture
 def batches(monkeypatch) -> list[int]:
     """The sizes of the batches that the LLM answers; `limit` of them, then it is killed."""
-    usual, answered = dialogue_model.greedy_replies, []
+    usual, answered = likelihood.read_prompts, []
 
-    def counted(llm, tokenizer, prompts, *more):
+    def counted(llm, kept, prompts, *more):
         if answered and answered[-1] == "kill":
             raise Killed
         answered.append(len(prompts))
-        return usual(llm, tokenizer, prompts, *more)
+        return usual(llm, kept, prompts, *more)
 
-    monkeypatch.setattr(dialogue_model, "greedy_replies", counted)
+    monkeypatch.setattr(likelihood, "read_prompts", counted)
     return answered
 
 

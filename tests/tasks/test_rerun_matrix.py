@@ -37,7 +37,7 @@ SMALL = (
     *(f"{name}.training.max_tokens=300" for name in ("dialogue", "epo")),
     "extractor.training.heldout_rows=4", "compressor.pretrain.heldout_rows=4",
     "compressor.finetune.heldout_rows=1", "dialogue.training.heldout_rows=2", "epo.training.heldout_rows=2",
-    "compressor.free_running_rows=1", "recognition.clips=3", "replies.exchanges=2", "replies.max_new_tokens=6",
+    "compressor.window_curriculum=[]", "compressor.free_running_rows=1", "recognition.clips=3", "replies.exchanges=2", "replies.max_new_tokens=6",
     "ladder.exchanges=2", "epo_test.exchanges=2", "epo_test.samples=2",
     "pairs.threshold=1.0", "pairs.fallback=none",
 )  # fmt: skip

@@ -52,7 +52,7 @@ pytestmark = [
 SETTINGS = VllmSettings(
     max_model_len=2048, max_num_batched_tokens=4096, max_num_seqs=4, kv_cache_memory_bytes=1 << 26
 )
-DIALOGUE = DialogueSettings(reply_batch_size=2, training=TrainingSettings(dtype="float32", threads=1))
+DIALOGUE = DialogueSettings(training=TrainingSettings(dtype="float32", threads=1))
 NEW = 12
 FINETUNED = {rung.name: rung for rung in LADDER if rung.adapter}
 CLIP_WIDTHS = {"audio_width": 3, "video_width": 4}
@@ -174,7 +174,7 @@ def replied(
     (ref,) = write.write_replies(
         name, two.utterances, two.exchanges, two.features if rung.av and clips else [], started.adapters[name],
         started.compressor if rung.mc else None, started.extractor if rung.av else None, rung.history, DIALOGUE,
-        ReplySettings(max_new_tokens=NEW, vllm=SETTINGS), Weights(name=found, identity=identity(found)),
+        ReplySettings(max_new_tokens=NEW, batch_size=2, vllm=SETTINGS), Weights(name=found, identity=identity(found)),
         work or two.work, vllm,
     )  # fmt: skip
     return read_table(two.store.read(ref), "replies")

@@ -12,7 +12,7 @@ from storage.sample.layout import write_sample
 from storage.store import Store, canonical
 from tasks.engine.graph import Sources, build_graph
 from tasks.pipeline import STAGES
-from tasks.report.variants import answers_over_seeds, mean_and_sd, trained_on, with_seeds
+from tasks.report.variants import answers_over_seeds, judged_with_seeds, mean_and_sd, trained_on, with_seeds
 from tasks.settings import load_settings
 from tasks.variants import with_variants
 from tests.support.rerun import run, session
@@ -41,6 +41,41 @@ def test_another_seed_repeats_what_is_trained_and_what_is_compared_and_nothing_b
     assert all(
         node.needs == plain[name].needs for name, node in two.items() if name in plain and name != "report"
     )
+
+
+def test_a_finetuned_system_is_trained_again_by_a_seed_of_its_own_and_not_on_one_dataset(tmp_path):
+    system = {"kind": "multimodal", "name": "hears", "weights": "w"}
+    asked = [
+        {"kind": "chatbot", "name": "talks", "weights": "w"},
+        system | {"name": "came"},
+        system | {"finetune": {}},
+    ]
+    found = graph(tmp_path, TWO, ON_MELD, f"systems={json.dumps(asked)}")
+    assert {name for name in found if name.startswith("systems")} == {
+        "systems", "systems.fit", "systems.multimodal", "systems.fit.seed-1", "systems.multimodal.seed-1",
+    }  # fmt: skip
+    assert "systems.multimodal.seed-1" in found["metrics.seed-1"].needs
+    assert "systems.multimodal" in found["metrics.on-meld"].needs
+    settings = load_settings("tiny", [f"systems={json.dumps(asked)}"])
+    changed = found["systems.fit.seed-1"].stage.changed(settings).systems
+    assert changed[:2] == settings.systems[:2] and changed[2].finetune.training.seed == 1
+
+
+def test_a_judge_hears_every_seed_where_that_is_asked_for_and_not_else(tmp_path):
+    judge = 'judge={"server": {"base_url": "http://127.0.0.1:1/v1", "model": "m"}%s}'
+    assert "judge.seed-1" not in graph(tmp_path, TWO, judge % "")
+    found = graph(tmp_path, TWO, judge % ', "every_seed": true')
+    assert "replies.5-epo.seed-1" in found["judge.seed-1"].needs and "judge.seed-1" in found["report"].needs
+    one = {"first": "5-epo", "second": "2-ft", "questions": {"fit": {"share": [0.6, 0.5, 0.7]}}}
+    other = one | {"questions": {"fit": {"share": [0.4]}}}
+    (told,) = judged_with_seeds([one], [[other], []])
+    assert told["questions"]["fit"]["seeds"] == {
+        "values": [0.6, 0.4, None],
+        "n": 2,
+        "mean": 0.5,
+        "sd": 0.141421,
+    }
+    assert judged_with_seeds([one], [[], []]) == [one]
 
 
 def test_seeds_are_added_to_every_trainings_own_and_a_first_of_another_is_the_runs(tmp_path):
@@ -94,6 +129,8 @@ def test_the_spread_is_a_samples_and_stands_beside_trained_rungs_alone():
     assert tuned["bertscore_seeds"]["mean"] == 0.6 and "bertscore_seeds" not in llm | floor
     assert found["steps"][0]["bertscore"]["seeds"] == {"values": [0.1, None], "n": 1, "mean": 0.1, "sd": None}
     assert with_seeds(base, []) is base
+    named = with_seeds(base, [metrics(0.7, None)], ["floor-okay"])["systems"][2]
+    assert named["bertscore_seeds"]["n"] == 2
 
 
 def test_an_answer_says_how_many_seeds_show_it():

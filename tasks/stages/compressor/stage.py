@@ -29,7 +29,7 @@ PRETRAIN = Stage(
     needs=("utterances",),
     items=single_utterances,
     function="tasks.stages.compressor.fit:pretrain_compressor",
-    settings={"settings": Reads("compressor", without=("finetune",))},
+    settings={"settings": Reads("compressor", without=("finetune", "window_curriculum"))},
     weights={"llm": "llm.weights"},
     loads=lambda settings: filter(None, [_base(settings.compressor)]),
     libraries=(*TORCH, "peft"),

@@ -24,6 +24,10 @@ class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
     history: int = Field(8, ge=0, description="Utterances before the sentence that the judge is shown.")
     max_new_tokens: int = Field(32, ge=1, description="Limit of its answer, in tokens.")
     seed: int = Field(0, description="Chooses the exchanges.")
+    every_seed: bool = Field(
+        False,
+        description="Also asked about the replies of each further of `run.seeds`, which costs as many calls again.",
+    )
 
     @property
     def engine(self) -> EngineSettings:

@@ -47,10 +47,15 @@ JUDGE = Stage(
     items=pairs_to_judge,
     function="tasks.stages.judge.compare:judge_pair",
     settings={"settings": "judge", "intervals": "metrics.intervals"},
-    without_effect=lambda settings: ["judge.against", *(f"judge.server.{name}" for name in TRANSPORT_FIELDS)],
+    without_effect=lambda settings: [
+        "judge.against",
+        "judge.every_seed",
+        *(f"judge.server.{name}" for name in TRANSPORT_FIELDS),
+    ],  # fmt: skip
     code=("model.generation.worker:main",),
     libraries=(*TORCH, "pyarrow"),
     gpus=lambda settings: 0,
     own_process=True,
+    repeated="judge.every_seed",
     enabled=lambda settings: settings.judge is not None,
 )

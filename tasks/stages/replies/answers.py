@@ -1,7 +1,8 @@
 """A rung's answers to test exchanges, stored as they finish: a rung that was killed goes on, to the same bytes.
 
-Replies are written here, or were written by vLLM before (through_vllm.py) and are only measured. Exchanges are answered in windows of some batches. Within one, batches are of like length; and no more than a batch's
-prompts and clips are ever held. Knows nothing of tables.
+Replies are written here, or were written by vLLM before (through_vllm.py) and are only measured. Exchanges are answered in
+windows of some batches, those of a dialogue one after the other, so that what their prompts share is read once; and no more
+than a batch's prompts and clips are ever held. Knows nothing of tables.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from model.batches import length_sorted_batches
-from model.dialogue.dialogue import DialogueModel, Memories, prompt_tokens
+from model.dialogue.dialogue import DialogueModel, Memories
 from model.dialogue.examples import DialogueExample
+from model.dialogue.likelihood import answered
 from storage.store import RowStore, canonical
 from tasks.engine.item import Workspace
-from tasks.stages.replies.likely import Likely, likelihoods
+from tasks.stages.replies.likely import Likely, asked_of, likely
 from tasks.stages.replies.through_vllm import Written
 
 WINDOW = 16
@@ -94,28 +95,21 @@ class _Window(NamedTuple):
         """The rows of each batch that is not stored whole, with their answers."""
         model = load()
         memories = model.memories([e.history for e in self.examples])
-        sizes = self._sizes(model, memories)
-        # One that leaves no room is named when its prompt is made.
-        for rows in length_sorted_batches([size or 0 for size in sizes], self.batch):
+        for start in range(0, len(self.examples), self.batch):
+            rows = list(range(len(self.examples)))[start : start + self.batch]
             if not stored.keys() >= set(rows):
                 yield rows, self._answered(model, rows, memories)
 
-    def _sizes(self, model: DialogueModel, memories: Memories) -> Sequence[int | None]:
-        """Tokens of each prompt."""
-        if self.written is not None:
-            return [said.prompt_tokens for said in self.written]
-        return model.prompt_sizes(self.examples, memories, self.max_new_tokens)
-
     def _answered(self, model: DialogueModel, rows: Sequence[int], memories: Memories) -> list[Answer]:
         examples = [self.examples[row] for row in rows]
-        if self.written is None:
-            prompts = model.pieces(examples, memories, self.max_new_tokens)
-            replies = model.reply_to(prompts, self.max_new_tokens)
-            said = [Written(*parts) for parts in zip(replies, map(prompt_tokens, prompts), strict=True)]
-        else:
-            said = [self.written[row] for row in rows]
-        likely = likelihoods(model, examples, [self.others[row] for row in rows], self.batch, memories)
-        return [Answer(*parts, nats) for parts, nats in zip(said, likely, strict=True)]
+        asked = [asked_of(self.examples[row].reply, self.others[row]) for row in rows]
+        written = None if self.written is None else [self.written[row] for row in rows]
+        found = answered(model, examples, asked, self.max_new_tokens, memories, written is None)
+        said = written or [Written(one.reply, one.prompt_tokens) for one in found]
+        return [
+            Answer(one.reply, one.prompt_tokens, likely(read.nats))
+            for one, read in zip(said, found, strict=True)
+        ]
 
 
 def _stored(memo: RowStore, keys: Sequence[str]) -> Iterator[tuple[int, bytes]]:

@@ -10,9 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from model.dialogue.dialogue import DialogueModel, Memories
-from model.dialogue.examples import DialogueExample
-from model.dialogue.likelihood import ReplyNats, reply_nats
+from model.dialogue.likelihood import ReplyNats
 from storage.exchanges import Exchange
 
 NEUTRAL = "neutral"
@@ -72,27 +70,17 @@ def _nearest(rows: list[tuple[int, tuple, str]], e: Exchange) -> tuple[int, tupl
     )
 
 
-def likelihoods(
-    model: DialogueModel,
-    examples: Sequence[DialogueExample],
-    others: Sequence[tuple[str | None, str | None]],
-    batch_size: int,
-    memories: Memories | None = None,
-) -> list[Likely]:
-    """Of each example's true reply and of its others; without the first the others are not asked either.
+def asked_of(true: str, others: tuple[str | None, str | None]) -> tuple[str | None, str | None, str | None]:
+    """The replies whose likelihood is asked; without the true one the others are not asked either."""
+    return (true, *others) if true.strip() else (None, None, None)
 
-    memories: of the examples' histories, where they are known already.
-    """
-    said = [
-        (e.reply, *pair) if e.reply.strip() else (None,) * 3 for e, pair in zip(examples, others, strict=True)
-    ]
-    found = []
-    for true, opposed, same in reply_nats(model, examples, said, batch_size, memories):
-        if true is None:
-            found.append(Likely())
-        else:
-            found.append(Likely(round(true.nats, 6), true.tokens, _a_token(opposed), _a_token(same)))
-    return found
+
+def likely(nats: Sequence[ReplyNats | None]) -> Likely:
+    """Of the replies of `asked_of`."""
+    true, opposed, same = nats
+    if true is None:
+        return Likely()
+    return Likely(round(true.nats, 6), true.tokens, _a_token(opposed), _a_token(same))
 
 
 def _a_token(of: ReplyNats | None) -> float | None:

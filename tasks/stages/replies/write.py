@@ -81,7 +81,7 @@ def write_replies(
         made_with += [vllm, settings.vllm.model_dump(mode="json")]
         replies = _through_vllm(llm, folders(), history, dialogue, settings, examples, made_with, work)
     found_answers = answers(
-        load, examples, others, settings.max_new_tokens, dialogue.reply_batch_size, made_with, work, replies
+        load, examples, others, settings.max_new_tokens, settings.batch_size, made_with, work, replies
     )
     out = [
         reply_to_row(_reply(wanted[example.key], rung, answer))

@@ -48,7 +48,7 @@ def variants(made: Made) -> dict[str, dict[str, list[Ref] | None]]:
     """Variant -> stage, by the name it has in the run itself -> what it made; of the stages that are compared."""
     found: dict[str, dict[str, list[Ref] | None]] = {}
     for stage in made.stages:
-        if stage.variant and stage.repeated:
+        if stage.variant and stage.is_repeated(made.settings):
             name = stage.name.removesuffix(f".{stage.variant}")
             found.setdefault(stage.variant, {})[name] = (
                 made.refs(stage.name) if made.ran(stage.name) else None

@@ -10,7 +10,7 @@ from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
 from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, MultimodalSystem, System
 
-ASKED = Reads("replies", without=("engine", "vllm"))
+ASKED = Reads("replies", without=("engine", "vllm", "batch_size"))
 """Which exchanges, and how long a reply may be: who writes those of the rungs is nothing to other systems."""
 CLIPS = Reads("features", only=("frames", "max_seconds", "seed"))
 DECODING = ("storage.media.decoder_process:serve",)
@@ -116,6 +116,7 @@ FIT = Stage(
     libraries=(*TORCH, "peft", "av", "soxr", "pillow"),
     trains=True,
     anew=True,
+    seeds=("systems.*.finetune.training.seed",),
     loads=lambda settings: [system.weights for system in _multimodal(settings) if system.finetune],
     own_process=True,
     enabled=lambda settings: any(system.finetune for system in _multimodal(settings)),

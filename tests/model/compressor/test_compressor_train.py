@@ -11,7 +11,7 @@ from model.compressor.measure import row_losses
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.rows import rows_of, windows
 from model.compressor.settings import CompressorSettings
-from model.compressor.train import adopt, finetune, pretrain
+from model.compressor.train import adopt, finetune, finetuning_stages, pretrain
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken, alone
@@ -66,6 +66,35 @@ def test_finetuning_goes_on_from_the_pretrained(responsive_llm_folder, pretraine
     before, after = (load_file(f / "model.safetensors")["roles"] for f in (pretrained[0], tmp_path))
     assert not before.any()  # single utterances are nobody's
     assert after[:2].any(1).all() and not after[2:].any()  # two speak here
+
+
+def test_finetuning_reads_short_windows_before_whole_dialogues(responsive_llm_folder, pretrained, tmp_path):
+    chosen = settings(
+        1, window_curriculum=[{"utterances": 1, "max_tokens": 20}, {"utterances": 2, "max_tokens": 40}]
+    )
+    stages = finetuning_stages(chosen, None)
+    assert [(s.utterances, s.training.max_tokens, s.training.seed) for s in stages] == [
+        (1, 20, 0), (2, 40, 1), (32, None, 2),
+    ]  # fmt: skip
+    report = finetune(responsive_llm_folder, pretrained[0], DIALOGUES[5:], DIALOGUES[:5], chosen, tmp_path)
+    assert [stage["utterances"] for stage in report["stages"]] == [1, 2, 32]
+    assert [stage["steps"] for stage in report["stages"]] == [
+        1,
+        1,
+        2,
+    ]  # 25 dialogues in batches of 16 at last
+    assert report["train_rows"] == 25 and len(report["compared"]["after"]) == 5  # whole dialogues
+    again = tmp_path / "again"
+    again.mkdir()
+    finetune(responsive_llm_folder, pretrained[0], DIALOGUES[5:], DIALOGUES[:5], chosen, again)
+    assert (again / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (4, 4), (32,)])
+def test_windows_that_do_not_grow_are_refused(sizes):
+    stages = [{"utterances": size, "max_tokens": 1} for size in sizes]
+    with pytest.raises(ValueError, match="utterances must grow up to max_dialogue_utterances, these are"):
+        CompressorSettings(window_curriculum=stages)
 
 
 def test_a_pretrained_one_is_taken_as_it_is(responsive_llm_folder, pretrained, tmp_path):

@@ -17,6 +17,10 @@ from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
 from tests.support.multimodal import KINDS, write_multimodal
 
+THROUGH_VLLM = tuple(
+    kind for kind in KINDS if kind != "llava_next" or importlib.util.find_spec("torchvision") is not None
+)
+"""vLLM wants torchvision for LLaVA-NeXT, which the CPU's environment has not."""
 SENTENCES = ("I lost my keys again.", "She said yes!")
 
 
@@ -132,12 +136,13 @@ def test_vllm_is_given_the_same_prompt_and_the_clip_that_stands_for_its_placehol
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_vllm_answers_as_transformers_does(tmp_path):
-    """Qwen2-Audio, in a process of its own, as a stage's is; of LLaVA-NeXT vLLM wants torchvision."""
+@pytest.mark.parametrize("kind", THROUGH_VLLM)
+def test_vllm_answers_as_transformers_does(tmp_path, kind):
+    """In a process of its own, as a stage's is."""
     import subprocess
     import sys
 
-    folder = write_multimodal(tmp_path / "qwen2_audio", "qwen2_audio")
+    folder = write_multimodal(tmp_path / kind, kind)
     code = (
         "import json, sys; from pathlib import Path; from model.generation.settings import EngineArgs;"
         "from model.multimodal.engines import load_multimodal;"
@@ -145,7 +150,8 @@ def test_vllm_answers_as_transformers_does(tmp_path):
         "args = EngineArgs(dtype='float32', max_model_len=2048);"
         "m = load_multimodal(sys.argv[2], Path(sys.argv[1]), args, None);"
         "p = [m.prompter.prompt(t, True) for t in SENTENCES];"
-        "r = m.replies(p, [clip('audio', 0), clip('audio', 1)], 6);"
+        "s = m.prompter.sense;"
+        "r = m.replies(p, [clip(s, 0), clip(s, 1)], 6);"
         "print(json.dumps([[a.reply.text, a.prompt_tokens] for a in r]))"
     )
     told = []
