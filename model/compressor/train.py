@@ -36,7 +36,7 @@ from model.compressor.reader import (
 from model.compressor.reconstruction import Reconstruction
 from model.compressor.rows import Row, memories_of, rows_of
 from model.compressor.scans import scan_of
-from model.compressor.settings import CompressorSettings
+from model.compressor.settings import CompressorSettings, SpanStage, WindowStage
 from model.half_products import halve_products
 from model.json_files import write_json
 from model.llm import load_llm
@@ -96,27 +96,28 @@ def pretrain(
 
 
 def pretraining_stages(settings: CompressorSettings) -> list[Stage]:
-    """The curriculum's, each with its budget and a seed of its own, and the one of `memory_span` last."""
-    earlier = [(stage.span, stage.max_tokens) for stage in settings.span_curriculum]
-    last = (settings.memory_span, settings.pretrain.max_tokens)
-    return [
-        Stage(span, 1, _part(settings.pretrain, number, budget))
-        for number, (span, budget) in enumerate([*earlier, last])
-    ]
+    """The span curriculum's, and the one of `memory_span` last."""
+    spans = [*(stage.span for stage in settings.span_curriculum), settings.memory_span]
+    schedules = _schedules(settings.pretrain, settings.span_curriculum)
+    return [Stage(span, 1, training) for span, training in zip(spans, schedules, strict=True)]
 
 
 def finetuning_stages(settings: CompressorSettings, span: int | None) -> list[Stage]:
-    """The curriculum's, likewise, and the one of `max_dialogue_utterances` last. span: what a memory covers in all of them."""
-    earlier = [(stage.utterances, stage.max_tokens) for stage in settings.window_curriculum]
-    last = (settings.max_dialogue_utterances, settings.finetune.max_tokens)
+    """The window curriculum's, and the one of `max_dialogue_utterances` last. span: what a memory covers in all of them."""
+    windows = [*(stage.utterances for stage in settings.window_curriculum), settings.max_dialogue_utterances]
+    schedules = _schedules(settings.finetune, settings.window_curriculum)
+    return [Stage(span, window, training) for window, training in zip(windows, schedules, strict=True)]
+
+
+def _schedules(
+    training: TrainingSettings, curriculum: Sequence[SpanStage | WindowStage]
+) -> list[TrainingSettings]:
+    """Of each stage of a curriculum and of the last one, which has the training's own budget; each with a seed of its own."""
+    budgets = [*(stage.max_tokens for stage in curriculum), training.max_tokens]
     return [
-        Stage(span, utterances, _part(settings.finetune, number, budget))
-        for number, (utterances, budget) in enumerate([*earlier, last])
+        training.model_copy(update={"max_tokens": budget, "seed": training.seed + number})
+        for number, budget in enumerate(budgets)
     ]
-
-
-def _part(training: TrainingSettings, number: int, budget: int | None) -> TrainingSettings:
-    return training.model_copy(update={"max_tokens": budget, "seed": training.seed + number})
 
 
 def adopt(
@@ -174,7 +175,8 @@ def finetune(
     """As `pretrain`, on dialogues, from a pretrained one; only here the vectors that tell the roles are trained.
 
     A dialogue beyond the limits is trained on in consecutive windows, each a sequence of its own; with a curriculum on
-    shorter windows first, and held-out figures are of the last stage's throughout. What is given back is the bare text, as in pretraining; figure 11's role tags are left to what tells the roles.
+    shorter windows first, and held-out figures are of the last stage's throughout. What is given back is the bare text,
+    as in pretraining; figure 11's role tags are left to what tells the roles.
     """
     use_threads(settings.finetune)
     llm, tokenizer = load_llm(llm_folder, settings.finetune.dtype)
