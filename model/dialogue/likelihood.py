@@ -89,17 +89,16 @@ def reply_nats(
     examples: Sequence[DialogueExample],
     replies: Sequence[Sequence[str | None]],
     batch_size: int,
-    memories: Memories | None = None,
 ) -> list[list[ReplyNats | None]]:
     """Of each example's replies, one pass over its prompt for all of them; `batch_size` prompts at once.
 
-    memories: of the examples' histories, where they are known already. None: of None, of an empty reply, of one of more than MOST_TOKENS tokens, and of a prompt that does not fit the
-    LLM's window with the longest reply of its batch.
+    None: of None, of an empty reply, of one of more than MOST_TOKENS tokens, and of a prompt that does not fit the LLM's
+    window with the longest reply of its batch.
     """
     found: list[list[ReplyNats | None]] = []
     for start in range(0, len(examples), batch_size):
         part = slice(start, start + batch_size)
-        found += _of_batch(model, examples[part], replies[part], memories)
+        found += _of_batch(model, examples[part], replies[part])
     return found
 
 
@@ -108,13 +107,12 @@ def _of_batch(
     model: DialogueModel,
     examples: Sequence[DialogueExample],
     replies: Sequence[Sequence[str | None]],
-    memories: Memories | None,
 ) -> list[list[ReplyNats | None]]:
     said = [[_ids(model, text) for text in row] for row in replies]
     room = max((len(ids) for row in said for ids in row if ids is not None), default=1)
     prompts = {
         i: embed(model.llm, pieces)
-        for i, pieces in enumerate(model.fitting_pieces(examples, memories, reply=room))
+        for i, pieces in enumerate(model.fitting_pieces(examples, None, reply=room))
         if pieces is not None and any(ids is not None for ids in said[i])
     }
     if not prompts:

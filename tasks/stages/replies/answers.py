@@ -95,8 +95,9 @@ class _Window(NamedTuple):
         """The rows of each batch that is not stored whole, with their answers."""
         model = load()
         memories = model.memories([e.history for e in self.examples])
-        for start in range(0, len(self.examples), self.batch):
-            rows = list(range(len(self.examples)))[start : start + self.batch]
+        count = len(self.examples)
+        for start in range(0, count, self.batch):
+            rows = list(range(start, min(start + self.batch, count)))
             if not stored.keys() >= set(rows):
                 yield rows, self._answered(model, rows, memories)
 
