@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +23,16 @@ from storage.files import write_atomic
 
 LOOK_S = 0.2
 STARTS_S = 30.0
-"""In which a shell has noted its number, on a machine however busy."""
+"""In which a program has noted its number, on a machine however busy."""
+NOTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+with open(sys.argv[1], "w") as noted:
+    noted.write(str(os.getpid()))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes the command that it is given, once its number is in a file. What a shell starts in the background has SIGINT ignored,
+and so has all that it starts: Prefect's worker, which ends itself by that signal, would never end."""
 LAST_WORDS = 4096
 """Bytes of the end of a log that are searched for its last line."""
 
@@ -66,7 +76,7 @@ class Service:
         write_atomic(self._facts_path, json.dumps(facts).encode())
         self._pid_path.unlink(missing_ok=True)
         # It notes its own number while it holds the lock: whoever starts it may be killed at any moment.
-        noted = ["/bin/sh", "-c", 'echo "$$" > "$0" && exec "$@"', str(self._pid_path), *command]
+        noted = [sys.executable, "-I", "-S", "-c", NOTED, str(self._pid_path), *command]
         with lock, open(self.log, "ab") as log:
             process = subprocess.Popen(
                 noted, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

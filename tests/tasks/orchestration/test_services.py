@@ -1,6 +1,7 @@
 """Programs that outlive their starter: found by the lock they hold, never by a number alone."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from tasks.orchestration.services import Service, wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+READY = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
 STUBBORN = [
     sys.executable,
     "-c",
@@ -60,3 +62,15 @@ def test_what_does_not_end_is_killed(service, tmp_path):
     assert wait_until(lambda: service.last_words() == "ready", 10)
     assert service.stop(0.5)
     assert service.pid() is None
+
+
+def test_an_interrupt_reaches_what_was_started_where_it_was_ignored(service, tmp_path):
+    """As all that a shell starts in the background has it."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert service.start(READY, dict(os.environ), tmp_path, {})
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert wait_until(lambda: service.last_words() == "ready", 10)
+    os.kill(service.pid(), signal.SIGINT)
+    assert wait_until(lambda: service.pid() is None, 10)
