@@ -1,7 +1,8 @@
-"""Small clips, written by PyAV: a picture, a sound, or both."""
+"""Small clips, written by PyAV: a picture, a sound, or both; and a turn of a conversation that holds one."""
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import av
@@ -27,3 +28,12 @@ def write_clip(path: Path, seconds: float = 1.0, picture: bool = True, sound: bo
             container.mux(voice.encode(frame))
             container.mux(voice.encode())
     return path
+
+
+def turn_with_clip(text: str, kind: str, file: bytes) -> dict:
+    """A user's turn as OpenAI's clients write it (sound), or as vLLM's do (a data URL)."""
+    held = base64.b64encode(file).decode()
+    part = (
+        {"data": held, "format": "wav"} if kind == "input_audio" else {"url": f"data:video/mp4;base64,{held}"}
+    )
+    return {"role": "user", "content": [{"type": kind, kind: part}, {"type": "text", "text": text}]}

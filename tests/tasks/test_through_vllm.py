@@ -39,6 +39,7 @@ from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings, load_settings
 from tasks.stages.replies import write
 from tasks.stages.replies.rungs import LADDER
+from tests.support.clips import turn_with_clip, write_clip
 from tests.support.multimodal import write_multimodal
 from tests.support.served import served
 from tests.support.talkative import talkative
@@ -292,23 +293,28 @@ def engines() -> list[list[str]]:
     return [words for words in told if any("spawn_main" in word or "VLLM" in word for word in words)]
 
 
-def test_serve_answers_as_it_does_through_transformers(found, monkeypatch):
-    """Three rungs at once, whole and streamed, chat and text; a client that goes frees its place; the end ends vLLM. It has an
-    engine of its own: one is used by the thread that started it."""
-    found = replace(found, rungs={name: found.rungs[name] for name in ("1-llm", "2-ft", "3-mc")})
+def test_serve_answers_as_it_does_through_transformers(found, monkeypatch, tmp_path):
+    """Four rungs at once, whole and streamed, chat and text, and a clip; a client that goes frees its place; the end ends
+    vLLM. It has an engine of its own: one is used by the thread that started it."""
+    found = replace(found, rungs={name: found.rungs[name] for name in ("1-llm", "2-ft", "3-mc", "5-epo")})
+    filmed = turn_with_clip(TALK[-1]["content"], "video_url", write_clip(tmp_path / "a.mp4").read_bytes())
     answers, begun, before = [], [], engines()
     usual = Engine.reply
     monkeypatch.setattr(Engine, "reply", lambda *given: begun.append(usual(*given)) or begun[-1])
     for load in (lambda: Models(found), lambda: VllmModels(found, found.rungs)):
         with Engine(load) as engine, served(openai_app(engine, found, found.rungs, "127.0.0.1")) as url:
-            with ThreadPoolExecutor(6) as pool:
+            with ThreadPoolExecutor(9) as pool:
                 chats = [
                     pool.submit(asked, url, "chat/completions", model=name, messages=TALK[:n])
                     for name in found.rungs
                     for n in (1, 3)
                 ]
+                seen = pool.submit(
+                    asked, url, "chat/completions", model="5-epo", messages=[*TALK[:2], filmed]
+                )
             assert (len(engines()) > len(before)) == isinstance(engine._models(), VllmModels)
             texts = asked(url, "completions", model="2-ft", prompt=["The weather is", "So"])
+            chats.append(seen)
             answers.append([done.result()["choices"] for done in chats] + [texts["choices"], texts["usage"]])
             body = {"model": "3-mc", "messages": TALK, "max_tokens": NEW, "stream": True}
             with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=120) as stream:

@@ -1,6 +1,5 @@
 """The endpoint, asked by the project's own engine and by bare HTTP: replies are those of a conversation."""
 
-import base64
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from tasks.chat.conversation import Conversation
 from tasks.chat.openai_api import Histories, openai_app
 from tasks.chat.openai_asked import Message, question
 from tasks.chat.talk import Talk
-from tests.support.clips import write_clip
+from tests.support.clips import turn_with_clip, write_clip
 from tests.support.served import served
 from tests.support.waiting import wait_for
 
@@ -104,21 +103,12 @@ def film(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("clips") / "a.mp4")
 
 
-def with_clip(text: str, kind: str, file: bytes) -> dict:
-    """A user's turn as OpenAI's clients write it (sound), or as vLLM's do (a data URL)."""
-    held = base64.b64encode(file).decode()
-    part = (
-        {"data": held, "format": "wav"} if kind == "input_audio" else {"url": f"data:video/mp4;base64,{held}"}
-    )
-    return {"role": "user", "content": [{"type": kind, kind: part}, {"type": "text", "text": text}]}
-
-
 def test_a_clip_goes_with_its_turn_and_one_before_is_left_out(url, engine, found, film, tmp_path):
     sound = write_clip(tmp_path / "b.mp4", picture=False)
     for kind, path, held in (("video_url", film, "heard and seen"), ("input_audio", sound, "heard")):
         clip = decode(path, found.settings.features, found.settings.media)
         wanted = Talk(engine, found, "5-epo", GREEDY).say("How do I look?", clip).answers[0].text
-        turn = with_clip("How do I look?", kind, path.read_bytes())
+        turn = turn_with_clip("How do I look?", kind, path.read_bytes())
         done = httpx.post(f"{url}/chat/completions", json={"messages": [turn], "max_tokens": 8}, timeout=60)
         assert done.json()["choices"][0]["message"]["content"] == wanted
         assert done.headers["X-Empamba-Clip"].endswith(f" s, {held}")
@@ -158,7 +148,7 @@ def test_a_clip_that_cannot_be_read_is_one_line(url, part, told):
 
 
 def test_a_rung_that_no_clip_can_be_given_to_says_so(url, film):
-    turn = with_clip("Look.", "video_url", film.read_bytes())
+    turn = turn_with_clip("Look.", "video_url", film.read_bytes())
     told = asked(url, [turn], 400, model="2-ft")["error"]["message"]
     assert told == "messages: 2-ft cannot be given a clip; 5-epo can be"
     turn["content"].append(turn["content"][0])
