@@ -39,6 +39,9 @@ def profile_name(request: RunRequest) -> str:
 
 
 def task_tags(request: RunRequest, stage: str, label: str) -> set[str]:
-    """Tags of an item's task run: stage, profile, and the dataset that its label names, as "meld/train/0" does."""
+    """Tags of an item's task run: stage, profile, and the dataset that its label names, as "meld/train/0" does.
+
+    Not the whole label: Prefect keeps a thread and a client for every set of tags, to ask for leave to begin.
+    """
     first = label.split("/")[0]
     return {stage, profile_name(request), *([first] if first != "all" else [])}

@@ -22,7 +22,7 @@ RUN = 'run.stages=["tests.support.fan_out:STAGE"]'
 def items(made: Made) -> Calls:
     asked = {"count": 0, "seconds": 0.0, "folder": "", **json.loads(os.environ.get("FAN_OUT", "{}"))}
     given = {"seconds": asked["seconds"], "folder": asked["folder"]}
-    return {str(number): {"number": number, **given} for number in range(asked["count"])}
+    return {f"sample/{number}": {"number": number, **given} for number in range(asked["count"])}
 
 
 def wait(number: int, seconds: float, folder: str, work: Workspace) -> list[Ref]:
