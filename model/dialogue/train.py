@@ -87,7 +87,7 @@ def train_dialogue(
 
     def loss(rows: list[int], whole: list[int]) -> tuple[Tensor, dict[str, float]]:
         reply = train_set.reply_loss(rows, whole)
-        reconstruction = train_set.reconstruction_loss(rows, whole)
+        reconstruction = train_set.reconstruction_loss(rows, whole) if weight else None
         if reconstruction is None:
             return reply, {"reply": reply.item()}
         logs = {"reply": reply.item(), "reconstruction": reconstruction.item()}

@@ -85,6 +85,8 @@ def test_what_each_arm_sets():
         "memory-text-1": ("memory", 32, "mamba", 1),
     }
     assert {name for name, arm in ARMS.items() if arm.needs_compressor} == {"memory", "memory-text-1"}
+    weights = {name: arm.settings(paper).reconstruction_weight for name, arm in ARMS.items()}
+    assert {name for name, weight in weights.items() if weight == 0} == {"mean", "mean-text-1"}
 
 
 def test_which_prompts_a_rungs_adapter_has_met():

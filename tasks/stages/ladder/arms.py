@@ -33,7 +33,9 @@ class Arm:
 
 
 def _memories(kind: str, recent: int) -> dict[str, Any]:
-    return {"memory": kind, "recent_utterances": recent}
+    """A mean of embeddings has no order to be read back from: an adapter that had to would learn it in place of replying."""
+    unread = {"reconstruction_weight": 0.0} if kind == "mean" else {}
+    return {"memory": kind, "recent_utterances": recent, **unread}
 
 
 ARMS: dict[str, Arm] = {
