@@ -22,6 +22,18 @@ from tasks.engine.pool import Pool
 from tasks.engine.session import Session
 from tasks.settings import load_settings
 
+SMALL = (
+    "candidates.budget=200",
+    *(f"{name}.max_tokens=300" for name in ("extractor.training", "compressor.pretrain", "compressor.finetune")),
+    *(f"{name}.training.max_tokens=300" for name in ("dialogue", "epo")),
+    "extractor.training.heldout_rows=4", "compressor.pretrain.heldout_rows=4",
+    "compressor.finetune.heldout_rows=1", "dialogue.training.heldout_rows=2", "epo.training.heldout_rows=2",
+    "compressor.window_curriculum=[]", "compressor.free_running_rows=1", "recognition.clips=3", "replies.exchanges=2", "replies.max_new_tokens=6",
+    "ladder.exchanges=2", "epo_test.exchanges=2", "epo_test.samples=2",
+    "pairs.threshold=1.0", "pairs.fallback=none",
+)  # fmt: skip
+"""Budgets that bring a run in seconds; every exchange of train and dev has its candidates."""
+
 
 def session(
     profile: str,

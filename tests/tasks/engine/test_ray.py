@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,12 +22,14 @@ from tasks.engine.declaration import Stage
 from tasks.engine.item import Item
 from tasks.engine.jobs import StageFailed
 from tasks.engine.ray_node import Claims
+from tasks.engine.ray_pool import RayPool
 from tasks.engine.resources import Resources
 from tasks.engine.session import Session
 from tasks.engine.stopping import Stopped
+from tasks.settings import load_settings
 from tests.support import fan_out
 from tests.support.ray_cluster import ray_cluster
-from tests.support.rerun import digests, run, session
+from tests.support.rerun import SMALL, digests, run, session
 from tests.support.shell import STARTS_S, Shell
 from tests.support.waiting import wait_for
 
@@ -121,8 +126,10 @@ def test_two_nodes_make_what_one_machine_makes(cluster, raw, tmp_path):
 def test_the_items_of_a_stage_run_side_by_side_and_each_once(on_ray):
     with on_ray(count=6, seconds=0.0) as opened:
         assert opened.workers.check() == ("Ray cluster: nodes 2, cores 2, GPUs 2, 8 GB",)
-        assert run(opened, "waits") == [f"waits {number}" for number in range(6)]
-        assert set(digests(opened, "waits")) == {f"waits {number} waits/{number}" for number in range(6)}
+        assert run(opened, "waits") == [f"waits sample/{number}" for number in range(6)]
+        assert set(digests(opened, "waits")) == {
+            f"waits sample/{number} waits/{number}" for number in range(6)
+        }
 
 
 def test_an_item_sees_the_gpus_that_its_worker_holds_and_an_idle_one_gives_them_up(on_ray, tmp_path):
@@ -146,8 +153,8 @@ def test_what_a_lost_worker_was_at_is_run_by_another(on_ray, tmp_path, who):
         family += at_work(tmp_path, 3)
         (tmp_path / "go").touch()
         running.join(60)
-        begun = sorted(f"waits {path.name.split('-')[0]}" for path in tmp_path.glob("*-*"))
-        assert ended == [begun] and len(begun) == 3 and set(begun) == {"waits 0", "waits 1"}
+        begun = sorted(f"waits sample/{path.name.split('-')[0]}" for path in tmp_path.glob("*-*"))
+        assert ended == [begun] and len(begun) == 3 and set(begun) == {"waits sample/0", "waits sample/1"}
         assert len(digests(opened, "waits")) == 2
     assert psutil.wait_procs(family, timeout=ENDED_S)[1] == []
 
@@ -216,7 +223,7 @@ def test_two_runs_of_one_store_do_an_item_once(on_ray, tmp_path):
         (tmp_path / "go").touch()
         running.join(60)
         waiting.join(60)
-    assert (ran, ran_too) == ([["waits 0", "waits 1"]], [[]])
+    assert (ran, ran_too) == ([["waits sample/0", "waits sample/1"]], [[]])
 
 
 def test_a_claim_is_one_runs_until_it_frees_it_or_is_heard_of_no_more(monkeypatch):
@@ -277,3 +284,61 @@ def test_a_signal_ends_the_command_and_what_it_runs_anywhere_and_the_next_goes_o
     (tmp_path / "go").touch()
     with Shell(tmp_path, *arguments, environment=environment) as shell:
         assert shell.ends(STARTS_S) == 0, shell.text()
+
+
+class KillsOnceAStage(RayPool):
+    """-9 of what each stage's first item is at: by turns its own process and the worker on the node. Items come one at a time."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.killed: list[str] = []
+        self.killers: list[threading.Thread] = []
+
+    def run(self, item: Item, *rest, **more):
+        if item.stage.name not in self.killed:
+            wait_for(lambda: computing() is None)  # the item before it has come to its end there too
+            self.killed.append(item.stage.name)
+            self.killers.append(threading.Thread(target=self._kill, args=(len(self.killed) % 2 == 0,)))
+            self.killers[-1].start()
+        return super().run(item, *rest, **more)
+
+    def _kill(self, the_worker: bool) -> None:
+        worker, process = wait_for(computing)
+        (worker if the_worker else process).kill()
+
+
+def computing() -> tuple[psutil.Process, psutil.Process] | None:
+    """The worker of this process's cluster that has an item, and the process that computes it; None as long as there is none."""
+    for worker in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if worker.cmdline()[:1] == ["ray::NodeWorker.answers"] and (
+                below := worker.children(recursive=True)
+            ):
+                return worker, below[-1]
+    return None
+
+
+@pytest.fixture
+def filmed(tmp_path) -> Path:
+    """MELD alone, with its clips, so that every stage has something to do."""
+    write_sample(tmp_path / "filmed", dialogues=2, turns=4)
+    for other in ("MultiDialog", "IEMOCAP_full_release"):
+        shutil.rmtree(tmp_path / "filmed" / other)
+    return tmp_path / "filmed"
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_every_stage_costs_nothing_but_time(cluster, filmed, tmp_path):
+    with session("tiny", tmp_path / "one", filmed, SMALL) as here:
+        ran = run(here)
+        wanted = digests(here)
+    changes = (*SMALL, "run.runner=ray", f"run.cluster={cluster}", "run.parallel=1", "run.retry_after_s=0.1")
+    pool = KillsOnceAStage(load_settings("tiny", changes).run, tmp_path / "store", filmed, {})
+    with session("tiny", tmp_path / "store", filmed, changes, pool) as there:
+        tried = Counter(run(there))
+        for killer in pool.killers:
+            killer.join(60)
+        assert digests(there) == wanted
+    assert sorted(tried) == ran
+    again = [name.split(" ")[0] for name, times in tried.items() for _ in range(times - 1)]
+    assert sorted(again) == sorted(pool.killed) == sorted({name.split(" ")[0] for name in ran})
