@@ -33,8 +33,8 @@ COMPARISONS = (
 class ArmRow:
     """One true reply after an arm's way of giving the history.
 
-    own, other: nats a token after its own history, and after another dialogue's. turn: of the sentence, from 1. tokens:
-    that the history takes in the prompt.
+    key: begins with the dataset, up to the first "/". own, other: nats a token after its own history, and after another
+    dialogue's. turn: of the sentence, from 1. tokens: that the history takes in the prompt.
     """
 
     key: str
@@ -45,6 +45,10 @@ class ArmRow:
     tokens: int
 
     @property
+    def dataset(self) -> str:
+        return self.key.split("/")[0]
+
+    @property
     def gain(self) -> float:
         return self.other - self.own
 
@@ -53,10 +57,11 @@ Rows = Sequence[ArmRow]
 
 
 def arm_figures(rows: Rows, full: Rows | None, intervals: BootstrapSettings) -> dict:
-    """{"n", "dialogues", "own", "own_ci", "other", "gain", "share", "tokens", "saved", "by_turn"} of one arm.
+    """{"n", "dialogues", "own", "own_ci", "other", "gain", "share", "both", "tokens", "saved", "by_turn"} of one arm.
 
     own, other: mean nats; gain: verdict on other − own; tokens: the history's, a mean. share, saved: of the full text
-    history's gain kept, and of its tokens spared, over the replies both have; None without `full`.
+    history's gain kept, and of its tokens spared, over the replies both have; both: how many, "rows" and "dialogues". None
+    without `full`.
     """
     dialogues = [row.dialogue for row in rows]
     own = bootstrap([row.own for row in rows], dialogues, intervals).interval
@@ -71,12 +76,15 @@ def arm_figures(rows: Rows, full: Rows | None, intervals: BootstrapSettings) -> 
         "gain": verdict(gains, dialogues, intervals).as_dict(),
         "tokens": _rounded(float(np.mean([row.tokens for row in rows]))) if rows else None,
         "share": None,
+        "both": None,
         "saved": None,
         "by_turn": by_turn(rows, intervals),
     }
     if both:
         mine, whole = ([row.gain for row in side] for side in zip(*both, strict=True))
-        found["share"] = share(mine, whole, [row.dialogue for row, _ in both], intervals)
+        dialogues = [row.dialogue for row, _ in both]
+        found["share"] = share(mine, whole, dialogues, intervals)
+        found["both"] = {"rows": len(both), "dialogues": len(set(dialogues))}
         tokens = sum(other.tokens for _, other in both)
         found["saved"] = _rounded(1 - sum(row.tokens for row, _ in both) / tokens) if tokens else None
     return found
@@ -134,6 +142,17 @@ def comparisons(arms: Mapping[str, Rows], intervals: BootstrapSettings) -> list[
             less = [other.own - row.own for row, other in both]
             judged = verdict(less, [row.dialogue for row, _ in both], intervals)
             found.append({"arm": arm, "than": than, "difference": judged.as_dict()})
+    return found
+
+
+def by_dataset(arms: Mapping[str, Rows], intervals: BootstrapSettings) -> dict[str, dict]:
+    """{"arms": `arm_figures` by name, "comparisons"} of each dataset alone; {} where there is one at most."""
+    datasets = sorted({row.dataset for rows in arms.values() for row in rows})
+    found = {}
+    for dataset in datasets if len(datasets) > 1 else ():
+        alone = {name: [row for row in rows if row.dataset == dataset] for name, rows in arms.items()}
+        figures = {name: arm_figures(rows, alone.get(FULL), intervals) for name, rows in alone.items()}
+        found[dataset] = {"arms": figures, "comparisons": comparisons(alone, intervals)}
     return found
 
 

@@ -24,6 +24,7 @@ WORTHS = (OWN, USUAL)
 class Sampled:
     """The samples of one exchange. before: nats of each [n]; tokens [n]; worth: by OWN and USUAL, of each [n]."""
 
+    dataset: str
     dialogue: Hashable
     before: Sequence[float]
     tokens: Sequence[int]
@@ -93,6 +94,35 @@ def moved(
         if name != trained and trained in after
     }
     return {"trainings": trainings, "beside": beside}
+
+
+def moved_by_dataset(
+    exchanges: Sequence[Sampled],
+    after: Mapping[str, Sequence[Sequence[float]]],
+    trained: str,
+    intervals: BootstrapSettings,
+) -> dict[str, dict]:
+    """`moved`'s figures of each dataset alone, with its "exchanges", "dialogues" and "samples"; {} where there is one at most.
+
+    What one dataset's replies show of their emotion another's may not, and together neither is told.
+    """
+    datasets = sorted({exchange.dataset for exchange in exchanges})
+    found = {}
+    for dataset in datasets if len(datasets) > 1 else ():
+        places = [i for i, exchange in enumerate(exchanges) if exchange.dataset == dataset]
+        alone = [exchanges[i] for i in places]
+        nats = {name: [rows[i] for i in places] for name, rows in after.items()}
+        found[dataset] = {**moved(alone, nats, trained, intervals), **sizes(alone)}
+    return found
+
+
+def sizes(exchanges: Sequence[Sampled]) -> dict[str, int]:
+    """{"exchanges", "dialogues", "samples"}: how many there are."""
+    return {
+        "exchanges": len(exchanges),
+        "dialogues": len({exchange.dialogue for exchange in exchanges}),
+        "samples": sum(len(exchange.before) for exchange in exchanges),
+    }
 
 
 def _gains(exchanges: Sequence[Sampled], after: Sequence[Sequence[float]], worth: str) -> np.ndarray:

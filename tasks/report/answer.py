@@ -10,7 +10,7 @@ import math
 from model.metrics.verdict import LEARNED, WORSE
 from tasks.stages.ladder.sentences import beside_mean, content, shares
 from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
-from tasks.stages.verdicts import interval_text, verdict_text
+from tasks.stages.verdicts import by_dataset_text, interval_text, verdict_text
 
 TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung in RUNGS}
 SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run"
@@ -54,7 +54,7 @@ def _floor(row: dict) -> str:
 def _emotion(facts: dict) -> dict:
     about = "Did EPO teach this exchange's emotion?"
     if (facts["epo_test"] or {}).get("beside"):
-        return _emotion_of_samples(about, facts["epo_test"], facts["scorers_line"])
+        return _emotion_of_samples(about, facts)
     step = _step(facts, "5-epo")
     if step is None:
         return _answer(about, None, f"EPO has nothing to be compared with: {_why(facts, '5-epo')}.")
@@ -73,11 +73,12 @@ def _emotion(facts: dict) -> dict:
     return _answer(about, shown, f"{seen}: {words}, {beside}; {facts['scorers_line']}.", found)
 
 
-def _emotion_of_samples(about: str, moved: dict, scorers: str) -> dict:
+def _emotion_of_samples(about: str, facts: dict) -> dict:
     """From cached samples, which tell more than as many greedy replies.
 
     A control that was itself to learn which emotions are usual says nothing of whether EPO learned that.
     """
+    moved = facts["epo_test"]
     beside = moved["beside"]
     hardest = min(beside, key=lambda name: _mean(beside[name]["own"]))
     own = beside[hardest]["own"]
@@ -91,7 +92,9 @@ def _emotion_of_samples(about: str, moved: dict, scorers: str) -> dict:
         learned = "It learned" if fair[name]["grade"] == LEARNED else "It is not seen to have learned"
         nearer = verdict_text("nearness to all other true replies", fair[name])
         says += f". {learned} which emotions are usual: {nearer}, beside {CONTROL_RUNGS[name].title}"
-    return _answer(about, shown, f"{says}; {scorers}.", own)
+    each = {name: part["beside"][hardest]["own"] for name, part in moved["by_dataset"].items()}
+    apart = by_dataset_text(each, facts["counts"]["titles"])
+    return _answer(about, shown, f"{says}; {facts['scorers_line']}.{apart}", own)
 
 
 def _mean(found: dict) -> float:
@@ -118,7 +121,11 @@ def _memory(facts: dict) -> dict:
         )
     ladder = facts["memory_ladder"]
     memories = ladder["arms"].get("memory") if ladder else None
-    in_use = [] if ladder is None else [content(ladder), shares(ladder), beside_mean(ladder)]
+    in_use = (
+        []
+        if ladder is None
+        else [content(ladder, facts["counts"]["titles"]), shares(ladder), beside_mean(ladder)]
+    )
     shown = bool(own_is_better) and found["grade"] != WORSE
     shown = shown and (memories is None or memories["gain"]["grade"] == LEARNED)
     return _answer(

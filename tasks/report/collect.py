@@ -85,7 +85,7 @@ def collect(
     pairs = read_named(artefacts, "pairs", "pairs.json", store)
     training = [part for s in stages if s["trains"] for part in _training(s, artefacts, store, settings)]
     tokens = prompt_tokens(artefacts, store)
-    shown = _shown(metrics, artefacts, settings, why, store)
+    shown = _shown(metrics, artefacts, settings, why, counts["titles"], store)
     long_history = read_named(artefacts, "long-history", "long_history.json", store)
     measured = {
         "recognition.clips": (shown["recognition"] or {}).get("clips"),
@@ -147,7 +147,8 @@ def collect(
         "seeds": {name: value for name, value in flat(settings).items() if name.split(".")[-1] == "seed"},
     }
     with_others = [
-        answer(facts | _shown(_metrics(made, store), made, settings, why, store)) for made in others
+        answer(facts | _shown(_metrics(made, store), made, settings, why, counts["titles"], store))
+        for made in others
     ]
     return {**facts, "answer": answers_over_seeds(answer(facts), with_others, [*seeds[:1], *again])}
 
@@ -157,7 +158,12 @@ def _metrics(artefacts: Artefacts, store: Store) -> dict:
 
 
 def _shown(
-    metrics: dict, artefacts: Artefacts, settings: Settings, why: dict[str, str | None], store: Store
+    metrics: dict,
+    artefacts: Artefacts,
+    settings: Settings,
+    why: dict[str, str | None],
+    titles: dict[str, str],
+    store: Store,
 ) -> dict:
     """The facts that the five answers are made from, and that differ between training seeds."""
     return {
@@ -171,7 +177,7 @@ def _shown(
             artefacts,
             why,
         ),
-        "memory_ladder": memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store)),
+        "memory_ladder": memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store), titles),
         "epo_test": read_named(artefacts, "epo.test", "epo_test.json", store),
         "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
         "recognition": read_named(artefacts, "extractor.test", "recognition.json", store),

@@ -117,12 +117,19 @@ def _controls(controls: dict) -> Iterator[dict]:
 
 
 def _epo_test(found: dict | None) -> Iterator[dict]:
-    """Of each training what it moved, and of EPO less each control."""
-    for part in ("trainings", "beside"):
-        for name, figures in ((found or {}).get(part) or {}).items():
-            for figure, verdict in figures.items():
-                if isinstance(verdict, dict):
-                    yield {"of": part, "training": name, "figure": figure, **flat(verdict)}
+    """Of each training what it moved, and of EPO less each control: of all datasets together, then of each alone."""
+    for dataset, moved in ({"all": found} | found["by_dataset"] if found else {}).items():
+        for part in ("trainings", "beside"):
+            for name, figures in moved[part].items():
+                for figure, verdict in figures.items():
+                    if isinstance(verdict, dict):
+                        yield {
+                            "dataset": dataset,
+                            "of": part,
+                            "training": name,
+                            "figure": figure,
+                            **flat(verdict),
+                        }
 
 
 def _table_3(found: dict | None) -> Iterator[dict]:
@@ -242,8 +249,17 @@ def _memory(ladder: dict | None) -> dict[str, Rows]:
     arms = ladder["arms"].items()
     return {
         "memory-ladder": [{"arm": name, **flat(_without(arm, "by_turn"))} for name, arm in arms],
+        "memory-by-dataset": [
+            {"dataset": dataset, "arm": name, **flat(_without(arm, "by_turn"))}
+            for dataset, part in ladder["by_dataset"].items()
+            for name, arm in part["arms"].items()
+        ],
         "memory-by-turn": [{"arm": name, **flat(part)} for name, arm in arms for part in arm["by_turn"]],
-        "memory-comparisons": [flat(row) for row in ladder["comparisons"]],
+        "memory-comparisons": [
+            {"dataset": dataset, **flat(row)}
+            for dataset, part in ({"all": ladder} | ladder["by_dataset"]).items()
+            for row in part["comparisons"]
+        ],
     }
 
 

@@ -5,6 +5,8 @@ Knows nothing of HTML; reads no artefact.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tasks.report.counts import Artefacts
 from tasks.report.paper_tables import TABLE_2, TABLE_3, TABLE_3_RUNGS, by_metric
 from tasks.stages.ladder.arms import ARMS
@@ -60,12 +62,12 @@ def ladder_rows(systems: list[dict], identical: dict, artefacts: Artefacts, why:
     return rows
 
 
-def memory_ladder_facts(facts: dict | None) -> dict | None:
-    """ladder.json, the arms in their own order, with its sentences."""
+def memory_ladder_facts(facts: dict | None, titles: Mapping[str, str]) -> dict | None:
+    """ladder.json, the arms in their own order, with its sentences. titles: dataset -> its name for people."""
     if facts is None:
         return None
     ordered = {**facts, "arms": {name: facts["arms"][name] for name in ARMS if name in facts["arms"]}}
-    return {**ordered, "sentences": ladder_sentences(ordered)}
+    return {**ordered, "sentences": ladder_sentences(ordered, titles)}
 
 
 def generalisation_rows(systems: list[dict], splits: list[dict]) -> list[dict]:

@@ -9,7 +9,7 @@ training works.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from model.metrics.compared import DIALOGUE
@@ -169,6 +169,15 @@ def verdict_text(about: str, found: dict | Verdict, digits: int = 3) -> str:
     return f"{text}: {v['grade']}: {counted}{seen if v['grade'] == NO_DIFFERENCE else ''}"
 
 
+def by_dataset_text(found: Mapping[str, dict], titles: Mapping[str, str]) -> str:
+    """Verdicts by dataset, to stand after a sentence: "By dataset: MELD +0.012 (…), n = …; …"; "" where there are none.
+
+    titles: dataset -> its name for people.
+    """
+    told = [verdict_text(titles.get(dataset, dataset), verdict) for dataset, verdict in found.items()]
+    return f" By dataset: {'; '.join(told)}." if told else ""
+
+
 def interval_text(low: float, high: float, digits: int = 3) -> str:
     """An interval in words: "−0.004 to 0.031". Where nothing varied there is none, and that is said; where its ends
     would be printed alike, they get more digits.
@@ -270,7 +279,7 @@ def ladder_line(store: Store, refs: tuple[Ref, ...]) -> str | None:
     from tasks.stages.ladder.sentences import ladder_sentences  # which words verdicts by this module
 
     facts = _named(store, refs, "ladder.json")
-    return next(iter(ladder_sentences(facts)), None) if facts else None
+    return next(iter(ladder_sentences(facts, {})), None) if facts else None
 
 
 def metrics_line(store: Store, refs: tuple[Ref, ...]) -> str | None:

@@ -62,6 +62,8 @@ def test_a_training_that_changed_nothing_moved_nothing_and_another_is_weighted_b
     )  # fmt: skip
     facts = json.loads(two.store.read(ref))
     assert facts["drawn"] == 24 and 2 <= facts["samples"] <= 24 and facts["dialogues"] == 2
+    apart = facts["by_dataset"]
+    assert set(apart) == {"iemocap", "meld"} and sum(d["samples"] for d in apart.values()) == facts["samples"]
     unmoved = facts["trainings"]["nll"]
     assert unmoved["own"]["mean"] == unmoved["usual"]["mean"] == 0 and unmoved["effective_share"] == 1
     assert facts["trainings"]["epo"]["effective_share"] < 1

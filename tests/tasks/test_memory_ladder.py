@@ -277,7 +277,11 @@ def test_each_arm_is_loaded_with_its_adapter_and_its_way_of_giving_the_history(t
         and facts["cache_bytes"] == 768
         and facts["arms"]["mean"]["saved"] == -1.0
     )
-    assert ladder_line(two.store, (made,)) == ladder_sentences(facts)[0]
+    assert {name: part["arms"]["memory"]["n"] for name, part in facts["by_dataset"].items()} == {
+        "iemocap": 2,
+        "meld": 2,
+    }
+    assert ladder_line(two.store, (made,)) == ladder_sentences(facts, {})[0]
 
 
 # In words --------------------------------------------------------------------------------------------------
@@ -300,11 +304,12 @@ def facts_of(memory: str, beside: str, full: str = "learned", own: bool = True) 
             "memory": arm("MambaCompressor memories", judged(0.01, memory), [-0.05, -0.2, -0.004], 0.96),
         },
         "comparisons": [{"arm": "memory", "than": "mean", "difference": judged(-0.05, beside)}],
+        "by_dataset": {},
     }
 
 
 def test_each_sentence_may_come_out_negative():
-    found = ladder_sentences(facts_of("no difference seen", "got worse"))
+    found = ladder_sentences(facts_of("no difference seen", "got worse"), {})
     assert found == [
         "The learnt memory does not beat mean embeddings in use: nats a token spared −0.050 (−0.060 to −0.040), n = 40 "
         "(9 dialogues): got worse.",
@@ -315,16 +320,29 @@ def test_each_sentence_may_come_out_negative():
     ]
     assert (
         "is not seen to beat mean embeddings"
-        in ladder_sentences(facts_of("learned", "no difference seen"))[0]
+        in ladder_sentences(facts_of("learned", "no difference seen"), {})[0]
     )
-    good = ladder_sentences(facts_of("learned", "learned"))
+    good = ladder_sentences(facts_of("learned", "learned"), {})
     assert good[0].startswith("The learnt memory beats mean embeddings in use")
     assert good[1].startswith("The memories carry their own dialogue's content")
 
 
 def test_what_cannot_be_said_is_not():
-    found = ladder_sentences(facts_of("learned", "learned", full="no difference seen", own=False))
+    found = ladder_sentences(facts_of("learned", "learned", full="no difference seen", own=False), {})
     assert found[0].endswith("; their adapters were not trained for this comparison.")
     assert found[2].startswith("The full history as text is not seen to help here, so no share")
     assert found[3].startswith("Measured zero-shot") and found[3].endswith(": mean embeddings.")
-    assert ladder_sentences({"arms": {}, "comparisons": []}) == []
+    assert ladder_sentences({"arms": {}, "comparisons": [], "by_dataset": {}}, {}) == []
+
+
+def test_what_memories_carry_is_said_of_each_dataset():
+    facts = facts_of("learned", "learned")
+    facts["by_dataset"] = {
+        name: {"arms": {"memory": {"gain": judged(mean, grade)}}, "comparisons": []}
+        for name, mean, grade in (("meld", 0.0, "no difference seen"), ("topical_chat", 0.03, "learned"))
+    }
+    told = ladder_sentences(facts, {"meld": "MELD"})[1]
+    assert told.endswith(
+        " By dataset: MELD +0.000 (−0.010 to 0.010): no difference seen: n = 40 (9 dialogues), 0.020 could have been; "
+        "topical_chat +0.030 (0.020 to 0.040), n = 40 (9 dialogues)."
+    )

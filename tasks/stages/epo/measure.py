@@ -18,7 +18,7 @@ from model.dialogue.likelihood import ReplyNats, reply_nats
 from model.dialogue.sampling import DialogueSampler, sample_of
 from model.dialogue.settings import DialogueSettings
 from model.generation.settings import Sampling
-from model.metrics.moved import Sampled, moved, worths
+from model.metrics.moved import Sampled, moved, moved_by_dataset, sizes, worths
 from model.metrics.settings import BootstrapSettings
 from model.scorer.scorer import EmotionScorer
 from model.scorer.settings import ScorerSettings
@@ -59,7 +59,7 @@ def measure_epo(
     scorer: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Output: epo_test.json: `moved`'s figures, and how many exchanges, samples, and left out, by reason.
+    """Output: epo_test.json: `moved`'s figures, also by dataset, and how many exchanges, samples, and left out, by reason.
 
     before: the adapter that all went on from; after: each training's, EPO's own by the name TRAINED.
     """
@@ -151,7 +151,8 @@ def _figures(
     scorer: EmotionScorer,
     intervals: BootstrapSettings,
 ) -> dict:
-    """Over the exchanges with two samples or more; which of an exchange's samples have nats depends on its prompt alone."""
+    """Over the exchanges with two samples or more, and of each dataset alone; which of an exchange's samples have nats
+    depends on its prompt alone."""
     kept = [i for i, row in enumerate(before) if sum(nats is not None for nats in row) > 1]
     datasets = [example.key.split("/")[0] for example in examples]
     each = worths(
@@ -166,6 +167,7 @@ def _figures(
         known = [(at, nats) for at, nats in enumerate(before[i]) if nats is not None]
         sampled.append(
             Sampled(
+                datasets[i],
                 examples[i].group,
                 [nats.nats for _, nats in known],
                 [nats.tokens for _, nats in known],
@@ -177,8 +179,7 @@ def _figures(
             nats_after[name].append([math.nan if nats is None else nats.nats for nats in found])
     return {
         **moved(sampled, nats_after, TRAINED, intervals),
-        "exchanges": len(sampled),
-        "dialogues": len({exchange.dialogue for exchange in sampled}),
-        "samples": sum(len(exchange.before) for exchange in sampled),
+        "by_dataset": moved_by_dataset(sampled, nats_after, TRAINED, intervals),
+        **sizes(sampled),
         "left_out": {"exchanges": len(examples) - len(kept)},
     }

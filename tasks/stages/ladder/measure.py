@@ -12,7 +12,7 @@ from model.dialogue.dialogue import load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.ladder import arm_rows, cache_bytes, with_other_histories
 from model.dialogue.settings import DialogueSettings
-from model.metrics.memory_ladder import FULL, TURNS, ArmRow, arm_figures, comparisons
+from model.metrics.memory_ladder import FULL, TURNS, ArmRow, arm_figures, by_dataset, comparisons
 from model.metrics.settings import BootstrapSettings
 from model.zoo.resolve import resolve
 from storage.store import Ref, canonical
@@ -42,8 +42,8 @@ def measure_ladder(
     llm: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Output: ladder.json: "arms" by name, "comparisons", "turns", how many exchanges, how many of them are "alone" (no
-    other dialogue of their dataset is there), and a cached token's bytes."""
+    """Output: ladder.json: "arms" by name, "comparisons", both again "by_dataset", "turns", how many exchanges, how many of
+    them are "alone" (no other dialogue of their dataset is there), and a cached token's bytes."""
     examples, pool = evaluated_examples(utterances, exchanges, settings, work)
     # Another history is of the same dataset, for another one's style would tell it.
     others = with_other_histories(pool, [example.key.split("/")[0] for example in pool])
@@ -77,6 +77,7 @@ def measure_ladder(
                 {
                     "arms": measured,
                     "comparisons": comparisons(found, intervals),
+                    "by_dataset": by_dataset(found, intervals),
                     "turns": list(TURNS),
                     "exchanges": len(examples),
                     "alone": sum(e.key not in others for e in examples),

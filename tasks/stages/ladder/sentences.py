@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from model.metrics.verdict import LEARNED, WORSE
-from tasks.stages.verdicts import verdict_text
+from tasks.stages.verdicts import by_dataset_text, verdict_text
 
 OWN = "own"
 MEMORY, MEAN, HYBRID, LAST, FULL = "memory", "mean", "memory-text-1", "text-1", "full"
 
 
-def ladder_sentences(facts: dict) -> list[str]:
-    """What ladder.json shows, the most asked-for first."""
+def ladder_sentences(facts: dict, titles: Mapping[str, str]) -> list[str]:
+    """What ladder.json shows, the most asked-for first. titles: dataset -> its name for people."""
     found = [
         beside_mean(facts),
-        content(facts),
+        content(facts, titles),
         shares(facts),
         _beside_last_turn(facts),
         _unprepared(facts),
@@ -42,8 +44,8 @@ def _unlike(facts: dict, *arms: str) -> str:
     return "" if alike else "; their adapters were not trained for this comparison"
 
 
-def content(facts: dict) -> str | None:
-    """Whether memories say more of their dialogue than another's do; None where they were not measured."""
+def content(facts: dict, titles: Mapping[str, str]) -> str | None:
+    """Whether memories say more of their dialogue than another's do, also by dataset; None where they were not measured."""
     arm = facts["arms"].get(MEMORY)
     if arm is None:
         return None
@@ -51,6 +53,7 @@ def content(facts: dict) -> str | None:
     return (
         f"The memories {carry} their own dialogue's content into the reply: "
         f"{verdict_text('other − own, nats a token', arm['gain'])}."
+        f"{by_dataset_text({name: part['arms'][MEMORY]['gain'] for name, part in facts['by_dataset'].items()}, titles)}"
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.metrics.memory_ladder import ArmRow, arm_figures, by_turn, comparisons, share
+from model.metrics.memory_ladder import ArmRow, arm_figures, by_dataset, by_turn, comparisons, share
 from model.metrics.settings import BootstrapSettings
 from model.metrics.student import t_quantile
 
@@ -32,6 +32,8 @@ def test_means_gain_and_tokens_by_hand():
     assert found["own_ci"][0] < 2.8 < found["own_ci"][1]
     # All of the full history's gain is 1.0 a reply, so the share is the gain.
     assert found["share"][0] == pytest.approx(0.4)
+    assert found["both"] == {"rows": 8, "dialogues": 4}
+    assert arm_figures(arm, full[:5], INTERVALS)["both"] == {"rows": 5, "dialogues": 3}
     assert arm_figures(arm, None, INTERVALS)["share"] is arm_figures(arm, None, INTERVALS)["saved"] is None
     assert arm_figures(full, full, INTERVALS)["share"] == [1.0, 1.0, 1.0]
 
@@ -92,3 +94,31 @@ def test_arms_are_compared_reply_by_reply_whatever_the_order():
     assert (beside["arm"], beside["than"]) == ("memory", "mean")
     assert beside["difference"]["mean"] == pytest.approx(0.2) and beside["difference"]["grade"] == "learned"
     assert beside["difference"]["rows"] == 12
+
+
+def test_each_dataset_is_told_alone_with_its_own_shares_and_comparisons():
+    """By hand: of MELD's 1.0 a reply the memory keeps .1, of Topical-Chat's 2.0 a half; together neither is seen."""
+
+    def of(dataset: str, gain: float, own: float) -> list[ArmRow]:
+        return [
+            replace(row, key=f"{dataset}/test/{row.key}", dialogue=(dataset, row.dialogue))
+            for row in rows([own] * 8, [own + gain] * 8)
+        ]
+
+    arms = {
+        "full": of("meld", 1.0, 2.0) + of("topical_chat", 2.0, 3.0),
+        "mean": of("meld", 0.3, 2.1) + of("topical_chat", 0.4, 3.3),
+        "memory": of("meld", 0.1, 2.2) + of("topical_chat", 1.0, 3.1),
+    }
+    found = by_dataset(arms, INTERVALS)
+    assert list(found) == ["meld", "topical_chat"]
+    shares = {name: part["arms"]["memory"]["share"][0] for name, part in found.items()}
+    assert shares == {"meld": pytest.approx(0.1), "topical_chat": pytest.approx(0.5)}
+    beside = {
+        name: {(c["arm"], c["than"]): c["difference"]["mean"] for c in part["comparisons"]}
+        for name, part in found.items()
+    }
+    assert beside["meld"] == {("memory", "mean"): pytest.approx(-0.1)}
+    assert beside["topical_chat"] == {("memory", "mean"): pytest.approx(0.2)}
+    assert {part["arms"]["full"]["n"] for part in found.values()} == {8}
+    assert by_dataset({name: found[:8] for name, found in arms.items()}, INTERVALS) == {}

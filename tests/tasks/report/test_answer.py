@@ -10,6 +10,7 @@ NAMES = ("bertscore", "emotionscore_second", "emotioncontrast_second", "log_like
 BARE = {
     "over_floors": [], "steps": [], "ladder": [], "controls": {}, "scorers_line": "the two scorers correlate 0.88",
     "reconstruction": None, "table_3": [], "recognition": None, "memory_ladder": None, "epo_test": None,
+    "counts": {"titles": {"meld": "MELD"}},
 }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def test_samples_decide_where_there_are_any_and_the_hardest_control_counts():
         "shuffled": {"own": NOTHING, "usual": LOSS},
         "nll": {"own": GAIN, "usual": GAIN},
     }
-    told = answer(facts(GAIN, control=GAIN) | {"epo_test": {"beside": beside}})[4]
+    told = answer(facts(GAIN, control=GAIN) | {"epo_test": {"beside": beside, "by_dataset": {}}})[4]
     assert (
         told["grade"] == "not shown"
         and "another exchange" in told["says"]
@@ -92,16 +93,26 @@ def test_samples_decide_where_there_are_any_and_the_hardest_control_counts():
     assert "no difference seen" in told["says"] and "It learned which emotions are usual" in told["says"]
     beside["shuffled"]["own"] = GAIN
     beside["nll"]["usual"] = NOTHING
-    told = answer(facts(NOTHING, control=NOTHING) | {"epo_test": {"beside": beside}})[4]
+    told = answer(facts(NOTHING, control=NOTHING) | {"epo_test": {"beside": beside, "by_dataset": {}}})[4]
     assert (
         told["grade"] == "shown" and "It is not seen to have learned which emotions are usual" in told["says"]
+    )
+
+
+def test_what_epo_taught_is_told_of_each_dataset():
+    beside = {"random": {"own": NOTHING, "usual": GAIN}}
+    apart = {"meld": {"beside": {"random": {"own": LOSS}}}, "new": {"beside": {"random": {"own": GAIN}}}}
+    told = answer(facts(GAIN) | {"epo_test": {"beside": beside, "by_dataset": apart}})[4]
+    assert told["says"].endswith(
+        " By dataset: MELD −0.050 (−0.080 to −0.020), n = 200 (40 dialogues): got worse; "
+        "new +0.050 (0.020 to 0.080), n = 200 (40 dialogues)."
     )
 
 
 def test_memories_that_carry_nothing_into_the_reply_are_not_shown_to_help():
     arm = {"title": "memories", "share": None, "saved": 0.9, "adapter": "own", "prepared": True}
     for gain, grade in ((GAIN, "shown"), (NOTHING, "not shown")):
-        ladder = {"arms": {"memory": {**arm, "gain": gain}}, "comparisons": []}
+        ladder = {"arms": {"memory": {**arm, "gain": gain}}, "comparisons": [], "by_dataset": {}}
         told = answer(facts(GAIN) | {"memory_ladder": ladder})[2]
         assert told["grade"] == grade and "other − own, nats a token" in told["says"]
 

@@ -1,18 +1,20 @@
 """The memory ladder and rung 4f on the page and in the JSON, from figures made up by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from model.metrics.memory_ladder import ArmRow, arm_figures, comparisons
+from model.metrics.memory_ladder import ArmRow, arm_figures, by_dataset, comparisons
 from model.metrics.settings import BootstrapSettings
 from storage.store import Store
-from tests.tasks.report.test_write_report import RUNGS, Page, _artefacts, _json, _metrics, _report
+from tests.tasks.report.test_write_report import RUNGS, Page, _artefacts, _json, _metrics, _report, read_csv
 
 
 def rows(gain: float, tokens: int, nats: float = 3.0) -> list[ArmRow]:
     """Twelve replies of as many dialogues: at turn 3, and the last two at turn 12."""
     return [
         ArmRow(
-            f"k{i}",
+            f"meld/k{i}",
             f"d{i}",
             3 if i < 10 else 12,
             nats + i / 10,
@@ -23,8 +25,19 @@ def rows(gain: float, tokens: int, nats: float = 3.0) -> list[ArmRow]:
     ]
 
 
-def ladder() -> dict:
+def ladder(second: float | None = None) -> dict:
+    """Of MELD; and of Topical-Chat too, where its memories' gain is given."""
     arms = {"full": rows(0.4, 200, 2.75), "mean": rows(0.1, 8, 3.0), "memory": rows(0.2, 8, 3.125)}
+    if second is not None:
+        other = {**arms, "memory": rows(second, 8, 3.125)}
+        arms = {
+            name: [
+                replace(row, key=row.key.replace("meld", dataset), dialogue=(dataset, row.dialogue))
+                for dataset, found in (("meld", arms), ("topical_chat", other))
+                for row in found[name]
+            ]
+            for name in arms
+        }
     about = {
         "full": ("the full history as text", "rung 2", True),
         "mean": ("mean embeddings", "own", True),
@@ -37,6 +50,7 @@ def ladder() -> dict:
             for name, found in arms.items()
         },
         "comparisons": comparisons(arms, BootstrapSettings()),
+        "by_dataset": by_dataset(arms, BootstrapSettings()),
         "turns": [2, 3],
         "exchanges": 13,
         "alone": 1,
@@ -61,6 +75,27 @@ def test_the_page_shows_each_arm_and_says_what_it_means(tmp_path):
     assert any("Other minus own" in image["alt"] for image in page.images)
     assert facts["other_stages"].keys().isdisjoint({"ladder"})
     assert "test exchanges of each arm of the memory ladder" in html
+
+
+def test_each_dataset_has_its_own_rows_on_the_page_in_the_csv_and_in_the_answer(tmp_path):
+    store = Store(tmp_path / "store")
+    artefacts = _artefacts(store, tmp_path) | {"ladder": [_json(store, "ladder.json", ladder(0.05))]}
+    html, facts = _report(tmp_path, artefacts, store)
+    text = Page(html).text["memory"]
+    table = text[text.index("Of each dataset alone") :]
+    assert "MELD" in table and table.count("MambaCompressor memories") >= 2
+    assert "By dataset: MELD +0.200" in text and "topical_chat +0.050" in text
+    csv = {(row["dataset"], row["arm"]): row for row in read_csv(html, "memory-by-dataset")}
+    assert float(csv["meld", "memory"]["gain.mean"]) == pytest.approx(0.2)
+    assert float(csv["topical_chat", "memory"]["gain.mean"]) == pytest.approx(0.05)
+    assert {row["dataset"] for row in read_csv(html, "memory-comparisons")} == {
+        "all",
+        "meld",
+        "topical_chat",
+    }
+    assert facts["memory_ladder"]["by_dataset"]["meld"]["arms"]["memory"]["n"] == 12
+    alone, _ = _report(tmp_path, artefacts | {"ladder": [_json(store, "ladder.json", ladder())]}, store)
+    assert "Of each dataset alone" not in alone and "By dataset: MELD" not in alone
 
 
 def test_a_run_without_it_has_no_such_section(tmp_path):
