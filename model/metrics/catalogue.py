@@ -16,6 +16,7 @@ from model.metrics.emotion_of import agreement
 from model.metrics.emotion_score import emotion_contrasts, emotion_scores
 from model.metrics.overlap import bleu, bleu_counts, chrf
 from model.metrics.repetition import looping, repeating
+from model.metrics.stuck import is_stuck
 
 
 class Emotions(Protocol):
@@ -247,5 +248,10 @@ METRICS = (
     Metric(
         "looping", "Loop", "Loop", "share of replies in which one to four words stand three times in a row",
         lambda a: looping(a.replies), better="lower", compared=False,
+    ),
+    Metric(
+        "stuck", "Empty or looped", "Empty or looped",
+        "share of replies without a word, or that go round in circles: what EPO ends at, above epo.max_stuck_share",
+        lambda a: np.array([float(is_stuck(reply)) for reply in a.replies]), better="lower", compared=False,
     ),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from model.metrics.emotion_of import GROUPS, agreement
 from model.metrics.overlap import bleu, bleu_counts, chrf
 from model.metrics.repetition import looping, repeating
 from model.metrics.settings import BootstrapSettings
+from model.metrics.stuck import stuck_share
 from model.scorer.labels import GOEMOTIONS_LABELS
 from tasks.report.paper_tables import METRICS as PAPER
 
@@ -66,6 +67,13 @@ def test_repetition_by_hand():
     said = ["no no no", "I do I do", "a b c and a b c", "I see. I see. I see.", "", "fine"]
     assert looping(said).tolist() == [1, 0, 0, 1, 0, 0]
     assert repeating(said).tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_empty_and_looped_replies_are_one_share_that_epo_ends_by():
+    said = ["", " … !", "I know I know I know", "no no no", "I see. I see.", "Fine."]
+    found = BY_KEY["stuck"].measure(answers(said, [" "] * len(said)))
+    assert found.tolist() == [1, 1, 1, 0, 0, 0] and found.mean() == stuck_share(said)
+    assert BY_KEY["stuck"].better == "lower" and BY_KEY["stuck"].per == "reply"
 
 
 def test_a_labelled_emotion_is_met_by_the_likeliest_of_six_and_neutral_ones_are_left_out():

@@ -290,7 +290,8 @@ def _system(rung: str, dataset: str, base: float) -> dict:
     for place, name in enumerate(("bertscore", "emotionscore", "emotionscore_second", "dist1")):
         value = base + place / 100
         row |= {name: value, f"{name}_ci": [value - 0.05, value + 0.05]}
-    return {**row, "dist1_corpus": 0.321, "reply_words": 8.25}
+    stuck = {"stuck": 0.0541, "stuck_ci": [0.01, 0.12]}
+    return {**row, "dist1_corpus": 0.321, "reply_words": 8.25, **stuck}
 
 
 def _metrics(store: Store, rungs) -> list[Ref]:
@@ -830,6 +831,9 @@ def test_a_figure_of_the_table_stands_in_json_csv_and_terminal(text_run):
     assert (float(one["value"]), float(one["low"]), float(one["high"])) == pytest.approx((0.31, 0.26, 0.36))
     assert (one["n"], one["dialogues"], one["better"], one["split"]) == ("37", "9", "higher", "dev")
     assert all(figure.title in page.text["ladder"] for figure in FIGURES)
+    stuck = next(x for x in lines if (x["rung"], x["dataset"], x["figure"]) == ("5-epo", "all", "stuck"))
+    assert (stuck["title"], stuck["value"], stuck["low"]) == ("Empty or looped", "0.0541", "0.01")
+    assert "0.054 0.010 to 0.120" in page.text["ladder"] and facts["systems"][0]["stuck"] == 0.0541
     columns, rows = system_rows(facts["systems"])
     assert columns[-3:] == ("BERTScore", "EmotionScore", "Dist-1")
     assert {row["EmotionScore"] for row in rows if row["rung"] == "2-ft"} == {"0.310 [0.260, 0.360]"}
