@@ -1,4 +1,4 @@
-"""What did this run show, and what did it not? Five answers, made from the figures alone.
+"""What did this run show, and what did it not? Seven answers, made from the figures alone.
 
 Each says with what n, interval and control, and comes out negative where the figures do. Knows nothing of HTML.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 
 from model.metrics.verdict import LEARNED, WORSE
-from tasks.stages.ladder.sentences import beside_mean, content, shares
+from tasks.report.rungs import NOT_ASKED
+from tasks.stages.ladder.sentences import FULL, MEAN, MEMORY, beside_mean, compared, content, shares
 from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
 from tasks.stages.verdicts import by_dataset_text, interval_text, verdict_text
 
@@ -16,11 +17,20 @@ TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung i
 SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run"
 EMOTION = "emotionscore_second"
 CONTRAST = "emotioncontrast_second"
+NO_CONTROL = "no control was asked for, so that is no proof"
 
 
 def answer(facts: dict) -> list[dict]:
     """{"about", "grade": shown, not shown or not run, "says", "difference": what the grade rests on, or None} of each."""
-    return [_floors(facts), _finetuning(facts), _memory(facts), _clips(facts), _emotion(facts)]
+    return [
+        _floors(facts),
+        _finetuning(facts),
+        _content(facts),
+        _worth(facts),
+        _clips(facts),
+        _usual(facts),
+        _emotion(facts),
+    ]
 
 
 def _answer(about: str, grade: bool | None, says: str, found: dict | None = None) -> dict:
@@ -51,50 +61,84 @@ def _floor(row: dict) -> str:
     return f"“{row['system']}”"
 
 
+def _usual(facts: dict) -> dict:
+    """From samples alone: what one greedy reply gains, near all true replies, is the floors' to say."""
+    about = "Did EPO learn which emotions are usual?"
+    moved = facts["epo_test"]
+    if moved is None:
+        return _answer(about, None, _no_samples(facts))
+    # A control that was itself to learn which emotions are usual says nothing of whether EPO learned that.
+    fair = {name: found["usual"] for name, found in moved["beside"].items() if name != "shuffled"}
+    hardest = min(fair, key=lambda name: _mean(fair[name]), default=None)
+    found = moved["trainings"]["epo"]["usual"] if hardest is None else fair[hardest]
+    shown = hardest is not None and found["grade"] == LEARNED
+    learned = "It learned" if shown else "It is not seen to have learned"
+    nearer = verdict_text("nearness of samples to all other true replies", found)
+    if hardest is not None:
+        beside = f"beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(fair)} controls"
+    elif moved["beside"]:
+        learns = CONTROL_RUNGS["shuffled"].title
+        beside = (
+            f"over the LLM before it; {learns}, the only control, is to learn them too, so that is no proof"
+        )
+    else:
+        beside = f"over the LLM before it; {NO_CONTROL}"
+    return _answer(about, shown, f"{learned} them: {nearer}, {beside}.", found)
+
+
 def _emotion(facts: dict) -> dict:
     about = "Did EPO teach this exchange's emotion?"
-    if (facts["epo_test"] or {}).get("beside"):
+    if facts["epo_test"]:
         return _emotion_of_samples(about, facts)
     step = _step(facts, "5-epo")
     if step is None:
-        return _answer(about, None, f"EPO has nothing to be compared with: {_why(facts, '5-epo')}.")
+        return _answer(
+            about, None, f"EPO has nothing to be compared with: {_why(facts, '5-epo')}. {_no_samples(facts)}"
+        )
     # Of the controls that were asked for, the one that leaves EPO least.
     differences = {name: c[CONTRAST]["difference"] for name, c in facts["controls"].items()}
     hardest = min(differences, key=lambda name: _mean(differences[name]), default=None)
     found = step[CONTRAST] if hardest is None else differences[hardest]
     shown = hardest is not None and found["grade"] == LEARNED
     beside = (
-        f"over {TITLES.get(step['against'], step['against'])}; no control was asked for, so that is no proof"
+        f"over {TITLES.get(step['against'], step['against'])}; {NO_CONTROL}"
         if hardest is None
         else f"beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(differences)} controls"
     )
-    seen = "It did, as far as the second scorer can tell" if shown else "That is not shown"
     words = verdict_text("emotion contrast", found)
-    return _answer(about, shown, f"{seen}: {words}, {beside}; {facts['scorers_line']}.", found)
+    says = f"{_taught(shown)}: {words}, {beside}; {facts['scorers_line']}. {_no_samples(facts)}"
+    return _answer(about, shown, says, found)
 
 
 def _emotion_of_samples(about: str, facts: dict) -> dict:
-    """From cached samples, which tell more than as many greedy replies.
-
-    A control that was itself to learn which emotions are usual says nothing of whether EPO learned that.
-    """
+    """From cached samples, which tell more than as many greedy replies."""
     moved = facts["epo_test"]
-    beside = moved["beside"]
-    hardest = min(beside, key=lambda name: _mean(beside[name]["own"]))
-    own = beside[hardest]["own"]
-    shown = own["grade"] == LEARNED
-    seen = "It did, as far as the second scorer can tell" if shown else "That is not shown"
-    gained = verdict_text("samples weighted by what training made likelier gain in emotion contrast", own)
-    says = f"{seen}: {gained}, beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(beside)} controls"
-    fair = {name: found["usual"] for name, found in beside.items() if name != "shuffled"}
-    if fair:
-        name = min(fair, key=lambda name: _mean(fair[name]))
-        learned = "It learned" if fair[name]["grade"] == LEARNED else "It is not seen to have learned"
-        nearer = verdict_text("nearness to all other true replies", fair[name])
-        says += f". {learned} which emotions are usual: {nearer}, beside {CONTROL_RUNGS[name].title}"
-    each = {name: part["beside"][hardest]["own"] for name, part in moved["by_dataset"].items()}
+    own = {name: found["own"] for name, found in moved["beside"].items()}
+    hardest = min(own, key=lambda name: _mean(own[name]), default=None)
+    found = moved["trainings"]["epo"]["own"] if hardest is None else own[hardest]
+    shown = hardest is not None and found["grade"] == LEARNED
+    beside = (
+        f"over the LLM before it; {NO_CONTROL}"
+        if hardest is None
+        else f"beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(own)} controls"
+    )
+    each = {
+        name: (part["trainings"]["epo"] if hardest is None else part["beside"][hardest])["own"]
+        for name, part in moved["by_dataset"].items()
+    }
+    gained = verdict_text("samples weighted by what training made likelier gain in emotion contrast", found)
     apart = by_dataset_text(each, facts["counts"]["titles"])
-    return _answer(about, shown, f"{says}; {facts['scorers_line']}.{apart}", own)
+    says = f"{_taught(shown)}: {gained}, {beside}; {facts['scorers_line']}.{apart}"
+    return _answer(about, shown, says, found)
+
+
+def _taught(shown: bool) -> str:
+    return "It did, as far as the second scorer can tell" if shown else "That is not shown"
+
+
+def _no_samples(facts: dict) -> str:
+    """Why nothing is told from samples of before EPO."""
+    return f"Samples of before it, which decide this, were not drawn: {facts['epo_test_not_run']}."
 
 
 def _mean(found: dict) -> float:
@@ -102,49 +146,82 @@ def _mean(found: dict) -> float:
     return -math.inf if found["mean"] is None else found["mean"]
 
 
-def _memory(facts: dict) -> dict:
-    about = "Do memories hold what was said, without a loss that was seen in the replies?"
-    step, restored = _step(facts, "3-mc"), facts["reconstruction"]
-    if step is None:
-        return _answer(about, None, f"No rung with memories is beside one with text: {_why(facts, '3-mc')}.")
-    found = step["bertscore"]
-    fewer = {row["rung"]: row["run"] for row in facts["table_3"]}
-    saved = f" on {fewer['3-mc']:.0f} prompt tokens instead of {fewer['2-ft']:.0f}" if len(fewer) == 2 else ""
-    says = f"{verdict_text('With memories in place of text BERTScore changes by', found)}{saved}"
-    own_is_better = None
+def _content(facts: dict) -> dict:
+    about = "Do memories carry what was said?"
+    nats, restored = facts["memory_content"], facts["reconstruction"]
+    told, shown = [], []
+    if nats:
+        told.append(verdict_text("the finetuned compressor's other − own, nats a token,", nats))
+        shown.append(nats["grade"] == LEARNED)
     if restored and restored["own"]["n"]:
         own, other = restored["own"], restored["other"]
-        own_is_better = _above(own["bleu_1_ci"], other["bleu_1_ci"])
-        says += (
-            f"; conversations come back from their memories with BLEU-1 {_number(own['bleu_1'])}{_ends(own['bleu_1_ci'])}, from "
+        shown.append(_above(own["bleu_1_ci"], other["bleu_1_ci"]))
+        told.append(
+            f"conversations come back from their memories with BLEU-1 {_number(own['bleu_1'])}{_ends(own['bleu_1_ci'])}, from "
             f"another's with {_number(other['bleu_1'])}{_ends(other['bleu_1_ci'])} (n = {own['n']})"
         )
-    ladder = facts["memory_ladder"]
-    memories = ladder["arms"].get("memory") if ladder else None
-    in_use = (
-        []
-        if ladder is None
-        else [content(ladder, facts["counts"]["titles"]), shares(ladder), beside_mean(ladder)]
+    if not told:
+        why = facts["reconstruction_not_run"] or NOT_ASKED
+        return _answer(about, None, f"Nothing was read back from memories: {why}.")
+    carry = "They do" if all(shown) else "That is not shown"
+    return _answer(about, all(shown), f"{carry}: {'; '.join(told)}.", nats)
+
+
+def _worth(facts: dict) -> dict:
+    """In use: graded by what memories are worth there, beside mean embeddings, without a loss that was seen in the replies."""
+    about = "Are memories worth a share of the full history, and more than mean embeddings?"
+    ladder, replies = facts["memory_ladder"], _with_memories(facts)
+    memories = ladder["arms"].get(MEMORY) if ladder else None
+    if memories is None:
+        return _answer(about, None, f"No memory is beside the full history. {replies}")
+    told = [content(ladder, facts["counts"]["titles"]), shares(ladder), beside_mean(ladder), replies]
+    says = " ".join(sentence for sentence in told if sentence)
+    if FULL not in ladder["arms"]:
+        return _answer(about, None, f"The full history is not beside them. {says}", memories["gain"])
+    beside, step = compared(ladder, MEMORY, MEAN), _step(facts, "3-mc")
+    shown = (
+        memories["gain"]["grade"] == LEARNED
+        and bool(memories["share"])
+        and memories["share"][1] > 0
+        and (beside is None or beside["grade"] == LEARNED)
+        and (step is None or step["bertscore"]["grade"] != WORSE)
     )
-    shown = bool(own_is_better) and found["grade"] != WORSE
-    shown = shown and (memories is None or memories["gain"]["grade"] == LEARNED)
-    return _answer(
-        about, shown, " ".join([f"{says}.", *(sentence for sentence in in_use if sentence)]), found
-    )
+    return _answer(about, shown, says, memories["gain"])
+
+
+def _with_memories(facts: dict) -> str:
+    """What memories in place of text change in the replies."""
+    step = _step(facts, "3-mc")
+    if step is None:
+        return f"No reply with memories is beside one with text: {_why(facts, '3-mc')}."
+    fewer = {row["rung"]: row["run"] for row in facts["table_3"]}
+    saved = f" on {fewer['3-mc']:.0f} prompt tokens instead of {fewer['2-ft']:.0f}" if len(fewer) == 2 else ""
+    return f"{verdict_text('With memories in place of text BERTScore changes by', step['bertscore'])}{saved}."
 
 
 def _clips(facts: dict) -> dict:
-    about = "Do voice and face help?"
+    """Graded by all that was measured: what clips add to text where emotions are recognised, and what they add to replies."""
+    about = "Do voice and face add to text?"
     step = _step(facts, "4-av")
-    if step is None:
+    accuracy = ((facts["recognition"] or {}).get("accuracy") or {}).get("A+V+T") or {}
+    over_text, over_other = accuracy.get("over_text"), accuracy.get("over_other")
+    measured = [found for found in (step and step[CONTRAST], over_text) if found]
+    if not measured:
         return _answer(about, None, f"No reply had them: {_why(facts, '4-av')}.")
-    found = step[CONTRAST]
-    shown = found["grade"] == LEARNED
-    says = verdict_text("With them the replies' emotion contrast changes by", found)
-    accuracy = (facts["recognition"] or {}).get("accuracy") or {}
-    over = (accuracy.get("A+V+T") or {}).get("over_other")
-    control = f"; {verdict_text('recognition from them over another clip’s,', over)}" if over else ""
-    return _answer(about, shown, f"{says}{control}.", found)
+    told = []
+    if over_text:
+        control = f" ({verdict_text('over another clip’s', over_other)})" if over_other else ""
+        words = verdict_text(
+            "clips whose emotion is recognised from voice, face and text, over text alone,", over_text
+        )
+        told.append(f"Share of {words}{control}.")
+    told.append(
+        f"{verdict_text('With them the replies’ emotion contrast changes by', step[CONTRAST])}."
+        if step
+        else f"No reply had them: {_why(facts, '4-av')}."
+    )
+    shown = all(found["grade"] == LEARNED for found in measured)
+    return _answer(about, shown, " ".join(told), measured[0])
 
 
 def _finetuning(facts: dict) -> dict:

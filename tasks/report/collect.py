@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from storage.store import Store
+from storage.store import Ref, Store
 from tasks.engine.declaration import Weights
 from tasks.report.answer import answer
 from tasks.report.counts import REJECTING, Artefacts, collect_counts, read_named
@@ -39,7 +39,10 @@ from tasks.report.weights_and_settings import (
     weight_rows,
 )
 from tasks.settings import Settings, flat
-from tasks.stages.verdicts import judged, scorers_line
+from tasks.stages.verdicts import findings, judged, scorers_line
+
+MEASURE_EPO = ("night", "paper")
+"""Profiles whose budgets are meant to decide what EPO taught."""
 
 COVERED = (
     *REJECTING,
@@ -119,6 +122,7 @@ def collect(
         "bertscore": metrics.get("bertscore"),
         "by_reply": _by_reply(artefacts),
         "reconstruction_not_run": why.get("compressor.test"),
+        "epo_test_not_run": _no_epo_test(profile, settings, why.get("epo.test")),
         "scorers": metrics.get("scorers"),
         "by_dataset": by_dataset(systems, settings),
         "generalisation": generalisation_rows(systems, counts["splits"]),
@@ -165,7 +169,7 @@ def _shown(
     titles: dict[str, str],
     store: Store,
 ) -> dict:
-    """The facts that the five answers are made from, and that differ between training seeds."""
+    """The facts that the answers are made from, and that differ between training seeds."""
     return {
         "steps": metrics.get("steps") or [],
         "over_floors": metrics.get("over_floors") or [],
@@ -179,9 +183,19 @@ def _shown(
         ),
         "memory_ladder": memory_ladder_facts(read_named(artefacts, "ladder", "ladder.json", store), titles),
         "epo_test": read_named(artefacts, "epo.test", "epo_test.json", store),
+        "memory_content": _finding("memory", artefacts.get("compressor.finetune"), settings, store),
         "reconstruction": read_named(artefacts, "compressor.test", "reconstruction.json", store),
         "recognition": read_named(artefacts, "extractor.test", "recognition.json", store),
     }
+
+
+def _no_epo_test(profile: str, settings: Settings, reason: str | None) -> str:
+    """Why epo.test did not run; of a profile that leaves it out, which ones do not."""
+    if settings.epo_test.exchanges:
+        return reason or NOT_ASKED
+    return (
+        f"the {profile} profile does not measure it (epo_test.exchanges = 0); {' and '.join(MEASURE_EPO)} do"
+    )
 
 
 def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dict:
@@ -265,6 +279,15 @@ def _training(stage: dict, artefacts: Artefacts, store: Store, settings: Setting
             one |= {"stage": f"{part['stage']}.{tree.name}", "title": f"{part['title']}: {tree.name}"}
         parts.append(one)
     return parts
+
+
+def _finding(about: str, refs: list[Ref] | None, settings: Settings, store: Store) -> dict | None:
+    """The verdict on one question of a training's report; None where it was not asked there."""
+    for tree in (ref for ref in refs or [] if ref.tree):
+        member = next(m for m in store.members(tree) if m.name == "report.json")
+        found = findings(json.loads(store.read(member)), settings.metrics.intervals)
+        return next((finding.verdict.as_dict() for finding in found if finding.about == about), None)
+    return None
 
 
 def _brief(report: dict) -> dict:

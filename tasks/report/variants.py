@@ -107,7 +107,7 @@ def _twin(rows: Sequence[dict], row: dict, names: tuple[str, ...]) -> dict:
 
 
 def answers_over_seeds(answers: list[dict], others: Sequence[list[dict]], seeds: Sequence[int]) -> list[dict]:
-    """The five answers, each with what the other seeds came to: "seeds" (grades, and the spread of its difference), and a
+    """The answers, each with what the other seeds came to: "seeds" (grades, and the spread of its difference), and a
     sentence on them. As they are where there are no others."""
     if not others:
         return answers

@@ -157,7 +157,7 @@ def judged(report: dict, intervals: BootstrapSettings | None = None) -> dict:
 def verdict_text(about: str, found: dict | Verdict, digits: int = 3) -> str:
     """A verdict in words: "history +0.012 (−0.004 to 0.031): no difference seen: n = 32 (8 dialogues), …"."""
     v = found.as_dict() if isinstance(found, Verdict) else found
-    counted = _counted(v["rows"], v["dialogues"])
+    counted = counted_text(v["rows"], v["dialogues"])
     if v["mean"] is None:
         return f"{about} {v['grade']}: {counted}"
     text = f"{about} {_number(v['mean'], digits, '+')}"
@@ -191,7 +191,8 @@ def interval_text(low: float, high: float, digits: int = 3) -> str:
     return " to ".join(ends)
 
 
-def _counted(rows: int, dialogues: int) -> str:
+def counted_text(rows: int, dialogues: int) -> str:
+    """How many, of how many dialogues."""
     return f"n = {rows} ({dialogues} dialogue{'' if dialogues == 1 else 's'})"
 
 
@@ -317,7 +318,7 @@ def _line(report: dict, intervals: BootstrapSettings | None) -> str:
     start = " (no check beat the start, whose weights were kept)" if steps and kept == 0 else ""
     if stage == FEW and all(finding.verdict.grade == FEW for finding in found):
         most = max((finding.verdict for finding in found), key=lambda v: v.rows)
-        stage = f"{FEW}: {_counted(most.rows, most.dialogues)}, and it takes {LEAST_DIALOGUES}"
+        stage = f"{FEW}: {counted_text(most.rows, most.dialogues)}, and it takes {LEAST_DIALOGUES}"
         found = []
     parts = [verdict_text(finding.about, finding.verdict) for finding in found]
     loss = f"held-out loss {before:.3f} → {after:.3f}: {stage}{start}{_collapse(report)}"

@@ -295,6 +295,7 @@ def judged(mean: float, grade: str) -> dict:
 def facts_of(memory: str, beside: str, full: str = "learned", own: bool = True) -> dict:
     def arm(title: str, gain: dict, shared=None, saved=None, prepared=True) -> dict:
         return {"title": title, "gain": gain, "share": shared, "saved": saved, "prepared": prepared,
+                "both": {"rows": 40, "dialogues": 9},
                 "adapter": "own" if own else "rung 3"}  # fmt: skip
 
     return {
@@ -315,7 +316,7 @@ def test_each_sentence_may_come_out_negative():
         "(9 dialogues): got worse.",
         "The memories are not seen to carry their own dialogue's content into the reply: other − own, nats a token "
         "+0.010 (0.000 to 0.020): no difference seen: n = 40 (9 dialogues), 0.020 could have been.",
-        "Of the full history's own gain are kept: mean embeddings 50 % (40 % to 60 %) at −96 % history tokens; "
+        "Of the full history's own gain are kept, n = 40 (9 dialogues): mean embeddings 50 % (40 % to 60 %) at −96 % history tokens; "
         "MambaCompressor memories −5 % (−20 % to 0 %) at −96 % history tokens.",
     ]
     assert (

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from model.metrics.verdict import LEARNED, WORSE
-from tasks.stages.verdicts import by_dataset_text, verdict_text
+from tasks.stages.verdicts import by_dataset_text, counted_text, verdict_text
 
 OWN = "own"
 MEMORY, MEAN, HYBRID, LAST, FULL = "memory", "mean", "memory-text-1", "text-1", "full"
+MEAN_HYBRID = "mean-text-1"
 
 
 def ladder_sentences(facts: dict, titles: Mapping[str, str]) -> list[str]:
@@ -23,19 +24,25 @@ def ladder_sentences(facts: dict, titles: Mapping[str, str]) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _compared(facts: dict, arm: str, than: str) -> dict | None:
+def compared(facts: dict, arm: str, than: str) -> dict | None:
+    """The verdict on how many nats less the arm leaves than another; None where either was not measured."""
     pairs = (c for c in facts["comparisons"] if (c["arm"], c["than"]) == (arm, than))
     return next((c["difference"] for c in pairs), None)
 
 
 def beside_mean(facts: dict) -> str | None:
-    """Whether the learnt memory beats mean embeddings; None where either was not measured."""
-    found = _compared(facts, MEMORY, MEAN)
+    """Whether the learnt memory beats mean embeddings, and does with the last turn beside both; None where the first was
+    not measured."""
+    found = compared(facts, MEMORY, MEAN)
     if found is None:
         return None
     verb = {LEARNED: "beats", WORSE: "does not beat"}.get(found["grade"], "is not seen to beat")
     spared = verdict_text("nats a token spared", found)
-    return f"The learnt memory {verb} mean embeddings in use: {spared}{_unlike(facts, MEMORY, MEAN)}."
+    hybrid = compared(facts, HYBRID, MEAN_HYBRID)
+    with_last = f"; {verdict_text('with the last turn as text beside both', hybrid)}" if hybrid else ""
+    return (
+        f"The learnt memory {verb} mean embeddings in use: {spared}{with_last}{_unlike(facts, MEMORY, MEAN)}."
+    )
 
 
 def _unlike(facts: dict, *arms: str) -> str:
@@ -67,17 +74,22 @@ def shares(facts: dict) -> str | None:
             "The full history as text is not seen to help here, so no share of its gain can be given: "
             f"{verdict_text('other − own, nats a token', full['gain'])}."
         )
-    kept = [
-        f"{facts['arms'][arm]['title']} {_percent(shared[0])} ({_percent(shared[1])} to {_percent(shared[2])}) at "
-        f"{_saved(facts['arms'][arm]['saved'])} history tokens"
-        for arm in facts["arms"]
-        if arm not in (FULL, "none") and (shared := facts["arms"][arm]["share"])
-    ]
-    return f"Of the full history's own gain are kept: {'; '.join(kept)}." if kept else None
+    kept = [arm for name, arm in facts["arms"].items() if name not in (FULL, "none") and arm["share"]]
+    if not kept:
+        return None
+    of = [counted_text(arm["both"]["rows"], arm["both"]["dialogues"]) for arm in kept]
+    alike = len(set(of)) == 1
+    told = [_kept(arm) if alike else f"{_kept(arm)}, {n}" for arm, n in zip(kept, of, strict=True)]
+    return f"Of the full history's own gain are kept{f', {of[0]}' if alike else ''}: {'; '.join(told)}."
+
+
+def _kept(arm: dict) -> str:
+    share, low, high = map(_percent, arm["share"])
+    return f"{arm['title']} {share} ({low} to {high}) at {_saved(arm['saved'])} history tokens"
 
 
 def _beside_last_turn(facts: dict) -> str | None:
-    found = _compared(facts, HYBRID, LAST)
+    found = compared(facts, HYBRID, LAST)
     if found is None:
         return None
     verb = {LEARNED: "add to", WORSE: "take from"}.get(found["grade"], "are not seen to add to")

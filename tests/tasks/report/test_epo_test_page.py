@@ -68,3 +68,10 @@ def test_one_dataset_is_not_told_twice(tmp_path):
     html, facts = reported(tmp_path, epo_test("meld"))
     assert "Of each dataset alone" not in html and "By dataset: MELD" not in html
     assert facts["epo_test"]["by_dataset"] == {}
+
+
+def test_a_cpu_report_says_that_its_profile_does_not_measure_it_and_which_ones_do(tmp_path):
+    store = Store(tmp_path / "store")
+    html, _ = _report(tmp_path, _artefacts(store, tmp_path), store)
+    told = "the cpu profile does not measure it (epo_test.exchanges = 0); night and paper do."
+    assert Page(html).text["answer"].count(told) == 2

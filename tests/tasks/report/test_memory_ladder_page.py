@@ -7,7 +7,16 @@ import pytest
 from model.metrics.memory_ladder import ArmRow, arm_figures, by_dataset, comparisons
 from model.metrics.settings import BootstrapSettings
 from storage.store import Store
-from tests.tasks.report.test_write_report import RUNGS, Page, _artefacts, _json, _metrics, _report, read_csv
+from tests.tasks.report.test_write_report import (
+    RUNGS,
+    Page,
+    _artefacts,
+    _json,
+    _metrics,
+    _report,
+    _trained,
+    read_csv,
+)
 
 
 def rows(gain: float, tokens: int, nats: float = 3.0) -> list[ArmRow]:
@@ -96,6 +105,20 @@ def test_each_dataset_has_its_own_rows_on_the_page_in_the_csv_and_in_the_answer(
     assert facts["memory_ladder"]["by_dataset"]["meld"]["arms"]["memory"]["n"] == 12
     alone, _ = _report(tmp_path, artefacts | {"ladder": [_json(store, "ladder.json", ladder())]}, store)
     assert "Of each dataset alone" not in alone and "By dataset: MELD" not in alone
+
+
+def test_the_first_screen_says_what_the_finetuned_compressor_reads_of_its_own_memories(tmp_path):
+    store = Store(tmp_path / "store")
+    artefacts = _artefacts(store, tmp_path)
+    found = {}
+    for learned in (True, False):
+        compressor = _trained(store, tmp_path / f"c{learned}", learned, "other_memory")
+        html, facts = _report(tmp_path, artefacts | {"compressor.finetune": compressor}, store)
+        found[learned] = facts["answer"][2]
+        assert found[learned]["says"] in Page(html).text["answer"]
+    # Eight rows of as many dialogues: another's memory costs .5 nats more, or nothing.
+    assert found[True]["grade"] == "shown" and "nats a token, +0.500" in found[True]["says"]
+    assert found[False]["grade"] == "not shown" and "n = 8 (8 dialogues)" in found[False]["says"]
 
 
 def test_a_run_without_it_has_no_such_section(tmp_path):
