@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
+from storage.draws import draw_number
 from storage.errors import InputError
 from storage.shards import SCHEMAS, read_table
 from storage.store import Ref, Store
@@ -17,7 +20,7 @@ from tasks.engine.run import RunRequest
 from tasks.engine.runs import worked_seconds
 from tasks.nested import leaves
 from tasks.report.figures import MAIN
-from tasks.report.samples import candidate_examples
+from tasks.report.samples import SEED, candidate_examples
 from tasks.stages.verdicts import interval_text, quality_line, training_line
 from tasks.terminal import seconds_text
 
@@ -43,10 +46,12 @@ class Description:
     systems: list[dict] | None = None
 
 
-def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Description:
+def describe(
+    request: RunRequest, stage: str, limit: int, rejects: bool, seed: int | None = None
+) -> Description:
     """Rows of the stage's table, or of its rejects; where it has no table, all figures of its JSON files.
 
-    Raises InputError where the stage has not run.
+    seed: as for `table_rows`. Raises InputError where the stage has not run, or has no rows to draw by a seed.
     """
     with request.session() as session:
         plans = {plan.stage.name: plan for plan in session.plan(stage)}
@@ -66,7 +71,10 @@ def describe(request: RunRequest, stage: str, limit: int, rejects: bool) -> Desc
         table = "rejects" if rejects else main
         if table is not None:
             shards = [r for r in refs if r.name.startswith(f"{table}/")]
-            return Description(counts, *table_rows(store, table, shards, limit), _messages(store, parts))
+            shown = table_rows(store, table, shards, limit, seed)
+            return Description(counts, *shown, _messages(store, parts))
+        if seed is not None:
+            raise InputError(f"{stage} has figures and no rows: --seed draws rows")
         measured = _measured(store, refs)
         if measured is not None:
             return Description(counts, (), [], _messages(store, parts), systems=measured["systems"])
@@ -221,8 +229,8 @@ def _is_number(*values: object) -> bool:
     return all(isinstance(value, (int, float)) for value in values)
 
 
-def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
-    """`limit` exchanges drawn by seed with all their candidates, scored as far as that was done (figure 8).
+def candidate_cards(request: RunRequest, limit: int, seed: int | None = None) -> list[dict]:
+    """`limit` exchanges drawn by seed (None: the report's) with all their candidates, scored as far as that was done (figure 8).
 
     Raises InputError where no candidate is there.
     """
@@ -230,7 +238,9 @@ def candidate_cards(request: RunRequest, limit: int) -> list[dict]:
         artefacts = {plan.stage.name: _outputs(plan) or None for plan in session.plan("pairs")}
         for table in ("scores", "candidates"):
             if artefacts.get(table):
-                return candidate_examples(artefacts, session.store, limit, table)
+                return candidate_examples(
+                    artefacts, session.store, limit, table, SEED if seed is None else seed
+                )
     command = request.command("run", "--until", "candidates")
     raise InputError(f"candidates has nothing to show: it has not run; `{command}` runs it")
 
@@ -274,14 +284,21 @@ def _shown(value: object) -> object:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def table_rows(store: Store, table: str, shards: list[Ref], limit: int) -> tuple[tuple[str, ...], list[dict]]:
+def table_rows(
+    store: Store, table: str, shards: list[Ref], limit: int, seed: int | None = None
+) -> tuple[tuple[str, ...], list[dict]]:
+    """Columns, and the first `limit` rows; with a seed as many drawn by it from all rows, of which fewer are the first ones."""
     columns = tuple(name for name in SCHEMAS[table].names if name not in HIDDEN)
     if table == "rejects":
         columns = (*KEY_COLUMNS, "stage", "reason", "detail")
-    rows: list[dict] = []
-    for ref in shards:
-        rows += read_table(store.read(ref), table, columns)[: limit - len(rows)]
-        if len(rows) >= limit:
-            break
+    found = (
+        (ref.name, place, row)
+        for ref in shards
+        for place, row in enumerate(read_table(store.read(ref), table, columns))
+    )
+    if seed is None:
+        chosen = list(islice(found, limit))
+    else:
+        chosen = heapq.nsmallest(limit, found, key=lambda f: draw_number(seed, "show.rows", *f[:2]))
     # A figure that nothing measured, as the cosine of a pair that people chose.
-    return columns, [{name: None if v != v else v for name, v in row.items()} for row in rows]
+    return columns, [{name: None if v != v else v for name, v in row.items()} for *_, row in chosen]

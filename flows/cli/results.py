@@ -27,6 +27,10 @@ def show(
     which: WhichRun,
     stage: Annotated[str, typer.Argument(help="A stage, or a part of one: pairs, pairs.quality.")],
     rows: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 5,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Draw them from all rows by this seed; without one they are the first."),
+    ] = None,
     rejects: Annotated[
         bool, typer.Option("--rejects", help="Rejected rows instead, with their reasons.")
     ] = False,
@@ -36,12 +40,12 @@ def show(
     from tasks.show import candidate_cards, describe
 
     request, _ = which.chosen()
-    cards = candidate_cards(request, rows) if stage == "candidates" and not rejects else None
+    cards = candidate_cards(request, rows, seed) if stage == "candidates" and not rejects else None
     if cards is not None and not as_json:
         for card in cards:
             out.print(candidate_card(card, out.width))
         return
-    found = describe(request, stage, rows, rejects)
+    found = describe(request, stage, rows, rejects, seed)
     if as_json:
         shown = next(rows for rows in (cards, found.systems, found.rows) if rows is not None)
         json_line({**found.counts, "shown": shown})

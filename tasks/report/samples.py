@@ -22,14 +22,14 @@ SEED = 0
 
 
 def candidate_examples(
-    artefacts: Artefacts, store: Store, count: int = EXAMPLES, table: str = "scores"
+    artefacts: Artefacts, store: Store, count: int = EXAMPLES, table: str = "scores", seed: int = SEED
 ) -> list[dict]:
     """Exchanges with sentence, true reply and every candidate; what became of the least similar one.
 
     table: "scores", or "candidates" where nothing is scored yet.
     """
     shards = tables_of(artefacts, table)
-    keys = drawn(keys_of(shards, table, store), "candidates", count)
+    keys = drawn(keys_of(shards, table, store), "candidates", count, seed)
     found: dict[RowKey, list[Candidate]] = {key: [] for key in keys}
     for row in rows_of(shards, table, set(keys), store):
         found[row_key(row)].append(row_to_candidate(row))
@@ -124,10 +124,10 @@ def _place(key: RowKey) -> dict:
     return dict(zip(KEY_COLUMNS, key, strict=True))
 
 
-def drawn(keys: Iterable[RowKey], purpose: str, count: int = EXAMPLES) -> list[RowKey]:
+def drawn(keys: Iterable[RowKey], purpose: str, count: int = EXAMPLES, seed: int = SEED) -> list[RowKey]:
     """The `count` keys of smallest seeded hash."""
     return heapq.nsmallest(
-        count, set(keys), key=lambda key: (draw_number(SEED, "report.examples", purpose, *key), key)
+        count, set(keys), key=lambda key: (draw_number(seed, "report.examples", purpose, *key), key)
     )
 
 

@@ -41,6 +41,7 @@ def refused(done: subprocess.CompletedProcess) -> str:
         (["report", "--profile", "tiny"], "no report"),
         (["show", "pairs"], "no run in store: `empamba run` makes one"),
         (["show", "pairs", "--rows", "-1"], "--rows"),
+        (["show", "pairs", "--seed", "-1"], "--seed"),
         (["run", "--store", "strange/notes.txt"], "is a file"),
         (["sample", "strange"], "strange: exists and is not an empty folder"),
         (["run", "--colour", "red"], "No such option"),

@@ -108,6 +108,10 @@ def _json_holds_what_is_shown(request_: RunRequest, tmp_path: Path) -> None:
     """The rows that a terminal would show and, of a stage without a table, its figures, beside the counts."""
     pairs = json.loads(_show(request_, tmp_path, "pairs", "--rows", "2", "--json"))
     assert len(pairs["shown"]) == 2 < pairs["rows"] and all(row["rejected"] for row in pairs["shown"])
+    seeded = json.loads(_show(request_, tmp_path, "pairs", "--rows", "2", "--seed", "1", "--json"))
+    assert len(seeded["shown"]) == 2 and seeded["shown"] != pairs["shown"]
+    with pytest.raises(InputError, match="pairs.quality has figures and no rows"):
+        describe(request_, "pairs.quality", 5, False, seed=1)
     cards = json.loads(_show(request_, tmp_path, "candidates", "--rows", "2", "--json"))
     assert cards["rows"] % 8 == 0 and [len(card["candidates"]) for card in cards["shown"]] == [8, 8]
     for card in cards["shown"]:
