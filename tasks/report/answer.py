@@ -73,9 +73,9 @@ def _usual(facts: dict) -> dict:
     found = moved["trainings"]["epo"]["usual"] if hardest is None else fair[hardest]
     shown = hardest is not None and found["grade"] == LEARNED
     learned = "It learned" if shown else "It is not seen to have learned"
-    nearer = verdict_text("nearness of samples to all other true replies", found)
+    nearer = verdict_text("weighted samples gain in nearness to all other true replies", found)
     if hardest is not None:
-        beside = f"beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(fair)} controls"
+        beside = _beside(hardest, len(fair))
     elif moved["beside"]:
         learns = CONTROL_RUNGS["shuffled"].title
         beside = (
@@ -103,7 +103,7 @@ def _emotion(facts: dict) -> dict:
     beside = (
         f"over {TITLES.get(step['against'], step['against'])}; {NO_CONTROL}"
         if hardest is None
-        else f"beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(differences)} controls"
+        else _beside(hardest, len(differences))
     )
     words = verdict_text("emotion contrast", found)
     says = f"{_taught(shown)}: {words}, {beside}; {facts['scorers_line']}. {_no_samples(facts)}"
@@ -117,11 +117,7 @@ def _emotion_of_samples(about: str, facts: dict) -> dict:
     hardest = min(own, key=lambda name: _mean(own[name]), default=None)
     found = moved["trainings"]["epo"]["own"] if hardest is None else own[hardest]
     shown = hardest is not None and found["grade"] == LEARNED
-    beside = (
-        f"over the LLM before it; {NO_CONTROL}"
-        if hardest is None
-        else f"beside {CONTROL_RUNGS[hardest].title}, the hardest of {len(own)} controls"
-    )
+    beside = f"over the LLM before it; {NO_CONTROL}" if hardest is None else _beside(hardest, len(own))
     each = {
         name: (part["trainings"]["epo"] if hardest is None else part["beside"][hardest])["own"]
         for name, part in moved["by_dataset"].items()
@@ -130,6 +126,12 @@ def _emotion_of_samples(about: str, facts: dict) -> dict:
     apart = by_dataset_text(each, facts["counts"]["titles"])
     says = f"{_taught(shown)}: {gained}, {beside}; {facts['scorers_line']}.{apart}"
     return _answer(about, shown, says, found)
+
+
+def _beside(control: str, of: int) -> str:
+    """The control that leaves EPO least, among how many."""
+    which = "the only control" if of == 1 else f"the hardest of {of} controls"
+    return f"beside {CONTROL_RUNGS[control].title}, {which}"
 
 
 def _taught(shown: bool) -> str:
@@ -210,11 +212,9 @@ def _clips(facts: dict) -> dict:
         return _answer(about, None, f"No reply had them: {_why(facts, '4-av')}.")
     told = []
     if over_text:
-        control = f" ({verdict_text('over another clip’s', over_other)})" if over_other else ""
-        words = verdict_text(
-            "clips whose emotion is recognised from voice, face and text, over text alone,", over_text
-        )
-        told.append(f"Share of {words}{control}.")
+        control = f"; {verdict_text('over another clip’s, by', over_other)}" if over_other else ""
+        changes = "With them the share of clips whose emotion is recognised changes, over text alone, by"
+        told.append(f"{verdict_text(changes, over_text)}{control}.")
     told.append(
         f"{verdict_text('With them the replies’ emotion contrast changes by', step[CONTRAST])}."
         if step

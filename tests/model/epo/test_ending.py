@@ -1,10 +1,14 @@
-"""Why EPO ends and what it keeps, from histories by hand."""
+"""Why EPO ends and what it keeps: from histories by hand, and of trainings."""
+
+from dataclasses import replace
 
 import pytest
 
 from model.epo.ending import ending, following, ranking
 from model.epo.settings import EpoSettings
+from model.epo.train import Pairs, row_margins, train_epo
 from model.training import History
+from tests.model.epo.test_epo_train import SETTINGS, pairs, tiny_dialogue
 
 
 def history(*checks: dict, steps: int = 0) -> History:
@@ -40,6 +44,31 @@ def test_training_ends_where_the_ranking_has_moved_if_that_was_asked_for():
     assert rule.ends(history({"moved": 0.0}, {"moved": 0.0}, steps=1)) == ""
     usual = ending(EpoSettings(), 50, 32)
     assert usual.ends(both) == "" and usual.keeps(both) is None
+
+
+@pytest.mark.parametrize("dialogues, ended", [(6, True), (1, False)])
+def test_a_training_ends_and_is_kept_at_the_check_that_says_so(tmp_path, dialogues, ended):
+    """All six held-out pairs are ranked wrong at first and right at the first check: of one dialogue they tell nothing."""
+    heldout = [
+        replace(pair, example=replace(pair.example, dialogue=f"d{i % dialogues}"))
+        for i, pair in enumerate(pairs(6))
+    ]
+    often = SETTINGS.training.model_copy(update={"evaluations": 6})
+    model = tiny_dialogue()
+    asked = EpoSettings(until="moved", training=often)
+    report = train_epo(model, pairs(12), heldout, asked, tmp_path)
+    history = report["history"]
+    assert [check["accuracy"] for check in history["heldout"][:2]] == [0.0, 1.0]
+    if not ended:
+        assert len(history["train"]) == 18 and "moved" not in history["ended"]
+        return
+    assert history["ended"].startswith("held-out ranking that has moved: 0% → 100%, by +1.000")
+    assert len(history["train"]) == history["best_step"] == 3 == report["heldout_after"]["step"]
+    assert len(history["heldout"]) == 2 and history["heldout"][1]["moved"] == 1
+    # What is left in the model, and saved, are that step's weights.
+    assert row_margins(Pairs(model, heldout), asked) == pytest.approx(
+        report["compared"]["margin_after"], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(

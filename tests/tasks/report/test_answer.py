@@ -245,8 +245,8 @@ def test_clips_are_graded_by_what_they_add_to_text_in_recognition_and_in_replies
         (NOTHING, GAIN, "not shown"),
     ):
         found = told(facts(replies) | {"recognition": recognition(over_text)})["clips"]
-        assert found["grade"] == grade and "over another clip’s −0.050" in found["says"]
-        assert "from voice, face and text, over text alone," in found["says"]
+        assert found["grade"] == grade and "over another clip’s, by −0.050" in found["says"]
+        assert "whose emotion is recognised changes, over text alone, by" in found["says"]
     alone = told(BARE | {"recognition": recognition(GAIN)})["clips"]
     assert alone["grade"] == "shown" and "No reply had them" in alone["says"]
 
