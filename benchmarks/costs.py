@@ -71,6 +71,8 @@ CANDIDATE_FRAME = 34
 """Tokens of a candidate's prompt beside its sentence (table 7), counted with SmolLM2's tokenizer and template."""
 ACTIVATIONS = 6.51e6
 """Bytes a token that training keeps, in bfloat16, counted (`make bench NAME=activations`)."""
+RECOMPUTED = 0.20e6 + 0.23e6
+"""With activation_checkpointing: the layers' inputs, and one layer at a time."""
 CHECKS, CONTROLS = 4, 3
 """Passes over the held-out rows: training.evaluations and the start; what a report compares them with."""
 EVALUATIONS = 40
@@ -222,9 +224,13 @@ def pace(stage: str, cards: int) -> float:
     return RUNGS / math.ceil(RUNGS / cards) if stage.startswith("replies") else 0.9 * cards
 
 
-def gpu_gb(stage: str, corpus: Corpus) -> float:
-    """Memory at the peak: weights, and a training's masters, moments, gradients and activations of its largest step."""
+def gpu_gb(stage: str, corpus: Corpus, recomputed: bool = False) -> float:
+    """Memory at the peak: weights, and a training's masters, moments, gradients and activations of its largest step.
+
+    recomputed: with activation_checkpointing in every training.
+    """
     weights = 2 * (LLM + EMBEDDINGS) / GB
+    a_token = (RECOMPUTED if recomputed else ACTIVATIONS) / GB
     if stage == "features":
         return 3.0  # 32 clips at once: CUDA itself, weights of 0.4 GB, activations
     if stage == "candidates":
@@ -234,11 +240,11 @@ def gpu_gb(stage: str, corpus: Corpus) -> float:
     if stage.startswith("dialogue") or stage == "epo":
         work = STAGES[stage](corpus, AS_IT_IS)
         rows = corpus.train * corpus.exchanges * (corpus.labelled_pairs if stage == "epo" else 1.0)
-        return weights + LORA * 20 / GB + 8 * work.trained / rows * 2 * ACTIVATIONS / GB
+        return weights + LORA * 20 / GB + 8 * work.trained / rows * 2 * a_token
     if stage == "compressor.pretrain":
-        return weights + 18 * MAMBA / GB + 32 * 2 * corpus.tokens * ACTIVATIONS / GB
+        return weights + 18 * MAMBA / GB + 32 * 2 * corpus.tokens * a_token
     if stage == "compressor.finetune":
-        return weights + 18 * MAMBA / GB + 4 * 1024 * ACTIVATIONS / GB
+        return weights + 18 * MAMBA / GB + 4 * 1024 * a_token
     return weights + AS_IT_IS.reply_batch * 1000 * 2 * LAYERS * KEY_VALUE / GB + 4
 
 

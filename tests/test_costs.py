@@ -60,6 +60,23 @@ def test_memory_and_disk_by_hand():
     assert COSTS["gpu_gb"]("candidates", COSTS["MELD"]) == pytest.approx(15.2 + 17.2)
 
 
+def test_the_profile_asks_for_a_card_that_all_of_the_table_fits_and_no_larger_one():
+    corpora = COSTS["MELD"], COSTS["MULTIDIALOG"]
+    largest = max(COSTS["gpu_gb"](stage, corpus) for stage in COSTS["STAGES"] for corpus in corpora)
+    assert largest <= load_settings("paper").run.least_gpu_gb <= 80
+    # What docs/costs.md and the profile say of activation_checkpointing.
+    without = [
+        stage
+        for stage in COSTS["STAGES"]
+        if max(COSTS["gpu_gb"](stage, corpus, stage in RECOMPUTED) for corpus in corpora) > 40
+    ]
+    assert without == []
+
+
+RECOMPUTED = "compressor.finetune", "dialogue.text", "dialogue.memory", "dialogue.audiovisual"
+"""What compressor.finetune.activation_checkpointing and dialogue.training.activation_checkpointing are of."""
+
+
 def test_activations_are_those_that_are_counted():
     counted = runpy.run_path(str(ROOT / "benchmarks/activations.py"))["bytes_a_token"]
     assert counted(recomputed=False) == pytest.approx(COSTS["ACTIVATIONS"], rel=0.01)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 600
 """A first look compiles the scan's kernels."""
+WITH_LESS = (
+    "set activation_checkpointing of compressor.finetune and dialogue.training, and run.least_gpu_gb to what is needed then "
+    "(docs/costs.md)"
+)
 ANYWAY = "`--set run.least_gpu_gb=null` runs without asking, `--profile cpu` needs no GPU"
 
 
@@ -115,7 +119,7 @@ def shortcoming(name: str, gpu: Gpu, least: float) -> str | None:
     """Why a GPU does not do where `least` GB are needed, and what to do; one that another run holds is waited for."""
     where = f"GPU {name} ({gpu.name})"
     if gpu.total_gb < least:
-        return f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one; {ANYWAY}"
+        return f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one, or {WITH_LESS}; {ANYWAY}"
     if gpu.free_gb < least and not Gpus().is_held(name):
         return (
             f"{where} has {gpu.free_gb:.1f} of its {gpu.total_gb:.1f} GB free and {least:g} are needed: "

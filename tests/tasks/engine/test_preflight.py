@@ -46,7 +46,10 @@ def test_a_gpu_that_suffices_is_not_refused_and_is_said_first():
         (Accelerator(fault="Torch not compiled with CUDA enabled"), ("not compiled", "make setup-gpu")),
         (Accelerator(fault="Found no NVIDIA driver on your system"), ("no NVIDIA driver", "nvidia-smi")),
         (Accelerator(fault=OLD_DRIVER.split(". ")[0]), ("too old", "11040", "update the driver")),
-        (Accelerator((Gpu("T4", 15.8, 15.5),)), ("GPU 0 (T4) has 15.8 GB", "40 are needed", "larger")),
+        (
+            Accelerator((Gpu("T4", 15.8, 15.5),)),
+            ("GPU 0 (T4) has 15.8 GB", "80 are needed", "larger", "activation_checkpointing"),
+        ),
         (
             Accelerator((Gpu("A100", 85.0, 12.5),)),
             ("12.5 of its 85.0 GB free", "another process", "nvidia-smi"),
@@ -176,7 +179,7 @@ def test_on_a_cluster_the_head_needs_no_gpu(monkeypatch):
     """Its nodes are asked when the run begins (ray_pool.py)."""
     monkeypatch.setattr(preflight, "accelerator", lambda settings: Accelerator(fault="No NVIDIA driver"))
     preflight.check_machine([], load_settings("paper", ["run.runner=ray"]))
-    with pytest.raises(InputError, match="a GPU of 40 GB is needed"):
+    with pytest.raises(InputError, match="a GPU of 80 GB is needed"):
         preflight.check_machine([], load_settings("paper"))
 
 
@@ -219,6 +222,6 @@ def test_the_paper_profile_ends_at_once_without_a_gpu(tmp_path):
     done = empamba(tmp_path, "run", "--profile", "paper")
     said = done.stderr.decode().strip().splitlines()
     assert done.returncode == 2 and said[-1].startswith(
-        "error: a GPU of 40 GB is needed, and torch has none: "
+        "error: a GPU of 80 GB is needed, and torch has none: "
     )
     assert not list(tmp_path.glob("store/objects/*")) and not list(tmp_path.glob("store/sample/*"))
