@@ -30,14 +30,18 @@ class Corpus:
     """Share of utterances whose next one is another speaker's."""
     labelled_pairs: float
     """Share of train exchanges that a preference pair is made of."""
+    test_dialogues: int
+    """As published."""
+    long: float
+    """Share of test exchanges that twenty turns or more stand before."""
 
     @property
     def utterances(self) -> int:
         return self.train + self.dev + self.test
 
 
-MELD = Corpus("MELD", 9989, 1109, 2610, 3.6, 11, 60, 0.70, 0.6)
-MULTIDIALOG = Corpus("MultiDialog", 151_645, 18_072, 18_142, 6.51, 25, 478, 0.95, 0.6)
+MELD = Corpus("MELD", 9989, 1109, 2610, 3.6, 11, 60, 0.70, 0.6, 280, 0.02)
+MULTIDIALOG = Corpus("MultiDialog", 151_645, 18_072, 18_142, 6.51, 25, 478, 0.95, 0.6, 900, 0.08)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Card:
     """One step of vLLM at 256 sequences with CUDA graphs: weights and cache (17 GB) pass once, and a tenth."""
     vllm_start_s: float = 90.0
     """Assumed: 15 GB read from a disk, compiled kernels and CUDA graphs from a cache of the first start."""
+    step_s: float = 0.035
+    """One step of transformers' for 64 rows or fewer, or a prompt by itself: hundreds of kernels, started one by one."""
+    load_s: float = 30.0
+    """Assumed, of a 7B that transformers loads: libraries, and 15 GB read from a disk. An encoder's is taken as that too."""
     flops_fp32: float = 19.5e12 * 0.40
     """Products in float32, which the encoders compute in: the data sheet's, at two fifths."""
     cores: float = 16 * 0.7
@@ -65,8 +73,8 @@ LORA = 128 * LAYERS * 2 * ((WIDTH + WIDTH) + (WIDTH + 512))
 MAMBA, QUERIES, BRANCHES = 0.37e9, 32, 2
 INSTRUCTION = 128
 """Tokens of table 6 that a batch encodes once (BENCHMARKS.md)."""
-REPLY_TOKENS, CANDIDATES, RUNGS = 64, 8, 5
-"""replies.max_new_tokens, the emotions, and what answers."""
+REPLY_TOKENS, CANDIDATES, RUNGS, ARMS = 64, 8, 5, 6
+"""replies.max_new_tokens, the emotions, what answers, and ladder.arms."""
 CANDIDATE_FRAME = 34
 """Tokens of a candidate's prompt beside its sentence (table 7), counted with SmolLM2's tokenizer and template."""
 ACTIVATIONS = 6.51e6
@@ -84,6 +92,28 @@ DECODERS = 8
 """Processes that decode for one that encodes; half the cores, at most."""
 ENCODING = 107e9
 """Products of a clip: Whisper-tiny over its 30 s window 37e9, CLIP ViT-B/32 over eight frames 70e9."""
+ROBERTA, ROBERTA_LARGE = 2 * 86e6, 2 * 17 * 12.6e6
+"""Products a token: RoBERTa-base, and the 17 layers of RoBERTa-large that BERTScore asks for."""
+TOKENISING, REMEMBERING = 0.08e-3, 0.27e-3
+"""Core-seconds a text, and a row of `scores` that is kept, measured (processor time, 8,000 texts and 20,000 rows)."""
+TELLING_APART = 0.16e-3
+"""Core-seconds a pair of pairs.quality, measured on 8,000."""
+METRICS_HOST = (31.9 - 25.4) / 5000
+"""Core-seconds a reply of metrics beside the encoders, intervals among them, measured on 5,000 (BENCHMARKS.md)."""
+FLOORS = 5
+"""Systems of metrics that read nothing."""
+CALIBRATION = 2 * 2 * 600
+"""Texts of scores.calibration: two kinds of so many pairs."""
+A_CLIP_ASKED = 7 + 6
+"""Input settings of figure 6, and again with another clip in those that show one."""
+EXTRACTOR_ROW = 1.5 * QUERIES + 40 + 7 * 2
+"""Tokens of a clip in one of them: half show sound and picture both; the words around, the seven answers."""
+RESTORED = 5
+"""reconstruction.utterances."""
+SAMPLED = 8 * 48
+"""epo_test.samples, of so many tokens at most."""
+MEASURED_BATCH = 16
+"""Rows at once of compressor.test and epo.test."""
 KV_CACHE, REPLIES_CACHE = 17.2, 8.6
 """candidates.engine_args.kv_cache_memory_bytes and replies.vllm.kv_cache_memory_bytes in GB."""
 
@@ -96,6 +126,10 @@ class Settings:
     reply_batch: int = 64
     exchanges: float | None = None
     """candidates.budget, in exchanges; None: all."""
+    ladder: float = 8000
+    """ladder.exchanges."""
+    epo_test: float = 500
+    """epo_test.exchanges."""
 
     def looked_at(self, rows: float) -> float:
         return rows if self.heldout_rows is None else min(rows, self.heldout_rows)
@@ -108,22 +142,30 @@ SPARING = Settings(heldout_rows=1000, exchanges=40_000)
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage does: tokens trained on, tokens passed through alone, vLLM's decoding steps and starts, clips."""
+    """What a stage does. Tokens trained on, tokens passed through alone; decoding steps of vLLM's and of transformers'; clips;
+    products of encoders in float32; a core's seconds; starts of vLLM, and models that are loaded."""
 
     trained: float = 0.0
     passed: float = 0.0
     vllm_steps: float = 0.0
-    starts: float = 0.0
+    steps: float = 0.0
     clips: float = 0.0
+    encoded: float = 0.0
+    host_s: float = 0.0
+    starts: float = 0.0
+    loads: float = 1.0
 
-    def hours(self, card: Card, workers: float = 1.0) -> float:
-        """workers: how many cards' pace it goes at; the host that decodes is one."""
-        products = (self.trained * 4 + self.passed * 2) * LLM / card.flops
-        steps = self.vllm_steps * card.vllm_step_s + self.starts * card.vllm_start_s
+    def hours(self, card: Card, workers: float = 1.0, items: float = 1.0) -> float:
+        """workers: how many cards' pace it goes at; the host that decodes is one. items: of the stage, which load by turns as
+        many models as there are items on a card; one item's workers each load what it needs."""
+        products = (self.trained * 4 + self.passed * 2) * LLM / card.flops + self.encoded / card.flops_fp32
+        steps = self.vllm_steps * card.vllm_step_s + self.steps * card.step_s
         encoding = self.clips * (ENCODING / card.flops_fp32 + STORING)
         decoding = self.clips * DECODING / min(DECODERS * workers, card.cores)
+        loading = self.starts * card.vllm_start_s + self.loads * card.load_s
         # Clips are decoded ahead of those that are encoded.
-        return max((products + steps + encoding) / workers, decoding) / HOUR
+        shared = max((products + steps + encoding + self.host_s) / workers, decoding)
+        return (shared + loading / min(items, workers)) / HOUR
 
 
 def held_out(settings: Settings, rows: float, tokens: float, checks: int = CHECKS + CONTROLS) -> float:
@@ -156,20 +198,102 @@ def _replies(corpus: Corpus, settings: Settings) -> Work:
     rows = corpus.test * corpus.exchanges
     shown = 2 * corpus.history_text + 3 * (memories(corpus) + QUERIES * BRANCHES)
     passed = rows * (2 * shown + 5 * 3 * corpus.tokens)
-    return Work(passed=passed, vllm_steps=RUNGS * rows / 256 * REPLY_TOKENS, starts=RUNGS)
+    steps = RUNGS * rows / 256 * REPLY_TOKENS
+    return Work(passed=passed, vllm_steps=steps, starts=RUNGS, loads=RUNGS)
 
 
 def _ladder(corpus: Corpus, settings: Settings) -> Work:
-    """Six arms on the test exchanges, each with its own history and another one."""
-    rows = corpus.test * corpus.exchanges
-    return Work(passed=2 * rows * (3 * corpus.history_text + 3 * memories(corpus) + 6 * 2 * corpus.tokens))
+    """Six arms on test exchanges, each with its own history and another one."""
+    rows = min(settings.ladder, corpus.test * corpus.exchanges)
+    prompts = 3 * corpus.history_text + 3 * memories(corpus)
+    return Work(passed=2 * rows * (prompts + ARMS * 2 * corpus.tokens), loads=ARMS)
+
+
+def _asked(corpus: Corpus, settings: Settings) -> float:
+    """Candidates that are written."""
+    there = (corpus.train + corpus.dev) * corpus.exchanges
+    return CANDIDATES * (there if settings.exchanges is None else min(there, settings.exchanges))
 
 
 def _candidates(corpus: Corpus, settings: Settings) -> Work:
-    there = (corpus.train + corpus.dev) * corpus.exchanges
-    asked = CANDIDATES * (there if settings.exchanges is None else min(there, settings.exchanges))
+    asked = _asked(corpus, settings)
+    passed, steps = asked * (CANDIDATE_FRAME + corpus.tokens), asked * corpus.tokens / 256
+    return Work(passed=passed, vllm_steps=steps, starts=1, loads=0)
+
+
+def _scores(corpus: Corpus, settings: Settings) -> Work:
+    """Every candidate and every true reply through RoBERTa, and a row kept of each candidate."""
+    asked = _asked(corpus, settings)
+    return _encoded(corpus, asked * (1 + 1 / CANDIDATES), ROBERTA, host_s=asked * REMEMBERING)
+
+
+def _encoded(corpus: Corpus, texts: float, products: float, host_s: float = 0.0) -> Work:
+    """Texts through an encoder of so many products a token, with two marks each."""
+    return Work(encoded=texts * (corpus.tokens + 2) * products, host_s=host_s + texts * TOKENISING)
+
+
+def _quality(corpus: Corpus, settings: Settings) -> Work:
+    """Two classifiers on the host."""
+    pairs = _asked(corpus, settings) / CANDIDATES * corpus.labelled_pairs
+    return Work(host_s=pairs * TELLING_APART, loads=0)
+
+
+def _restored(corpus: Corpus, settings: Settings) -> Work:
+    """Test conversations' first utterances, said again from their memories and from another's; those of a length together."""
+    tokens, said = RESTORED * corpus.tokens, 2 * corpus.test_dialogues
+    score = _bert_score(corpus, 2 * said * RESTORED)
     return Work(
-        passed=asked * (CANDIDATE_FRAME + corpus.tokens), vllm_steps=asked * corpus.tokens / 256, starts=1
+        passed=said * (60 + tokens),
+        steps=said / MEASURED_BATCH * (tokens + 4),
+        encoded=score.encoded,
+        host_s=score.host_s,
+        loads=2,
+    )
+
+
+def _bert_score(corpus: Corpus, texts: float) -> Work:
+    return _encoded(corpus, texts, ROBERTA_LARGE)
+
+
+def _long_history(corpus: Corpus, settings: Settings) -> Work:
+    """Both forms' prompts one by one, each no faster than a step, and their replies, `reply_batch` at once."""
+    rows = corpus.test * corpus.exchanges * corpus.long
+    read = 2 * INSTRUCTION + corpus.history_text + memories(corpus)
+    score = _bert_score(corpus, 2 * 2 * rows)
+    return Work(
+        passed=2 * rows * read,
+        steps=2 * (rows + math.ceil(rows / settings.reply_batch) * REPLY_TOKENS),
+        encoded=score.encoded,
+        host_s=score.host_s,
+        loads=3,
+    )
+
+
+def _epo_test(corpus: Corpus, settings: Settings) -> Work:
+    """Samples from before EPO, and their likelihoods before and after it; the second scorer is small and not counted."""
+    rows = min(settings.epo_test, corpus.test * corpus.exchanges)
+    prompt, samples = memories(corpus) + QUERIES * BRANCHES + corpus.tokens, CANDIDATES * rows
+    return Work(
+        passed=samples * prompt + 2 * (rows * prompt + samples * corpus.tokens),
+        steps=rows / MEASURED_BATCH * SAMPLED,
+        loads=4,
+    )
+
+
+def _recognised(corpus: Corpus, settings: Settings) -> Work:
+    return Work(passed=corpus.test * A_CLIP_ASKED * EXTRACTOR_ROW)
+
+
+def _metrics(corpus: Corpus, settings: Settings) -> Work:
+    """BERTScore of every system's replies and of what they are compared with, two emotion scorers (the second is taken as
+    large as the first) of each distinct text, and what is done with the figures."""
+    rows = corpus.test * corpus.exchanges
+    said, distinct = (RUNGS + FLOORS) * rows, (RUNGS + 1) * rows
+    score, scorers = _bert_score(corpus, 2 * said), _encoded(corpus, 2 * distinct, ROBERTA)
+    return Work(
+        encoded=score.encoded + scorers.encoded,
+        host_s=said * METRICS_HOST + score.host_s + scorers.host_s,
+        loads=3,
     )
 
 
@@ -195,11 +319,15 @@ def _av(corpus: Corpus) -> float:
     return memories(corpus) + _reconstructed(corpus) + QUERIES * BRANCHES
 
 
+REPLIES = "replies (five rungs)"
 STAGES: dict[str, Callable[[Corpus, Settings], Work]] = {
     "features": lambda c, s: Work(clips=c.utterances),
     "candidates": _candidates,
+    "scores": _scores,
+    "scores.calibration": lambda c, s: _encoded(c, CALIBRATION, ROBERTA),
+    "pairs.quality": _quality,
     "extractor": lambda c, s: Work(
-        trained=c.train * (1.5 * QUERIES + 40), passed=held_out(s, c.dev, 1.5 * QUERIES + 40 + 7 * 2)
+        trained=c.train * (1.5 * QUERIES + 40), passed=held_out(s, c.dev, EXTRACTOR_ROW)
     ),
     "compressor.pretrain": _pretraining,
     "compressor.finetune": lambda c, s: Work(
@@ -209,19 +337,38 @@ STAGES: dict[str, Callable[[Corpus, Settings], Work]] = {
     "dialogue.memory": lambda c, s: _training(c, s, memories(c) + _reconstructed(c)),
     "dialogue.audiovisual": lambda c, s: _training(c, s, _av(c)),
     "epo": _epo,
-    "replies (five rungs)": _replies,
+    REPLIES: _replies,
+    "compressor.test": _restored,
     "ladder": _ladder,
+    "long-history": _long_history,
+    "epo.test": _epo_test,
+    "extractor.test": _recognised,
+    "metrics": _metrics,
 }
+"""Every stage of the paper profile that computes. What reads, cuts and chooses on the host (utterances, exchanges, pairs,
+report) takes minutes, beside others."""
+TRAININGS = (
+    "extractor",
+    "compressor.pretrain",
+    "compressor.finetune",
+    *(s for s in STAGES if s.startswith("dialogue")),
+    "epo",
+)
+ON_ALL_CARDS = "features", "candidates", *TRAININGS
+SPREAD = "features", "candidates", REPLIES
+"""What a cluster's machines share, a shard or a rung each."""
+SMALL = "features", "scores", "scores.calibration", "pairs.quality", "metrics"
+"""Stages that the 7B has no part in."""
 
 
 def pace(stage: str, cards: int) -> float:
-    """How many cards' pace a stage goes at, of so many: nine tenths of their number, of replies a rung on each.
+    """How many cards' pace a stage goes at, of so many: nine tenths of their number, of replies a rung on each, else one.
 
     run.processes, run.candidate_workers and run.feature_workers are the number of cards.
     """
-    if cards == 1 or stage == "ladder":
-        return 1.0
-    return RUNGS / math.ceil(RUNGS / cards) if stage.startswith("replies") else 0.9 * cards
+    if stage == REPLIES:
+        return RUNGS / math.ceil(RUNGS / cards)
+    return 0.9 * cards if stage in ON_ALL_CARDS and cards > 1 else 1.0
 
 
 def gpu_gb(stage: str, corpus: Corpus, recomputed: bool = False) -> float:
@@ -231,11 +378,15 @@ def gpu_gb(stage: str, corpus: Corpus, recomputed: bool = False) -> float:
     """
     weights = 2 * (LLM + EMBEDDINGS) / GB
     a_token = (RECOMPUTED if recomputed else ACTIVATIONS) / GB
-    if stage == "features":
-        return 3.0  # 32 clips at once: CUDA itself, weights of 0.4 GB, activations
+    if stage == "pairs.quality":
+        return 0.0
+    if stage == "metrics":
+        return 6.0  # RoBERTa-large in float32, and the states of 8,192 texts
+    if stage in SMALL:
+        return 3.0  # 32 clips or 64 texts at once: CUDA itself, weights of 0.4 GB, activations
     if stage == "candidates":
         return weights + KV_CACHE
-    if stage.startswith("replies"):
+    if stage == REPLIES:
         return weights + REPLIES_CACHE + EMBEDDINGS / GB  # one table of two bytes a number makes the prompts
     if stage.startswith("dialogue") or stage == "epo":
         work = STAGES[stage](corpus, AS_IT_IS)
@@ -254,34 +405,71 @@ def features_gb(corpus: Corpus) -> float:
     return corpus.utterances * a_clip / GB
 
 
-def host_gb(corpus: Corpus) -> float:
-    """A training's process: libraries and weights on their way (16 GB), a few kB an utterance, no clips."""
-    return 16 + corpus.utterances * 12e3 / GB
+WHOLE = "dialogue.text"
+"""A stage whose process is as large as any other that reads the corpus."""
+
+
+def host_gb(corpus: Corpus, stage: str = WHOLE) -> float:
+    """Processes of a stage: libraries and a 7B's weights on their way (16 GB; where vLLM writes, its process too), a few kB an
+    utterance, no clips."""
+    rows = corpus.test * corpus.exchanges
+    if stage == "features":
+        return (
+            4 + DECODERS * 0.16 + 2 * 500 * features_gb(corpus) / corpus.utterances
+        )  # a shard, and its file
+    if stage == "candidates":
+        return 4 + 16.0  # a shard at a time
+    if stage.startswith("scores"):
+        return 4.0
+    if stage == "pairs.quality":
+        return 1 + _asked(corpus, AS_IT_IS) / CANDIDATES * corpus.labelled_pairs * 4 * 140 * 8 / GB
+    if stage == "metrics":
+        return 6 + (RUNGS + FLOORS) * rows * 4e3 / GB
+    return (32 if stage == REPLIES else 16) + corpus.utterances * 12e3 / GB
+
+
+def disk_gb(stage: str, corpus: Corpus) -> float:
+    """What a stage leaves, and a training's checkpoint while it runs: masters, the best so far, moments, and what is saved."""
+    trained = {"extractor": 42e6, "compressor.pretrain": MAMBA, "compressor.finetune": MAMBA}
+    if stage == "features":
+        return features_gb(corpus)
+    if stage in ("candidates", "scores"):
+        return _asked(corpus, AS_IT_IS) * 2 * 300 / GB  # as a row, and in its shard
+    if stage in TRAININGS:
+        return trained.get(stage, LORA) * 20 / GB
+    return 0.1
 
 
 def hours(
     corpus: Corpus, cards: int = 1, settings: Settings = AS_IT_IS, card: Card | None = None
 ) -> dict[str, float]:
     return {
-        name: work(corpus, settings).hours(card or Card(), pace(name, cards)) for name, work in STAGES.items()
+        name: work(corpus, settings).hours(
+            card or Card(), pace(name, cards), RUNGS if name == REPLIES else 1.0
+        )
+        for name, work in STAGES.items()
     }
 
 
 def table(corpus: Corpus) -> list[str]:
-    """Markdown: hours on one card, on four, and on one with SPARING; and GPU memory, by stage and in all."""
+    """Markdown, by stage and in all: hours on one card, on four, and on one with SPARING; memory of GPU and host; disk."""
     columns = [hours(corpus), hours(corpus, 4), hours(corpus, 1, SPARING)]
     lines = [
-        f"| {corpus.name} | hours, one card | four | one, sparing settings | GPU memory |",
-        "|---|---|---|---|---|",
+        f"| {corpus.name} | hours, one card | four | one, sparing settings | GPU, GB | host, GB | disk, GB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in STAGES:
-        memory = gpu_gb(name, corpus)
         told = " | ".join(f"{column[name]:.2f}" for column in columns)
-        lines.append(f"| {name} | {told} | {memory:.0f} GB |")
+        disk = disk_gb(name, corpus)
+        sizes = f"{gpu_gb(name, corpus):.0f} | {host_gb(corpus, name):.0f} | {'<1' if disk < 0.5 else f'{disk:.0f}'}"
+        lines.append(f"| {name} | {told} | {sizes} |")
     sums = " | ".join(f"**{sum(column.values()):.1f}**" for column in columns)
-    lines.append(f"| **all, one after the other** | {sums} | |")
-    below = f"Disk: {features_gb(corpus):.0f} GB of features, 20 GB of weights. Host memory: {host_gb(corpus):.0f} GB."
-    return [*lines, "", below]
+    largest = " | ".join(
+        f"{max(of(name) for name in STAGES):.0f}"
+        for of in (lambda name: gpu_gb(name, corpus), lambda name: host_gb(corpus, name))
+    )
+    disk = 20 + sum(disk_gb(name, corpus) for name in STAGES)
+    return [*lines, f"| **all, one after the other** | {sums} | {largest} | {disk:.0f}, 20 of weights |"]
 
 
 def tables() -> str:
