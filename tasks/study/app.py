@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tasks.study import pages, participants
 from tasks.study.journal import Job, Journal, T
-from tasks.study.participants import AlreadyHere, NoPlace, Participant, TooMany
+from tasks.study.participants import AlreadyHere, Dismissed, NoPlace, Participant, TooMany
 from tasks.study.study import Question, Shown, Study, read_access, read_study
 
 Sent = TypeVar("Sent", bound=BaseModel)
@@ -168,6 +168,8 @@ def study_app(folder: Path) -> ASGIApp:
             person, of, session = asked
             now = time.time()
             found = await do(lambda c: participants.sent_by_prolific(c, study, person, of, session, now))
+        except Dismissed:
+            raise HTTPException(410) from None
         except NoPlace:
             line = "All places are taken at the moment. Please return this submission on Prolific; thank you for coming."
             return html(pages.message("No place is free", line), 409)

@@ -23,12 +23,14 @@ T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
 AT_ONCE = 256
 """Most jobs of one transaction."""
-VERSION = 1
+VERSION = 2
+"""2 knows a place that the researcher gave back from one whose time ran out (`dismissed`)."""
 
 TABLES = """
 create table if not exists participants (
   id integer primary key, token text not null unique, place int not null,
-  prolific text, study text, session text, seen real not null, begun real, completed real, released real);
+  prolific text, study text, session text, seen real not null, begun real, completed real, released real,
+  dismissed int not null default 0);
 create unique index if not exists one_participant_a_place on participants (place) where released is null;
 create table if not exists judgements (
   id integer primary key, participant int not null references participants, item text not null, system text not null,
@@ -125,18 +127,34 @@ def opened(path: Path) -> sqlite3.Connection:
             "pragma synchronous=full"
         )  # a commit is on the disk, and not with the system alone
         connection.execute("pragma foreign_keys=on")
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if version not in (0, VERSION):
+        version = _version(connection)
+        if version not in (0, 1, VERSION):
             connection.close()
             raise InputError(
                 f"{shown(path)}: written by another version of Empamba ({version}): use that one"
             )
+        if version == 1:
+            _upgrade(connection)
         connection.executescript(TABLES)
         connection.execute(f"pragma user_version={VERSION}")
         os.chmod(path, 0o600)  # it holds the participants' links
     except (sqlite3.DatabaseError, OSError) as error:
         raise InputError(f"{shown(path)}: cannot be used: {shown(str(error))}") from None
     return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("pragma user_version").fetchone()
+    return version
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """From version 1, in which nobody can tell who gave a place back: all count as timed out, as they did then."""
+    connection.execute("begin immediate")
+    if _version(connection) == 1:  # and no other process was faster
+        connection.execute("alter table participants add column dismissed int not null default 0")
+        connection.execute(f"pragma user_version={VERSION}")
+    connection.execute("commit")
 
 
 def read_from(path: Path, job: Job[T]) -> T:

@@ -17,12 +17,15 @@ MOST_EVENTS = 2000
 MOST_JUDGEMENTS = 20_000
 """Of one participant, changed answers counted: a person gives some hundred."""
 
-COLUMNS = "id, token, place, prolific, study, session, seen, begun, completed, released"
+COLUMNS = "id, token, place, prolific, study, session, seen, begun, completed, released, dismissed"
 
 
 @dataclass(frozen=True)
 class Participant:
-    """One person at a place. Times in seconds since 1970, None for what has not happened."""
+    """One person at a place. Times in seconds since 1970, None for what has not happened.
+
+    dismissed: 1 where the researcher gave the place back, and no time-out did.
+    """
 
     id: int
     token: str
@@ -34,6 +37,7 @@ class Participant:
     begun: float | None
     completed: float | None
     released: float | None
+    dismissed: int
 
 
 class NoPlace(Exception):
@@ -42,6 +46,10 @@ class NoPlace(Exception):
 
 class AlreadyHere(Exception):
     """This Prolific participant is here already, by another session."""
+
+
+class Dismissed(Exception):
+    """The researcher gave this session's place back."""
 
 
 class TooMany(Exception):
@@ -81,9 +89,12 @@ def sent_by_prolific(
 ) -> Participant:
     """Who comes by the entry link: at the place taken before by this session, else at a free one.
 
-    Places without an answer for longer than the study says are given back first, where none is free. NoPlace, AlreadyHere.
+    Places without an answer for longer than the study says are given back first, where none is free. NoPlace, AlreadyHere; Dismissed: only a
+    new session of Prolific's begins anew.
     """
     found = _one(connection, "prolific = ? and session = ?", prolific, session)
+    if found is not None and found.dismissed:
+        raise Dismissed
     if (
         found is not None and found.released is not None
     ):  # who was away for long goes on, if the place is still there
@@ -124,15 +135,15 @@ def _free(connection: sqlite3.Connection, study: Study) -> int | None:
 def release(connection: sqlite3.Connection, who: str, now: float) -> str | None:
     """Give back the place of a Prolific id or of a place's number, not completed; returns the new link's token.
 
-    None where nobody is there. Judgements stay, and are counted by nobody. Someone who comes by Prolific takes the place
-    anew; the holder of the token comes by a link.
+    None where nobody is there. Judgements stay, and are counted by nobody. Someone whom Prolific sends takes the place
+    anew, and not the session that it was taken from; the holder of the token comes by a link.
     """
     condition = "place = ?" if who.isdigit() else "prolific = ?"
     value: object = int(who) - 1 if who.isdigit() else who
     found = _one(connection, f"{condition} and released is null and completed is null", value)
     if found is None:
         return None
-    connection.execute("update participants set released = ? where id = ?", (now, found.id))
+    connection.execute("update participants set released = ?, dismissed = 1 where id = ?", (now, found.id))
     token = secrets.token_urlsafe(18)
     if found.prolific is None:
         connection.execute(

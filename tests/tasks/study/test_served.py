@@ -12,7 +12,7 @@ from storage.errors import InputError
 from tasks.local_server import is_local
 from tasks.study.journal import opened
 from tasks.study.judgements import collect
-from tasks.study.participants import NoPlace, sent_by_prolific
+from tasks.study.participants import Dismissed, NoPlace, sent_by_prolific
 from tasks.study.serve import serve
 from tasks.study.status import give_back, place_rows
 from tests.support.participants import begin, click, client, judge_all, replies_of, served
@@ -229,7 +229,10 @@ def test_prolific_sends_people_and_places_that_were_returned_are_taken_again(tmp
         assert "is free for whom Prolific sends next" in give_back(tmp_path, "ann", "")
         with pytest.raises(InputError, match="nobody who is not done is at ann"):
             give_back(tmp_path, "ann", "")
-        assert http.get(one).status_code == 410
+        # Neither her page nor the entry opens what was released, though the place stands empty.
+        for path in (one, entry("ann")):
+            refused = http.get(path)
+            assert refused.status_code == 410 and "This place was given back" in refused.text
         three = http.get(entry("cleo")).headers["location"]
         begin(http, three[3:])
         judge_all(http, three[3:], lambda *_: 2)
@@ -261,6 +264,30 @@ def test_who_has_gone_away_makes_room_and_goes_on_where_there_still_is_some(tmp_
             sent_by_prolific(c, made, "ann", "st", "s1", now + 3 * 3600 + 1)
         three = sent_by_prolific(c, made, "ann", "st", "s1", now + 9 * 3600)
         assert three.place == one.place and three.token not in (one.token, two.token)
+
+
+def test_a_journal_of_before_places_were_released_by_name(tmp_path):
+    """Who was away for long goes on, and what is released from then on stays so."""
+    made, _ = small_study(tmp_path, participants=1, prolific=True, return_after_h=2)
+    journal, now = tmp_path / "judgements.sqlite", time.time()
+    with closing(opened(journal)) as c:
+        one = sent_by_prolific(c, made, "ann", "st", "s1", now)
+        c.execute("update participants set released = 1")
+        c.execute("alter table participants drop column dismissed")
+        c.execute("pragma user_version = 1")
+    with closing(opened(journal)) as c:
+        assert c.execute("pragma user_version").fetchone() == (2,)
+        assert sent_by_prolific(c, made, "ann", "st", "s1", now).token == one.token
+    give_back(tmp_path, "ann", "")
+    with closing(opened(journal)) as c:
+        with pytest.raises(Dismissed):
+            sent_by_prolific(c, made, "ann", "st", "s1", now)
+        assert (
+            sent_by_prolific(c, made, "ann", "st", "s2", now).token != one.token
+        )  # Prolific let her in again
+        c.execute("pragma user_version = 3")
+    with pytest.raises(InputError, match=r"written by another version of Empamba \(3\)"):
+        opened(journal)
 
 
 def test_a_link_that_was_given_back_gets_a_new_one(tmp_path):
