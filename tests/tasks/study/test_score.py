@@ -1,6 +1,7 @@
 """Means, intervals and pairs from judgements, against hand calculations and simulated studies."""
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,9 +11,12 @@ from model.metrics.settings import BootstrapSettings
 from storage.errors import InputError
 from storage.preferences import PREFERENCES
 from tasks.study.export import beside_judge, export_preferences, preferences
-from tasks.study.judgements import Judgements, Row, read_judgements
+from tasks.study.journal import opened
+from tasks.study.judgements import Judgements, Row, collect, read_judgements
+from tasks.study.participants import begin, invited, judge
 from tasks.study.power import Power
 from tasks.study.score import crossed, scored
+from tasks.study.study import CHECK
 from tests.support.small_study import SYSTEMS, item, small_study
 
 PEOPLE, ITEMS = range(1, 6), [f"i{n:02}" for n in range(1, 6)]
@@ -52,6 +56,30 @@ def test_means_by_hand():
     # Of the fifteen replies five are given 3, 3, 3, 3, 1, all others 1 throughout.
     assert facts["alpha"]["semantics"]["alpha"] is None and 0 < facts["alpha"]["empathy"]["alpha"] < 1
     assert facts["alpha"]["empathy"]["judged_by_several"] == 15
+
+
+def test_who_fails_most_attention_checks_counts_only_where_asked_for(tmp_path):
+    """Of two checks each: the first passes both, the second fails one, the third fails both and says 1 of everything."""
+    study, access = small_study(tmp_path, participants=3, checks=2)
+    with closing(opened(tmp_path / "judgements.sqlite")) as journal:
+        for place, (token, fails) in enumerate(zip(access.tokens, range(3), strict=True)):
+            person = invited(journal, access.tokens, token, now=0)
+            begin(journal, person, now=0)
+            for seen in study.places[place]:
+                fails_this = seen.check is not None and fails > 0
+                fails -= fails_this
+                for system in seen.order:
+                    right = seen.check if system == CHECK else 1 if place == 2 else 3
+                    value = 4 - right if system == CHECK and fails_this else right
+                    for question in study.questions:
+                        judge(journal, person, seen.item, system, question, value, "a-click", None, now=0)
+    strict, kept = collect(tmp_path, study), collect(tmp_path, study, keep_inattentive=True)
+    assert strict.counted == (1, 2) and kept.counted == (1, 2, 3)
+    assert strict.counts["inattentive"] == kept.counts["inattentive"] == 1 and strict.rows == kept.rows
+    assert len(kept.rows) == 3 * 5 * 3 * 2  # the checks are nobody's reply
+    for found, mean in ((strict, 3), (kept, 7 / 3)):
+        for system in scored(found)["systems"]:
+            assert system["questions"]["empathy"]["all"]["mean"] == pytest.approx(mean, abs=1e-5)
 
 
 def test_who_does_not_count_is_counted_and_changes_nothing():
