@@ -81,6 +81,8 @@ def test_compose_starts_what_depends_on_what_is_well():
     server = services["server"]["environment"]
     assert server["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == LEASES  # in Prefect's home:
     assert f"places:{server['PREFECT_HOME']}" in services["server"]["volumes"]
+    # Where the image can be written by nobody Prefect serves no UI, unless it may write that elsewhere.
+    assert Path(server["PREFECT_UI_STATIC_DIRECTORY"]).parent == Path(server["PREFECT_HOME"])
     # A volume that is new gets its owner from the image's folder.
     (made,) = re.findall(r"install -d -o empamba (.+)", (CONTAINERS / "Dockerfile.cpu").read_text())
     mounted = {v.split(":")[1] for s in ours for v in s.get("volumes", ()) if not v.startswith("$")}
