@@ -62,14 +62,14 @@ def _floor(row: dict) -> str:
 
 
 def _usual(facts: dict) -> dict:
-    """From samples alone: what one greedy reply gains, near all true replies, is the floors' to say."""
+    """From samples alone: of greedy replies no such figure is taken."""
     about = "Did EPO learn which emotions are usual?"
     moved = facts["epo_test"]
     if moved is None:
         return _answer(about, None, _no_samples(facts))
     # A control that was itself to learn which emotions are usual says nothing of whether EPO learned that.
     fair = {name: found["usual"] for name, found in moved["beside"].items() if name != "shuffled"}
-    hardest = min(fair, key=lambda name: _mean(fair[name]), default=None)
+    hardest = _hardest(fair)
     found = moved["trainings"]["epo"]["usual"] if hardest is None else fair[hardest]
     shown = hardest is not None and found["grade"] == LEARNED
     learned = "It learned" if shown else "It is not seen to have learned"
@@ -95,9 +95,8 @@ def _emotion(facts: dict) -> dict:
         return _answer(
             about, None, f"EPO has nothing to be compared with: {_why(facts, '5-epo')}. {_no_samples(facts)}"
         )
-    # Of the controls that were asked for, the one that leaves EPO least.
     differences = {name: c[CONTRAST]["difference"] for name, c in facts["controls"].items()}
-    hardest = min(differences, key=lambda name: _mean(differences[name]), default=None)
+    hardest = _hardest(differences)
     found = step[CONTRAST] if hardest is None else differences[hardest]
     shown = hardest is not None and found["grade"] == LEARNED
     beside = (
@@ -114,7 +113,7 @@ def _emotion_of_samples(about: str, facts: dict) -> dict:
     """From cached samples, which tell more than as many greedy replies."""
     moved = facts["epo_test"]
     own = {name: found["own"] for name, found in moved["beside"].items()}
-    hardest = min(own, key=lambda name: _mean(own[name]), default=None)
+    hardest = _hardest(own)
     found = moved["trainings"]["epo"]["own"] if hardest is None else own[hardest]
     shown = hardest is not None and found["grade"] == LEARNED
     beside = f"over the LLM before it; {NO_CONTROL}" if hardest is None else _beside(hardest, len(own))
@@ -128,8 +127,13 @@ def _emotion_of_samples(about: str, facts: dict) -> dict:
     return _answer(about, shown, says, found)
 
 
+def _hardest(over: dict[str, dict]) -> str | None:
+    """Of the controls that were asked for, the one that leaves EPO least. over: what EPO has over each."""
+    return min(over, key=lambda name: _mean(over[name]), default=None)
+
+
 def _beside(control: str, of: int) -> str:
-    """The control that leaves EPO least, among how many."""
+    """The hardest control, among how many."""
     which = "the only control" if of == 1 else f"the hardest of {of} controls"
     return f"beside {CONTROL_RUNGS[control].title}, {which}"
 
@@ -170,7 +174,7 @@ def _content(facts: dict) -> dict:
 
 
 def _worth(facts: dict) -> dict:
-    """In use: graded by what memories are worth there, beside mean embeddings, without a loss that was seen in the replies."""
+    """Graded by use: their own gain there, a share of the full history's, more than means', no loss seen in the replies."""
     about = "Are memories worth a share of the full history, and more than mean embeddings?"
     ladder, replies = facts["memory_ladder"], _with_memories(facts)
     memories = ladder["arms"].get(MEMORY) if ladder else None
