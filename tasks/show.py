@@ -19,9 +19,10 @@ from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import worked_seconds
 from tasks.nested import leaves
+from tasks.report.cells import measured
 from tasks.report.figures import MAIN
 from tasks.report.samples import SEED, candidate_examples
-from tasks.stages.verdicts import interval_text, quality_line, training_line
+from tasks.stages.verdicts import quality_line, training_line
 from tasks.terminal import seconds_text
 
 HIDDEN = {"audio", "video", "audio_path", "video_path", "media_digest", "prompt", "seed"}
@@ -116,20 +117,9 @@ def system_rows(systems: list[dict], intervals: bool = True) -> tuple[tuple[str,
     for system in systems:
         row = {name: system.get(name) for name in ("rung", "dataset", "split", "n", "dialogues")}
         for figure in MAIN:
-            shown = _figure(system[figure.key], figure.digits)
-            ends = system.get(f"{figure.key}_ci")
-            if shown is not None and ends and intervals:
-                shown += f" [{interval_text(ends[0], ends[1], figure.digits).replace(' to ', ', ')}]"
-            seeds = system.get(f"{figure.key}_seeds") or {"sd": None}
-            if shown is not None and seeds["sd"] is not None:
-                shown += f"; {seeds['n']} seeds: {_figure(seeds['mean'], figure.digits)} ± {_figure(seeds['sd'], figure.digits)}"
-            row[figure.short] = shown
+            row[figure.short] = measured(system, figure).line(intervals)
         rows.append(row)
     return columns, rows
-
-
-def _figure(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def _measured(store: Store, refs: list[Ref]) -> dict | None:

@@ -74,8 +74,9 @@ Against = Annotated[
 
 @grouped
 def report(which: WhichRun, against: Against = None, as_json: AsJson = False) -> None:
-    """A run's report: its tables, or its JSON; or what changed against another run."""
+    """A run's report: its answers and tables, or its JSON; or what changed against another run."""
     from tasks.engine.run import published
+    from tasks.report.tables import report_tables
 
     request, record = which.chosen()
     digest, page = (record.report, record.page) if record is not None else _report_of(request)
@@ -102,10 +103,17 @@ def report(which: WhichRun, against: Against = None, as_json: AsJson = False) ->
         f"{which.store / 'report.json'}: damaged; `{request.command('run')}` writes it again"
     )
     try:
-        table = _systems(facts.get("title", "report"), facts["systems"])
+        title = facts["title"]
+        tables, absent = report_tables(facts, out.width >= WIDE)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise damaged from error
-    out.print(table)
+    out.print(Text(clean(title), style="bold"))
+    for table in tables:
+        out.print(listing(table.title, table.columns, table.rows, out.width, share=False))
+        for line in table.lines:
+            out.print(Text(clean(line)))
+    if absent:
+        out.print(Text(f"not in this run: {', '.join(absent)}; the page says why"))
     if published(Store(which.store)) == digest:
         out.say(str(which.store / "report.html"))
     else:

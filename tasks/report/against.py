@@ -9,9 +9,10 @@ import json
 from collections import Counter
 
 from model.metrics.verdict import NO_DIFFERENCE
+from tasks.report.cells import number
 from tasks.report.figures import FIGURES
 from tasks.report.flat import BY_DATASET
-from tasks.report.render import number, page_environment
+from tasks.report.render import page_environment
 from tasks.report.templates import template
 from tasks.stages.verdicts import interval_text
 

@@ -88,6 +88,7 @@ def collect(
     pairs = read_named(artefacts, "pairs", "pairs.json", store)
     training = [part for s in stages if s["trains"] for part in _training(s, artefacts, store, settings)]
     tokens = prompt_tokens(artefacts, store)
+    others_asked = other_systems(settings, artefacts, why.get("systems"), store)
     shown = _shown(metrics, artefacts, settings, why, counts["titles"], store)
     long_history = read_named(artefacts, "long-history", "long_history.json", store)
     measured = {
@@ -112,7 +113,7 @@ def collect(
         "systems": systems,
         **shown,
         "over_systems": metrics.get("over_systems") or [],
-        "other_systems": other_systems(settings, artefacts, why.get("systems"), store),
+        "other_systems": others_asked,
         "judge": judged_with_seeds(
             judgements(artefacts, store), [judgements(m, store) for m in again.values()]
         ),
@@ -124,7 +125,7 @@ def collect(
         "reconstruction_not_run": why.get("compressor.test"),
         "epo_test_not_run": _no_epo_test(profile, settings, why.get("epo.test")),
         "scorers": metrics.get("scorers"),
-        "by_dataset": by_dataset(systems, settings),
+        "by_dataset": by_dataset(systems, others_asked),
         "generalisation": generalisation_rows(systems, counts["splits"]),
         "trained_on": trained_on(settings.generalisation.train, variants, settings.metrics.intervals, store),
         "run_seeds": list(seeds),

@@ -10,6 +10,19 @@ from model.metrics.verdict import LEARNED
 from storage.utterance import EMOTIONS
 from tasks.nested import leaves
 from tasks.report import plots
+from tasks.report.cells import (
+    ABOVE,
+    changed,
+    count,
+    counted,
+    graded,
+    interval,
+    measured,
+    number,
+    over_seeds,
+    percent,
+    percents,
+)
 from tasks.report.counts import SYNTHETIC
 from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link
 from tasks.report.paper_tables import (
@@ -25,12 +38,12 @@ from tasks.report.paper_tables import (
     TABLE_8_SOURCE,
 )
 from tasks.report.rows import page_rows
+from tasks.report.table_1 import titles_of
 from tasks.report.templates import TEMPLATES, template
 from tasks.report.viewer import as_script
-from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
-from tasks.stages.verdicts import interval_text, verdict_text
+from tasks.stages.replies.rungs import CONTROL_RUNGS
+from tasks.stages.verdicts import verdict_text
 
-ABSENT = "–"
 SHOWN = 2
 """Examples that stand open; the others are folded away, and are not printed."""
 
@@ -38,9 +51,7 @@ SHOWN = 2
 def render(facts: dict) -> str:
     """The page as one self-contained HTML document."""
     titles = {**facts["counts"]["titles"], "all": "all datasets"}
-    systems = {rung.name: rung.title for rung in RUNGS} | {
-        s["row"]: s["title"] for s in facts["other_systems"]
-    }
+    systems = titles_of(facts["other_systems"])
     samples = facts["viewer"]
     return page_environment(titles).get_template("page.html.j2").render(
         facts=facts,
@@ -55,6 +66,7 @@ def render(facts: dict) -> str:
         if facts["recognition"] and facts["recognition"]["accuracy"]
         else None,
         learned=LEARNED,
+        above=ABOVE,
         figures=FIGURES,
         main=MAIN,
         general=[figure for figure in FIGURES if figure.paper or figure.steps],
@@ -90,7 +102,13 @@ def page_environment(titles: dict[str, str]) -> Environment:
     environment.filters |= {
         "number": number,
         "percent": percent,
+        "percents": percents,
         "interval": interval,
+        "measured": measured,
+        "graded": graded,
+        "counted": counted,
+        "over_seeds": over_seeds,
+        "changed": changed,
         "dataset": lambda name: titles.get(name, name),
         "setting": setting,
         "count": count,
@@ -103,24 +121,6 @@ def page_environment(titles: dict[str, str]) -> Environment:
 
 
 # Filters ----------------------------------------------------------------------------------------------
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    return ABSENT if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return ABSENT if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
-
-
-def interval(value: list[float] | None, digits: int = 3) -> str:
-    if not value or value[0] is None:
-        return ""
-    return interval_text(value[0], value[1], digits)
-
-
-def count(value: int | None) -> str:
-    return ABSENT if value is None else f"{value:,}"
 
 
 def setting(value: object) -> str:

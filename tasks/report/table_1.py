@@ -11,6 +11,7 @@ from storage.store import Store
 from tasks.report.counts import Artefacts
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, by_metric
 from tasks.settings import Settings
+from tasks.stages.replies.rungs import RUNGS
 from tasks.stages.systems.settings import AnySystem, ChatbotSystem, Prices
 
 ENDPOINT = "an endpoint that serves it, named in `systems`"
@@ -25,6 +26,13 @@ CHATBOTS = "DialoGPT or BlenderBot class"
 """Not in the paper, which its critics say lacks it: a dialogue model of before chat LLMs."""
 
 
+def titles_of(others: list[dict]) -> dict[str, str]:
+    """Row of a rung or a system -> what it is. others: rows of `other_systems`."""
+    return {rung.name: rung.title for rung in RUNGS} | {
+        row["row"]: row["title"] for row in others if row["row"]
+    }
+
+
 def paper_systems(settings: Settings) -> dict[str, str]:
     """Row of a rung or a system -> the system of table 1 that it stands beside."""
     named = {s.row: s.paper for s in settings.systems if not isinstance(s, ChatbotSystem) and s.paper}
@@ -37,12 +45,13 @@ def without_others(systems: list[dict], settings: Settings) -> list[dict]:
     return [row for row in systems if row["rung"] not in others]
 
 
-def by_dataset(systems: list[dict], settings: Settings) -> list[dict]:
+def by_dataset(systems: list[dict], others: list[dict]) -> list[dict]:
     """For each dataset: the figures of every rung and system beside the system of table 1 it stands for.
 
-    "others": those of table 1 that nothing here stands for, with the paper's figures and what each needs.
+    others: rows of `other_systems`. "others": those of table 1 that nothing here stands for, with the paper's figures and what each needs.
     """
-    beside, found = paper_systems(settings), []
+    named = {row["row"]: row["paper"] for row in others if row["row"] and row["paper"]}
+    beside, found = TABLE_1_RUNGS | named, []
     for dataset in dict.fromkeys(row["dataset"] for row in systems if row["dataset"] != "all"):
         rows = [
             {
@@ -53,12 +62,12 @@ def by_dataset(systems: list[dict], settings: Settings) -> list[dict]:
             for row in systems
             if row["dataset"] == dataset
         ]
-        others = [
+        absent_here = [
             {**row, "paper": _paper_figures(row["paper"], dataset)}
-            for row in absent(settings)
-            if row["paper"] is None or dataset in TABLE_1[row["paper"]]
+            for row in others
+            if row["row"] is None and (row["paper"] is None or dataset in TABLE_1[row["paper"]])
         ]
-        found.append({"dataset": dataset, "split": rows[0]["split"], "rows": rows, "others": others})
+        found.append({"dataset": dataset, "split": rows[0]["split"], "rows": rows, "others": absent_here})
     return found
 
 

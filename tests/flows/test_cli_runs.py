@@ -112,7 +112,10 @@ def test_told_options_are_heeded_and_a_run_is_meant_by_its_id(finished):
     done = empamba(finished, "report", "--profile", "tiny", "--raw", "raw files", *store)
     assert done.returncode == 2 and b"no report with these settings" in done.stderr
     told = ("--profile", "tiny", "--raw", "raw files", "--set", "epo.gamma=0.4")
-    assert empamba(finished, "report", *told, *store).returncode == 0
+    shown = empamba(finished, "report", *told, *store, width=80)
+    assert shown.returncode == 0 and max(map(len, shown.stdout.decode().splitlines()[:-1])) <= 80
+    for table in (b"What did this run show", b"Table 2", b"What each rung adds", b"Table 1: "):
+        assert table in shown.stdout, table
     assert empamba(finished, "report", "--run", run["id"], *store).returncode == 0
     assert empamba(finished, "report", "--run", run["id"][:15], *store).returncode == 0
     done = empamba(finished, "show", "pairs", "--run", run["id"], "--profile", "tiny", *store)

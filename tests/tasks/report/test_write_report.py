@@ -836,7 +836,7 @@ def test_a_figure_of_the_table_stands_in_json_csv_and_terminal(text_run):
     assert "0.054 0.010 to 0.120" in page.text["ladder"] and facts["systems"][0]["stuck"] == 0.0541
     columns, rows = system_rows(facts["systems"])
     assert columns[-3:] == ("BERTScore", "EmotionScore", "Dist-1")
-    assert {row["EmotionScore"] for row in rows if row["rung"] == "2-ft"} == {"0.310 [0.260, 0.360]"}
+    assert {row["EmotionScore"] for row in rows if row["rung"] == "2-ft"} == {"0.310 (0.260 to 0.360)"}
 
 
 def test_a_stage_that_no_section_is_about_gets_one_of_its_own(store, tmp_path):

@@ -1,0 +1,319 @@
+"""The report's tables as columns and rows, from report.json alone: what `empamba report` prints. Cells are the page's own.
+
+Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tasks.report.cells import (
+    ABSENT,
+    Cell,
+    changed,
+    count,
+    counted,
+    graded,
+    interval,
+    measured,
+    number,
+    percent,
+    percents,
+)
+from tasks.report.figures import FIGURES, MAIN
+from tasks.report.paper_tables import (
+    FIGURE_6_GAIN,
+    TABLE_2_TITLE,
+    TABLE_3,
+    TABLE_3_FORMS,
+    TABLE_8,
+)
+from tasks.report.table_1 import by_dataset, titles_of
+
+STEPS = tuple(figure for figure in FIGURES if figure.steps)
+OF_TEXTS = tuple(figure for figure in STEPS if figure.scorer)
+"""Floors find nothing likely: only what scores texts is compared with theirs."""
+LONG = (("tokens", "input, tokens", 1), ("gigabytes", "memory, GB", 2), ("seconds", "time, s", 4), ("bertscore", "BERTScore", 3))  # fmt: skip
+RESTORED = (("bleu_1", "BLEU-1"), ("bleu_4", "BLEU-4"), ("bertscore", "BERTScore"), ("exact", "exact"))
+KINDS = (("own", "its own"), ("other", "another conversation's"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is printed together. lines: sentences below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[dict]
+    lines: tuple[str, ...] = ()
+
+
+def report_tables(facts: dict, intervals: bool) -> tuple[list[Table], list[str]]:
+    """The tables that the run has, in the order of the page, and the names of those it has not.
+
+    intervals: whether tables of systems have room for them; other tables always tell them.
+    """
+    named: dict[str, Callable[[], Iterator[Table]]] = {
+        "What did this run show, and what did it not?": lambda: _answers(facts),
+        "Table 2": lambda: _table_2(facts, intervals),
+        "steps": lambda: _steps(facts),
+        "floors": lambda: _over(facts, "over_floors", "systems that read nothing", OF_TEXTS),
+        "memory ladder": lambda: _memory_ladder(facts),
+        "Table 3": lambda: _table_3(facts),
+        "Table 1": lambda: _table_1(facts, intervals),
+        "other systems": lambda: _other_systems(facts),
+        "what the last rung has over other systems": lambda: _over(
+            facts, "over_systems", "other systems", STEPS
+        ),
+        "judge": lambda: _judge(facts),
+        "Figure 6": lambda: _figure_6(facts),
+        "Table 8": lambda: _table_8(facts),
+    }
+    made = {name: [table for table in tables() if table.rows] for name, tables in named.items()}
+    return [table for tables in made.values() for table in tables], [
+        n for n, tables in made.items() if not tables
+    ]
+
+
+def _answers(facts: dict) -> Iterator[Table]:
+    rows = [{"question": a["about"], "grade": a["grade"], "answer": a["says"]} for a in facts["answer"]]
+    yield Table("What did this run show, and what did it not?", ("question", "grade", "answer"), rows)
+
+
+def _table_2(facts: dict, intervals: bool) -> Iterator[Table]:
+    rows, lines = [], []
+    for row in facts["ladder"]:
+        name = row["rung"]
+        if row["run"]:
+            rows.append(_system(name, row["title"], row["run"], intervals))
+        else:
+            lines.append(f"{name}: not run: {row['not_run'] or 'no replies'}")
+        if row["flagged"]:
+            same = row["identical"]
+            lines.append(f"{name}: {percent(same['share'], 0)} identical to {same['rung']}")
+        if row["paper"]:
+            rows.append(_paper(f"paper: {name}", row["paper"]))
+    yield Table(
+        f"Table 2: the ladder; the paper's is of {TABLE_2_TITLE}", _columns(intervals), rows, tuple(lines)
+    )
+
+
+def _columns(intervals: bool) -> tuple[str, ...]:
+    figures = tuple(figure.short for figure in MAIN)
+    return ("rung", *(("what",) if intervals else ()), *figures, "n")
+
+
+def _system(name: str, title: str, row: dict, intervals: bool) -> dict:
+    return {
+        "rung": name,
+        "what": title,
+        **{figure.short: measured(row, figure).line(intervals) for figure in MAIN},
+        "n": counted(row).line() if intervals else counted(row).value,
+    }
+
+
+def _paper(label: str, figures: dict) -> dict:
+    shown = {figure.short: number(figures[figure.key], figure.digits) for figure in MAIN}
+    return {"rung": label, "what": "", "n": ABSENT, **shown}
+
+
+def _steps(facts: dict) -> Iterator[Table]:
+    titles = titles_of(facts["other_systems"])
+    rows = [
+        {"step": f"{_place(row['rung'])} over {_place(row['against'])}: {titles.get(row['rung'], row['rung'])}",
+         **_verdicts(row, STEPS)}
+        for row in facts["steps"]
+    ]  # fmt: skip
+    yield Table("What each rung adds to the one before", ("step", "n", *(f.title for f in STEPS)), rows)
+
+
+def _over(facts: dict, table: str, what: str, figures: tuple) -> Iterator[Table]:
+    """What the last rung has over others."""
+    rows = [{"over": row["system"], **_verdicts(row, figures)} for row in facts[table]]
+    rung = _place(facts[table][0]["rung"]) if rows else ""
+    yield Table(f"What rung {rung} has over {what}", ("over", "n", *(f.title for f in figures)), rows)
+
+
+def _verdicts(row: dict, figures: tuple) -> dict:
+    n = counted({"n": row["bertscore"]["rows"], "dialogues": row["bertscore"]["dialogues"]}).line()
+    return {"n": n, **{figure.title: graded(row[figure.key]).line() for figure in figures}}
+
+
+def _place(rung: str) -> str:
+    return rung.split("-")[0]
+
+
+def _memory_ladder(facts: dict) -> Iterator[Table]:
+    ladder = facts["memory_ladder"] or {"arms": {}, "sentences": []}
+    rows = [
+        {
+            "history": arm["title"],
+            "nats a token": Cell(number(arm["own"]), interval(arm.get("own_ci"))).line(),
+            "other − own": graded(arm["gain"]).line(),
+            "share of the full history's": _share(arm["share"]),
+            "tokens": number(arm["tokens"], 1),
+            "n": counted(arm).line(),
+        }
+        for arm in ladder["arms"].values()
+    ]
+    columns = ("history", "nats a token", "other − own", "share of the full history's", "tokens", "n")
+    yield Table("What the history is worth: the memory ladder", columns, rows, tuple(ladder["sentences"]))
+
+
+def _share(found: list[float] | None) -> str:
+    """A share of the full history's, with its interval where it has a width."""
+    if not found:
+        return ABSENT
+    value, *ends = found
+    return Cell(percent(value, 0), percents(ends, 0) if ends[0] != ends[1] else "").line()
+
+
+def _table_3(facts: dict) -> Iterator[Table]:
+    long = facts["long_history"] or {}
+    rows: list[dict] = []
+    if long.get("exchanges"):
+        n = counted({"n": long["exchanges"], "dialogues": long["dialogues"]}).line()
+        for title, form in TABLE_3_FORMS.items():
+            found = long["forms"][form]
+            figures = {
+                head: Cell(number(found.get(key), digits), interval(found.get(f"{key}_ci"), digits)).line()
+                for key, head, digits in LONG
+            }
+            rows.append({"memories": title, "n": n, **figures})
+        rows.append(
+            {"memories": "change, paired"}
+            | {head: changed(long, key, digits).line() for key, head, digits in LONG}
+        )
+        keys = {"tokens": "input", "gigabytes": "memory_gb"}
+        for title, paper in TABLE_3.items():
+            figures = {head: number(paper[keys.get(key, key)], digits) for key, head, digits in LONG}
+            rows.append({"memories": f"paper: {title}", "n": ABSENT, **figures})
+    yield Table("Table 3: long histories", ("memories", *(head for _, head, _ in LONG), "n"), rows)
+
+
+def _table_1(facts: dict, intervals: bool) -> Iterator[Table]:
+    names = facts["counts"]["titles"]
+    for part in by_dataset(facts["systems"], facts["other_systems"]):
+        rows: list[dict] = []
+        for row in part["rows"]:
+            rows.append(_system(row["rung"], row["system"], row, intervals))
+            if row["paper"]:
+                rows.append(_paper(row["paper_system"], row["paper"]))
+        rows += [_paper(row["title"], row["paper"]) for row in part["others"] if row["paper"]]
+        title = (
+            f"Table 1: {names.get(part['dataset'], part['dataset'])}, {part['split']}; without n: the paper's"
+        )
+        yield Table(title, _columns(intervals), rows)
+
+
+def _other_systems(facts: dict) -> Iterator[Table]:
+    columns = (
+        "system",
+        "model",
+        "answered",
+        "failed",
+        "retries",
+        "prompt tokens",
+        "reply tokens",
+        "cost",
+        "not run",
+    )
+    yield Table("Other systems", columns, [_asked(row) for row in facts["other_systems"]])
+
+
+def _asked(row: dict) -> dict:
+    if row["not_run"] is not None:
+        return {"system": row["title"], "not run": row["not_run"]}
+    cost = row["cost"]
+    least = "at least " if cost and cost["least"] else ""
+    return {
+        "system": row["title"],
+        "model": row["model"],
+        "answered": f"{count(row['answered'])} of {count(row['exchanges'])}",
+        "failed": _failed(row["failures"]),
+        "retries": count(row["retries"]),
+        "prompt tokens": count(row["prompt_tokens"])
+        + (f"; {count(row['uncounted'])} not counted" if row["uncounted"] else ""),
+        "reply tokens": count(row["reply_tokens"]),
+        "cost": f"{least}{number(cost['amount'], 4)} {cost['currency']}" if cost else ABSENT,
+    }
+
+
+def _failed(failures: dict[str, int]) -> str:
+    """How many, and why."""
+    why = (f"{reason} {count(n)}" for reason, n in failures.items())
+    return "; ".join([count(sum(failures.values())), *why])
+
+
+def _judge(facts: dict) -> Iterator[Table]:
+    titles = titles_of(facts["other_systems"])
+    rows = []
+    for pair in facts["judge"]:
+        first, second = (titles.get(pair[side], pair[side]) for side in ("first", "second"))
+        for question, found in pair["questions"].items():
+            better = " is better" if found["grade"] in ("first", "second") else ""
+            rows.append(
+                {
+                    "first, second": f"{first}, {second}: {question}",
+                    "judged": f"{count(pair['judged'])} of {count(pair['exchanges'])}",
+                    "failed": _failed(pair["failures"]),
+                    "orders agree": f"{count(found['agreed'])}; {_with_ends(found['agreement'], percent, 0)}",
+                    "first": count(found["first"]),
+                    "tie": count(found["tie"]),
+                    "second": count(found["second"]),
+                    "first's share of wins": _with_ends(found["share"], number, 2),
+                    "verdict": f"{found['grade']}{better}",
+                }
+            )
+    columns = tuple(rows[0]) if rows else ()
+    yield Table("Who replies better, to a judge", columns, rows)
+
+
+def _with_ends(found: list[float] | None, shown: Callable[[float, int], str], digits: int) -> str:
+    """A judge's figure, with the ends of its interval where it has some."""
+    if not found:
+        return ABSENT
+    value, *ends = found
+    return Cell(shown(value, digits), interval(ends, 2)).line()
+
+
+def _figure_6(facts: dict) -> Iterator[Table]:
+    found = facts["recognition"] or {"accuracy": {}, "accuracy_by_dataset": {}}
+    names = facts["counts"]["titles"]
+    rows = [{"input": name, **_recognised(a)} for name, a in found["accuracy"].items()]
+    columns = ("input", "clips", "right", "balanced", "commonest label", "beyond another clip", "beyond text")
+    paper = f"The paper: A+V+T over T alone by {FIGURE_6_GAIN} %."
+    yield Table("Figure 6: emotion recognition by input", columns, rows, (paper,))
+    for dataset, inputs in found["accuracy_by_dataset"].items():
+        rows = [{"input": name, **_recognised(a)} for name, a in inputs.items()]
+        yield Table(f"Figure 6: {names.get(dataset, dataset)}", columns[:5], rows)
+
+
+def _recognised(found: dict) -> dict:
+    beyond = {"beyond another clip": found["over_other"], "beyond text": found["over_text"]}
+    return {
+        "clips": f"{count(found['clips'])}; of {count(found['dialogues'])}",
+        "right": Cell(percent(found["accuracy"]), percents(found["accuracy_ci"])).line(),
+        "balanced": percent(found["balanced"]),
+        "commonest label": percent(found["majority"]),
+        **{name: graded(verdict).line() if verdict else ABSENT for name, verdict in beyond.items()},
+    }
+
+
+def _table_8(facts: dict) -> Iterator[Table]:
+    restored, rows = facts["reconstruction"], []
+    if restored:
+        for kind, title in KINDS:
+            found = restored[kind]
+            figures = {
+                head: Cell(number(found[key]), interval(found[f"{key}_ci"])).line() for key, head in RESTORED
+            }
+            rows.append({"memories": title, "n": count(found["n"]), **figures})
+        paper = {head: number(TABLE_8.get(key)) for key, head in RESTORED}
+        rows.append({"memories": "paper (MultiDialog)", "n": ABSENT, **paper})
+    yield Table(
+        "Table 8: conversations restored from memories",
+        ("memories", *(head for _, head in RESTORED), "n"),
+        rows,
+    )
