@@ -40,7 +40,7 @@ from tasks.report.paper_tables import (
 from tasks.report.rows import page_rows
 from tasks.report.table_1 import titles_of
 from tasks.report.templates import TEMPLATES, template
-from tasks.report.viewer import as_script
+from tasks.report.viewer import CHARACTERS, as_script
 from tasks.stages.replies.rungs import CONTROL_RUNGS
 from tasks.stages.verdicts import verdict_text
 
@@ -78,6 +78,7 @@ def render(facts: dict) -> str:
         titles=systems,
         viewer_data=as_script(samples) if samples else None,
         viewer_titles={name: systems.get(name, name) for name in samples["systems"]} if samples else {},
+        viewer_characters=CHARACTERS,
         viewer_script=template("viewer.js"),
         control_titles={name: rung.title for name, rung in CONTROL_RUNGS.items()},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,

@@ -6,6 +6,7 @@ Which ones are shown depends on the seed and the keys alone. Knows nothing of HT
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from storage.answers import Reply
 from storage.shards import read_table, row_to_reply, row_to_utterance
@@ -15,7 +16,11 @@ from tasks.report.samples import drawn, keys_of, rows_of
 from tasks.stages.shards import RowKey
 
 MOST = 2000
-"""Exchanges in the page: with ten systems these are some 4 MB."""
+"""Exchanges in the page: with ten systems and replies of a sentence these are some 4 MB."""
+BYTES = 5_000_000
+"""Of the samples as they stand in the page, whatever their texts are; a page of 10,000 exchanges is to stay below 10 MB."""
+CHARACTERS = 1000
+"""Of a text; what is longer is cut."""
 LINES = 6
 """Utterances before the sentence that are shown."""
 FIGURES = ("emotioncontrast_second", "emotionscore_second", "bertscore")
@@ -23,9 +28,10 @@ FIGURES = ("emotioncontrast_second", "emotionscore_second", "bertscore")
 
 
 def viewer_samples(artefacts: Artefacts, store: Store) -> dict | None:
-    """{"exchanges": how many there are, "systems", "figures", "rows"}; None where nobody answered.
+    """{"exchanges": how many there are, "systems", "figures", "rows", "cut": how many of their texts are not whole}; None
+    where nobody answered.
 
-    A row: {"dataset", "place", "history": [[speaker, text]], "speaker", "sentence", "reference", "emotion", "replies": {system:
+    Of MOST exchanges, drawn by seed, those that fit into BYTES. A row: {"dataset", "place", "history": [[speaker, text]], "speaker", "sentence", "reference", "emotion", "replies": {system:
     text}, "figures": {system: [value or None]}}, in the order of FIGURES.
     """
     shards = [*tables_of(artefacts, "replies"), *tables_of(artefacts, "systems")]
@@ -39,15 +45,50 @@ def viewer_samples(artefacts: Artefacts, store: Store) -> dict | None:
         replies[reply.key].append(reply)
     before = _histories(artefacts, set(chosen), store)
     figures = _figures(artefacts, store)
-    rows = [_row(replies[key], before.get(key, []), figures.get(key, {})) for key in chosen]
-    systems = sorted({reply.rung for said in replies.values() for reply in said})
-    return {"exchanges": len(keys), "systems": systems, "figures": list(FIGURES), "rows": rows}
+    rows, cut = _fitting(_row(replies[key], before.get(key, []), figures.get(key, {})) for key in chosen)
+    systems = sorted({name for row in rows for name in row["replies"]})
+    return {"exchanges": len(keys), "systems": systems, "figures": list(FIGURES), "rows": rows, "cut": cut}
 
 
 def as_script(samples: dict) -> str:
     """The samples as JSON that may stand in a script element, whatever the texts hold."""
     text = json.dumps(samples, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _fitting(rows: Iterable[dict]) -> tuple[list[dict], int]:
+    """The rows, their texts cut, up to the first that does not fit into BYTES; and how many texts were cut."""
+    fitting, cut, room = [], 0, BYTES
+    for row in rows:
+        shown, here = _cut(row)
+        room -= len(as_script(shown).encode()) + 1
+        if room < 0:
+            break
+        fitting.append(shown)
+        cut += here
+    return fitting, cut
+
+
+def _cut(row: dict) -> tuple[dict, int]:
+    """The row with texts of CHARACTERS at most, and how many were longer."""
+    shown = {
+        **row,
+        "history": [(speaker, _short(text)) for speaker, text in row["history"]],
+        "sentence": _short(row["sentence"]),
+        "reference": _short(row["reference"]),
+        "replies": {name: _short(text) for name, text in row["replies"].items()},
+    }
+    texts = (
+        row["sentence"],
+        row["reference"],
+        *row["replies"].values(),
+        *(text for _, text in row["history"]),
+    )
+    return shown, sum(len(text) > CHARACTERS for text in texts)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
 
 
 def _row(said: list[Reply], before: list[tuple[str, str]], figures: dict[str, list]) -> dict:

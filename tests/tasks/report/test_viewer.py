@@ -83,5 +83,25 @@ def test_a_bound_leaves_a_seeded_few_and_says_of_how_many(store, monkeypatch):
     assert viewer_samples(made, store) == found
 
 
+def test_a_long_text_is_cut_and_counted(store):
+    made = artefacts(store)
+    long = [reply_to_row(reply(0, "3-mc", text)) for text in ("x" * 10_000,)]
+    fits = [reply_to_row(reply(8, "3-mc", "y" * 1000))]
+    made["replies"].append(write_shard(store, "replies", "replies/all/test/3-mc", long + fits))
+    found = viewer_samples(made, store)
+    said = {row["place"]: row["replies"]["3-mc"] for row in found["rows"]}
+    assert said == {"7, turn 0": "x" * 1000 + "…", "7, turn 8": "y" * 1000} and found["cut"] == 1
+
+
+def test_rows_past_the_bytes_are_left_out(store, monkeypatch):
+    """Bytes as they stand in the page, where "<" takes six."""
+    made = artefacts(store)
+    first, second = viewer_samples(made, store)["rows"]
+    sizes = [len(as_script(row).encode()) + 1 for row in (first, second)]
+    for room, kept in ((sum(sizes), 2), (sum(sizes) - 1, 1), (sizes[0] - 1, 0)):
+        monkeypatch.setattr(viewer, "BYTES", room)
+        assert len(viewer_samples(made, store)["rows"]) == kept
+
+
 def test_without_replies_there_is_nothing_to_look_through(store):
     assert viewer_samples({"replies": [], "utterances": []}, store) is None

@@ -12,8 +12,8 @@ from storage.utterance import EMOTIONS
 from tasks.report.figures import FIGURES
 from tasks.report.render import page_environment
 from tasks.report.templates import template
+from tasks.report.viewer import CHARACTERS, as_script
 from tasks.report.viewer import FIGURES as SHOWN
-from tasks.report.viewer import as_script
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="the viewer's script needs a browser")
@@ -70,12 +70,13 @@ def sample(n: int) -> dict:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> dict:
-    samples = {"exchanges": 25, "systems": ["1-llm", "5-epo"], "figures": list(SHOWN)}
+    samples = {"exchanges": 25, "systems": ["1-llm", "5-epo"], "figures": list(SHOWN), "cut": 0}
     samples["rows"] = [sample(n) for n in range(25)]
     page = page_environment({}).get_template("viewer.html.j2").render(
         facts={"viewer": samples},
         viewer_data=as_script(samples),
         viewer_titles={"1-llm": "LLM as it is"},
+        viewer_characters=CHARACTERS,
         viewer_script=template("viewer.js"),
         emotions=(*EMOTIONS, "none"),
         titles={},

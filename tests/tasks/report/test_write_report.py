@@ -21,7 +21,7 @@ from storage.utterance import Reject, Utterance
 from tasks.engine.declaration import Stage, Weights
 from tasks.engine.item import Workspace
 from tasks.pipeline import STAGES
-from tasks.report import plots
+from tasks.report import plots, viewer
 from tasks.report.figures import FIGURES, MAIN, as_csv, csv_of, figure_rows
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, TABLE_2, TABLE_2_DATASET
 from tasks.report.rungs import generalisation_rows
@@ -476,19 +476,42 @@ def test_table_3_tells_its_own_protocol(store, tmp_path):
     assert "not run: no test exchange has 20 turns before its sentence" in text
 
 
-def test_the_page_stays_small_however_many_replies_there_are(store, tmp_path):
-    """Below 10 MB for 10,000 exchanges: it holds a seeded few of them."""
+@pytest.mark.slow
+def test_the_page_stays_small_however_much_was_said(store, tmp_path):
+    """Below 10 MB for 10,000 exchanges whose sentences, replies and histories are longer than the page shows of a text."""
     artefacts = _artefacts(store, tmp_path)
-    rows = [
-        {**_key(t, "test"), "sentence": f"s{t}", "reference": f"r{t}", "reply": f"reply {t}"}
-        for t in range(10_000)
-    ]
+    words = "long words, " * 100
+    keys = [{**_key(t % 20, "test"), "dialogue_id": f"d{t // 20}"} for t in range(10_000)]
+    said = [{**key, "speaker": "A", "text": f"{words}{place}"} for place, key in enumerate(keys)]
+    rows = [{**key, "sentence": f"{words}{place}", "reference": words} for place, key in enumerate(keys)]
+    artefacts["utterances"].append(_shard(store, "utterances", "meld/test/0", said))
     artefacts["replies"] = [
-        _shard(store, "replies", f"all/test/{rung}", [{**row, "rung": rung} for row in rows])
+        _shard(
+            store,
+            "replies",
+            f"all/test/{rung}",
+            [
+                {**row, "rung": rung, "reply": f"{rung} {place} {words * (9 if place % 2 else 1)}"}
+                for place, row in enumerate(rows)
+            ],
+        )
         for rung in RUNGS
     ]
     html, _ = _report(tmp_path, artefacts, store)
-    assert len(html.encode()) < 10_000_000
+    samples = re.search(r'class="samples">(.*?)</script>', html, re.DOTALL)[1]
+    kept = json.loads(samples)["rows"]
+    assert 100 < len(kept) < viewer.MOST
+    assert len(samples.encode()) <= viewer.BYTES + 1000 and len(html.encode()) < 10_000_000
+    text = Page(html).text["replies"]
+    assert f"Look through {len(kept)} of 10,000 exchanges" in text
+    assert f"Drawn by seed; {10_000 - len(kept):,} exchanges are left out" in text
+    cut = sum(
+        of.endswith("…")
+        for row in kept
+        for of in (row["sentence"], row["reference"], *row["replies"].values())
+    )
+    cut += sum(of.endswith("…") for row in kept for _, of in row["history"])
+    assert f"{cut:,} texts of more than 1,000 characters are cut (…)." in text
 
 
 def test_what_was_never_trained_on_is_out_of_domain(text_run):
