@@ -1,14 +1,19 @@
 """Metrics against hand calculation and upstream bert-score."""
 
+import importlib.metadata
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from model.metrics.bertscore import bert_score, encode_sentence
+from model.metrics.bertscore import bert_score, encode_sentence, signature
 from model.metrics.dist import dist_corpus, dist_per_reply, words
 from model.metrics.emotion_score import emotion_contrasts, emotion_scores
 from model.zoo.errors import ZooError
 from model.zoo.resolve import is_cached, resolve
 
+GOLDEN = json.loads(Path(__file__).with_name("bertscore.json").read_text(encoding="utf-8"))
 CANDIDATES = ["I am so happy to see you.", "No.", "What a lovely, lovely day", "Where were you at 10:45?"]
 REFERENCES = [
     "Great to see you again!",
@@ -92,6 +97,14 @@ def test_bertscore_equals_upstream_where_upstream_works(minilm):
         assert mine.tolist() == pytest.approx(theirs.tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize("layer", GOLDEN["layers"])
+def test_bertscore_is_what_the_package_gave_under_the_transformers_it_was_written_for(minilm, layer):
+    """Kept values, so that a change of transformers here does not move both sides; emoji, an empty reply, a long one."""
+    ours = bert_score(GOLDEN["replies"], GOLDEN["references"], minilm, num_layers=int(layer))
+    for name, values in GOLDEN["layers"][layer].items():
+        assert getattr(ours, name).tolist() == pytest.approx(values, abs=5e-6), name
+
+
 def test_bertscore_of_same_empty_and_long_texts(minilm, capsys):
     candidates = ["the same words", "", "something", " ", "word " * 900]
     references = ["the same words", "something", "", "", "word " * 900]
@@ -100,6 +113,13 @@ def test_bertscore_of_same_empty_and_long_texts(minilm, capsys):
     assert f1[1:4].tolist() == precision[1:4].tolist() == recall[1:4].tolist() == [0.0, 0.0, 0.0]
     assert not np.isnan(f1).any()
     assert "Empty" not in capsys.readouterr().err
+
+
+def test_the_signature_is_written_as_bert_score_writes_its_hash(monkeypatch):
+    """The hash in its README, of the versions there."""
+    there = {"bert-score": "0.3.0", "transformers": "2.3.0"}
+    monkeypatch.setattr(importlib.metadata, "version", there.__getitem__)
+    assert signature("roberta-large", 17) == "roberta-large_L17_no-idf_version=0.3.0(hug_trans=2.3.0)"
 
 
 def test_bertscore_leaves_the_package_as_it_was(minilm):
