@@ -19,6 +19,7 @@ from model.generation.reply import reply_of
 from model.generation.settings import EngineArgs
 from model.generation.vllm_engine import vllm_arguments
 from model.multimodal.engines import vllm_prompt
+from model.multimodal.kinds import vllm_lora_fault
 from model.multimodal.model import Answered, Prompter, Shown
 
 
@@ -35,10 +36,9 @@ class VllmMultimodal:
 
     def __init__(self, folder: Path, args: EngineArgs, adapter: Path | None = None) -> None:
         self.prompter = Prompter(folder)
-        if adapter is not None and self.prompter.sense == "audio":
-            raise ValueError(
-                f"{folder}: vLLM adapts no language model of this kind; answer through engine transformers"
-            )
+        fault = None if adapter is None else vllm_lora_fault(folder)
+        if fault is not None:
+            raise ValueError(fault)
         self.lora = None if adapter is None else LoRARequest("adapter", 1, str(adapter))
         further: dict[str, Any] = {}
         if adapter is not None:

@@ -184,6 +184,8 @@ class Stage:
     what changed inside the raw files that an item reads, asked only of a stale one, as explain(the item's arguments,
     its last outputs, store, raw root).
 
+    fault: why it cannot do what these settings, and the weights that they name, ask of it; said before a run starts.
+
     seeds: dotted paths of the seeds of its training; "*" stands for each of several. repeated: its figures are compared
     between variants, which are copies of stages for another training seed or another training set (tasks/variants.py), or the
     dotted path of the setting that says so. variant: which one this is; "" for none. changed: the run's settings as the stage sees them.
@@ -208,6 +210,7 @@ class Stage:
     trains: bool = False
     anew: bool = False
     enabled: Callable[[Any], bool] = lambda settings: True
+    fault: Callable[[Any], str | None] = lambda settings: None
     may_run: Callable[[tuple[RawFiles, ...]], bool] = lambda raw_files: True
     explain: Callable[..., list[str]] | None = None
     seeds: tuple[str, ...] = ()

@@ -47,17 +47,20 @@ def check_machine(plans: Sequence[StagePlan], settings: Settings) -> None:
     """Of `preflight` what needs no run, for a command that has a server to start first. Raises InputError."""
     if settings.run.runner == "local":
         check_accelerator(settings.run)
-    fault = vllm_fault(with_work(plans), settings)
+    stages = with_work(plans)
+    fault = own_fault(stages, settings) or vllm_fault(stages, settings)
     if fault is not None:
         raise InputError(fault)
 
 
 def _check_stages(session: Session, until: str | None) -> None:
-    """Raises InputError where a stage that has anything to do needs vLLM, or GPUs, that are not here."""
+    """Raises InputError where a stage that has anything to do cannot do it, or needs vLLM, or GPUs, that are not here."""
     settings, gpus = session.settings, session.workers.machine.gpus
 
     def fault(stages: Sequence[Stage]) -> str | None:
-        return vllm_fault(stages, settings) or gpu_fault(stages, settings, gpus)
+        return (
+            own_fault(stages, settings) or vllm_fault(stages, settings) or gpu_fault(stages, settings, gpus)
+        )
 
     # What has to be done is asked only where it matters: of a large corpus that takes minutes.
     if fault([node.stage for node in session.graph(until)]):
@@ -69,6 +72,11 @@ def _check_stages(session: Session, until: str | None) -> None:
 def with_work(plans: Sequence[StagePlan]) -> list[Stage]:
     """The stages that have anything to do, or may have."""
     return [plan.stage for plan in plans if plan.state in ("stale", "unknown")]
+
+
+def own_fault(stages: Sequence[Stage], settings: Settings) -> str | None:
+    """What these stages themselves say against the settings; None where nothing."""
+    return next((fault for stage in stages if (fault := stage.fault(settings))), None)
 
 
 def vllm_fault(stages: Sequence[Stage], settings: Settings) -> str | None:

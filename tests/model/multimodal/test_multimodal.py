@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.multimodal.engines import vllm_prompt
+from model.multimodal.kinds import vllm_lora_fault
 from model.multimodal.model import HERTZ, MultimodalModel, Shown, sense_of
 from model.multimodal.settings import MultimodalTraining
 from model.multimodal.train import MultimodalExample, train_multimodal
@@ -138,27 +139,53 @@ def test_vllm_is_given_the_same_prompt_and_the_clip_that_stands_for_its_placehol
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize("kind", THROUGH_VLLM)
 def test_vllm_answers_as_transformers_does(tmp_path, kind):
-    """In a process of its own, as a stage's is."""
+    """In a process of its own, as a stage's is; as it came, and with a LoRA where vLLM puts one on its kind."""
     import subprocess
     import sys
 
     folder = write_multimodal(tmp_path / kind, kind)
+    adapters = [""] if vllm_lora_fault(folder) else ["", str(finetuned(folder, tmp_path / "adapter"))]
     code = (
         "import json, sys; from pathlib import Path; from model.generation.settings import EngineArgs;"
         "from model.multimodal.engines import load_multimodal;"
         "from tests.model.multimodal.test_multimodal import SENTENCES, clip;"
         "args = EngineArgs(dtype='float32', max_model_len=2048);"
-        "m = load_multimodal(sys.argv[2], Path(sys.argv[1]), args, None);"
+        "m = load_multimodal(sys.argv[2], Path(sys.argv[1]), args, Path(sys.argv[3]) if sys.argv[3] else None);"
         "p = [m.prompter.prompt(t, True) for t in SENTENCES];"
         "s = m.prompter.sense;"
         "r = m.replies(p, [clip(s, 0), clip(s, 1)], 6);"
         "print(json.dumps([[a.reply.text, a.prompt_tokens] for a in r]))"
     )
-    told = []
-    for engine in ("transformers", "vllm"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder), engine], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        told.append(json.loads(done.stdout.splitlines()[-1]))
-    assert told[0] == told[1]
+    told = {}
+    for adapter in adapters:
+        for engine in ("transformers", "vllm"):
+            asked = [sys.executable, "-c", code, str(folder), engine, adapter]
+            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+            told[adapter, engine] = json.loads(done.stdout.splitlines()[-1])
+        assert told[adapter, "transformers"] == told[adapter, "vllm"]
+    assert len({json.dumps(said) for said in told.values()}) == len(adapters)  # the LoRA is heeded
+
+
+def finetuned(folder: Path, out: Path) -> Path:
+    """A LoRA that changes what is answered."""
+    training = TrainingSettings(
+        learning_rate=3e-2, batch_size=2, epochs=4, evaluations=1, dtype="float32", threads=1, heldout_rows=2
+    )
+    train_multimodal(
+        folder,
+        examples(4, "train"),
+        examples(2, "dev"),
+        lambda digest: clip(sense_of(folder), int(digest)),
+        MultimodalTraining(rank=4, alpha=8, training=training),
+        out,
+    )
+    return out
+
+
+def test_which_kinds_vllm_puts_a_lora_on_is_said_from_the_folder_alone(tmp_path):
+    for kind, refused in (("qwen2_audio", True), ("llava_next", False)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        assert (vllm_lora_fault(tmp_path) is not None) is refused
+    (tmp_path / "config.json").write_text("{")
+    assert vllm_lora_fault(tmp_path) is None and vllm_lora_fault(tmp_path / "nowhere") is None
