@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from model.metrics.dist import dist_corpus, dist_per_reply, words
-from model.metrics.emotion_of import agreement
+from model.metrics.emotion_of import agreement, agreement_counts
 from model.metrics.emotion_score import emotion_contrasts, emotion_scores
 from model.metrics.overlap import bleu, bleu_counts, chrf
 from model.metrics.repetition import looping, repeating
@@ -180,9 +180,9 @@ METRICS = (
     ),
     Metric(
         "emotion_agreement", "Labelled emotion met", "Labelled emotion met",
-        "share whose likeliest of six emotions, by the second scorer, is the true reply's label; neutral and "
-        "unlabelled ones are left out",
-        lambda a: agreement(a.second.probabilities(a.replies), a.emotions), scorer=SECOND,
+        "share whose likeliest of six emotions, by the second scorer, is the true reply's label, mean over the labels that "
+        "occur: one emotion said to everything has one in as many; neutral and unlabelled ones are left out",
+        lambda a: agreement_counts(a.second.probabilities(a.replies), a.emotions), agreement, scorer=SECOND,
     ),
     Metric(
         "emotional_preference", "Emotional preference", "Emotional preference",

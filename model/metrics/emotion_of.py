@@ -21,19 +21,28 @@ GROUPS = {
 """The grouping of GoEmotions (Demszky et al. 2020, section 5.1, after Ekman), under this project's names."""
 
 
-def agreement(probabilities: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
-    """1 where the likeliest group of a text is its reference's label, else 0; float64 [n].
+def agreement_counts(probabilities: np.ndarray, labels: Sequence[str | None]) -> np.ndarray:
+    """Of each text, for each of GROUPS in order: 1 where it is the reference's label, then 1 where it is and the text's
+    likeliest group too; float64 [n, 12]. NaN where there is no such label: none was given, or it is neutral.
 
-    probabilities [n, 28]. NaN where there is no such label: none was given, or it is neutral.
+    probabilities [n, 28].
     """
     names = list(GROUPS)
-    columns = [[GOEMOTIONS_LABELS.index(label) for label in GROUPS[name]] for name in names]
+    found = np.full((len(labels), 2 * len(names)), np.nan)
     if not len(labels):
-        return np.empty(0)
+        return found
+    columns = [[GOEMOTIONS_LABELS.index(label) for label in GROUPS[name]] for name in names]
     nearest = np.stack([probabilities[:, group].max(1) for group in columns], 1).argmax(1)
-    return np.array(
-        [
-            float(names[found] == label) if label in GROUPS else np.nan
-            for found, label in zip(nearest, labels, strict=True)
-        ]
-    )
+    for row, (likeliest, label) in enumerate(zip(nearest, labels, strict=True)):
+        if label in GROUPS:
+            at = names.index(label)
+            found[row] = 0.0
+            found[row, [at, len(names) + at]] = 1.0, float(likeliest == at)
+    return found
+
+
+def agreement(sums: np.ndarray) -> float:
+    """Of summed `agreement_counts`: the share met of each label that occurs, mean over labels, so that one emotion said
+    to everything has one in as many as occur, however common its label is."""
+    there, met = np.split(sums, 2)
+    return float(np.mean(met[there > 0] / there[there > 0])) if there.any() else float("nan")

@@ -11,7 +11,7 @@ from model.metrics.bertscore import baseline
 from model.metrics.bootstrap import bootstrap, bootstrap_of
 from model.metrics.catalogue import METRICS, Answers, Likelihoods
 from model.metrics.dist import dist_corpus, dist_per_reply
-from model.metrics.emotion_of import GROUPS, agreement
+from model.metrics.emotion_of import GROUPS, agreement, agreement_counts
 from model.metrics.overlap import bleu, bleu_counts, chrf
 from model.metrics.repetition import looping, repeating
 from model.metrics.settings import BootstrapSettings
@@ -81,9 +81,22 @@ def test_a_labelled_emotion_is_met_by_the_likeliest_of_six_and_neutral_ones_are_
     for row, label in enumerate(("gratitude", "anger", "grief", "joy")):
         rows[row, GOEMOTIONS_LABELS.index(label)] = 0.6
     rows[:, GOEMOTIONS_LABELS.index("neutral")] = 0.9
-    found = agreement(rows, ["happy", "sad", "sad", "neutral"])
-    assert found[:3].tolist() == [1, 0, 1] and math.isnan(found[3])
+    found = agreement_counts(rows, ["happy", "sad", "sad", "neutral"])
+    there, met = list(GROUPS), [f"{name} met" for name in GROUPS]
+    told = [{name for name, one in zip(there + met, row, strict=True) if one} for row in found[:3]]
+    assert told == [{"happy", "happy met"}, {"sad"}, {"sad", "sad met"}] and np.isnan(found[3]).all()
+    # Happy: one of one; sad: one of two.
+    assert agreement(found[:3].sum(0)) == (1 + 1 / 2) / 2
     assert sorted(label for group in GROUPS.values() for label in group) == sorted(GOEMOTIONS_LABELS[:-1])
+
+
+def test_one_emotion_said_to_everything_has_one_in_as_many_labels_as_occur():
+    """Of the commonest label, which is nine of twelve: three labels occur, so a third, and not three quarters."""
+    rows = np.full((12, len(GOEMOTIONS_LABELS)), 0.1)
+    rows[:, GOEMOTIONS_LABELS.index("joy")] = 0.6
+    counts = agreement_counts(rows, ["happy"] * 9 + ["sad", "sad", "angry"])
+    assert agreement(counts.sum(0)) == pytest.approx(1 / 3)
+    assert math.isnan(agreement(np.zeros(12))) and agreement_counts(rows[:0], []).shape == (0, 12)
 
 
 def test_likelihoods_give_perplexity_and_preference_by_hand():
