@@ -50,6 +50,14 @@ class Accelerator:
         return (f"computes on {told or 'the CPU'}", self.scan)
 
 
+def too_slow(scan: str) -> str:
+    """Why a GPU that is left with the step-by-step scan does not do, and what to do. scan: the line that says why it is."""
+    return (
+        f"{scan}: on a GPU that takes hours for minutes; install again (make setup-gpu; Triton needs a C compiler), or "
+        "`--set run.allow_slow_scan=true` takes it all the same"
+    )
+
+
 def may_have_gpu() -> bool:
     """Whether some driver's device is there at all: without one torch need not be asked."""
     return any(Path(path).exists() for path in DEVICES)
@@ -59,12 +67,12 @@ def look() -> Accelerator:
     """What torch finds; starts its GPU runtime."""
     import torch
 
-    from model.compressor.scans import STEP_BY_STEP, scan_of
+    from model.compressor.scans import scan_of
 
     fault = _fault(torch)
     gpus = () if fault else tuple(_gpu(torch, number) for number in range(torch.cuda.device_count()))
     chosen = scan_of("cuda" if gpus else "cpu")
-    return Accelerator(gpus, fault, chosen.line, bool(gpus) and chosen.name == STEP_BY_STEP)
+    return Accelerator(gpus, fault, chosen.line, chosen.slow)
 
 
 def _fault(torch) -> str | None:

@@ -32,6 +32,11 @@ class ChosenScan:
     passed_over: Mapping[str, str]
 
     @property
+    def slow(self) -> bool:
+        """Whether a device that has kernels is left with the step-by-step scan."""
+        return self.name == STEP_BY_STEP and bool(self.passed_over)
+
+    @property
     def line(self) -> str:
         """What a run says of it, in a line."""
         why = "; ".join(f"{name}: {reason}" for name, reason in self.passed_over.items())

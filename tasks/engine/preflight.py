@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.accelerator import Accelerator, Gpu, may_have_gpu
+from model.accelerator import Accelerator, Gpu, may_have_gpu, too_slow
 from model.zoo.hub import check_hub, must_be_fetched
 from storage.errors import InputError
 from tasks.engine.declaration import Stage, Weights
@@ -184,10 +184,7 @@ def refusal(found: Accelerator, settings: RunSettings) -> str | None:
         if faults.count(None) < settings.processes:
             return next(fault for fault in faults if fault is not None)
     if found.slow_scan and not settings.allow_slow_scan:
-        return (
-            f"{found.scan}: on a GPU that takes hours for minutes; install again (make setup-gpu), or "
-            "`--set run.allow_slow_scan=true` takes it all the same"
-        )
+        return too_slow(found.scan)
     return None
 
 

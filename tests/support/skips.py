@@ -12,6 +12,7 @@ import pytest
 
 EXPECTED = {
     "the scan's kernels need a GPU": "CI has no GPU",
+    "a GPU's kernels scan": "CI may have a GPU",
     "a GPU adds up in any order; bytes are a CPU's promise": "CI may have a GPU",
     "the viewer's script needs a browser": "CI may have none",
     "mounting a file system is not allowed here": "a container may lack the right",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from model.accelerator import too_slow
+from model.compressor.scans import scan_of
 from model.compressor.settings import CompressorSettings
 from model.compressor.train import adopt, finetune, pretrain
+from model.device import best_device
 from model.spoken import Spoken
 from model.zoo.resolve import resolve
+from storage.errors import InputError
 from storage.store import Ref
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
@@ -22,15 +26,17 @@ def pretrain_compressor(
     base: Weights | None,
     llm: Weights,
     work: Workspace,
+    allow_slow_scan: bool = True,
     start: Ref | None = None,
     stand_ins: tuple[str, ...] = (),
 ) -> list[Ref]:
     """Single utterances (section 3.2, first step). Output: the folder "compressor".
 
-    base: what identifies the weights that `settings` names, if any; they are resolved by that name. A pretrained
+    allow_slow_scan: else InputError on a GPU whose kernels do not scan in this process. base: what identifies the weights that `settings` names, if any; they are resolved by that name. A pretrained
     compressor is measured and handed on. stand_ins: the datasets whose dev is evaluated on too, in other dialogues
     than those that choose here.
     """
+    _check_scan(allow_slow_scan)
     chosen = _choosing(work, utterances, stand_ins)
     heldout = [utterance.text for dialogue in chosen for utterance in dialogue]
     dialogues = [number for number, dialogue in enumerate(chosen) for _ in dialogue]
@@ -60,9 +66,11 @@ def finetune_compressor(
     settings: CompressorSettings,
     llm: Weights,
     work: Workspace,
+    allow_slow_scan: bool = True,
     stand_ins: tuple[str, ...] = (),
 ) -> list[Ref]:
-    """Whole dialogues (section 3.2, second step). Output: the folder "compressor"."""
+    """Whole dialogues (section 3.2, second step). Output: the folder "compressor". allow_slow_scan: as in pretraining."""
+    _check_scan(allow_slow_scan)
     train = list(_dialogues(work, utterances, "train").values())
     heldout = _choosing(work, utterances, stand_ins)
     start = work.store.folder(compressor)
@@ -78,6 +86,16 @@ def finetune_compressor(
             work.checkpoints(),
         )
         return [work.store.put_tree("compressor", Path(folder), rows=len(train))]
+
+
+def _check_scan(allow_slow: bool) -> None:
+    """Raises InputError where this process, which trains, is left with the slow scan on a GPU.
+
+    The run has asked before it began (preflight), in another process and perhaps on another machine.
+    """
+    chosen = scan_of(best_device().type)
+    if chosen.slow and not allow_slow:
+        raise InputError(too_slow(chosen.line))
 
 
 def _choosing(work: Workspace, utterances: list[Ref], stand_ins: tuple[str, ...]) -> list[tuple[Spoken, ...]]:

@@ -6,6 +6,8 @@ from model.compressor.settings import CompressorSettings
 from tasks.engine.declaration import Calls, Made, NotRun, Reads, Stage, named_weights
 from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as, stand_ins
 
+ALLOW_SLOW_SCAN = "run.allow_slow_scan"
+
 
 @of_dialogues
 def single_utterances(made: Made) -> Calls | NotRun:
@@ -29,7 +31,11 @@ PRETRAIN = Stage(
     needs=("utterances",),
     items=single_utterances,
     function="tasks.stages.compressor.fit:pretrain_compressor",
-    settings={"settings": Reads("compressor", without=("finetune", "window_curriculum"))},
+    settings={
+        "settings": Reads("compressor", without=("finetune", "window_curriculum")),
+        "allow_slow_scan": ALLOW_SLOW_SCAN,
+    },
+    without_effect=lambda settings: (ALLOW_SLOW_SCAN,),
     weights={"llm": "llm.weights"},
     loads=lambda settings: filter(None, [_base(settings.compressor)]),
     libraries=(*TORCH, "peft"),
@@ -52,7 +58,8 @@ FINETUNE = Stage(
     needs=("utterances", "compressor.pretrain"),
     items=whole_dialogues,
     function="tasks.stages.compressor.fit:finetune_compressor",
-    settings={"settings": Reads("compressor", without=("pretrain",))},
+    settings={"settings": Reads("compressor", without=("pretrain",)), "allow_slow_scan": ALLOW_SLOW_SCAN},
+    without_effect=lambda settings: (ALLOW_SLOW_SCAN,),
     weights={"llm": "llm.weights"},
     libraries=(*TORCH, "peft"),
     trains=True,

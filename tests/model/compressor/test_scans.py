@@ -63,6 +63,7 @@ def test_the_triton_kernel_equals_the_scan_in_double_precision(tmp_path, rows, l
 def test_a_cpu_scans_step_by_step_and_says_nothing_else():
     chosen = scan_of("cpu")
     assert chosen.function is selective_scan and chosen.line == f"selective scan: {STEP_BY_STEP}"
+    assert not chosen.slow and choose({"none": lambda: off_by(0, 2.0)}, "cpu").slow
 
 
 def off_by(place: int, factor: float):
