@@ -19,7 +19,7 @@ from model.features.stored import Stored
 from model.json_files import write_json
 from model.processes import Processes
 from model.training import History
-from model.zoo.resolve import RECORD, identity
+from model.zoo.resolve import RECORD, identity, recorded_commit
 
 CARD = "card.json"
 
@@ -57,11 +57,14 @@ def add_to_card(folder: Path, **facts: str) -> None:
 
 
 def weights_identity(folder: Path) -> str:
-    """Where weights came from: their pinned source, or else a digest of the folder's files."""
+    """Where weights came from: their pinned source, and of a branch the commit that was fetched; or else a digest of the
+    folder's files."""
     record = Path(folder) / RECORD
-    if record.is_file():
-        return json.loads(record.read_text(encoding="utf-8"))["identity"]
-    return identity(str(folder))
+    if not record.is_file():
+        return identity(str(folder))
+    source = json.loads(record.read_text(encoding="utf-8"))["identity"]
+    commit = recorded_commit(Path(folder))
+    return source if commit is None or source.endswith(commit) else f"{source} (commit {commit})"
 
 
 def rows_digest(rows: Sequence) -> str:

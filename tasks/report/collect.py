@@ -33,6 +33,7 @@ from tasks.report.variants import (
 from tasks.report.viewer import viewer_samples
 from tasks.report.weights_and_settings import (
     budget_rows,
+    named,
     other_models,
     same_scorer,
     setting_rows,
@@ -245,7 +246,7 @@ def as_json(facts: dict, settings: Settings, weights: dict[str, Weights]) -> dic
         "counts": facts["counts"],
         "other_stages": {part["stage"]: part for part in facts["others"]},
         "licences": facts["licences"],
-        "weights": {role: w.model_dump() for role, w in weights.items()},
+        "weights": {role: named(w) for role, w in weights.items()},
         "settings": settings.model_dump(mode="json"),
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from model.zoo.resolve import commit_of
 from tasks.engine.declaration import Weights
 from tasks.report.figures import MAIN
 from tasks.settings import Settings, flat, weight_names
@@ -35,10 +36,13 @@ BUDGETS = {
 
 def weight_rows(weights: dict[str, Weights]) -> list[dict]:
     paper = _paper_weights()
-    return [
-        {"role": role, "name": w.name, "identity": w.identity, "paper": paper.get(role, "")}
-        for role, w in weights.items()
-    ]
+    return [{"role": role, **named(w), "paper": paper.get(role, "")} for role, w in weights.items()]
+
+
+def named(weights: Weights) -> dict[str, str]:
+    """{"name", "identity", "commit"}: of the hub, as it lies in this machine's cache; "" of others."""
+    commit = commit_of(weights.name) if weights.identity.startswith("hub:") else None
+    return {"name": weights.name, "identity": weights.identity, "commit": commit or ""}
 
 
 def _paper_weights() -> dict[str, str]:

@@ -20,7 +20,7 @@ from storage.store import Store
 from tasks.pipeline import STAGES
 from tasks.settings import load_settings, weight_names
 from tests.support.command_line import empamba
-from tests.support.hub_server import Hub, served
+from tests.support.hub_server import Hub, commit_at, served
 from tests.support.stand_in_hub import REPOSITORIES, write_hub
 
 pytestmark = pytest.mark.slow
@@ -104,8 +104,8 @@ def test_every_repository_is_fetched_once_at_its_pinned_revision(finished):
             p for p in finished.hub.asked if re.search(rf"/{repository}/resolve/.*\.(safetensors|bin)$", p)
         ]
         assert weights, repository
-        if revision != "main":
-            assert all(f"/resolve/{revision}/" in path for path in weights)
+        assert all(f"/resolve/{commit_at(repository, revision)}/" in path for path in weights)
+        assert f"(commit {commit_at(repository, revision)})" in finished.pulled
     assert finished.pulled.count("→") == len(weight_names(load_settings("paper")))
 
 
@@ -129,6 +129,9 @@ def test_every_stage_of_the_profile_is_in_the_report(finished):
     assert worked >= {stage.name for stage in STAGES if stage.enabled(load_settings("paper"))} - NOT_RUN
     page = (finished.folder / "store/report.html").read_text(encoding="utf-8")
     assert re.search(r"scan</td>\s*<td[^>]*>step by step", page)
+    mamba = CATALOGUE["mamba-370m"].hub_id
+    (row,) = [row for row in report["weights"].values() if row["name"] == "mamba-370m"]
+    assert row["commit"] == commit_at(mamba, "main") and f"{mamba}@main, commit {row['commit']}" in page
 
 
 @pytest.mark.parametrize("stage", ["compressor.pretrain", "compressor.finetune"])
@@ -136,6 +139,9 @@ def test_the_compressors_card_and_report_name_the_scan(finished, stage):
     made = finished.made(stage)
     assert json.loads(made[CARD])["scan"] == "selective scan: step by step"
     assert json.loads(made["report.json"])["scan"] == "step by step"
+    if stage == "compressor.pretrain":
+        built_upon = json.loads(made[CARD])["weights"]["mamba"]
+        assert built_upon.endswith(f"@main (commit {commit_at('state-spaces/mamba-370m-hf', 'main')})")
 
 
 def test_two_processes_train_as_one(finished):

@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(
                 {"error": "Repository not found"}, with_body, 404, {"X-Error-Code": "RepoNotFound"}
             )
-        commit = _commit(repository, found[2] or "main")
+        commit = commit_at(repository, found[2] or "main")
         if found.re is TREE:
             return self._json(
                 [_entry(self.hub.root / repository, file) for file in self._files(repository)], with_body
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _commit(repository: str, revision: str) -> str:
+def commit_at(repository: str, revision: str) -> str:
     """A revision's commit; of a branch some commit, always the same."""
     return revision if COMMIT.fullmatch(revision) else hashlib.sha1(repository.encode()).hexdigest()
 

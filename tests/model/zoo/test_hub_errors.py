@@ -2,19 +2,24 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from model.card import weights_identity
 from model.zoo.hub import explained
-from model.zoo.resolve import source_of
-from tests.support.hub_server import Hub, served
+from model.zoo.resolve import commit_of, recorded_commit, source_of
+from tests.support.command_line import empamba
+from tests.support.hub_server import Hub, commit_at, served
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME, REPOSITORY = "roberta-large", "FacebookAI/roberta-large"
 # The client reads its settings when it is imported: each call in a process of its own.
+BRANCH, OF_BRANCH = "mamba-370m", "state-spaces/mamba-370m-hf"
+"""Weights that are pinned to a branch."""
 CALL = """
 import sys
 from model.zoo import hub
@@ -36,10 +41,10 @@ def hub(tmp_path):
         yield running
 
 
-def call(hub: Hub, folder: Path, function: str, **more: str) -> str:
+def call(hub: Hub, folder: Path, function: str, name: str = NAME, **more: str) -> str:
     environment = {**os.environ, **hub.environment(folder), "PYTHONPATH": str(ROOT), **more}
     done = subprocess.run(
-        [sys.executable, "-c", CALL, function, NAME],
+        [sys.executable, "-c", CALL, function, name],
         env=environment,
         capture_output=True,
         text=True,
@@ -50,10 +55,24 @@ def call(hub: Hub, folder: Path, function: str, **more: str) -> str:
     return lines[0]
 
 
+def test_of_a_branch_the_commit_that_was_fetched_is_kept_and_said(hub, tmp_path):
+    shutil.copytree(tmp_path / "hub" / REPOSITORY, tmp_path / "hub" / OF_BRANCH)
+    folder = Path(call(hub, tmp_path, "fetched", BRANCH).removeprefix("got "))
+    commit = commit_at(OF_BRANCH, "main")
+    assert source_of(BRANCH).revision == "main" and recorded_commit(folder) == commit
+    assert weights_identity(folder) == f"hub:{OF_BRANCH}@main (commit {commit})"
+    assert commit_of(BRANCH, tmp_path / "weights") == commit
+    listed = empamba(tmp_path, "weights", "list", "--profile", "paper", **hub.environment(tmp_path))
+    (row,) = [line.split() for line in listed.stdout.decode().splitlines() if BRANCH in line]
+    assert row[-2:] == ["yes", commit[:12]]
+
+
 def test_a_hub_that_answers_is_asked_for_a_few_hundred_bytes_and_then_for_all(hub, tmp_path):
     assert call(hub, tmp_path, "check_hub") == "got None"
     assert [path for path in hub.asked if "safetensors" in path] == []
-    assert call(hub, tmp_path, "fetched").startswith("got ")
+    folder = Path(call(hub, tmp_path, "fetched").removeprefix("got "))
+    assert recorded_commit(folder) == source_of(NAME).revision  # which is one
+    assert weights_identity(folder) == f"hub:{REPOSITORY}@{source_of(NAME).revision}"
     hub.refusals[REPOSITORY] = 503  # it lies here now, and the hub is not asked any more
     asked = len(hub.asked)
     assert call(hub, tmp_path, "fetched").startswith("got ") and len(hub.asked) == asked
