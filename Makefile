@@ -9,6 +9,9 @@ SIDE_BY_SIDE ?= 2
 GPU_LOCK := requirements-gpu.lock
 # Address of an index to take torch from in place of the usual one: PyTorch's of CPU builds saves 3.6 GB where no GPU is.
 TORCH_INDEX ?=
+# Both locks are for one Python (docs/running.md).
+CHECK_PYTHON = @$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 12) else \
+    f"This is Python {v[0]}.{v[1]}; the lock is for 3.11: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11")'
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
@@ -28,8 +31,7 @@ setup: $(VENV)/installed
 
 # torch first, by version, with its own dependencies; the rest exactly as locked and nothing else.
 $(VENV)/installed: $(LOCK) requirements-torch.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 12) else f"This is Python \
-	{v[0]}.{v[1]}; the lock is for 3.11: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11")'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r $(LOCK)
@@ -65,6 +67,7 @@ lock-gpu: setup
 
 # On a machine with a GPU, in the place of `make setup`.
 setup-gpu:
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r $(GPU_LOCK)

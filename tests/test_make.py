@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests.support.side_by_side import FIRST, GROUPS
 
@@ -29,22 +31,25 @@ def test_weights_are_fetched_before_they_are_needed(target, then):
     assert fetched < needed
 
 
+@pytest.mark.parametrize("target", ["setup", "setup-gpu"])
 @pytest.mark.parametrize("version", [(3, 10), (3, 12), (3, 13)])
-def test_a_python_that_the_lock_is_not_for_is_refused_before_anything_is_installed(tmp_path, version):
+def test_a_python_that_the_lock_is_not_for_is_refused_before_anything_is_installed(tmp_path, version, target):
     """The Makefile with an interpreter that gives itself out for another."""
     for name in ("Makefile", "requirements.lock", "requirements-torch.txt", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.version_info = {(*version, 0)}\n")
     done = subprocess.run(
-        ["make", "setup", f"PYTHON={sys.executable}"],
+        ["make", target, f"PYTHON={sys.executable}"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2 and not (tmp_path / ".venv").exists()
-    told = f"This is Python {version[0]}.{version[1]}; the lock is for 3.11: make setup PYTHON=python3.11"
+    told = f"This is Python {version[0]}.{version[1]}; the lock is for 3.11: make {target} PYTHON=python3.11"
     assert done.stderr.splitlines()[0] == told
+    allowed = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
+    assert "{}.{}".format(*version) not in allowed and "3.11" in allowed
 
 
 def test_torch_comes_from_the_index_that_is_asked_for():
