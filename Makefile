@@ -9,6 +9,8 @@ SIDE_BY_SIDE ?= 2
 GPU_LOCK := requirements-gpu.lock
 # Address of an index to take torch from in place of the usual one: PyTorch's of CPU builds saves 3.6 GB where no GPU is.
 TORCH_INDEX ?=
+GPU_DEVICES := /dev/nvidia*
+LARGE := 'No GPU here: make setup TORCH_INDEX=URL saves 3.6 GB; URL is the index of CPU builds that "get started" at PyTorch names'
 # Both locks are for one Python (docs/running.md).
 CHECK_PYTHON = @$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 12) else \
     f"This is Python {v[0]}.{v[1]}; the lock is for 3.11: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11")'
@@ -32,6 +34,7 @@ setup: $(VENV)/installed
 # torch first, by version, with its own dependencies; the rest exactly as locked and nothing else.
 $(VENV)/installed: $(LOCK) requirements-torch.txt pyproject.toml
 	$(CHECK_PYTHON)
+	$(if $(TORCH_INDEX)$(wildcard $(GPU_DEVICES)),,@echo $(LARGE))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r $(LOCK)

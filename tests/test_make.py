@@ -65,6 +65,22 @@ def test_torch_comes_from_the_index_that_is_asked_for():
         assert told.count("--index-url") == len(asked)
 
 
+@pytest.mark.parametrize("asked, told", [([], True), (["TORCH_INDEX=https://host/cpu"], False)])
+def test_without_a_gpu_a_line_before_the_install_says_what_would_be_smaller(asked, told):
+    """A machine's own file in the place of a GPU's device, and none."""
+    for devices, has in (("/dev/null", True), ("/dev/nvidia-of-nobody*", False)):
+        command = ["make", "-n", "--always-make", "setup", f"GPU_DEVICES={devices}", *asked]
+        said = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        lines = [i for i, line in enumerate(said) if line.startswith("echo 'No GPU here")]
+        assert len(lines) == (told and not has)
+        if lines:
+            (index,) = lines
+            assert "TORCH_INDEX" in said[index] and "3.6 GB" in said[index]
+            assert index < next(i for i, line in enumerate(said) if "requirements-torch" in line)
+
+
 def test_ci_starts_with_an_empty_cache_and_home_and_leaves_none(tmp_path):
     """The script on a tree whose `make test` notes what it was given and puts something there."""
     (tmp_path / ".ci").mkdir()
