@@ -93,6 +93,33 @@ def test_few_ask_what_time_it_is():
     assert found == ASK_THE_CLOCK
 
 
+ASK_FOR_A_GPU = {"model/device.py", "model/accelerator.py"}
+BY_THE_RULE = {
+    "model/embeddings_only.py",
+    "model/features/encoders.py",
+    "model/generation/chatbot_engine.py",
+    "model/generation/transformers_engine.py",
+    "model/llm.py",
+    "model/metrics/bertscore.py",
+    "model/multimodal/model.py",
+    "model/processes.py",
+    "model/scorer/scorer.py",
+    "tasks/stages/compressor/fit.py",  # whose scan it asks about
+}
+"""What loads a model, or trains one. All else computes where its tensors are."""
+
+
+def test_one_module_says_where_models_compute_and_all_that_load_one_ask_it():
+    """On a machine without a GPU nothing else would show that one has gone back to the CPU."""
+    asks = re.compile(
+        r"cuda\.(is_available|device_count|init|current_device)\b|\.cuda\(|device\(\s*f?[\"']cuda|\bto\([\"']cuda"
+    )
+    modules = [p for folder in ("flows", "model", "tasks") for p in (ROOT / folder).rglob("*.py")]
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in modules}
+    assert {name for name, text in texts.items() if asks.search(text)} == ASK_FOR_A_GPU
+    assert {name for name, text in texts.items() if "best_device()" in text} - ASK_FOR_A_GPU == BY_THE_RULE
+
+
 def test_no_pickle():
     for package in ("flows", "tasks", "model", "storage"):
         for path in (ROOT / package).rglob("*.py"):

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from model.adapter import for_inference, load_adapter
+from model.device import best_device
 from model.generation.reply import Reply, reply_of
 from model.pretrained import from_folder, whole_model
 
@@ -144,7 +145,7 @@ class MultimodalModel:
     def __init__(self, folder: str | Path, dtype: str, adapter: Path | None = None) -> None:
         self.prompter = Prompter(folder)
         kind = KINDS[from_folder(AutoConfig, folder).model_type][1]
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         model = whole_model(kind, folder, dtype=getattr(torch, dtype)).to(self.device).eval()
         model.requires_grad_(False)
         self.model: nn.Module = model if adapter is None else for_inference(load_adapter(model, adapter))
