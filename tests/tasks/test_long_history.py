@@ -7,7 +7,7 @@ from model.dialogue.prompt_cost import prompt_cost
 from model.metrics.settings import BootstrapSettings
 from model.zoo.resolve import resolve
 from tasks.settings import LongHistorySettings, load_settings
-from tasks.stages.long_history.measure import changes, long_examples
+from tasks.stages.long_history.measure import changes, form_figures, long_examples
 from tests.support.two_dialogues import two_dialogues
 
 
@@ -47,6 +47,33 @@ def test_changes_are_paired_and_shares_are_of_the_means():
     assert found["tokens"]["mean"] == -185.0 and found["tokens"]["share"] == pytest.approx(65 / 250 - 1)
     assert found["tokens"]["grade"] == "got worse"  # of a cost: less; what is better is the table's to say
     assert found["bertscore"]["mean"] == pytest.approx(0.1) and "seconds" not in found
+
+
+@pytest.mark.parametrize("cost", [False, True])
+def test_prompts_are_held_a_batch_at_a_time_and_each_is_counted_once(two, monkeypatch, cost):
+    examples, _ = long_examples(
+        two.utterances, two.exchanges, LongHistorySettings(dataset=None, least_turns=1), two.work
+    )
+    made: list[int] = []
+    reply_to = DialogueModel.reply_to
+    monkeypatch.setattr(
+        DialogueModel,
+        "reply_to",
+        lambda self, some, *rest: made.append(len(some)) or reply_to(self, some, *rest),
+    )
+
+    def measured(batch: int) -> tuple[dict, dict]:
+        small = {"memory": "mean", "reply_batch_size": batch, "max_history_utterances": 1}
+        settings = load_settings("tiny").dialogue.model_copy(update=small)
+        model = load_dialogue(resolve("tiny-llm"), None, None, None, "memory", "float32", settings)
+        return form_figures(model, examples, cost, 4)
+
+    (figures, whole), (apart, of_apart) = measured(64), measured(2)
+    assert made == [len(examples), *[2] * (len(examples) // 2), *[1] * (len(examples) % 2)]
+    assert apart["tokens"] == figures["tokens"] and len(of_apart["replies"]) == len(examples)
+    assert of_apart["replies"] == whole["replies"] and ("seconds" in apart) == cost
+    too_old = sum(len(example.history) - 1 for example in examples)
+    assert of_apart["dropped_utterances"] == whole["dropped_utterances"] == too_old > 0
 
 
 def test_a_prompts_cost_has_its_memories_in_it_and_generates_nothing(two, monkeypatch):

@@ -65,7 +65,7 @@ def measure_long_histories(
             settings=dialogue,
             dtype=dialogue.training.dtype,
         )
-        measured[form], facts[form] = _of_form(model, examples, settings.measure_cost, max_new_tokens)
+        measured[form], facts[form] = form_figures(model, examples, settings.measure_cost, max_new_tokens)
         del model
         gc.collect()
         work.progress(done + 1, len(FORMS), {})
@@ -114,19 +114,22 @@ def long_examples(
     }
 
 
-def _of_form(
+def form_figures(
     model: DialogueModel, examples: list[DialogueExample], cost: bool, max_new_tokens: int
 ) -> tuple[dict[str, list[float]], dict]:
-    """Figures of each exchange; and what is of the form as a whole, with its replies."""
-    prompts = model.pieces(examples, reply=max_new_tokens)
-    figures = {"tokens": [float(prompt_tokens(prompt)) for prompt in prompts]}
-    dropped = model.counts["dropped_utterances"]
-    whole: dict = {"dropped_utterances": dropped, "gigabytes": None, "memory_of": None}
+    """Figures of each exchange; and what is of the form as a whole, with its replies. Prompts are held a batch at a time."""
+    figures: dict[str, list[float]] = {"tokens": []}
+    whole: dict = {"gigabytes": None, "memory_of": None, "replies": []}
     if cost:
         spent = prompt_cost(model, examples)
         figures["seconds"] = list(spent.seconds)
         whole |= {"gigabytes": round(spent.gigabytes, 4), "memory_of": spent.memory_of}
-    return figures, {**whole, "replies": model.reply_to(prompts, max_new_tokens)}
+    before, batch = model.counts["dropped_utterances"], model.settings.reply_batch_size
+    for start in range(0, len(examples), batch):
+        prompts = model.pieces(examples[start : start + batch], reply=max_new_tokens)
+        figures["tokens"] += [float(prompt_tokens(prompt)) for prompt in prompts]
+        whole["replies"] += model.reply_to(prompts, max_new_tokens)
+    return figures, {**whole, "dropped_utterances": model.counts["dropped_utterances"] - before}
 
 
 def _figures(of: dict[str, list[float]], dialogues: list[str], intervals: BootstrapSettings) -> dict:
