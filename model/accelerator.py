@@ -18,11 +18,12 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its name, its memory, and how much of that nobody has taken."""
+    """One GPU: its name, its memory, how much of that nobody has taken, and what tells the card from all others."""
 
     name: str
     total_gb: float
     free_gb: float
+    uuid: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _fault(torch) -> str | None:
 
 def _gpu(torch, number: int) -> Gpu:
     free, total = torch.cuda.mem_get_info(number)
-    return Gpu(torch.cuda.get_device_name(number), round(total / GB, 2), round(free / GB, 2))
+    uuid = str(torch.cuda.get_device_properties(number).uuid)
+    return Gpu(torch.cuda.get_device_name(number), round(total / GB, 2), round(free / GB, 2), uuid)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,16 +40,29 @@ class Held:
 
 
 class Gpus:
-    """names: asked for when they are first needed, since torch has to be asked for them."""
+    """names, cards: asked for when they are first needed, since torch has to be asked for them."""
 
-    def __init__(self, names: Callable[[], tuple[str, ...]] = tuple, folder: Path | None = None):
-        """folder: where the locks lie; None: in the user's cache, a folder a machine."""
-        self._find = names
+    def __init__(
+        self,
+        names: Callable[[], tuple[str, ...]] = tuple,
+        folder: Path | None = None,
+        cards: Callable[[], Mapping[str, str]] = dict,
+    ):
+        """folder: where the locks lie; None: in the user's cache, a folder a machine.
+
+        cards: name -> the card's UUID, by which it is locked: one run may call it "0" and another "GPU-5f". One of none is
+        locked by its name.
+        """
+        self._find, self._find_cards = names, cards
         self.folder = folder or user_cache() / "gpus" / quote(socket.gethostname(), safe="")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         return self._find()
+
+    @cached_property
+    def _cards(self) -> Mapping[str, str]:
+        return self._find_cards()
 
     def try_hold(self, count: int) -> Held | None:
         """So many GPUs, or None where fewer are free now."""
@@ -73,9 +86,10 @@ class Gpus:
 
     def _lock(self, name: str) -> int | None:
         """The open lock on a GPU; None where it is held. InputError where locks cannot be written."""
+        card = self._cards.get(name, name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / quote(name, safe=""), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self.folder / quote(card, safe=""), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InputError(
                 f"{self.folder}: cannot be written ({error.strerror}), and runs that share GPUs leave their locks there; "

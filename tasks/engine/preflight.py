@@ -117,6 +117,12 @@ def gpu_names(settings: RunSettings) -> tuple[str, ...]:
     )
 
 
+def gpu_cards(settings: RunSettings) -> dict[str, str]:
+    """The same by name, those whose UUID torch tells: which card it is, whatever a run calls it."""
+    there = _named(accelerator(settings), settings)
+    return {name: gpu.uuid for name, gpu in there.items() if gpu.uuid}
+
+
 def _named(found: Accelerator, settings: RunSettings) -> dict[str, Gpu]:
     """The GPUs that the settings let a run have, by name."""
     there = dict(zip(visible_names(len(found.gpus)), found.gpus, strict=True))
@@ -128,7 +134,7 @@ def shortcoming(name: str, gpu: Gpu, least: float) -> str | None:
     where = f"GPU {name} ({gpu.name})"
     if gpu.total_gb < least:
         return f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one, or {WITH_LESS}; {ANYWAY}"
-    if gpu.free_gb < least and not Gpus().is_held(name):
+    if gpu.free_gb < least and not Gpus().is_held(gpu.uuid or name):
         return (
             f"{where} has {gpu.free_gb:.1f} of its {gpu.total_gb:.1f} GB free and {least:g} are needed: "
             f"another process holds the rest; end it (nvidia-smi names it) or choose another GPU "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.engine.gpus import Gpus
 from tasks.engine.pool import Pool, WorkerPool
-from tasks.engine.preflight import gpu_names
+from tasks.engine.preflight import gpu_cards, gpu_names
 from tasks.engine.ray_pool import RayPool
 from tasks.settings import RunSettings
 
@@ -15,4 +15,5 @@ def pool_of(settings: RunSettings, store: Path, raw: Path, environment: dict[str
     """A pool of the settings' runner, without a worker yet."""
     if settings.runner == "ray":
         return RayPool(settings, store, raw, environment)
-    return WorkerPool(settings, store, raw, environment, Gpus(lambda: gpu_names(settings)))
+    gpus = Gpus(lambda: gpu_names(settings), cards=lambda: gpu_cards(settings))
+    return WorkerPool(settings, store, raw, environment, gpus)

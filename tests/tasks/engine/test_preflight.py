@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,8 +100,11 @@ def test_two_gpus_of_torchs_are_told_with_what_is_free_of_them(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((number + 1) * 10**9, 80 * 10**9))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"5f-{number}")
+    )
     found = accelerator.look()
-    assert found.gpus == (Gpu("card 0", 80.0, 1.0), Gpu("card 1", 80.0, 2.0))
+    assert found.gpus == (Gpu("card 0", 80.0, 1.0, "5f-0"), Gpu("card 1", 80.0, 2.0, "5f-1"))
     # Such a card scans nothing: no kernel starts on it, and each is named.
     assert found.slow_scan and "mamba-ssm" in found.scan and "Triton" in found.scan
     assert Accelerator.from_json(found.as_json()) == found

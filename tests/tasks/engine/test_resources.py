@@ -178,6 +178,32 @@ def test_a_gpu_is_held_by_one_run_of_this_machine_at_a_time(tmp_path):
     assert theirs.try_hold(1).names == ("0",)
 
 
+def test_a_card_is_one_lock_whatever_two_runs_call_it(monkeypatch, tmp_path):
+    """As CUDA_VISIBLE_DEVICES names it, and torch tells which card that is."""
+    from model.accelerator import Accelerator, Gpu
+    from tasks.engine.runners import pool_of
+
+    monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path))
+    card = Gpu("A100", 85.0, 84.5, "5f0c-11")
+
+    def seen_as(name: str, *gpus: Gpu) -> Gpus:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+        monkeypatch.setattr(preflight, "accelerator", lambda settings: Accelerator(gpus))
+        found = pool_of(RunSettings(), tmp_path / "store", tmp_path, {}).gpus
+        assert found.names == tuple(name.split(","))
+        return found
+
+    held = seen_as("1", card).try_hold(1)
+    assert held.environment == {"CUDA_VISIBLE_DEVICES": "1"}
+    both = seen_as("GPU-5f,GPU-60", card, Gpu("A100", 85.0, 84.5, "60aa-12"))
+    assert both.is_held("GPU-5f") and both.try_hold(1).names == ("GPU-60",)
+    held.release()
+    assert both.try_hold(1).names == ("GPU-5f",)
+    # What a shortage of memory is laid to goes by the card too.
+    taken = Gpu("A100", 85.0, 12.5, "60aa-12")
+    assert preflight.shortcoming("0", taken, 80) is None
+
+
 def test_a_run_that_is_killed_leaves_its_gpu_to_the_process_that_still_computes_there(tmp_path):
     gpus = Gpus(lambda: ("0",), tmp_path)
     held = gpus.try_hold(1)
