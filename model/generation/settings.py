@@ -48,8 +48,7 @@ class Sampling(BaseModel, frozen=True, extra="forbid"):
 class EngineArgs(BaseModel, frozen=True, extra="forbid"):
     """How the engine runs. None of this is in the paper; the defaults are those measured on a CPU.
 
-    On a GPU `kv_cache_memory_bytes` is what the engine may keep there (None: its share of the GPU's memory), and
-    `enforce_eager` False buys speed with a longer start.
+    On a GPU `kv_cache_memory_bytes` is what the engine may keep there (None: its share of the GPU's memory).
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -66,7 +65,11 @@ class EngineArgs(BaseModel, frozen=True, extra="forbid"):
     enable_prefix_caching: bool = Field(
         True, description="Not in the paper. vLLM: encode what prompts share only once."
     )
-    enforce_eager: bool = Field(True, description="Not in the paper. vLLM: no graph compilation.")
+    enforce_eager: bool | None = Field(
+        None,
+        description="Not in the paper. vLLM: no graph compilation. None: graphs on a GPU, which buy speed with a longer "
+        "start; none on a CPU.",
+    )
     kv_cache_memory_bytes: int | None = Field(
         1 << 28, ge=1, description="Not in the paper. vLLM on CPU would otherwise claim most of the memory."
     )
@@ -94,6 +97,10 @@ class EngineArgs(BaseModel, frozen=True, extra="forbid"):
         description="Not in the paper. Seconds without a finished row before the engine counts as hung; "
         "with a server at least what its tries can last.",
     )
+
+    def is_eager(self, on_cpu: bool) -> bool:
+        """Whether vLLM goes without graphs."""
+        return on_cpu if self.enforce_eager is None else self.enforce_eager
 
     @model_validator(mode="after")
     def _a_step_holds_a_prompt(self) -> EngineArgs:

@@ -29,6 +29,7 @@ def vllm_arguments(args: EngineArgs, share: float | None = None) -> dict[str, ob
     """The arguments of `vllm.LLM`; what is None is left to vLLM. share: of a GPU's memory (memory_share)."""
     ours = {"batch_size", "threads", "start_timeout_s", "stall_timeout_s"}
     named = args.model_dump(exclude=ours) | {"gpu_memory_utilization": share}
+    named["enforce_eager"] = args.is_eager(on_cpu=current_platform.is_cpu())
     return {name: value for name, value in named.items() if value is not None}
 
 

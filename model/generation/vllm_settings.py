@@ -22,7 +22,9 @@ class VllmSettings(BaseModel, frozen=True, extra="forbid"):
         8192, ge=1, description="Not in the paper. Prompt tokens of one step; at least max_model_len."
     )
     max_num_seqs: int = Field(256, ge=1, description="Not in the paper. Replies decoded at once.")
-    enforce_eager: bool = Field(True, description="Not in the paper. No CUDA graphs.")
+    enforce_eager: bool | None = Field(
+        None, description="Not in the paper. No CUDA graphs. None: graphs on a GPU, none on a CPU."
+    )
     kv_cache_memory_bytes: int | None = Field(
         1 << 28, ge=1, description="Not in the paper. Keys and values; None: vLLM's share of the memory."
     )

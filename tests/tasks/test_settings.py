@@ -55,6 +55,7 @@ def test_a_bare_settings_object_is_the_paper():
         "features.batch_size",
         "dialogue.reply_batch_size",
         "replies.engine",
+        "ladder.exchanges",
         *(
             f"replies.vllm.{name}"
             for name in ("enforce_eager", "kv_cache_memory_bytes", "max_num_batched_tokens")

@@ -8,6 +8,7 @@ import pytest
 from model.generation.client import child_environment
 from model.generation.memory_share import memory_share, weight_bytes
 from model.generation.settings import EngineArgs
+from model.generation.vllm_settings import VllmSettings
 from tasks.settings import load_settings
 
 PAPER = load_settings("paper").candidates.engine_args
@@ -34,6 +35,14 @@ def test_gpus_that_share_a_model_each_hold_a_part_of_it():
 
 def test_the_paper_profile_lets_vllm_capture_graphs():
     assert PAPER.enforce_eager is False and PAPER.tensor_parallel_size == 1
+
+
+def test_graphs_are_what_a_gpu_has_unless_they_are_refused():
+    for asked in (EngineArgs(), VllmSettings().engine_args("bfloat16", 2048)):
+        assert asked.is_eager(on_cpu=True) and not asked.is_eager(on_cpu=False)
+    for said in (True, False):
+        args = EngineArgs(enforce_eager=said)
+        assert args.is_eager(on_cpu=True) is args.is_eager(on_cpu=False) is said
 
 
 def test_weights_are_those_of_the_folder(tmp_path):
