@@ -11,13 +11,14 @@ import subprocess
 import sys
 import urllib.error
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from storage.sample.layout import write_sample
-from tasks.orchestration.ops import Ops
+from tasks.orchestration.ops import ENDS_S, Ops
 from tasks.orchestration.rest import Api
 from tests.support.command_line import ROOT, empamba
 from tests.support.waiting import wait_for
@@ -347,3 +348,31 @@ def test_after_a_kill_of_server_worker_and_run_the_next_refresh_does_the_rest(ma
     wait_for(lambda: machine.places() == 0, 60)
     (told,) = [one for one in machine.told if "Crashed" in one["title"]]
     assert "process has gone" in told["message"]
+
+
+def alive(process: psutil.Process) -> bool:
+    """Not so of a zombie, whose parent has only not asked yet how it ended."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_down_ends_a_run_whose_worker_was_killed_and_nothing_else(machine):
+    """The last test of all: what the others share is gone after it. The run's processes have no parent that would end them."""
+    machine.held("left")
+    worker, server = machine.ops.worker.pid(), psutil.Process(machine.ops.server.pid())
+    running = psutil.Process(worker).children(recursive=True)
+    killed(worker)
+    assert running and all(map(alive, running))
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=machine.folder)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            down = pool.submit(machine.ops.down)
+            wait_for(lambda: not any(map(alive, running)), ENDS_S)
+            assert down.result() == {"runs": 1, "worker": False, "server": True}
+        assert not alive(server) and stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert not any(note.startswith("done") for note in machine.noted("left"))
