@@ -37,7 +37,9 @@ LARGEST_NOTE = 256 * 2**20
 ROLES = "169.254.169.254"
 """Where a machine of Amazon's asks for the keys of its role, where none are set."""
 PROBE = "probe/conditions"
-"""An object that is put on the condition that it is not there: whether the server heeds conditions."""
+"""An object that is put on conditions that do not hold: whether the server heeds them."""
+NO_TAG = f'"{32 * "0"}"'
+"""A tag that no object has."""
 
 
 @dataclass(frozen=True)
@@ -191,27 +193,35 @@ class Bucket:
             obstore.delete(self._client, name)
 
     def refuse_without_conditions(self) -> None:
-        """StoreError where the server puts an object that is there, although it was asked to only if it is not.
+        """StoreError where the server puts an object although the condition that it was asked to put it on does not hold.
 
         Two machines could then each believe that an item's record is theirs.
         """
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, NotSupportedError
-
-        for _ in range(2):
-            with self._telling("written", PROBE):
-                try:
-                    obstore.put(
-                        self._client, PROBE, secrets.token_bytes(8), mode="create", use_multipart=False
-                    )
-                except AlreadyExistsError:
-                    return
-                except NotSupportedError:
-                    break
+        # The first put may make the probe; the second finds it there.
+        if not any(self._turned_away("create") for _ in range(2)):
+            ignored = "If-None-Match: *"
+        elif not self._turned_away({"e_tag": NO_TAG}):
+            ignored = "If-Match"
+        else:
+            return
         raise StoreError(
-            f"{self}: this server ignores `If-None-Match: *`, without which two machines could overwrite each other's records: "
+            f"{self}: this server ignores `{ignored}`, without which two machines could overwrite each other's records: "
             "use one that heeds it, as Amazon S3 does, or a folder"
         )
+
+    def _turned_away(self, mode: Any) -> bool:
+        """Whether the server refuses to put the probe on this condition."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
+
+        with self._telling("written", PROBE):
+            try:
+                obstore.put(self._client, PROBE, secrets.token_bytes(8), mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return True
+            except NotSupportedError:
+                pass
+        return False
 
     @contextlib.contextmanager
     def _telling(self, verb: str, name: str = "") -> Iterator[None]:

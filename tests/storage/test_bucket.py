@@ -10,7 +10,7 @@ from storage.files import StoreError
 from storage.remote import bucket as bucket_module
 from storage.remote.address import parsed
 from storage.remote.bucket import Bucket
-from tests.support.s3_server import BUCKET
+from tests.support.s3_server import BUCKET, CONDITIONS
 
 DATA = bytes(range(256)) * 40
 
@@ -78,14 +78,21 @@ def test_only_what_was_read_is_replaced(bucket):
     assert bucket.get("r") == b"two"
 
 
-def test_a_server_that_ignores_conditions_is_refused(s3, bucket):
+@pytest.mark.parametrize(
+    "ignored, named",
+    [(CONDITIONS, "If-None-Match: *"), (["if-none-match"], "If-None-Match: *"), (["if-match"], "If-Match")],
+)
+def test_a_server_that_ignores_conditions_is_refused(s3, bucket, ignored, named):
+    """Any of them: records are made by the one, and replaced by the other."""
     bucket.refuse_without_conditions()
-    bucket.refuse_without_conditions()
-    s3.heeds = False
+    with s3.counted() as requests:
+        bucket.refuse_without_conditions()
+    assert [method for method, _ in requests] == ["PUT", "PUT"]
+    s3.ignores = tuple(ignored)
     with pytest.raises(StoreError) as error:
         bucket.refuse_without_conditions()
-    assert "this server ignores `If-None-Match: *`" in one_line(error)
-    other = Bucket(parsed(f"s3://{BUCKET}/never-probed"))
+    assert f"this server ignores `{named}`" in one_line(error)
+    other = Bucket(parsed(f"s3://{BUCKET}/never-probed-{len(ignored)}-{ignored[0]}"))
     with pytest.raises(StoreError):
         other.refuse_without_conditions()
     with pytest.raises(StoreError):  # nor later, whatever the first probe has left there

@@ -35,13 +35,13 @@ CONDITIONS = ("if-none-match", "if-match")
 
 @dataclass
 class S3:
-    """requests: method and name of each, in order. heeds: whether conditions reach the server. page: names that one answer
+    """requests: method and name of each, in order. ignores: conditions that do not reach the server. page: names that one answer
     lists at most; None: a thousand. prefix: of the names that `names` tells. away_s: added to every answer, as by a network.
     """
 
     url: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
-    heeds: bool = True
+    ignores: tuple[str, ...] = ()
     slow_s: float = 1.5
     away_s: float = 0.0
     page: int | None = None
@@ -170,9 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """What the server behind answers."""
-        headers = dict(self.headers.items())
-        if not self.s3.heeds:
-            headers = {name: value for name, value in headers.items() if name.lower() not in CONDITIONS}
+        headers = {n: value for n, value in self.headers.items() if n.lower() not in self.s3.ignores}
         paged = self.s3.page is not None and "list-type=2" in self.path
         connection = HTTPConnection(self.target, timeout=60)
         try:

@@ -17,7 +17,7 @@ from tasks.upkeep import check
 from tests.support.changed_sentence import change_one_sentence
 from tests.support.command_line import empamba
 from tests.support.rerun import digests, run, session
-from tests.support.s3_server import BUCKET, S3, s3_server
+from tests.support.s3_server import BUCKET, CONDITIONS, S3, s3_server
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def test_what_one_machine_ran_the_other_does_not_run(on, pipeline, s3: S3, chat_
 
 
 def test_a_server_that_ignores_conditions_ends_a_run_before_any_work(on, s3: S3):
-    s3.heeds = False
+    s3.ignores = CONDITIONS
     with on("one") as here, pytest.raises(StoreError, match="this server ignores `If-None-Match"):
         run(here, "utterances")
     assert s3.names("/objects/") == s3.names("/records/") == []
