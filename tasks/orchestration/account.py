@@ -23,7 +23,7 @@ from tasks.engine.runs import RunRecord, runs
 from tasks.orchestration.artifacts import best_effort
 from tasks.orchestration.bounded import first_lines, page, short, table
 from tasks.orchestration.names import name_flow_run
-from tasks.orchestration.stage_page import rejected_for, rejects
+from tasks.orchestration.stage_page import rejected_for, rejects, report_line
 from tasks.report.against import FIGURE_COLUMNS, changed_rows, figure_rows, leading
 from tasks.stages.verdicts import verdict_line
 from tasks.terminal import clean, seconds_text
@@ -152,8 +152,8 @@ def summary_lines(account: Account) -> list[str]:
     lines += _rejected(run, settled)
     lines += _behind(list(settled.values()))
     if account.report:
-        report = Path(account.report)
-        lines += [f"Report: [{report}]({report.as_uri()})", "", *_moved(account, run)]
+        report = report_line(Path(account.report).parent, "--run", run.note.record.id)
+        lines += [report, "", *_moved(account, run)]
     return lines
 
 

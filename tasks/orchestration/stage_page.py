@@ -10,10 +10,12 @@ import base64
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from uuid import UUID
 
 from prefect.artifacts import MarkdownArtifact, TableArtifact
 
+from storage.files import shell_word, store_name
 from storage.shards import read_table
 from storage.store import Ref, Store, StoreError
 from tasks.engine.planner import StagePlan
@@ -127,8 +129,14 @@ def _lines(store: Store, plan: StagePlan, verdict: str | None, took_s: float | N
     lines += ["## Artefacts", "", *table(("name", "digest", "rows", "bytes"), rows)]
     if len(refs) > DIGESTS:
         lines += [f"… and {len(refs) - DIGESTS:,} more", ""]
-    report = store.root / "report.html"
-    return [*lines, f"Report: [{report}]({report.as_uri()})"]
+    return [*lines, report_line(store.root)]
+
+
+def report_line(root: Path, *arguments: str) -> str:
+    """Where the report of this store is. No link: a browser opens no file from a page of a server, least of all another machine's."""
+    words = ["empamba", "report", *arguments, "--store", store_name(root)]
+    command = " ".join(map(shell_word, words))
+    return f"Report: `{command}` prints it; its page, on the machine of the run: `{root / 'report.html'}`"
 
 
 def _counted(plan: StagePlan, refs: Sequence[Ref], took_s: float | None) -> str:

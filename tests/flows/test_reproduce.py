@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from storage.sample.layout import write_sample
 from tasks.engine.run import RunRequest
 from tests.support.prefect_server import api, prefect_server
+from tests.support.command_line import empamba as typed
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
@@ -197,7 +199,7 @@ def test_a_trainings_page_tells_its_story(folder, server):
     ((digest, *_),) = [cells for name, cells in rows_of(page["data"]).items() if name == "adapter"]
     assert (folder / "store" / "objects" / digest.strip("`")[:2] / digest.strip("`")).is_file()
     assert "## Samples" in found["stage-pairs-page"]["data"]
-    assert f"({(folder / 'store' / 'report.html').as_uri()})" in page["data"]
+    assert f"Report: `empamba report --store {folder / 'store'}` prints it" in lines[-1]
 
 
 def test_the_time_of_a_task_run_is_the_time_it_worked(folder, server):
@@ -252,8 +254,11 @@ def test_a_run_says_first_what_changed_and_last_what_was_done(folder, raw, serve
     assert rows["epo"][:3] == ["ran", "1", "0"]
     assert rows["scores.calibration"][0] == "not run"
     assert set(STAGES) <= set(rows)
-    report = folder / "store" / "report.html"
-    assert f"Report: [{report}]({report.as_uri()})" in first
+    (line,) = [line for line in first.splitlines() if line.startswith("Report: ")]
+    assert f"`{folder / 'store' / 'report.html'}`" in line and "file:" not in first
+    # As it stands there it prints the report.
+    told = typed(folder, *shlex.split(line.split("`")[1])[1:])
+    assert told.returncode == 0 and b"BERTScore" in told.stdout
     assert "This is the store's first." in first and "- epo: held-out loss " in first
     # The rows of another run replace no artifact: each key keeps its history.
     asked = ["--raw", str(raw), "--until", "utterances.exchanges", "--force", "utterances.exchanges"]

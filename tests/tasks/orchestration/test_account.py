@@ -1,6 +1,7 @@
 """A run's first artifact: what changed and what will run, however much that is; and its last: what came of it."""
 
 import json
+import re
 
 import pytest
 
@@ -105,6 +106,7 @@ def test_figures_that_moved_since_the_last_report_are_shown_beside_what_changed(
     last = ended.before(report())
     text = ended.summary(now=report(gamma=0.4, bertscore=0.625), last=last)
     assert f"## Against the last report (run {last.id})\n" in text
+    assert re.search(rf"Report: `empamba report --run [0-9a-f-]+ --store {ended.store.root}` prints it", text)
     assert "| setting | epo.gamma | 0.5 | 0.4 |" in text
     (row,) = [line for line in text.splitlines() if "| BERTScore |" in line]
     assert "| 0.500 | 0.625 | +0.125 | not paired |" in row
