@@ -179,7 +179,7 @@ class Session:
                 self._drop_damaged(stage, key)
                 # A forced item does all its work again; rows of other models, or of other prompts, stay.
                 outputs = self._made(item, key, progress, on_line)
-                inputs = tuple(sorted(_artefacts(item.arguments)))
+                inputs = tuple(sorted(artefacts_of(item.arguments)))
                 made = Record(stage=stage, label=item.label, key=key, outputs=outputs, inputs=inputs)
                 record = self.store.commit(made, parts)
                 if record.outputs != made.outputs:
@@ -234,7 +234,7 @@ class Session:
             self.workers.close()
 
 
-def _artefacts(value) -> set[str]:
+def artefacts_of(value) -> set[str]:
     """Digests of the artefacts among an item's arguments."""
     if isinstance(value, Ref):
         return {value.digest}
@@ -242,7 +242,7 @@ def _artefacts(value) -> set[str]:
         value = value.values()
     elif not isinstance(value, (list, tuple)):
         return set()
-    return {digest for inner in value for digest in _artefacts(inner)}
+    return {digest for inner in value for digest in artefacts_of(inner)}
 
 
 def _named(graph: list[Node], name: str) -> set[str]:

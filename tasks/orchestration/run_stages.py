@@ -18,6 +18,7 @@ from prefect import Flow, State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.exceptions import CancelledRun
+from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 
 from storage.store import Ref
@@ -26,6 +27,7 @@ from tasks.engine.jobs import StageFailed
 from tasks.engine.passing import tried
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
 from tasks.engine.run import Run, RunRequest, executor, open_run
+from tasks.engine.session import artefacts_of
 from tasks.engine.stopping import Interrupted, Stop, Stopped, with_our_signal_handlers
 from tasks.orchestration.account import accounted
 from tasks.orchestration.artifacts import best_effort, create_cards, progress_artifact
@@ -40,6 +42,8 @@ SERVER_RETRIES, SERVER_RETRY_AFTER_S = 5, 2.0
 """A tagged task run asks the server for leave before it begins, once, and so does a flow within another; whose server is
 away then begins again, for a minute in all.
 """
+LINES = 50
+"""Task runs before one, to which Prefect's graph draws lines: of more nobody could follow one, and each is told to the server."""
 WHY = 2000
 """Most characters of reasons in a task run's parameters; the stage's table artifact has them all."""
 
@@ -155,6 +159,8 @@ class _Tasks:
         self._run, self._request = run, run.request.placed().model_dump(mode="json")
         self._submitting = threading.Lock()
         self._ids: dict[tuple[str, str], UUID] = {}
+        self._made_by: dict[str, PrefectFuture] = {}
+        """Digest of an artefact -> the task run that made it, which has ended."""
 
     def submit(self, item: Item, why: list[str]) -> Future:
         """A future of the item's artefacts."""
@@ -188,10 +194,20 @@ class _Tasks:
         """The artefacts of a task run of the item."""
         stage, label = item.stage.name, item.label
         named = run_item.with_options(tags=task_tags(self._run.request, stage, label))
+        said, before = _bounded("; ".join(first_lines(why))), self._read_from(item)
         with self._submitting:  # Prefect counts a flow's task runs without a lock
-            running = named.submit(self._request, stage, label, _bounded("; ".join(first_lines(why))))
+            running = named.submit(self._request, stage, label, said, wait_for=before)
         self._ids[stage, label] = running.task_run_id
-        return [Ref.model_validate(ref) for ref in running.result()]
+        refs = [Ref.model_validate(ref) for ref in running.result()]
+        self._made_by.update((ref.digest, running) for ref in refs)
+        return refs
+
+    def _read_from(self, item: Item) -> list[PrefectFuture]:
+        """The task runs of this flow whose artefacts the item reads, as lines of Prefect's graph. All of them have ended, so
+        nothing waits.
+        """
+        made_by = (self._made_by.get(digest) for digest in sorted(artefacts_of(item.arguments)))
+        return list(dict.fromkeys(one for one in made_by if one is not None))[:LINES]
 
 
 def _settled_line(plan: StagePlan, verdict: str | None) -> str:

@@ -9,14 +9,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from storage.sample.layout import write_sample
 from tasks.engine.run import RunRequest
-from tests.support.prefect_server import api, prefect_server
 from tests.support.command_line import empamba as typed
+from tests.support.prefect_server import api, prefect_server
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {
@@ -215,6 +216,26 @@ def test_the_time_of_a_task_run_is_the_time_it_worked(folder, server):
     assert max(sum(change for _, change in changes[: i + 1]) for i in range(len(changes))) == 2
     tags = {run["name"]: set(run["tags"]) for run in found}
     assert tags["epo"] == {"epo", "tiny"} and tags["utterances [meld]"] == {"utterances", "tiny", "meld"}
+
+
+def test_the_graph_of_a_run_has_a_line_where_one_task_run_reads_what_another_made(folder, server):
+    """Of the same flow; as the server draws it, beside what the declarations say is read."""
+    flow_runs = api(server, "flow_runs/filter", {"limit": 50})
+    drawn: dict[str, set[str]] = {}
+    for flow_run in flow_runs:
+        nodes = {key: node for key, node in api(server, f"flow_runs/{flow_run['id']}/graph-v2")["nodes"]}
+        for node in nodes.values():
+            drawn[node["label"]] = {nodes[line["id"]]["label"] for line in node["parents"]}
+            before = [nodes[line["id"]] for line in node["parents"]]
+            begun = datetime.fromisoformat(node["start_time"])
+            assert all(datetime.fromisoformat(one["end_time"]) <= begun for one in before), "it has waited"
+    assert drawn["utterances.exchanges"] == {
+        f"utterances [{name}]" for name in ("iemocap", "meld", "multidialog")
+    }
+    assert drawn["epo"] >= {"dialogue.audiovisual"} and drawn["compressor.finetune"] == {
+        "compressor.pretrain"
+    }
+    assert drawn["utterances [meld]"] == set()
 
 
 def test_the_runs_lines_are_in_its_log(folder, server):
