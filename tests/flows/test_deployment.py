@@ -2,6 +2,7 @@
 after a crash of the machine."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import yaml
 
 from storage.sample.layout import write_sample
+from tests.support import fan_out
 from tests.support.prefect_server import PREFECT, api, prefect_server, wait_for
+from tests.support.ray_cluster import ray_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,6 +137,31 @@ def test_a_cancel_ends_a_workers_run_and_all_below_it(environment, raw, tmp_path
     found = below(environment, flow_run)
     assert found["train-models"] == "Cancelled"
     assert set(found.values()) <= {"Cancelled", "Completed"}
+
+
+def test_a_cancel_ends_what_a_run_has_on_the_nodes_of_a_cluster(environment, raw, tmp_path):
+    """Items on a Ray cluster that would wait for ever, in the place of refreshes; afterwards nobody holds that or a node's core."""
+    held, asked = tmp_path / "held", {"count": 2, "folder": str(tmp_path / "held")}
+    held.mkdir()
+    with ray_cluster() as head, worker({**environment, "FAN_OUT": json.dumps(asked)}, tmp_path):
+        request = {"profile": "tiny", "raw": str(raw), "store": str(tmp_path / "store"), "until": "waits"}
+        changes = (fan_out.RUN, "run.runner=ray", f"run.cluster={head}", "run.parallel=2")
+        flow_run = started(environment, "refresh", {**request, "changes": changes})
+        wait_for(lambda: len(list(held.glob("*-*"))) == 2, 300)
+        items = [psutil.Process(int(path.name.split("-")[1])) for path in held.glob("*-*")]
+        running = items + [below for item in items for below in item.children(recursive=True)]
+        assert len(running) >= 4 and places(environment) == 1
+        wanted = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        assert api(environment, f"flow_runs/{flow_run}/set_state", wanted)["status"] == "ACCEPT"
+        assert psutil.wait_procs(running, timeout=15)[1] == []
+        wait_for(lambda: state(environment, flow_run) == "Cancelled", 30)
+        wait_for(lambda: places(environment) == 0, 30)
+        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2, 30)
+
+
+def places(environment) -> int:
+    """How many of the places for refreshes are taken."""
+    return api(environment, "deployments/name/refresh/refresh")["global_concurrency_limit"]["active_slots"]
 
 
 def test_after_a_crash_of_the_machine_the_next_run_starts_soon_and_the_dead_one_is_crashed(

@@ -122,18 +122,26 @@ def test_what_was_too_long_once_is_asked_again(pipeline, chat_server):
     assert len(chat_server.asked) == len({row["prompt"] for row in cut})
 
 
-def test_a_cancelled_stage_takes_its_engine_with_it(pipeline, chat_server):
+def test_a_cancelled_stage_takes_its_engine_and_its_open_requests_with_it(pipeline, chat_server):
+    """The server would work at what nobody waits for any more, and a remote one would be paid for it."""
     seen = []
+
+    def held(number, _):
+        """After the first dozen none is answered before its client hangs up."""
+        return None if number <= 12 else lambda handler: handler.connection.recv(1)
 
     def cancel(step, *_):
         seen[:] = seen or engines()
         if step >= 3:
+            wait_for(lambda: chat_server.busy)
             raise KeyboardInterrupt
 
+    chat_server.faults = held
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(progress=cancel)
     assert len(seen) == 1
     _wait_until_gone(seen)
+    wait_for(lambda: chat_server.busy == 0, 15)
 
 
 def _wait_until_gone(pids: list[int]) -> None:
