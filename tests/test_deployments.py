@@ -76,6 +76,11 @@ def test_compose_starts_what_depends_on_what_is_well():
         for needed, how in service.get("depends_on", {}).items():
             assert how["condition"] != "service_healthy" or "healthcheck" in services[needed]
     ours = [service for service in services.values() if service["image"] == "empamba:cpu"]
+    build = ours[0]["build"]
+    dockerfile = (ROOT / build["dockerfile"]).read_text()
+    for name, value in build["args"].items():
+        assert f"ARG {name}=" in dockerfile and f"${{{name}:+" in dockerfile and value == f"${{{name}:-}}"
+    assert "TORCH_INDEX" in build["args"]
     assert all(service["cap_drop"] == ["ALL"] and service["read_only"] for service in ours)
     assert services["server"]["ports"] == ["127.0.0.1:4200:4200"]  # it asks nobody who they are
     server = services["server"]["environment"]
@@ -107,3 +112,11 @@ def test_the_kubernetes_template_has_a_variable_for_all_it_names():
     assert mounted == {volume["name"] for volume in pod["volumes"]}
     # Prefect starts a cancelled or lost run again by its own rules, never Kubernetes.
     assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
+
+
+def test_the_kubernetes_worker_that_the_docs_install_speaks_the_servers_version():
+    docs = (ROOT / "docs" / "operations.md").read_text()
+    (told,) = re.findall(r"pip install prefect==([\d.]+) prefect-kubernetes==[\d.]+", docs)
+    for lock in ("requirements.lock", "requirements-gpu.lock"):
+        assert f"\nprefect=={told} " in (ROOT / lock).read_text()
+    assert f"prefect worker start --pool {pool()['name']} --type kubernetes" in docs
