@@ -128,7 +128,9 @@ def collect(
         "scorers": metrics.get("scorers"),
         "by_dataset": by_dataset(systems, others_asked),
         "generalisation": generalisation_rows(systems, counts["splits"]),
-        "trained_on": trained_on(settings.generalisation.train, variants, settings.metrics.intervals, store),
+        "trained_on": trained_on(
+            settings.generalisation.train, variants, systems, settings.metrics.intervals, store
+        ),
         "run_seeds": list(seeds),
         "seed_rows": seed_rows(systems, [*seeds[:1], *again]),
         "table_3": table_3_rows(tokens),

@@ -138,6 +138,8 @@ def _table_3(found: dict | None) -> Iterator[dict]:
     for form, figures in (found.get("forms") or {}).items():
         counted = {name: found[name] for name in ("exchanges", "dialogues")}
         yield {"history": form, **counted, **flat(figures)}
+    for floor in found.get("floors") or ():
+        yield {"history": floor["title"], "exchanges": floor["n"], **flat(_without(floor, "title", "n"))}
     for name, verdict in (found.get("changes") or {}).items():
         yield {"history": "memory less text", "figure": name, **verdict}
 

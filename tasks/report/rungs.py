@@ -16,6 +16,9 @@ from tasks.stages.replies.rungs import FULL_TEXT, LADDER
 NOT_ASKED = "not asked for"
 """Why a rung or a stage is not in the report, where its own declaration gives no reason."""
 
+FLOORS = ("floor-okay", "floor-people", "floor-next")
+"""Beside what generalises: a constant, the reply of another dialogue, the next one of the same."""
+
 IDENTICAL_SHARE = 0.95
 """From this share of equal replies on, a rung is flagged as no different from the one before."""
 
@@ -72,13 +75,13 @@ def memory_ladder_facts(facts: dict | None, titles: Mapping[str, str]) -> dict |
 
 def generalisation_rows(systems: list[dict], splits: list[dict]) -> list[dict]:
     """For each dataset that was answered: how much of it the run's trainings saw, and the LLM as it came, finetuned, and
-    the ladder's last rung there. A dataset without train exchanges is out of domain to every rung.
+    the ladder's last rung there, and systems that read nothing (FLOORS). A dataset without train exchanges is out of domain to every rung.
 
     splits: rows of counts. One run trains on all datasets that it reads, so this is one row of the matrix of datasets.
     """
     trained = {row["dataset"]: row["exchanges"] for row in splits if row["split"] == "train"}
     ran = [rung.name for rung in LADDER if any(row["rung"] == rung.name for row in systems)]
-    shown = list(dict.fromkeys(name for name in (*ran[:2], *ran[-1:])))
+    shown = list(dict.fromkeys((*ran[:2], *ran[-1:], *FLOORS)))
     return [
         {
             "dataset": dataset,

@@ -181,6 +181,9 @@ def _table_3(facts: dict) -> Iterator[Table]:
                 for key, head, digits in LONG
             }
             rows.append({"memories": title, "n": n, **figures})
+        for floor in long.get("floors") or ():
+            score = Cell(number(floor["bertscore"]), interval(floor["bertscore_ci"])).line()
+            rows.append({"memories": floor["title"], "n": counted(floor).line(), "BERTScore": score})
         rows.append(
             {"memories": "change, paired"}
             | {head: changed(long, key, digits).line() for key, head, digits in LONG}

@@ -16,12 +16,15 @@ from storage.store import Store
 from tasks.report.answer import NOT_RUN, SHOWN
 from tasks.report.counts import Artefacts, read_named
 from tasks.report.figures import FIGURES
+from tasks.report.rungs import FLOORS
 from tasks.stages.replies.rungs import RUNGS
 from tasks.variants import of_dataset, of_seed
 
+STEPS = tuple(figure.key for figure in FIGURES if figure.steps)
 TRAINED = {rung.name for rung in RUNGS if rung.adapter}
 BASE = "1-llm"
 """What every training of the matrix is compared with: the LLM as it came."""
+ALL, NOTHING = "all", "nothing"
 
 
 # Seeds ------------------------------------------------------------------------------------------------
@@ -142,19 +145,24 @@ def seed_rows(systems: list[dict], seeds: Sequence[int]) -> list[dict]:
 
 
 def trained_on(
-    trained: Sequence[str], variants: dict[str, Artefacts], intervals: BootstrapSettings, store: Store
+    trained: Sequence[str],
+    variants: dict[str, Artefacts],
+    systems: Sequence[dict],
+    intervals: BootstrapSettings,
+    store: Store,
 ) -> list[dict]:
     """What was trained on each of these datasets alone, where it was tested: a row for each training set and rung.
 
     {"trained_on", "rung", "system", "tested": {dataset: its row of metrics.json, and in "over" the verdict of each figure's
     paired difference to the LLM as it came}}. A training set without a rung that ran has the row {"trained_on", "not_run"}.
+    Last come systems that read nothing, which are trained on nothing either; systems: the run's rows of metrics.json.
     """
     found: list[dict] = []
     for dataset in trained:
         made = variants.get(of_dataset(dataset)) or {}
         metrics = read_named(made, "metrics", "metrics.json", store) or {"systems": []}
         each = read_named(made, "metrics", "by_reply.json", store) or {"exchanges": [], "figures": {}}
-        systems = [row for row in metrics["systems"] if row["rung"] in TRAINED and row["dataset"] != "all"]
+        systems = [row for row in metrics["systems"] if row["rung"] in TRAINED and row["dataset"] != ALL]
         if not systems:
             found.append(
                 {"trained_on": dataset, "not_run": "it has no train split here, or nothing was answered"}
@@ -169,6 +177,25 @@ def trained_on(
                 {
                     "trained_on": dataset,
                     "rung": rung,
+                    "system": rows[0]["system"],
+                    "tested": tested,
+                    "not_run": None,
+                }
+            )
+    return found + (_untrained(systems) if found else [])
+
+
+def _untrained(systems: Sequence[dict]) -> list[dict]:
+    """The floors as rows of the matrix."""
+    found = []
+    for name in FLOORS:
+        rows = [row for row in systems if row["rung"] == name and row["dataset"] != ALL]
+        if rows:
+            tested = {row["dataset"]: row | {"over": {}} for row in rows}
+            found.append(
+                {
+                    "trained_on": NOTHING,
+                    "rung": name,
                     "system": rows[0]["system"],
                     "tested": tested,
                     "not_run": None,
@@ -199,8 +226,9 @@ def matrix_rows(rows: list[dict]) -> list[dict]:
         {"trained_on": row["trained_on"], "rung": row["rung"], "tested_on": dataset, "figure": key,
          "value": cell[key], "low": (cell.get(f"{key}_ci") or (None, None))[0],
          "high": (cell.get(f"{key}_ci") or (None, None))[1], "n": cell["n"], "dialogues": cell["dialogues"],
-         "over_llm": over["mean"], "over_low": over["low"], "over_high": over["high"], "grade": over["grade"]}
+         "over_llm": over.get("mean"), "over_low": over.get("low"), "over_high": over.get("high"),
+         "grade": over.get("grade")}
         for row in rows
         for dataset, cell in (row.get("tested") or {}).items()
-        for key, over in cell["over"].items()
+        for key, over in ((key, cell["over"].get(key, {})) for key in STEPS if cell.get(key) is not None)
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from model.dialogue.prompt_cost import prompt_cost
 from model.metrics.settings import BootstrapSettings
 from model.zoo.resolve import resolve
 from tasks.settings import LongHistorySettings, load_settings
-from tasks.stages.long_history.measure import changes, form_figures, long_examples
+from tasks.stages.long_history.measure import changes, floors, form_figures, long_examples
 from tests.support.two_dialogues import two_dialogues
 
 
@@ -74,6 +74,23 @@ def test_prompts_are_held_a_batch_at_a_time_and_each_is_counted_once(two, monkey
     assert of_apart["replies"] == whole["replies"] and ("seconds" in apart) == cost
     too_old = sum(len(example.history) - 1 for example in examples)
     assert of_apart["dropped_utterances"] == whole["dropped_utterances"] == too_old > 0
+
+
+def test_systems_that_read_nothing_stand_beside_the_replies():
+    """Scored by length alone: "Okay." has 5 letters; another dialogue's reply is the one as long as can be."""
+    true, dialogues = ["aa", "bbb", "cccc", "ddd"], ["a", "a", "b", "c"]
+    okay, people = floors(
+        true, dialogues, lambda said, of: [float(len(a) - len(b)) for a, b in zip(said, of, strict=True)],
+        BootstrapSettings(),
+    )  # fmt: skip
+    assert (okay["title"], okay["n"], okay["dialogues"]) == ('always "Okay."', 4, 3)
+    assert okay["bertscore"] == (3 + 2 + 1 + 2) / 4 and okay["bertscore_ci"]
+    # bbb for ddd and ddd for bbb; ddd for aa and for cccc.
+    assert (
+        people["title"] == "a human reply of another dialogue" and people["bertscore"] == (1 + 0 - 1 + 0) / 4
+    )
+    (alone,) = floors(["aa"], ["a"], lambda said, of: [0.5], BootstrapSettings())
+    assert alone["title"] == 'always "Okay."' and floors([], [], lambda *_: [], BootstrapSettings()) == []
 
 
 def test_a_prompts_cost_has_its_memories_in_it_and_generates_nothing(two, monkeypatch):

@@ -12,7 +12,14 @@ from storage.sample.layout import write_sample
 from storage.store import Store, canonical
 from tasks.engine.graph import Sources, build_graph
 from tasks.pipeline import STAGES
-from tasks.report.variants import answers_over_seeds, judged_with_seeds, mean_and_sd, trained_on, with_seeds
+from tasks.report.variants import (
+    answers_over_seeds,
+    judged_with_seeds,
+    matrix_rows,
+    mean_and_sd,
+    trained_on,
+    with_seeds,
+)
 from tasks.settings import load_settings
 from tasks.variants import with_variants
 from tests.support.rerun import run, session
@@ -162,14 +169,26 @@ def test_a_cell_of_the_matrix_is_paired_with_the_llm_as_it_came(tmp_path):
         store.put_bytes("metrics.json", canonical({"systems": rows})),
         store.put_bytes("by_reply.json", canonical(each)),
     ]
-    found, absent = trained_on(
-        ["meld", "iemocap"], {"on-meld": {"metrics": made}}, BootstrapSettings(), store
+    floor = {"rung": "floor-okay", "system": "always", "n": 4, "dialogues": 4, "bertscore": 0.25}
+    floors = [{**floor, "dataset": name} for name in ("all", "meld", "own")]
+    found, absent, nothing = trained_on(
+        ["meld", "iemocap"], {"on-meld": {"metrics": made}}, [*rows, *floors], BootstrapSettings(), store
     )
     assert (found["trained_on"], found["rung"], list(found["tested"])) == ("meld", "2-ft", ["meld", "own"])
     gained = {name: cell["over"]["bertscore"] for name, cell in found["tested"].items()}
     assert gained["meld"]["mean"] == pytest.approx(0.25) and gained["meld"]["rows"] == 4
     assert gained["own"]["mean"] == pytest.approx(-0.1) and gained["own"]["rows"] == 3
     assert absent["not_run"] and absent["trained_on"] == "iemocap"
+    assert (nothing["trained_on"], nothing["rung"]) == ("nothing", "floor-okay")
+    assert {name: cell["bertscore"] for name, cell in nothing["tested"].items()} == {
+        "meld": 0.25,
+        "own": 0.25,
+    }
+    lines = matrix_rows([found | {"tested": {}}, nothing])
+    assert [(line["tested_on"], line["figure"], line["value"], line["grade"]) for line in lines] == [
+        ("meld", "bertscore", 0.25, None), ("own", "bertscore", 0.25, None),
+    ]  # fmt: skip
+    assert trained_on([], {}, floors, BootstrapSettings(), store) == []
 
 
 # On the pipeline --------------------------------------------------------------------------------------
@@ -212,7 +231,10 @@ def test_two_seeds_and_a_training_on_meld_alone_over_one_store(tmp_path, raw):
     assert facts["run_seeds"] == [0, 1] and len(tuned["log_likelihood_seeds"]["values"]) == 2
     assert tuned["log_likelihood_seeds"]["sd"] > 0 and "2 seeds:" in page
     assert all(len(part["seeds"]["grades"]) == 2 for part in facts["answer"])
-    (matrix,) = facts["trained_on"]
+    matrix, *floors = facts["trained_on"]
+    assert {row["trained_on"] for row in floors} == {"nothing"} and "floor-okay" in {
+        row["rung"] for row in floors
+    }
     assert set(matrix["tested"]) == {"meld", "iemocap"} and "Trained on one dataset alone" in page
     with opened() as plain:
         assert {p.stage.name for p in plain.plan() if p.state != "fresh" and p.state != "not run"} == {

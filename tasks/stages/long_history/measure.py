@@ -8,6 +8,7 @@ are of a run of their own, as the paper has it. Knows nothing of the report.
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from model.dialogue.dialogue import DialogueModel, HistoryForm, load_dialogue, prompt_tokens
@@ -25,6 +26,7 @@ from tasks.engine.item import Workspace
 from tasks.settings import LongHistorySettings
 from tasks.stages.evaluation import evaluation_exchanges
 from tasks.stages.examples import dialogue_examples, key_text
+from tasks.stages.floors import ALWAYS_OKAY, ANOTHERS, OKAY, replies_of_others
 from tasks.stages.selection import spread
 
 FORMS: tuple[HistoryForm, ...] = ("text", "memory")
@@ -48,7 +50,8 @@ def measure_long_histories(
     """Output: long_history.json.
 
     "forms": of the history as text and as memories: tokens, seconds, gigabytes, BERTScore, each with its interval, and
-    how many utterances did not fit. "changes": of each figure memories less text, paired. Which exchanges: how many of
+    how many utterances did not fit. "changes": of each figure memories less text, paired. "floors": BERTScore of systems
+    that read nothing, each with its "n". Which exchanges: how many of
     how many, of which datasets, and whether those stand in for the one that was asked for.
     """
     examples, chosen_of = long_examples(utterances, exchanges, settings, work)
@@ -72,10 +75,7 @@ def measure_long_histories(
     references = [example.reply for example in examples]
     for of_form, figures in measured.items():
         replies = facts[of_form].pop("replies")
-        f1 = bert_score(
-            replies, references, resolve(bertscore.name), scoring.num_layers, scoring.batch_size
-        ).f1
-        figures["bertscore"] = [float(value) for value in f1]
+        figures["bertscore"] = _f1(replies, references, scoring, bertscore)
     dialogues = [example.dialogue for example in examples]
     found = {
         **chosen_of,
@@ -89,6 +89,9 @@ def measure_long_histories(
             form: {**facts[form], **_figures(of, dialogues, intervals)} for form, of in measured.items()
         },
         "changes": changes(measured, dialogues, intervals) if measured else {},
+        "floors": floors(
+            references, dialogues, lambda said, true: _f1(said, true, scoring, bertscore), intervals
+        ),
     }
     return [work.store.put_bytes("long_history.json", canonical(found), rows=len(examples))]
 
@@ -130,6 +133,38 @@ def form_figures(
         figures["tokens"] += [float(prompt_tokens(prompt)) for prompt in prompts]
         whole["replies"] += model.reply_to(prompts, max_new_tokens)
     return figures, {**whole, "dropped_utterances": model.counts["dropped_utterances"] - before}
+
+
+def floors(
+    references: Sequence[str],
+    dialogues: Sequence[str],
+    scored: Callable[[Sequence[str], Sequence[str]], list[float]],
+    intervals: BootstrapSettings,
+) -> list[dict]:
+    """{"title", "n", "dialogues", "bertscore", "bertscore_ci"} of each system that read nothing and answered any.
+
+    scored: replies and true ones -> a figure of each.
+    """
+    found = []
+    for title, said in (
+        (ALWAYS_OKAY, [OKAY] * len(references)),
+        (ANOTHERS, replies_of_others(references, dialogues)),
+    ):
+        rows = [(text, true, of) for text, true, of in zip(said, references, dialogues, strict=True) if text]
+        if rows:
+            texts, trues, whose = (list(side) for side in zip(*rows, strict=True))
+            figures = _figures({"bertscore": scored(texts, trues)}, whose, intervals)
+            found.append({"title": title, "n": len(rows), "dialogues": len(set(whose)), **figures})
+    return found
+
+
+def _f1(
+    replies: Sequence[str], references: Sequence[str], scoring: BertScoreSettings, bertscore: Weights
+) -> list[float]:
+    """BERTScore of each reply."""
+    folder = resolve(bertscore.name)
+    f1 = bert_score(replies, references, folder, scoring.num_layers, scoring.batch_size).f1
+    return [float(value) for value in f1]
 
 
 def _figures(of: dict[str, list[float]], dialogues: list[str], intervals: BootstrapSettings) -> dict:

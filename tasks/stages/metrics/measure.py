@@ -17,7 +17,6 @@ import numpy as np
 from model.metrics.bertscore import baseline, bert_score, signature
 from model.metrics.bootstrap import Interval, bootstrap, bootstrap_of
 from model.metrics.catalogue import METRICS, Answers, Likelihoods, Metric
-from model.metrics.donors import donors
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import LEARNED, verdict
 from model.scorer.scorer import EmotionScorer
@@ -29,6 +28,7 @@ from storage.store import Ref, canonical
 from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
+from tasks.stages.floors import ALWAYS_OKAY, ANOTHERS, OKAY, replies_of_others
 from tasks.stages.metrics.by_reply import Figures, by_reply
 from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
@@ -36,7 +36,6 @@ from tasks.stages.shard_names import of_table
 ALL = "all"
 COMPARED = (*(metric.key for metric in METRICS if metric.steps or metric.control), "emotioncontrast")
 """Figures in which rungs are compared reply by reply."""
-OKAY = "Okay."
 
 System = tuple[str, str, list[Reply]]
 """Name, title, replies."""
@@ -181,7 +180,7 @@ def floors(exchanges: list[Reply], train: dict, scorer: Remembered) -> list[Syst
         replace(r, reply="", reference_nats=None, reference_tokens=None, opposed_nats=None, same_nats=None)
         for r in exchanges
     ]
-    found = [("floor-okay", f'always "{OKAY}"', [replace(reply, reply=OKAY) for reply in bare])]
+    found = [("floor-okay", ALWAYS_OKAY, [replace(reply, reply=OKAY) for reply in bare])]
     common, central = train.get("reply"), most_central(train.get("sample") or [], scorer)
     for name, title, text in (
         ("floor-commonest", "the commonest reply of train", common),
@@ -189,12 +188,15 @@ def floors(exchanges: list[Reply], train: dict, scorer: Remembered) -> list[Syst
     ):
         if text:
             found.append((name, title, [replace(reply, reply=text) for reply in bare]))
-    others = donors([reply.key[:3] for reply in bare], [len(reply.reference) for reply in bare])
+    references = [reply.reference for reply in bare]
+    others = replies_of_others(references, [reply.key[:3] for reply in bare])
     place = {reply.key: at for at, reply in enumerate(bare)}
     ordered = sorted(place)
-    following = {a: place[b] for a, b in zip(ordered, ordered[1:], strict=False) if a[:3] == b[:3]}
+    following = {
+        a: references[place[b]] for a, b in zip(ordered, ordered[1:], strict=False) if a[:3] == b[:3]
+    }
     for name, title, given in (
-        ("floor-people", "a human reply of another dialogue", others),
+        ("floor-people", ANOTHERS, others),
         (
             "floor-next",
             "the human reply of the dialogue's next exchange",
@@ -202,9 +204,7 @@ def floors(exchanges: list[Reply], train: dict, scorer: Remembered) -> list[Syst
         ),
     ):
         people = [
-            replace(reply, reply=bare[at].reference)
-            for reply, at in zip(bare, given, strict=True)
-            if at is not None
+            replace(reply, reply=text) for reply, text in zip(bare, given, strict=True) if text is not None
         ]
         if people:
             found.append((name, title, people))

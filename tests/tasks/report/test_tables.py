@@ -33,6 +33,7 @@ LONG = {
     "there": 40, "exchanges": 12, "dialogues": 5, "least_turns": 20, "datasets": ["meld/test"], "stands_in": False,
     "measured_cost": True, "most_utterances": 32, "most_tokens": 1024,
     "forms": {"text": FORM, "memory": {**FORM, "tokens": 110.25, "gigabytes": 15.73}},
+    "floors": [{"title": 'always "Okay."', "n": 12, "dialogues": 5, "bertscore": 0.625, "bertscore_ci": None}],
     "changes": {"tokens": {**NO_GAIN, "mean": -490.25, "low": -590.0, "high": -390.0, "share": -0.8164}},
 }  # fmt: skip
 RIGHT = {"clips": 59, "dialogues": 11, "accuracy": 0.413, "accuracy_ci": [0.313, 0.513], "balanced": 0.4,
@@ -123,6 +124,7 @@ def test_the_figures_are_those_of_the_artefacts(whole):
     assert of["Table 3"]["change, paired"]["input, tokens"] == "−490.2 (−81.6 %) (−590.0 to −390.0)"
     assert of["Table 3"]["change, paired"]["memory, GB"] == "−0.57 (−3.5 %)"
     assert of["Table 3"]["paper: with MambaCompressor"]["time, s"] == "0.0795"
+    assert of["Table 3"]['always "Okay."']["BERTScore"] == "0.625"
     assert of["Table 8"]["another conversation's"]["BLEU-1"] == "0.062 (0.400 to 0.600)"
     assert of["Table 8"]["paper (MultiDialog)"]["BLEU-4"] == "0.679"
     assert of["Figure 6"]["A"]["right"] == "41.3 % (31.3 % to 51.3 %)"

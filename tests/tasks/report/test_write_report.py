@@ -443,6 +443,7 @@ def test_table_3_tells_its_own_protocol(store, tmp_path):
     change = {**NO_GAIN, "mean": -490.25, "low": -590.0, "high": -390.0, "share": -0.8164}
     measured = {
         "there": 40, "exchanges": 12, "dialogues": 5, "least_turns": 20, "datasets": ["meld/test"], "stands_in": True,
+        "floors": [{"title": 'always "Okay."', "n": 12, "dialogues": 5, "bertscore": 0.625, "bertscore_ci": [0.5, 0.75]}],
         "measured_cost": False, "most_utterances": 32, "most_tokens": 1024, "forms": forms, "changes": {"tokens": change},
     }  # fmt: skip
     artefacts = {**_artefacts(store, tmp_path), "long-history": [_json(store, "long_history.json", measured)]}
@@ -458,6 +459,9 @@ def test_table_3_tells_its_own_protocol(store, tmp_path):
         "7 turns left the text prompts",
     ):
         assert shown in text, shown
+    assert 'always "Okay." – – – 0.625 0.500 to 0.750 12 of 5 dialogues not in the paper' in " ".join(
+        text.split()
+    )
     assert "12 of 40 exchanges with 20 turns or more" in text and "which stand in" in text
     assert "memory and time are not measured" in text
     forms["text"] |= {
@@ -517,7 +521,7 @@ def test_the_page_stays_small_however_much_was_said(store, tmp_path):
 def test_what_was_never_trained_on_is_out_of_domain(text_run):
     systems = [
         _system(rung, data, 0.3)
-        for rung in ("1-llm", "2-ft", "3-mc", "5-epo", "floor-okay")
+        for rung in ("1-llm", "2-ft", "3-mc", "5-epo", "floor-okay", "floor-central", "floor-people")
         for data in ("own", "meld", "all")
     ]
     splits = [
@@ -526,7 +530,13 @@ def test_what_was_never_trained_on_is_out_of_domain(text_run):
     ]
     found = generalisation_rows(systems, splits)
     assert [(part["dataset"], part["train_exchanges"]) for part in found] == [("own", 0), ("meld", 8)]
-    assert [row["rung"] for row in found[0]["rows"]] == ["1-llm", "2-ft", "5-epo"]
+    assert [row["rung"] for row in found[0]["rows"]] == [
+        "1-llm",
+        "2-ft",
+        "5-epo",
+        "floor-okay",
+        "floor-people",
+    ]
     _, page, facts = text_run
     assert facts["generalisation"][0]["train_exchanges"] == 8 and "Generalisation" in page.text["datasets"]
 
