@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.metrics.verdict import LEARNED
@@ -41,17 +42,31 @@ def measured(row: dict, figure: Figure) -> Cell:
     )
 
 
-def graded(found: dict) -> Cell:
-    """A verdict on a difference."""
+def compared(row: dict, figures: Sequence[Figure]) -> tuple[Cell, list[Cell]]:
+    """A row of verdicts: how many exchanges both answered and how many only one did, and each figure's cell, with its own
+    number where that is another."""
+    most = max((row[figure.key] for figure in figures), key=lambda found: found["rows"])
+    left_out = row.get("left_out") or 0
+    alone = sum(left_out.values()) if isinstance(left_out, dict) else left_out
+    told = f"{count(alone)} answered by one alone left out" if alone else ""
+    n = Cell(count(most["rows"]), notes=_said(of_dialogues(most["dialogues"]), told))
+    return n, [graded(row[figure.key], most["rows"]) for figure in figures]
+
+
+def graded(found: dict, n: int | None = None) -> Cell:
+    """A verdict on a difference. n: what is told already of how many there are; where they are others, the cell says it."""
+    own = ""
+    if n is not None and found["rows"] != n:
+        own = f"n = {count(found['rows'])} {of_dialogues(found['dialogues'])}"
     if found["mean"] is None:
-        return Cell("", grade=found["grade"])
+        return Cell("", grade=found["grade"], notes=_said(own))
     shown = found["grade"] == LEARNED
     could = f"{number(found['detectable'])} could have been" if found.get("detectable") and not shown else ""
     return Cell(
         signed(found["mean"]),
         interval([found["low"], found["high"]]),
         ABOVE if shown else found["grade"],
-        _said(could, over_seeds(found.get("seeds"))),
+        _said(could, own, over_seeds(found.get("seeds"))),
     )
 
 

@@ -18,6 +18,8 @@ __all__ = [
     "FIGURES",
     "FURTHER",
     "MAIN",
+    "OF_TEXTS",
+    "STEPS",
     "Figure",
     "as_csv",
     "as_dicts",
@@ -29,6 +31,9 @@ __all__ = [
 
 MAIN = tuple(figure for figure in FIGURES if figure.paper)
 FURTHER = tuple(figure for figure in FIGURES if not figure.paper)
+STEPS = tuple(figure for figure in FIGURES if figure.steps)
+OF_TEXTS = tuple(figure for figure in STEPS if figure.scorer)
+"""Floors find nothing likely: only what scores texts is compared with theirs."""
 COLUMNS = (
     "rung", "system", "dataset", "split", "n", "dialogues", "left_out", "figure", "title", "value", "low", "high", "better", "source",
 )  # fmt: skip

@@ -13,6 +13,7 @@ from tasks.report import plots
 from tasks.report.cells import (
     ABOVE,
     changed,
+    compared,
     count,
     counted,
     graded,
@@ -24,7 +25,7 @@ from tasks.report.cells import (
     percents,
 )
 from tasks.report.counts import SYNTHETIC
-from tasks.report.figures import FIGURES, FURTHER, MAIN, csv_link
+from tasks.report.figures import FIGURES, FURTHER, MAIN, OF_TEXTS, STEPS, csv_link
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
@@ -71,6 +72,8 @@ def render(facts: dict) -> str:
         main=MAIN,
         general=[figure for figure in FIGURES if figure.paper or figure.steps],
         further=FURTHER,
+        step_figures=STEPS,
+        text_figures=OF_TEXTS,
         shown=SHOWN,
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=(*EMOTIONS, "none"),
@@ -107,6 +110,7 @@ def page_environment(titles: dict[str, str]) -> Environment:
         "interval": interval,
         "measured": measured,
         "graded": graded,
+        "compared": compared,
         "counted": counted,
         "over_seeds": over_seeds,
         "changed": changed,

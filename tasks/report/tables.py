@@ -12,6 +12,7 @@ from tasks.report.cells import (
     ABSENT,
     Cell,
     changed,
+    compared,
     count,
     counted,
     graded,
@@ -21,7 +22,7 @@ from tasks.report.cells import (
     percent,
     percents,
 )
-from tasks.report.figures import FIGURES, MAIN
+from tasks.report.figures import MAIN, OF_TEXTS, STEPS
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     TABLE_2_TITLE,
@@ -31,9 +32,6 @@ from tasks.report.paper_tables import (
 )
 from tasks.report.table_1 import by_dataset, titles_of
 
-STEPS = tuple(figure for figure in FIGURES if figure.steps)
-OF_TEXTS = tuple(figure for figure in STEPS if figure.scorer)
-"""Floors find nothing likely: only what scores texts is compared with theirs."""
 LONG = (("tokens", "input, tokens", 1), ("gigabytes", "memory, GB", 2), ("seconds", "time, s", 4), ("bertscore", "BERTScore", 3))  # fmt: skip
 RESTORED = (("bleu_1", "BLEU-1"), ("bleu_4", "BLEU-4"), ("bertscore", "BERTScore"), ("exact", "exact"))
 KINDS = (("own", "its own"), ("other", "another conversation's"))
@@ -136,8 +134,8 @@ def _over(facts: dict, table: str, what: str, figures: tuple) -> Iterator[Table]
 
 
 def _verdicts(row: dict, figures: tuple) -> dict:
-    n = counted({"n": row["bertscore"]["rows"], "dialogues": row["bertscore"]["dialogues"]}).line()
-    return {"n": n, **{figure.title: graded(row[figure.key]).line() for figure in figures}}
+    n, cells = compared(row, figures)
+    return {"n": n.line(), **{figure.title: cell.line() for figure, cell in zip(figures, cells, strict=True)}}
 
 
 def _place(rung: str) -> str:
@@ -309,10 +307,11 @@ def _table_8(facts: dict) -> Iterator[Table]:
     if restored:
         for kind, title in KINDS:
             found = restored[kind]
+            n = counted({"n": found["n"], "dialogues": found["n"]}).line()  # a conversation is a dialogue
             figures = {
                 head: Cell(number(found[key]), interval(found[f"{key}_ci"])).line() for key, head in RESTORED
             }
-            rows.append({"memories": title, "n": count(found["n"]), **figures})
+            rows.append({"memories": title, "n": n, **figures})
         paper = {head: number(TABLE_8.get(key)) for key, head in RESTORED}
         rows.append({"memories": "paper (MultiDialog)", "n": ABSENT, **paper})
     yield Table(

@@ -15,12 +15,11 @@ from model.metrics.verdict import verdict
 from storage.store import Store
 from tasks.report.answer import NOT_RUN, SHOWN
 from tasks.report.counts import Artefacts, read_named
-from tasks.report.figures import FIGURES
+from tasks.report.figures import FIGURES, STEPS
 from tasks.report.rungs import FLOORS
 from tasks.stages.replies.rungs import RUNGS
 from tasks.variants import of_dataset, of_seed
 
-STEPS = tuple(figure.key for figure in FIGURES if figure.steps)
 TRAINED = {rung.name for rung in RUNGS if rung.adapter}
 BASE = "1-llm"
 """What every training of the matrix is compared with: the LLM as it came."""
@@ -230,5 +229,5 @@ def matrix_rows(rows: list[dict]) -> list[dict]:
          "grade": over.get("grade")}
         for row in rows
         for dataset, cell in (row.get("tested") or {}).items()
-        for key, over in ((key, cell["over"].get(key, {})) for key in STEPS if cell.get(key) is not None)
+        for key, over in ((key, cell["over"].get(key, {})) for key in (f.key for f in STEPS) if cell.get(key) is not None)
     ]  # fmt: skip

@@ -7,6 +7,8 @@ import pytest
 
 from storage.store import Store
 from tasks.listing import listing
+from tasks.report.cells import compared
+from tasks.report.figures import STEPS
 from tasks.report.tables import report_tables
 from tasks.terminal import Terminal
 from tests.tasks.report.test_memory_ladder_page import ladder
@@ -55,6 +57,7 @@ def whole(tmp_path_factory):
     metrics = json.loads(store.read(_metrics(store, [*RUNGS, "system-o"])[0]))
     over = {"rung": "5-epo", "left_out": 3, **dict.fromkeys(RUNG_FIGURES, NO_GAIN)}
     metrics["over_floors"] = [{**over, "against": "floor-okay", "system": 'always "Okay."'}]
+    over["log_likelihood"] = {**NO_GAIN, "rows": 30, "dialogues": 8}
     metrics["over_systems"] = [{**over, "against": "system-o", "system": "Some <o>"}]
     counts = {"exchanges": 7, "answered": 5, "failures": {"filtered": 2}, "model": "served:o@12ab", **ASKED}
     artefacts |= {
@@ -70,6 +73,34 @@ def whole(tmp_path_factory):
     changes = (f"systems={json.dumps(SYSTEMS)}", f"judge={json.dumps({'server': {'model': 'judge-7b'}})}")
     html, facts = _report(tmp_path, artefacts, store, changes=changes)
     return " ".join(" ".join(Page(html).text.values()).split()), facts
+
+
+def test_a_figure_of_fewer_says_of_how_many_and_what_is_left_out_is_told(whole):
+    page, facts = whole
+    tables = {table.title: table.rows for table in report_tables(facts, True)[0]}
+    (floor,) = tables["What rung 5 has over systems that read nothing"]
+    (system,) = tables["What rung 5 has over other systems"]
+    assert floor["n"] == system["n"] == "37; of 9 dialogues; 3 answered by one alone left out"
+    assert system["Log-likelihood of the true reply"].endswith("; n = 30 of 8 dialogues")
+    assert not any("n = " in text for text in (*floor.values(), system["BERTScore"]))
+    assert page.count("n = 30 of 8 dialogues") == 1
+    assert page.count("37 of 9 dialogues 3 answered by one alone left out") == 2
+    # Of table 8, of figure 6, and of it by dataset.
+    assert page.count("0.400 to 0.600 37 of 37 dialogues") == 2 and page.count("A 59 of 11 41.3 %") == 2
+
+
+def test_the_rows_number_is_of_the_figure_that_most_have():
+    row = {figure.key: {**NO_GAIN, "rows": 5 + at} for at, figure in enumerate(STEPS)}
+    n, cells = compared(row | {"left_out": {"2-ft": 1, "1-llm": 2}}, STEPS)
+    assert n.value == str(4 + len(STEPS)) and n.notes[1] == "3 answered by one alone left out"
+    assert [cell.notes[-1] for cell in cells[:-1]] == [
+        f"n = {5 + at} of 9 dialogues" for at in range(len(STEPS) - 1)
+    ]
+    assert cells[-1].notes == ("0.043 could have been",)
+    none = compared(
+        {STEPS[0].key: {**NO_GAIN, "mean": None, "rows": 0}} | {k: row[k] for k in list(row)[1:]}, STEPS
+    )
+    assert none[1][0].line() == "no difference seen; n = 0 of 9 dialogues"
 
 
 def printed(facts: dict, width: int, intervals: bool) -> list[str]:
