@@ -106,12 +106,17 @@ def absent(settings: Settings) -> list[dict]:
 
 
 def _cost(system: AnySystem, counts: dict) -> dict | None:
-    """{"amount", "currency", "least": some answers told no tokens}; None without prices."""
+    """{"amount", "currency", "least"}; None without prices.
+
+    least: more may have been paid for than was counted: an answer told no tokens, and of a call that was tried again, or
+    given up, no earlier try's are known.
+    """
     prices: Prices | None = getattr(system, "prices", None)
     if prices is None:
         return None
+    least = any((counts["uncounted"], counts["retries"], sum(counts["failures"].values())))
     amount = (counts["prompt_tokens"] * prices.prompt + counts["reply_tokens"] * prices.reply) / 1e6
-    return {"amount": amount, "currency": prices.currency, "least": counts["uncounted"] > 0}
+    return {"amount": amount, "currency": prices.currency, "least": least}
 
 
 def finetuned(settings: Settings) -> list[str]:

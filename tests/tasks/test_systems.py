@@ -17,7 +17,7 @@ from storage.sample.layout import write_sample
 from storage.shards import read_table
 from tasks.engine.declaration import Weights
 from tasks.report.paper_tables import TABLE_1
-from tasks.report.table_1 import NEEDED
+from tasks.report.table_1 import NEEDED, _cost
 from tasks.settings import ReplySettings, Settings, load_settings
 from tasks.stages.systems.ask import ask_system
 from tasks.stages.systems.settings import ChatbotSystem, EndpointSystem, PaperSystem
@@ -125,6 +125,19 @@ def test_a_call_that_fails_is_a_reject_and_no_reply_and_tries_are_counted(data, 
     rows, rejects, facts = ask(data, system)
     # What may do better another day is asked again; a refusal is an answer.
     assert len(chat_server.asked) == before + 1 and len(rows) == 5 and facts["failures"] == {"filtered": 1}
+
+
+@pytest.mark.parametrize(
+    ("more", "least"),
+    [({}, False), ({"uncounted": 1}, True), ({"retries": 2}, True), ({"failures": {"no_answer": 1}}, True)],
+)
+def test_a_cost_is_at_least_wherever_something_may_have_been_paid_that_was_not_counted(more, least):
+    """A row given up has no tokens, and one tried again those of its last try alone."""
+    system = EndpointSystem.model_validate(
+        {"name": "o", "server": {"model": "o"}, "prices": {"prompt": 2.0, "reply": 8.0}}
+    )
+    counts = {"prompt_tokens": 500_000, "reply_tokens": 250_000, "uncounted": 0, "retries": 0, "failures": {}}
+    assert _cost(system, counts | more) == {"amount": 3.0, "currency": "USD", "least": least}
 
 
 def test_what_was_paid_for_is_not_asked_again_for_other_code(data, chat_server):
