@@ -39,6 +39,7 @@ from tasks.report.paper_tables import (
     TABLE_8_SOURCE,
 )
 from tasks.report.rows import page_rows
+from tasks.report.samples import LINES
 from tasks.report.table_1 import titles_of
 from tasks.report.templates import TEMPLATES, template
 from tasks.report.viewer import CHARACTERS, as_script
@@ -75,6 +76,7 @@ def render(facts: dict) -> str:
         step_figures=STEPS,
         text_figures=OF_TEXTS,
         shown=SHOWN,
+        case_lines=LINES,
         pairs_plots=_pairs_plots(facts["pairs"]),
         emotions=(*EMOTIONS, "none"),
         synthetic_mark=SYNTHETIC,

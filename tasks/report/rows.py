@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tasks.nested import leaves
 from tasks.report.figures import MAIN, as_dicts, figure_rows, verdict_rows
@@ -53,7 +53,11 @@ def page_rows(facts: dict) -> dict[str, Rows]:
         "candidates": [
             {**_without(e, "candidates"), **c} for e in facts["candidate_examples"] for c in e["candidates"]
         ],
-        "replies": [{**_without(e, "replies"), **r} for e in facts["reply_examples"] for r in e["replies"]],
+        "replies": [
+            {**_without(e, "replies"), "history": _lines(e["history"]), **r}
+            for e in facts["reply_examples"]
+            for r in e["replies"]
+        ],
     }
     tables |= _memory(facts["memory_ladder"]) | _recognition(facts["recognition"]) | _pairs(facts["pairs"])
     if facts["quality"]:
@@ -82,6 +86,10 @@ def flat(row: dict) -> dict:
         else:
             found[name] = value
     return found
+
+
+def _lines(history: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{speaker}: {text}" for speaker, text in history)
 
 
 def _without(row: dict, *names: str) -> dict:

@@ -11,13 +11,22 @@ from collections.abc import Iterable
 from storage.answers import Candidate, Pair, Reply
 from storage.draws import draw_number
 from storage.exchanges import Exchange
-from storage.shards import read_table, row_to_candidate, row_to_exchange, row_to_pair, row_to_reply
+from storage.shards import (
+    read_table,
+    row_to_candidate,
+    row_to_exchange,
+    row_to_pair,
+    row_to_reply,
+    row_to_utterance,
+)
 from storage.store import Ref, Store
 from storage.tables import KEY_COLUMNS
 from tasks.report.counts import Artefacts, tables_of
 from tasks.stages.shards import RowKey, row_key
 
 EXAMPLES = 6
+LINES = 4
+"""Utterances before the sentence of a case study (figure 7)."""
 SEED = 0
 
 
@@ -74,8 +83,8 @@ def _candidate_example(
 
 
 def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
-    """Exchanges that every rung answered, with the replies of all rungs, and of the systems that did, beside the true
-    one."""
+    """Exchanges that every rung answered, with what came before, the replies of all rungs, and of the systems that did,
+    beside the true one."""
     shards = tables_of(artefacts, "replies")
     if not shards:
         return []
@@ -84,14 +93,16 @@ def reply_examples(artefacts: Artefacts, store: Store) -> list[dict]:
     found: dict[RowKey, list[Reply]] = {key: [] for key in keys}
     for row in rows_of([*shards, *tables_of(artefacts, "systems")], "replies", set(keys), store):
         found[row_key(row)].append(row_to_reply(row))
-    return [_reply_example(found[key]) for key in keys]
+    before = histories(artefacts, set(keys), LINES, store)
+    return [_reply_example(found[key], before[key][:-1]) for key in keys]
 
 
-def _reply_example(replies: list[Reply]) -> dict:
+def _reply_example(replies: list[Reply], history: list[tuple[str, str]]) -> dict:
     """All rungs' replies to one exchange, of which each holds the sentence and the reference."""
     first = replies[0]
     return {
         **_place(first.key),
+        "history": history,
         "sentence": first.sentence,
         "reference": first.reference,
         "sentence_emotion": first.sentence_emotion,
@@ -101,6 +112,29 @@ def _reply_example(replies: list[Reply]) -> dict:
             for reply in sorted(replies, key=lambda reply: reply.rung)
         ],
     }
+
+
+def histories(
+    artefacts: Artefacts, keys: set[RowKey], lines: int, store: Store
+) -> dict[RowKey, list[tuple[str, str]]]:
+    """Exchange -> speaker and text of its sentence, and of the last `lines` utterances before it."""
+    wanted = {key[:3] for key in keys}
+    dialogues: dict[tuple, list[tuple[int, str, str]]] = {}
+    for ref in tables_of(artefacts, "utterances"):
+        if tuple(ref.name.split("/")[1:3]) not in {key[:2] for key in wanted}:
+            continue
+        for row in read_table(store.read(ref), "utterances"):
+            utterance = row_to_utterance(row)
+            if utterance.key[:3] in wanted:
+                said = dialogues.setdefault(utterance.key[:3], [])
+                said.append((utterance.turn, utterance.speaker, utterance.text))
+    for said in dialogues.values():
+        said.sort()
+    found = {}
+    for key in keys:
+        before = [(speaker, text) for turn, speaker, text in dialogues.get(key[:3], ()) if turn <= key[3]]
+        found[key] = before[-lines - 1 :]
+    return found
 
 
 def prompt_tokens(artefacts: Artefacts, store: Store) -> dict[str, float]:

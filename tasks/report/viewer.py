@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterable
 
 from storage.answers import Reply
-from storage.shards import read_table, row_to_reply, row_to_utterance
+from storage.shards import row_to_reply
 from storage.store import Store
 from tasks.report.counts import Artefacts, read_named, tables_of
-from tasks.report.samples import drawn, keys_of, rows_of
+from tasks.report.samples import drawn, histories, keys_of, rows_of
 from tasks.stages.shards import RowKey
 
 MOST = 2000
@@ -43,7 +43,7 @@ def viewer_samples(artefacts: Artefacts, store: Store) -> dict | None:
     for row in rows_of(shards, "replies", set(chosen), store):
         reply = row_to_reply(row)
         replies[reply.key].append(reply)
-    before = _histories(artefacts, set(chosen), store)
+    before = histories(artefacts, set(chosen), LINES, store)
     figures = _figures(artefacts, store)
     rows, cut = _fitting(_row(replies[key], before.get(key, []), figures.get(key, {})) for key in chosen)
     systems = sorted({name for row in rows for name in row["replies"]})
@@ -97,32 +97,13 @@ def _row(said: list[Reply], before: list[tuple[str, str]], figures: dict[str, li
     return {
         "dataset": first.dataset,
         "place": f"{first.dialogue_id}, turn {first.turn}",
-        "history": history[-LINES:],
+        "history": history,
         "speaker": speaker,
         "sentence": first.sentence,
         "reference": first.reference,
         "emotion": first.reference_emotion,
         "replies": {reply.rung: reply.reply for reply in said},
         "figures": {reply.rung: figures[reply.rung] for reply in said if reply.rung in figures},
-    }
-
-
-def _histories(artefacts: Artefacts, keys: set[RowKey], store: Store) -> dict[RowKey, list[tuple[str, str]]]:
-    """Exchange -> speaker and text of every utterance of its dialogue up to the sentence."""
-    wanted = {key[:3] for key in keys}
-    dialogues: dict[tuple, list[tuple[int, str, str]]] = {}
-    for ref in tables_of(artefacts, "utterances"):
-        if tuple(ref.name.split("/")[1:3]) not in {key[:2] for key in wanted}:
-            continue
-        for row in read_table(store.read(ref), "utterances"):
-            utterance = row_to_utterance(row)
-            if utterance.key[:3] in wanted:
-                dialogues.setdefault(utterance.key[:3], []).append(
-                    (utterance.turn, utterance.speaker, utterance.text)
-                )
-    return {
-        key: [(speaker, text) for turn, speaker, text in sorted(dialogues.get(key[:3], [])) if turn <= key[3]]
-        for key in keys
     }
 
 

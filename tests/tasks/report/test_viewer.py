@@ -10,6 +10,7 @@ from storage.store import Store, canonical
 from storage.utterance import Utterance
 from tasks.engine.item import Workspace
 from tasks.report import viewer
+from tasks.report.samples import reply_examples
 from tasks.report.viewer import as_script, viewer_samples
 from tasks.stages.shards import write_shard
 
@@ -67,6 +68,18 @@ def test_a_sample_has_what_was_said_before_every_reply_and_its_figures(store):
     assert late["replies"] == {"1-llm": "first 8"} and late["figures"] == {"1-llm": [None, None, 0.75]}
     assert early["history"] == [] and early["emotion"] == "sad"
     assert early["figures"] == {"1-llm": [0.25, None, 0.5], "2-ft": [-0.5, None, 0.1]}
+
+
+def test_a_case_study_has_the_last_turns_before_its_sentence(store):
+    """Exchanges that both rungs answered: turn 0, which nothing precedes; and, once the second answers it, turn 8."""
+    made = artefacts(store)
+    (found,) = reply_examples(made, store)
+    assert found["turn"] == 0 and found["history"] == []
+    more = [reply_to_row(reply(turn, "2-ft", "x")) for turn in (0, 8)]
+    made["replies"][1] = write_shard(store, "replies", "replies/all/test/2-ft", more)
+    late = next(example for example in reply_examples(made, store) if example["turn"] == 8)
+    assert late["history"] == [("AB"[turn % 2], f"line {turn}7") for turn in range(4, 8)]
+    assert late["sentence"] == "line 87"
 
 
 def test_no_text_ends_the_script_that_holds_it(store):

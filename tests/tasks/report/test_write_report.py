@@ -723,6 +723,7 @@ def test_candidates_show_every_emotion_and_mark_the_kept_ones(text_run):
 
 def test_replies_stand_side_by_side(text_run):
     _, page, _ = text_run
+    assert "Replies, side by side: Figure 7" in page.text["replies"]
     assert page.text["replies"].count("as above") == 6  # the third rung says what the second says
     assert page.text["replies"].count("5-epo says") == 6
 
