@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from model.compressor.compressor import new_compressor
+from model.compressor.settings import CompressorSettings
 from model.extractor.extractor import new_extractor
 from model.extractor.settings import ExtractorSettings
 from model.llm import load_llm
@@ -22,23 +24,25 @@ AUDIO, VIDEO = (400, 384), (400, 768)
 
 
 def write_corpus(folder: Path, clips: int) -> dict[str, list[dict]]:
-    """A store with three splits of `clips` exchanges, each of a dialogue of its own and with a clip; its artefacts."""
+    """A store with three splits of `clips` exchanges, each of a dialogue of its own, with a history and a clip; its artefacts,
+    with an extractor and a compressor, both tiny and untrained."""
     store, made = Store(folder / "store"), {}
     random = np.random.default_rng(0)
     for split in ("train", "dev", "test"):
         rows: dict[str, list[dict]] = {"utterances": [], "exchanges": [], "features": [], "pairs": []}
         for number in range(clips):
             key = {"dataset": "meld", "split": split, "dialogue_id": f"{number:05d}"}
-            for turn, (speaker, text) in enumerate((("A", f"Number {number}?"), ("B", "Yes, that one."))):
+            texts = ("B", "Which one?"), ("A", f"Number {number}?"), ("B", "Yes, that one.")
+            for turn, (speaker, text) in enumerate(texts):
                 said = Utterance(**key, turn=turn, speaker=speaker, text=text, emotion=None, emotion_raw=None)
                 rows["utterances"].append(utterance_to_row(said))
-            exchange = Exchange(**key, turn=0, sentence=f"Number {number}?", reply="Yes, that one.",
+            exchange = Exchange(**key, turn=1, sentence=f"Number {number}?", reply="Yes, that one.",
                                 sentence_emotion=None, reply_emotion=None, sentence_speaker="A", reply_speaker="B")  # fmt: skip
             rows["exchanges"].append(exchange_to_row(exchange, True))
-            pair = Pair(**key, turn=0, sentence=exchange.sentence, reply=exchange.reply, chosen=exchange.reply,
+            pair = Pair(**key, turn=1, sentence=exchange.sentence, reply=exchange.reply, chosen=exchange.reply,
                         rejected="No, not that one.", rejected_emotion=None, cosine=0.1)  # fmt: skip
             rows["pairs"].append(pair_to_row(pair))
-            clip = {**key, "turn": 0, "media_digest": f"{number:x}"}
+            clip = {**key, "turn": 1, "media_digest": f"{number:x}"}
             for name, shape in (("audio", AUDIO), ("video", VIDEO)):
                 clip[name], clip[f"{name}_shape"] = pack_array(
                     random.standard_normal(shape, dtype=np.float32)
@@ -46,10 +50,18 @@ def write_corpus(folder: Path, clips: int) -> dict[str, list[dict]]:
             rows["features"].append(clip)
         for table, found in rows.items():
             made.setdefault(table, []).append(write_shard(store, table, f"{table}/meld/{split}/0", found))
-    llm, _ = load_llm(resolve("tiny-llm"), "float32")
-    settings = ExtractorSettings(layers=1, queries=2, hidden=16, heads=2)
-    extractor = new_extractor(settings, AUDIO[1], VIDEO[1], llm.get_input_embeddings().weight)
-    (folder / "extractor").mkdir()
-    extractor.save(folder / "extractor")
-    made["extractor"] = [store.put_tree("extractor", folder / "extractor")]
+    llm, tokenizer = load_llm(resolve("tiny-llm"), "float32")
+    table = llm.get_input_embeddings().weight
+    models = {
+        "extractor": new_extractor(
+            ExtractorSettings(layers=1, queries=2, hidden=16, heads=2), AUDIO[1], VIDEO[1], table
+        ),
+        "compressor": new_compressor(
+            CompressorSettings(weights="", layers=1, hidden=16, state=4), tokenizer, table, None
+        ),
+    }
+    for name, model in models.items():
+        (folder / name).mkdir()
+        model.save(folder / name)
+        made[name] = [store.put_tree(name, folder / name)]
     return {name: [ref.model_dump() for ref in refs] for name, refs in made.items()}

@@ -22,6 +22,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from model.dialogue.settings import DialogueSettings
+from model.epo.settings import EpoSettings
 from model.settings import TrainingSettings
 from model.zoo.resolve import identity
 from storage.store import Ref, Store
@@ -29,6 +30,7 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import ReplySettings
 from tasks.stages.dialogue.fit import fit_dialogue
+from tasks.stages.epo.fit import fit_epo
 from tasks.stages.replies.write import write_replies
 
 store = Store(Path(sys.argv[1]))
@@ -41,23 +43,28 @@ llm = Weights(name="tiny-llm", identity=identity("tiny-llm"))
 def of(table, *splits):
     return [ref for ref in made[table] if ref.name.split("/")[2] in splits]
 
-parts = [of(t, "train", "dev") for t in ("utterances", "exchanges", "features")]
-(adapter,) = fit_dialogue(*parts, None, made["extractor"][0], "text", settings, llm, work)
-parts = [of(t, "test") for t in ("utterances", "exchanges", "features")]
-(replies,) = write_replies(
-    "4f-text", *parts, adapter, None, made["extractor"][0], "text", settings, ReplySettings(max_new_tokens=2, batch_size=4), llm, work
-)
-report = json.loads((store.folder(adapter) / "report.json").read_text())
+learnt, tested = ([of(t, *s) for t in ("utterances", "exchanges", "features")] for s in (("train", "dev"), ("test",)))
+(extractor,), (compressor,) = made["extractor"], made["compressor"]
+short = ReplySettings(max_new_tokens=2, batch_size=4)
+(adapter,) = fit_dialogue(*learnt, None, extractor, "text", settings, llm, work)
+(replies,) = write_replies("4f-text", *tested, adapter, None, extractor, "text", settings, short, llm, work)
+(with_memories,) = fit_dialogue(*learnt, compressor, extractor, "memory", settings, llm, work)
+epo = EpoSettings(training=training, sampled_replies=0)
+(preferring,) = fit_epo(made["pairs"], *learnt, with_memories, compressor, extractor, settings, epo, llm, work)
+(last,) = write_replies("5-epo", *tested, preferring, compressor, extractor, "memory", settings, short, llm, work)
+
+reports = [json.loads((store.folder(tree) / "report.json").read_text()) for tree in (adapter, with_memories, preferring)]
+assert reports[0]["audio_visual"] and reports[1]["audio_visual"]
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({
-    "mb": int(peak.split()[1]) / 1024, "rows": replies.rows,
-    "steps": len(report["history"]["train"]), "audio_visual": report["audio_visual"],
+    "mb": int(peak.split()[1]) / 1024, "rows": [replies.rows, last.rows],
+    "steps": [len(report["history"]["train"]) for report in reports],
 }))
 """
 
 
 def told(folder: Path, clips: int) -> dict:
-    """What the child says after both stages."""
+    """What the child says after all stages: replies with text and with memories, trainings on either, and EPO."""
     folder.mkdir()
     made = write_corpus(folder, clips)
     done = subprocess.run(
@@ -71,6 +78,6 @@ def told(folder: Path, clips: int) -> dict:
 @pytest.mark.slow
 def test_ten_times_the_clips_take_no_more_memory(tmp_path):
     once, more = told(tmp_path / "once", CLIPS), told(tmp_path / "more", CLIPS * TIMES)
-    assert once["audio_visual"] and (once["rows"], more["rows"]) == (CLIPS, CLIPS * TIMES)
-    assert more["steps"] == TIMES * once["steps"] == CLIPS * TIMES // 4
+    assert (once["rows"], more["rows"]) == ([CLIPS] * 2, [CLIPS * TIMES] * 2)
+    assert (once["steps"], more["steps"]) == ([CLIPS // 4] * 3, [CLIPS * TIMES // 4] * 3)
     assert more["mb"] < once["mb"] + ROOM_MB, (once["mb"], more["mb"])
