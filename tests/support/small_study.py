@@ -11,7 +11,9 @@ from tasks.study.study import FILMED, INSTRUCTIONS, Access, Study, StudyItem, Tu
 SYSTEMS = {"1-llm": "LLM as it is", "4-av": "+ audio-visual", "5-epo": "+ EPO"}
 
 
-def item(number: int, dataset: str = "meld", clip: str | None = None, **replies: str) -> StudyItem:
+def item(
+    number: int, dataset: str = "meld", clip: str | None = None, first_clip: str | None = None, **replies: str
+) -> StudyItem:
     """Two turns, and a reply of each system that names it, so that a test can tell them apart."""
     return StudyItem(
         id=f"i{number:02}",
@@ -20,7 +22,7 @@ def item(number: int, dataset: str = "meld", clip: str | None = None, **replies:
         dialogue_id=f"d{number}",
         turn=1,
         turns=(
-            Turn(speaker="Speaker 1", text=f"Hello, number {number}."),
+            Turn(speaker="Speaker 1", text=f"Hello, number {number}.", clip=first_clip),
             Turn(speaker="Speaker 2", text=f"I lost my keys, all {number} of them.", clip=clip),
         ),
         reference="Oh no.",
