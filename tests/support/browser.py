@@ -16,7 +16,10 @@ needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here 
 
 
 class Browser:
-    """One page. A context manager: the browser ends with it. problems: what scripts raised, or the browser refused."""
+    """One page, or several of which one is spoken to. A context manager: the browser ends with it.
+
+    problems: what scripts raised, or the browser refused.
+    """
 
     def __init__(self, folder: Path):
         assert CHROMIUM is not None
@@ -40,18 +43,28 @@ class Browser:
         self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None)
         targets = self.ask("Target.getTargets")["targetInfos"]
         page = next(target["targetId"] for target in targets if target["type"] == "page")
-        self._session = self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        self.tab = self._attached(page)
+
+    tab: str | None = None
+    """The page that is spoken to; set to turn to another one."""
+
+    def _attached(self, page: str) -> str:
+        self.tab = self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
+        return self.tab
 
-    _session: str | None = None
+    def new_tab(self) -> str:
+        """Another page, in a window of its own, so that neither is in the background; it is turned to."""
+        self.tab = None  # the browser's own commands
+        return self._attached(self.ask("Target.createTarget", url="about:blank", newWindow=True)["targetId"])
 
     def ask(self, method: str, **parameters) -> dict:
         """One command and its answer; what comes meanwhile is looked through for problems."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
+        if self.tab is not None:
+            message["sessionId"] = self.tab
         self._socket.send(json.dumps(message))
         while True:
             said = json.loads(self._socket.recv(timeout=120))

@@ -25,7 +25,7 @@ def served(folder: Path, port: int = 0) -> Iterator[str]:
         yield address
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(120)
 
 
 def start(folder: Path, port: int = 0) -> tuple[subprocess.Popen, str]:

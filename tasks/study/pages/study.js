@@ -80,6 +80,11 @@ FORM.addEventListener("submit", (event) => {
   sendAll();
 });
 
+// Each answer was sent as it was clicked: the form itself sends none, since another tab may have changed one meanwhile.
+FORM.addEventListener("formdata", (event) => {
+  for (const name of [...event.formData.keys()]) event.formData.delete(name);
+});
+
 window.addEventListener("beforeunload", (event) => {
   if (waiting.length && !leaving) event.preventDefault();
 });
