@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.columns import Columns
+from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
@@ -24,7 +25,7 @@ from storage.files import shell_word
 from storage.store import StoreError, write_atomic
 from tasks.chat.clips import Decoded, decode
 from tasks.chat.conversation import HistorySize
-from tasks.chat.talk import Talk, Turn
+from tasks.chat.talk import Answer, Talk, Turn
 from tasks.terminal import LAYOUT, Terminal, clean, size_text
 
 HELP = """/clip FILE      a video or sound file that goes with the next turn
@@ -34,6 +35,8 @@ HELP = """/clip FILE      a video or sound file that goes with the next turn
 /save [FILE]    the conversation as JSON
 /help, /quit    Ctrl-C stops a reply, Ctrl-D ends"""
 EMOTIONS_SHOWN = 3
+ENDINGS: dict[str | None, str] = {"length": " …", "stopped": " [stopped]"}
+"""What stands behind an answer that did not come to its own end."""
 
 
 class TerminalChat:
@@ -121,17 +124,16 @@ class TerminalChat:
         with Live(console=self.out, auto_refresh=False) as live:
 
             def changed(turn: Turn) -> None:
-                panels = [
-                    Panel(
-                        Text(clean(a.text or "…", LAYOUT)),
-                        title=a.rung,
-                        width=max(20, self.out.width // 2 - 1),
-                    )
-                    for a in turn.answers
-                ]
-                live.update(Columns(panels), refresh=True)
+                panels = Columns([self._panel(answer) for answer in turn.answers])
+                felt = [Text(felt_text(turn.emotion), style="dim")] if clip and turn.emotion else []
+                live.update(Group(*felt, panels), refresh=True)
 
             return self.talk.say(text, clip, changed)
+
+    def _panel(self, answer: Answer) -> Panel:
+        waiting = "…" if answer.ended is None and not answer.text else ""
+        said = Text(clean(answer.text or waiting, LAYOUT)).append(ENDINGS.get(answer.ended, ""), style="dim")
+        return Panel(said, title=answer.rung, width=max(20, self.out.width // 2 - 1))
 
     @contextmanager
     def _own_interrupt(self) -> Iterator[None]:
@@ -221,7 +223,7 @@ class _Streamed:
     def _show(self, turn: Turn) -> None:
         if turn.clip is not None and turn.emotion and not self.felt:
             self.felt = True
-            self.out.say(f"  emotion, by clip and words: {emotion_text(turn.emotion)}", style="dim")
+            self.out.say(felt_text(turn.emotion), style="dim")
         while self.number < len(turn.answers):
             answer = turn.answers[self.number]
             if not self.named and (answer.text or answer.ended):
@@ -231,8 +233,13 @@ class _Streamed:
             self.shown = len(answer.text)
             if answer.ended is None:
                 return
-            self.out.say({"length": " …", "stopped": " [stopped]"}.get(answer.ended, ""), style="dim")
+            self.out.say(ENDINGS.get(answer.ended, ""), style="dim")
             self.number, self.shown, self.named = self.number + 1, 0, False
+
+
+def felt_text(emotion: dict[str, float]) -> str:
+    """The line above the answers to a turn with a clip."""
+    return f"  emotion, by clip and words: {emotion_text(emotion)}"
 
 
 def emotion_text(emotion: dict[str, float]) -> str:
