@@ -143,6 +143,12 @@ by("say").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = by("text").value;
   if (busy || !text.trim()) return;
+  const length = [...text].length;
+  if (length > about.most_characters) {  // it stays in the box, to be made shorter
+    problem(`the turn has ${length.toLocaleString("en")} characters; say it in at most ${
+      about.most_characters.toLocaleString("en")}, or in several turns`);
+    return;
+  }
   problem();
   by("text").value = "";
   const said = clip;

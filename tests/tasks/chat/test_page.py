@@ -1,11 +1,17 @@
-"""The page in a real browser: typing, a recorded clip, a lost connection, a reload, and no script at all."""
+"""The page in a real browser: typing, clips, a lost connection, a reload, and no script at all."""
 
+import re
+
+import httpx
 import pytest
 
 from model.generation.settings import Sampling
 from tasks.chat.web import web_app
 from tests.support.browser import Browser, needs_a_browser
+from tests.support.clips import write_clip
+from tests.support.relay import Relay
 from tests.support.served import served
+from tests.support.waiting import wait_for
 
 pytestmark = needs_a_browser
 LAST = "turns.at(-1)"
@@ -15,9 +21,18 @@ ENDED = f"turns.length === %d && {LAST}.history !== null"
 @pytest.fixture(scope="module")
 def tab(engine, found, tmp_path_factory):
     app = web_app(engine, found, "5-epo", Sampling(temperature=0, max_new_tokens=8), "a-run", "127.0.0.1")
-    with served(app) as url, Browser(tmp_path_factory.mktemp("profile")) as page:
-        page.url = url
+    with served(app) as url, Relay(url) as relay, Browser(tmp_path_factory.mktemp("profile")) as page:
+        page.url, page.relay, page.behind = relay.url, relay, url
         yield page
+
+
+def recorded(tab, button):
+    """Press it, let a moment pass, and press it again; the clip has been read then."""
+    tab.run(f"document.getElementById('{button}').click()")
+    tab.until("recorder !== null && recorder.state === 'recording'")
+    tab.run("new Promise((done) => setTimeout(done, 1500))")
+    tab.run(f"document.getElementById('{button}').click()")
+    tab.until("clip !== null")
 
 
 @pytest.mark.slow
@@ -33,11 +48,7 @@ def test_a_conversation_in_a_browser(tab):
     assert tab.run("document.querySelector('.dots').textContent.length") in (1, 2)
 
     # A clip from the camera and the microphone, which the browser makes up.
-    tab.run("document.getElementById('film').click()")
-    tab.until("recorder !== null && recorder.state === 'recording'")
-    tab.run("new Promise((done) => setTimeout(done, 1500))")
-    tab.run("document.getElementById('film').click()")
-    tab.until("clip !== null")
+    recorded(tab, "film")
     assert tab.run("clip.seen && clip.heard")
     tab.type("What do you see?")
     tab.until(ENDED % 2)
@@ -52,12 +63,19 @@ def test_a_conversation_in_a_browser(tab):
     tab.until(ENDED % 3)
     assert tab.run(f"{LAST}.answers.map((a) => a.rung)") == ["5-epo", "1-llm"]
 
-    # What is said while the page hears nothing is there once it hears again; and after a reload.
-    tab.run("(() => { events.close(); })()")
-    tab.run("posted(here('turns'), { text: 'Unheard.', clip: null })")
+    # What is said while the connection is cut is there once it is mended, and nothing is told twice.
+    problems = [*tab.problems]
+    tab.relay.cut()
+    tab.until("!document.getElementById('connection').hidden")
+    room = f"{tab.behind}/conversations/{tab.run('location.hash').lstrip('#')}"
+    httpx.post(f"{room}/turns", json={"text": "Unheard."}, timeout=60).raise_for_status()
     assert tab.run("turns.length") == 3
-    tab.run("listen()")
+    tab.relay.asked = b""
+    tab.relay.mend()
     tab.until(ENDED % 4)
+    tab.until("document.getElementById('connection').hidden")
+    assert b"last-event-id: " in tab.relay.asked.lower()
+    tab.problems[:] = problems  # that nothing was reached is what was asked for
     before = tab.run("JSON.stringify(turns)")
     tab.ask("Page.reload")
     tab.until("document.readyState === 'complete' && typeof turns !== 'undefined' && turns.length === 4")
@@ -73,10 +91,69 @@ def test_a_conversation_in_a_browser(tab):
 
 
 @pytest.mark.slow
+def test_a_voice_and_a_file_are_clips_too(tab, tmp_path):
+    tab.go(f"{tab.url}/?clips")
+    tab.until("document.activeElement.id === 'text' && location.hash.length > 20")
+    recorded(tab, "voice")
+    assert tab.run("clip.heard && !clip.seen")
+    tab.run("document.getElementById('drop').click()")
+    assert tab.run("clip === null && document.getElementById('clip').hidden")
+    recorded(tab, "voice")
+    tab.run("document.getElementById('text').focus()")
+    tab.type("Do you hear me?")
+    tab.until(ENDED % 1)
+    assert tab.run(f"{LAST}.clip.heard && !{LAST}.clip.seen")
+
+    def choose(path):
+        root = tab.ask("DOM.getDocument")["root"]["nodeId"]
+        field = tab.ask("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+        tab.ask("DOM.setFileInputFiles", nodeId=field, files=[str(path)])
+
+    choose(write_clip(tmp_path / "a.mp4"))
+    tab.until("clip !== null")
+    told = tab.run("document.getElementById('about-clip').textContent")
+    assert re.fullmatch(r"1(\.\d+)? s, heard and seen; now type what is said", told)
+    tab.type("And do you see this?")
+    tab.until(ENDED % 2)
+    assert tab.run(f"{LAST}.clip.heard && {LAST}.clip.seen")
+    (tmp_path / "none.mp4").write_text("no clip at all")
+    choose(tmp_path / "none.mp4")
+    tab.until("/corrupt/.test(document.getElementById('problem').textContent)")
+    assert tab.run("clip === null && document.getElementById('clip').hidden")
+
+
+@pytest.mark.slow
+def test_a_turn_that_is_too_long_stays_in_the_box(tab):
+    tab.go(f"{tab.url}/?long")
+    tab.until("document.activeElement.id === 'text' && location.hash.length > 20")
+    tab.run("document.getElementById('text').value = 'x'.repeat(99_999) + '🙂'")
+    tab.press("Enter")
+    tab.until("!document.getElementById('problem').hidden")
+    told = "the turn has 100,000 characters; say it in at most 4,000, or in several turns"
+    assert tab.run("document.getElementById('problem').textContent") == told
+    assert tab.run("turns.length === 0 && [...document.getElementById('text').value].length === 100_000")
+    tab.run("document.getElementById('text').value = 'Then I say less.'")
+    tab.press("Enter")
+    tab.until("turns.length === 1 && document.getElementById('problem').hidden")
+
+
+@pytest.mark.slow
 def test_without_scripts_it_says_so(tab):
+    """What stands in <noscript> is elements, with a place on the page, only where scripts are off."""
+
+    def height():
+        root = tab.ask("DOM.getDocument")["root"]["nodeId"]
+        line = tab.ask("DOM.querySelector", nodeId=root, selector="noscript p")["nodeId"]
+        try:
+            return line and tab.ask("DOM.getBoxModel", nodeId=line)["model"]["height"]
+        except AssertionError:  # the page is not laid out yet
+            return 0
+
+    tab.go(f"{tab.url}/?scripts")
+    assert height() == 0
     tab.ask("Emulation.setScriptExecutionDisabled", value=True)
-    tab.ask("Page.navigate", url=f"{tab.url}/?plain")
-    root = tab.ask("DOM.getDocument", depth=-1)
-    while "needs JavaScript" not in str(root):
-        root = tab.ask("DOM.getDocument", depth=-1)
-    tab.ask("Emulation.setScriptExecutionDisabled", value=False)
+    try:
+        tab.ask("Page.navigate", url=f"{tab.url}/?plain")
+        assert wait_for(height) > 10
+    finally:
+        tab.ask("Emulation.setScriptExecutionDisabled", value=False)

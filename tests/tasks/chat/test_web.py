@@ -38,16 +38,16 @@ def room(page):
 class Listening:
     """What a page is told from `after` on, until `stop`."""
 
-    def __init__(self, page, room, after=0):
+    def __init__(self, page, room, after=0, headers=None):
         self.changes, self.latest = [], threading.Event()
-        self._arguments = page, f"{room}/events?after={after}"
+        self._arguments = page, f"{room}/events?after={after}", headers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
 
     def _listen(self):
-        page, address = self._arguments
-        with page.stream("GET", address) as stream:
+        page, address, headers = self._arguments
+        with page.stream("GET", address, headers=headers) as stream:
             for line in stream.iter_lines():
                 if line.startswith("data: "):
                     self.changes.append(json.loads(line[6:]))
@@ -82,6 +82,10 @@ def test_a_turn_is_told_as_it_comes_and_what_was_missed_is_told_again(page, room
     missed = again.first()
     again.stop(page, room)
     assert missed["turns"].keys() == {"1"} and missed["count"] == 2
+    # A browser that tries again by itself asks by its old address, and says what it has seen in a header.
+    by_header = Listening(page, room, after=0, headers={"Last-Event-ID": str(seen)})
+    assert by_header.first()["turns"].keys() == {"1"}
+    by_header.stop(page, room)
     whole = Listening(page, room, after=10**6)  # a page of a server before this one
     assert whole.first()["turns"].keys() == {"0", "1"}
     whole.stop(page, room)
