@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from model.dialogue.dialogue import DialogueModel, prompt_tokens
+from model.dialogue.dialogue import DialogueModel, Shown, prompt_tokens
 from model.dialogue.examples import DialogueExample
 from model.dialogue.streamed_memories import StreamedMemories
 from model.llm import embed, token_ids
@@ -25,8 +26,9 @@ from tasks.chat.models import Models
 class HistorySize:
     """What a rung has of the conversation. form: "memory" or "text".
 
-    utterances: said so far. shown: of these, the newest that a prompt has. positions: what they take in it; as_text: what
-    they would take as text. state_bytes: of the compressor's state, the same at every turn; 0 where there is none.
+    utterances: said so far. shown: of these, the newest that the next prompt has beside its sentence. positions: what they
+    take in it, embeddings and tokens; as_text: what they would take as text. state_bytes: of the compressor's state, the
+    same at every turn; 0 where there is none.
     """
 
     form: str
@@ -77,17 +79,17 @@ class Conversation:
             with torch.no_grad():
                 return embed(model.llm, pieces)
 
-    def size(self, models: Models, rung: str) -> HistorySize:
-        """What the rung has of it now."""
+    def size(self, models: Models, rung: str, reply: int | None = None) -> HistorySize:
+        """What the rung has of it now, beside room for a reply of that many tokens."""
         with models.rung(rung) as model:
-            memories, lines = self._read(model), [u.line for u in self._history()]
-            as_text = sum(len(token_ids(model.tokenizer, line)) + 1 for line in lines)
-            if model.history == "text":
-                return HistorySize("text", len(self.said), len(lines), as_text, as_text, 0)
-            state = self._memories[id(model.compressor)].state_bytes
-            return HistorySize(
-                "memory", len(self.said), len(memories), prompt_tokens(memories), as_text, state
-            )
+            history, memories = self._history(), self._read(model)
+            shown = _shown(model, history, memories, reply)
+            newest = history[len(history) - sum(shown) :]
+            costs = [len(token_ids(model.tokenizer, utterance.line)) + 1 for utterance in newest]
+            embeddings = prompt_tokens(memories[len(history) - sum(shown) :][: shown.memories])
+            positions = embeddings + sum(costs[shown.memories :])
+            state = 0 if model.history == "text" else self._memories[id(model.compressor)].state_bytes
+            return HistorySize(model.history, len(self.said), len(newest), positions, sum(costs), state)
 
     def recall(self, models: Models, rung: str, utterances: int) -> list[tuple[str, str]]:
         """Each of the last utterances, and what the rung's memories of it give back. InputError where it has no memories
@@ -118,6 +120,20 @@ class Conversation:
         if key not in self._memories:
             self._memories[key] = StreamedMemories(model.compressor, self.kept)
         return self._memories[key].read(self.said)
+
+
+def _shown(
+    model: DialogueModel, history: tuple[Spoken, ...], memories: tuple[Tensor, ...], reply: int | None
+) -> Shown:
+    """How much of a history stands in a prompt for a sentence without words, as the prompt itself tells it."""
+    dropped = model.counts["dropped_utterances"]
+    (pieces,) = model.pieces([DialogueExample("next turn", history, "", "")], {history: memories}, reply)
+    shown = len(history) - (model.counts["dropped_utterances"] - dropped)
+    embeddings = sum(len(piece) for piece in pieces if piece.is_floating_point())
+    # The memories stand before the text, none of them empty: as many as make up the embeddings.
+    upto = accumulate((len(memory) for memory in memories[len(history) - shown :]), initial=0)
+    of_memories = list(upto).index(embeddings)
+    return Shown(of_memories, shown - of_memories)
 
 
 def continuation(models: Models, rung: str, text: str, reply: int) -> Tensor:

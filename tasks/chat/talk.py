@@ -104,7 +104,8 @@ class Talk:
 
     def size(self) -> HistorySize:
         """What the rung has of the conversation."""
-        return self.engine.call(lambda models: self.conversation.size(models, self.rung)).result()
+        limit = self.sampling.max_new_tokens
+        return self.engine.call(lambda models: self.conversation.size(models, self.rung, limit)).result()
 
     def saved(self) -> dict:
         """The conversation as JSON."""

@@ -1,6 +1,7 @@
 """What a conversation says is what the rungs' own models say of the same history; and what a person may do to it."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,18 @@ import torch
 
 from model.compressor.compressor import MambaCompressor
 from model.compressor.reconstruction import Reconstruction
-from model.dialogue.dialogue import load_dialogue
+from model.dialogue.dialogue import WINDOW_MARGIN, load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.extractor.extractor import load_extractor
 from model.extractor.recognise import EMOTIONS, emotion_pieces, emotion_scores
 from model.generation.settings import Sampling
-from model.llm import embed, greedy_replies, load_llm
+from model.llm import embed, greedy_replies, load_llm, token_ids
 from model.spoken import Spoken
 from storage.errors import InputError
 from tasks.chat.clips import decode, features
+from tasks.chat.conversation import Conversation, HistorySize
+from tasks.chat.engine import Engine
+from tasks.chat.models import Models
 from tasks.chat.talk import Talk
 from tasks.chat.text import utterance
 from tests.support.clips import write_clip
@@ -91,6 +95,56 @@ def test_a_long_conversation_stays_as_large(engine, found):
     assert (early.positions, early.state_bytes) == (late.positions, late.state_bytes)
     assert late.shown == 6 and late.utterances > early.utterances >= 10
     assert late.state_bytes > 0
+
+
+@pytest.mark.parametrize(
+    "rung, limits, room, shown, embeddings",
+    [
+        ("2-ft", {}, None, 6, 0),  # the six that it may have; two older ones are not there
+        ("2-ft", {"max_history_tokens": 60}, None, None, 0),
+        ("3-mc", {}, None, 6, 6),
+        ("3-mc", {"recent_utterances": 2}, None, 6, 4),
+        ("3-mc", {"recent_utterances": 2, "max_history_tokens": 1}, None, 6, 6),
+        ("3-mc", {}, 3, 3, 3),
+        ("2-ft", {}, 60, None, 0),
+    ],
+)
+def test_its_size_is_what_the_prompt_holds(found, rung, limits, room, shown, embeddings):
+    """Against the prompt itself: it is longer than one without a history by the positions, and the word before them."""
+    dialogue = found.settings.dialogue.model_copy(update=limits)
+    limited = replace(found, settings=found.settings.model_copy(update={"dialogue": dialogue}))
+    lines = [f"Number {'and one more ' * (7 - n)}that is." for n in range(8)]
+    whole, begun, empty = (Conversation(6) for _ in range(3))
+    for n, line in enumerate(lines):
+        whole.add(line, n % 2)
+    begun.add("So.", 0)
+    with Engine(lambda: Models(limited)) as engine:
+
+        def positions(conversation: Conversation, reply: int | None) -> int:
+            return len(engine.call(lambda m: conversation.prompt(m, rung, "", None, reply)).result())
+
+        def size(conversation: Conversation, reply: int | None) -> HistorySize:
+            return engine.call(lambda m: conversation.size(m, rung, reply)).result()
+
+        def window(models: Models) -> int:
+            with models.rung(rung) as model:
+                return model.window
+
+        reply = None  # or so long a one that `room` positions are left for the history
+        if room is not None:
+            reply = engine.call(window).result() - WINDOW_MARGIN - positions(empty, None) - room
+        found_size, first = size(whole, reply), size(begun, None)
+        word = positions(begun, None) - positions(empty, None) - first.positions
+        assert word > 0 and found_size.utterances == 8
+        held = positions(whole, reply) - positions(empty, None) - word
+        assert held == pytest.approx(found_size.positions, abs=2)  # tokens that join where lines meet
+        tokenizer = engine.call(lambda m: m.llm.tokenizer).result()
+    costs = [len(token_ids(tokenizer, u.line)) + 1 for u in whole.said]
+    if shown is None:  # as many of the newest as sixty tokens are enough for
+        shown = max(n for n in range(7) if sum(costs[8 - n :]) <= 60)
+        assert 0 < shown < 6
+    assert found_size.shown == shown and found_size.as_text == sum(costs[8 - shown :])
+    assert found_size.positions == embeddings + sum(costs[8 - shown + embeddings :])
 
 
 def test_two_rungs_answer_and_the_first_goes_on(engine, found):
