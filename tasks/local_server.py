@@ -55,10 +55,12 @@ def listen(
     *,
     grace_s: int = GRACE_S,
     ipv4_too: bool = True,
+    stopping: Callable[[], None] = lambda: None,
     **config: Any,
 ) -> None:
     """Serve until a signal ends it. ready: called with the address once it listens. InputError where it cannot.
 
+    stopping: called in the server's loop once it is stopped, so that what streams without end can end.
     grace_s: seconds that open ones have to end in, once it is stopped.
     ipv4_too: whether the host "::" means IPv4 as well. config: more of uvicorn's.
     """
@@ -85,4 +87,16 @@ def listen(
             backlog=BACKLOG,
             **config,
         )
-        uvicorn.Server(settings).run([listening])
+        _Server(settings, stopping).run([listening])
+
+
+class _Server(uvicorn.Server):
+    """Tells that it stops before it waits for what is open."""
+
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]):
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping()
+        await super().shutdown(sockets)

@@ -66,7 +66,14 @@ def chat(
 
             _warn(host)
             app = web_app(engine, found, first, sampling, run, host)
-            listen(app, host, port, lambda url: out.say(f"{url}  (Ctrl-C ends it)"), lifespan="off")
+            listen(
+                app,
+                host,
+                port,
+                lambda url: out.say(f"{url}  (Ctrl-C ends it)"),
+                lifespan="off",
+                stopping=app.state.rooms.close,
+            )
             return
         from tasks.chat.terminal import TerminalChat
 

@@ -25,6 +25,10 @@ from tasks.engine.own_server import ServerFailed
 from tasks.engine.stopping import Stopped, handling_signals
 from tasks.terminal import clean
 
+TALKING = (["chat"], ["serve"])
+"""Commands that hold conversations, which end with them."""
+BEGINS_ANEW = "begins anew, without the conversations of before"
+
 
 def main() -> None:
     """Entry point: one line and an exit code for every known mistake, a traceback only for a defect.
@@ -87,4 +91,4 @@ def _last_words(why: str) -> None:
     Waiting.end()
     command = " ".join(map(shell_word, ["empamba", *sys.argv[1:]]))
     with contextlib.suppress(OSError):  # a terminal that has hung up
-        err.say(f"{why}; `{command}` goes on from here")
+        err.say(f"{why}; `{command}` {BEGINS_ANEW if sys.argv[1:2] in TALKING else 'goes on from here'}")

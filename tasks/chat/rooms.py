@@ -34,6 +34,7 @@ class Room:
     name: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     clips: OrderedDict[str, Decoded] = field(default_factory=OrderedDict)
     version: int = 0
+    closed: bool = False
     _changes: dict[int, int] = field(default_factory=dict)
     _listeners: set[asyncio.Event] = field(default_factory=set)
 
@@ -73,13 +74,20 @@ class Room:
         """How many pages listen."""
         return len(self._listeners)
 
+    def close(self) -> None:
+        """Whoever listens is told what there is, and then no more. In the loop's thread."""
+        self.closed = True
+        for listener in self._listeners:
+            listener.set()
+
     async def changes(self, after: int) -> AsyncIterator[dict | None]:
-        """What has changed since version `after`, at once, and then whatever changes; None where nothing did for a while."""
+        """What has changed since version `after`, at once, and then whatever changes, until the room is closed; None where
+        nothing did for a while."""
         listener = asyncio.Event()
         listener.set()
         self._listeners.add(listener)
         try:
-            while True:
+            while not self.closed:
                 try:
                     await asyncio.wait_for(listener.wait(), ALIVE_S)
                 except TimeoutError:
@@ -126,3 +134,8 @@ class Rooms:
             )
         self._rooms.move_to_end(name)
         return room
+
+    def close(self) -> None:
+        """All of them, as the server stops. In its loop's thread."""
+        for room in self._rooms.values():
+            room.close()

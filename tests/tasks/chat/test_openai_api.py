@@ -47,6 +47,22 @@ def asked(url, messages, status=200, **fields):
     return done.json()
 
 
+def test_openai_s_own_client_is_answered(url, talked):
+    openai = pytest.importorskip("openai", reason="no client of OpenAI's here to ask the endpoint with")
+    messages, wanted = talked
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+        assert [model.id for model in client.models.list()] == ["2-ft", "3-mc", "5-epo"]
+        whole = client.chat.completions.create(model="3-mc", messages=messages, max_tokens=8)
+        assert whole.choices[0].message.content == wanted and whole.usage.completion_tokens <= 8
+        stream = client.chat.completions.create(model="3-mc", messages=messages, max_tokens=8, stream=True)
+        parts = [part.choices[0] for part in stream if part.choices]
+        said = [part.delta.content for part in parts if part.delta.content]
+        assert "".join(said) == wanted and len(said) > 1
+        assert parts[-1].finish_reason == whole.choices[0].finish_reason
+        with pytest.raises(openai.NotFoundError, match="gpt-9"):
+            client.chat.completions.create(model="gpt-9", messages=messages)
+
+
 def test_the_project_s_own_engine_is_answered(url, engine, found):
     server = ServerSettings(base_url=url, concurrency=8, retries=0)
     settings = EngineSettings(model="3-mc", engine="openai", sampling=GREEDY, server=server, restarts=0)
