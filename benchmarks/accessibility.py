@@ -44,13 +44,7 @@ class Walk:
     def look(self, name: str) -> None:
         """A line for each screen, and one for each violation."""
         for screen, (width, height, mobile) in SCREENS.items():
-            self.page.ask(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=height,
-                deviceScaleFactor=1,
-                mobile=mobile,
-            )
+            self._as_on(width, height, mobile)
             self.page.run(f"{self.axe}; 0")
             found = self.page.run(FOUND)
             aside = self.page.run("document.documentElement.scrollWidth > innerWidth")
@@ -61,10 +55,17 @@ class Walk:
             if aside:
                 print("  wider than the screen")
             self.violations += len(found["violations"]) + aside
-            picture = self.page.ask("Page.captureScreenshot", captureBeyondViewport=True)
+            # A screen as high as the page: what keeps to its lower edge would else lie across the middle.
+            whole = self.page.run("document.documentElement.scrollHeight")
+            self._as_on(width, max(height, whole), mobile)
+            picture = self.page.ask("Page.captureScreenshot")
             (self.pictures / f"{name}-{screen}.png".replace(" ", "-")).write_bytes(
                 base64.b64decode(picture["data"])
             )
+
+    def _as_on(self, width: int, height: int, mobile: bool) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        self.page.ask("Emulation.setDeviceMetricsOverride", **size)
 
 
 def chat(walk: Walk, folder: Path) -> None:
