@@ -1,4 +1,4 @@
-"""Two nodes of a Ray cluster and a store in a bucket, beside one machine and a folder."""
+"""Two nodes of a Ray cluster and a store in a bucket, or a model's server, beside one machine and a folder."""
 
 from pathlib import Path
 
@@ -34,3 +34,16 @@ def test_nodes_with_folders_of_their_own_make_what_one_machine_makes(tmp_path, m
         name for name in ("run", "one", "two") for _ in Path(tmp_path / name).glob("stores/*/logs/*@*.log")
     }
     assert worked <= {"one", "two"} and worked
+
+
+@pytest.mark.slow
+def test_nodes_ask_a_server_for_candidates_and_get_what_one_machine_gets(pipeline, chat_server, tmp_path):
+    here = pipeline.run()
+    asked = len(chat_server.asked)
+    (tmp_path / "there").mkdir()
+    there = type(pipeline)(tmp_path / "there", pipeline.raw, chat_server)
+    with ray_cluster() as head:
+        changes = ("run.runner=ray", f"run.cluster={head}", "run.parallel=2", "run.candidate_workers=2")
+        assert there.run(*changes) == here
+    assert len(chat_server.asked) == 2 * asked
+    assert list((tmp_path / "there" / "store" / "logs").glob("candidates@*.log"))
