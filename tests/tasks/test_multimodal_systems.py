@@ -1,22 +1,33 @@
 """A multimodal system through its stages: real clips of the sample, finetuned, answering; what is kept, and what is asked again."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model.dialogue.settings import DialogueSettings
 from model.features.settings import FeatureSettings
+from model.multimodal.model import MultimodalModel
 from storage.media.settings import MediaSettings
 from storage.sample.layout import write_sample
 from storage.shards import read_table, row_to_utterance
-from tasks.settings import load_settings
+from storage.store import Ref, Store
+from tasks.engine.declaration import Weights
+from tasks.engine.item import Workspace
+from tasks.settings import ReplySettings, load_settings
 from tasks.stages.systems.clips import ClipFolder
+from tasks.stages.systems.multimodal import answer_with_clips
+from tasks.stages.systems.settings import MultimodalSystem
 from tasks.stages.systems.stage import lora_fault
 from tests.support.command_line import empamba
 from tests.support.multimodal import write_multimodal
 from tests.support.rerun import run, session
+from tests.support.two_dialogues import two_dialogues
 
 TRAINING = {
     "batch_size": 2, "max_tokens": 1500, "evaluations": 1, "heldout_rows": 2, "dtype": "float32", "threads": 1
@@ -75,6 +86,66 @@ def test_a_lora_that_vllm_could_not_answer_with_is_refused_before_it_is_trained(
     errors = [text for text in done.stderr.decode().splitlines() if text.startswith("error: ")]
     assert done.returncode == 2 and errors == [f"error: {line}"]
     assert not list((tmp_path / "store" / "records").glob("*")), "nothing was begun"
+
+
+def answered(root: Path, folder: Path, utterances: list[Ref], exchanges: list[Ref]) -> list[Ref]:
+    """Two exchanges a batch, of sentences without clips."""
+    asked = MultimodalSystem.model_validate(system(folder, finetune=None, paper=None))
+    work = Workspace(Store(root), None, "basis", lambda *_: None)
+    weights = Weights(name=str(folder), identity="folder:tiny")
+    return answer_with_clips(
+        asked, weights, None, utterances, exchanges, ReplySettings(max_new_tokens=4), DialogueSettings(),
+        FeatureSettings(), MediaSettings(), work,
+    )  # fmt: skip
+
+
+def killed_at_the_second_batch(*given) -> None:
+    """In a process of its own, which nothing can tidy up after."""
+    reply, asked = MultimodalModel.replies, []
+
+    def replies(model, texts, *rest):
+        if asked:
+            os.kill(os.getpid(), signal.SIGKILL)
+        asked.extend(texts)
+        return reply(model, texts, *rest)
+
+    MultimodalModel.replies = replies
+    answered(*given)
+
+
+@pytest.mark.slow
+def test_rows_that_were_answered_before_a_kill_are_not_asked_again(tmp_path, monkeypatch):
+    two = two_dialogues(tmp_path, meld=("test",), iemocap=("test",))
+    folder = write_multimodal(tmp_path / "model", "qwen2_audio")
+    given = (two.store.root, folder, two.utterances, two.exchanges)
+    process = multiprocessing.get_context("spawn").Process(target=killed_at_the_second_batch, args=given)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    reply, asked = MultimodalModel.replies, []
+    monkeypatch.setattr(
+        MultimodalModel,
+        "replies",
+        lambda model, texts, *rest: asked.extend(texts) or reply(model, texts, *rest),
+    )
+    resumed = answered(*given)
+    assert len(asked) == 4  # of six
+    assert answered(*given) == resumed and len(asked) == 4
+    # As if it had never been cut off.
+    assert [
+        ref.digest for ref in answered(tmp_path / "other", *_copied(two, tmp_path / "other", folder))
+    ] == [ref.digest for ref in resumed]
+    assert len(asked) == 10
+
+
+def _copied(two, root: Path, folder: Path) -> tuple[Path, list[Ref], list[Ref]]:
+    """The same exchanges in a store that was asked nothing yet."""
+    store = Store(root)
+    tables = [
+        [store.put_bytes(ref.name, two.store.read(ref), rows=ref.rows) for ref in refs]
+        for refs in (two.utterances, two.exchanges)
+    ]
+    return (folder, *tables)
 
 
 @pytest.mark.slow
