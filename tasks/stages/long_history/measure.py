@@ -150,7 +150,11 @@ def floors(
         (ALWAYS_OKAY, [OKAY] * len(references)),
         (ANOTHERS, replies_of_others(references, dialogues)),
     ):
-        rows = [(text, true, of) for text, true, of in zip(said, references, dialogues, strict=True) if text]
+        rows = [
+            (text, true, of)
+            for text, true, of in zip(said, references, dialogues, strict=True)
+            if text is not None
+        ]
         if rows:
             texts, trues, whose = (list(side) for side in zip(*rows, strict=True))
             figures = _figures({"bertscore": scored(texts, trues)}, whose, intervals)
