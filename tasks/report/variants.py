@@ -161,13 +161,13 @@ def trained_on(
         made = variants.get(of_dataset(dataset)) or {}
         metrics = read_named(made, "metrics", "metrics.json", store) or {"systems": []}
         each = read_named(made, "metrics", "by_reply.json", store) or {"exchanges": [], "figures": {}}
-        systems = [row for row in metrics["systems"] if row["rung"] in TRAINED and row["dataset"] != ALL]
-        if not systems:
+        here = [row for row in metrics["systems"] if row["rung"] in TRAINED and row["dataset"] != ALL]
+        if not here:
             found.append(
                 {"trained_on": dataset, "not_run": "it has no train split here, or nothing was answered"}
             )
-        for rung in dict.fromkeys(row["rung"] for row in systems):
-            rows = [row for row in systems if row["rung"] == rung]
+        for rung in dict.fromkeys(row["rung"] for row in here):
+            rows = [row for row in here if row["rung"] == rung]
             tested = {
                 row["dataset"]: row | {"over": _over_base(each, rung, row["dataset"], intervals)}
                 for row in rows
