@@ -196,7 +196,7 @@ class _Tasks:
         named = run_item.with_options(tags=task_tags(self._run.request, stage, label))
         said, before = _bounded("; ".join(first_lines(why))), self._read_from(item)
         with self._submitting:  # Prefect counts a flow's task runs without a lock
-            running = named.submit(self._request, stage, label, said, wait_for=before)
+            running = named.submit(self._request, stage, label, said, wait_for=before, return_state=False)
         self._ids[stage, label] = running.task_run_id
         refs = [Ref.model_validate(ref) for ref in running.result()]
         self._made_by.update((ref.digest, running) for ref in refs)
