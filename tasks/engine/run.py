@@ -31,7 +31,7 @@ PUBLISHED = ("report.html", "report.json", "report.csv")
 
 
 class RunRequest(BaseModel, frozen=True, extra="forbid"):
-    """The parameters of every flow; the Prefect UI shows them as a form."""
+    """What is to run: on which data, with which settings, into which store, and how far."""
 
     profile: str = Field("cpu", description="cpu, night, paper, tiny, or a TOML file.")
     changes: tuple[str, ...] = Field(

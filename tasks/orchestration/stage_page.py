@@ -157,7 +157,7 @@ def _training(store: Store, plan: StagePlan) -> list[str]:
             lines += ["## Losses", "", _plot(history), ""]
         # What it took is said above; the store's record of this run is not written yet.
         facts = [(name, value) for name, value in story["facts"] if name != "time"][:FACTS]
-        lines += ["## The training", "", *table(("", ""), facts)]
+        lines += ["## The training", "", *table(("fact", "value"), facts)]
     return lines
 
 
