@@ -85,6 +85,11 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def click(self, selector: str) -> None:
+        """As a person does it, who alone may begin a film with sound."""
+        script = f"document.querySelector({json.dumps(selector)}).click()"
+        self.ask("Runtime.evaluate", expression=script, userGesture=True)
+
     def until(self, script: str, seconds: float = 60) -> None:
         """Wait until the expression is true; a page that is just being left is none yet."""
         deadline = time.monotonic() + seconds

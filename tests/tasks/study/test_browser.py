@@ -51,7 +51,7 @@ def test_a_person_goes_through_it_by_keyboard(folder, tmp_path):
                 "document.documentElement.scrollWidth <= innerWidth"
             )  # nothing to the side of a phone
             page.ask("Emulation.clearDeviceMetricsOverride")
-            page.run("document.getElementById('play').click()")
+            page.click("#play")
             page.until("/whole conversation/.test(document.getElementById('film-state').textContent)")
             lost = "1 of 2 clips could not be played" in page.run(
                 "document.getElementById('film-state').textContent"
