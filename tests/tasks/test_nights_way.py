@@ -1,4 +1,7 @@
-"""The night profile's way from text to the first screen, on `tiny`: its switches together, its budgets small."""
+"""The night profile's way from text to the first screen, on `tiny`: its switches together, its budgets small.
+
+A random LLM ends hardly a sample, so that what each answer says here is mostly that nothing can be told.
+"""
 
 import json
 import shutil
@@ -63,7 +66,6 @@ def test_the_nights_switches_together_come_to_a_report_that_answers_what_was_mea
     assert set(ladder["arms"]) == set(night.ladder.arms)
     assert {arm["adapter"] for arm in ladder["arms"].values()} == {"own"}
     assert set(moved["trainings"]) == {"epo", "random", "shuffled"}
-    assert set(ladder["by_dataset"]) == set(moved["by_dataset"]) == {"iemocap", "meld"}
     assert all("stuck" in row for row in facts["systems"])
 
     answers = dict(zip(ABOUT, facts["answer"], strict=True))
@@ -73,6 +75,6 @@ def test_the_nights_switches_together_come_to_a_report_that_answers_what_was_mea
     assert all("n = " in part["says"] for name, part in answers.items() if name != "clips")
     says = {name: part["says"] for name, part in answers.items()}
     assert "other − own, nats a token" in says["content"] and "BLEU-1" in says["content"]
-    assert "mean embeddings in use" in says["worth"] and "By dataset:" in says["worth"]
+    assert "mean embeddings in use" in says["worth"]
     assert "EPO on random replies, the only control" in says["usual"]
-    assert "of 2 controls" in says["emotion"] and "By dataset:" in says["emotion"]
+    assert "of 2 controls" in says["emotion"]
