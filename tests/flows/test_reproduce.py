@@ -276,7 +276,7 @@ def test_a_run_says_first_what_changed_and_last_what_was_done(folder, raw, serve
     assert rows["scores.calibration"][0] == "not run"
     assert set(STAGES) <= set(rows)
     (line,) = [line for line in first.splitlines() if line.startswith("Report: ")]
-    assert f"`{folder / 'store' / 'report.html'}`" in line and "file:" not in first
+    assert f"`{folder / 'store' / 'report.html'}`" in line and "file://" not in first
     # As it stands there it prints the report.
     told = typed(folder, *shlex.split(line.split("`")[1])[1:])
     assert told.returncode == 0 and b"BERTScore" in told.stdout
