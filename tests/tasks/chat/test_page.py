@@ -142,11 +142,11 @@ def test_without_scripts_it_says_so(tab):
     """What stands in <noscript> is elements, with a place on the page, only where scripts are off."""
 
     def height():
-        root = tab.ask("DOM.getDocument")["root"]["nodeId"]
-        line = tab.ask("DOM.querySelector", nodeId=root, selector="noscript p")["nodeId"]
         try:
+            root = tab.ask("DOM.getDocument")["root"]["nodeId"]
+            line = tab.ask("DOM.querySelector", nodeId=root, selector="noscript p")["nodeId"]
             return line and tab.ask("DOM.getBoxModel", nodeId=line)["model"]["height"]
-        except AssertionError:  # the page is not laid out yet
+        except AssertionError:  # the page is not laid out yet, or another one has just come
             return 0
 
     tab.go(f"{tab.url}/?scripts")
