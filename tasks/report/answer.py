@@ -201,7 +201,9 @@ def _with_memories(facts: dict) -> str:
     if step is None:
         return f"No reply with memories is beside one with text: {_why(facts, '3-mc')}."
     fewer = {row["rung"]: row["run"] for row in facts["table_3"]}
-    saved = f"; prompts have {fewer['3-mc']:.0f} tokens instead of {fewer['2-ft']:.0f}" if len(fewer) == 2 else ""
+    saved = (
+        f"; prompts have {fewer['3-mc']:.0f} tokens instead of {fewer['2-ft']:.0f}" if len(fewer) == 2 else ""
+    )
     return f"{verdict_text('With memories in place of text BERTScore changes by', step['bertscore'])}{saved}."
 
 
