@@ -84,11 +84,7 @@ def _dollars(amount: float) -> str:
 def _cards(spread: bool):
     def told(size: Size) -> str:
         taken = size.card_hours(spread)
-        return (
-            f"{taken:,.1f}, {_dollars(taken * CARD_PRICE)}"
-            if size.times == 1
-            else f"{taken:,.0f}, {_dollars(taken * CARD_PRICE)}"
-        )
+        return f"{taken:,.{1 if size.times == 1 else 0}f}, {_dollars(taken * CARD_PRICE)}"
 
     return told
 

@@ -18,6 +18,8 @@ from tasks.engine.ray_pool import connected
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
+# A token that Ray once left in the user's home would have half of a later cluster ask for it.
+os.environ["RAY_AUTH_MODE"] = "disabled"
 RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--memory=4000000000",
        "--object-store-memory=80000000", "--disable-usage-stats")  # fmt: skip
 

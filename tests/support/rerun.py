@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from storage.sample.layout import write_sample
 from tasks.engine.item import Item
 from tasks.engine.jobs import Progress
 from tasks.engine.planner import Board, StagePlan, run_graph
@@ -33,6 +35,14 @@ SMALL = (
     "pairs.threshold=1.0", "pairs.fallback=none",
 )  # fmt: skip
 """Budgets that bring a run in seconds; every exchange of train and dev has its candidates."""
+
+
+def write_meld(root: Path) -> Path:
+    """The sample's MELD alone, with its clips, so that every stage has something to do."""
+    write_sample(root, dialogues=2, turns=4)
+    for other in ("MultiDialog", "IEMOCAP_full_release"):
+        shutil.rmtree(root / other)
+    return root
 
 
 def session(

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from model.dialogue.settings import DialogueSettings
 from model.features.settings import FeatureSettings
 from model.multimodal.model import MultimodalModel
 from storage.media.settings import MediaSettings
-from storage.sample.layout import write_sample
 from storage.shards import read_table, row_to_utterance
 from storage.store import Ref, Store
 from tasks.engine.declaration import Weights
@@ -26,7 +24,7 @@ from tasks.stages.systems.settings import MultimodalSystem
 from tasks.stages.systems.stage import lora_fault
 from tests.support.command_line import empamba
 from tests.support.multimodal import write_multimodal
-from tests.support.rerun import run, session
+from tests.support.rerun import run, session, write_meld
 from tests.support.two_dialogues import two_dialogues
 
 TRAINING = {
@@ -48,10 +46,7 @@ def system(folder: Path, **changes) -> dict:
 
 @pytest.fixture
 def raw(tmp_path) -> Path:
-    write_sample(tmp_path / "raw", dialogues=2, turns=4)
-    for tree in ("MultiDialog", "IEMOCAP_full_release"):
-        shutil.rmtree(tmp_path / "raw" / tree)
-    return tmp_path / "raw"
+    return write_meld(tmp_path / "raw")
 
 
 def test_what_stands_beside_the_papers_rows_is_finetuned_as_they_are(tmp_path):

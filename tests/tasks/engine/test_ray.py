@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from tasks.engine.stopping import Stopped
 from tasks.settings import load_settings
 from tests.support import fan_out
 from tests.support.ray_cluster import ray_cluster
-from tests.support.rerun import SMALL, digests, run, session
+from tests.support.rerun import SMALL, digests, run, session, write_meld
 from tests.support.shell import STARTS_S, Shell
 from tests.support.waiting import wait_for
 
@@ -318,17 +317,9 @@ def computing() -> tuple[psutil.Process, psutil.Process] | None:
     return None
 
 
-@pytest.fixture
-def filmed(tmp_path) -> Path:
-    """MELD alone, with its clips, so that every stage has something to do."""
-    write_sample(tmp_path / "filmed", dialogues=2, turns=4)
-    for other in ("MultiDialog", "IEMOCAP_full_release"):
-        shutil.rmtree(tmp_path / "filmed" / other)
-    return tmp_path / "filmed"
-
-
 @pytest.mark.slow
-def test_a_worker_killed_in_every_stage_costs_nothing_but_time(cluster, filmed, tmp_path):
+def test_a_worker_killed_in_every_stage_costs_nothing_but_time(cluster, tmp_path):
+    filmed = write_meld(tmp_path / "filmed")
     with session("tiny", tmp_path / "one", filmed, SMALL) as here:
         ran = run(here)
         wanted = digests(here)
