@@ -90,7 +90,7 @@ class RayPool(Pool):
     @contextmanager
     def alone_at(self, store: Store, key: str, meanwhile: Callable[[], None]) -> Iterator[None]:
         claim = f"{store_name(self.store)} {key}"
-        while not self._ray.get(self._claims.take.remote(claim, self._holder)):
+        while not self._taken(claim):
             meanwhile()
             time.sleep(LOOK_S)
         self._held.add(claim)
@@ -98,7 +98,12 @@ class RayPool(Pool):
             yield
         finally:
             self._held.discard(claim)
-            self._claims.free.remote(claim, self._holder)
+            if self._ray.is_initialized():  # else the cluster is gone, and the claim with it
+                self._claims.free.remote(claim, self._holder)
+
+    def _taken(self, claim: str) -> bool:
+        with cluster_there(self._ray):
+            return self._ray.get(self._claims.take.remote(claim, self._holder))
 
     @cached_property
     def _claims(self):
@@ -109,7 +114,7 @@ class RayPool(Pool):
         claims = kept.remote()
 
         def renew() -> None:
-            while not self._ended.wait(LEASE_S / 6):
+            while not self._ended.wait(LEASE_S / 6) and self._ray.is_initialized():
                 claims.renew.remote(sorted(self._held), self._holder)
 
         threading.Thread(target=renew, name="claims", daemon=True).start()
@@ -128,7 +133,7 @@ class RayPool(Pool):
         form = self._node_worker.options(
             num_cpus=takes.cores, num_gpus=takes.gpus, memory=int(takes.memory_gb * GB), scheduling_strategy="SPREAD"
         )  # fmt: skip
-        with self._guard:
+        with self._guard, cluster_there(self._ray):
             self._check_open()
             actor = form.remote(
                 kind.name, store_name(self.store), str(self.raw), self.environment, kind.name == SHARED
@@ -181,8 +186,10 @@ class RayWorker:
 
     def answers(self, job: dict) -> Iterator[dict]:
         """Run a job's item and give the answers to it as they come. Raises StageFailed where the worker is lost."""
+        with cluster_there(self._ray):
+            answers = self._actor.answers.options(num_returns="streaming").remote(job)
         try:
-            for answer in self._actor.answers.options(num_returns="streaming").remote(job):
+            for answer in answers:
                 told = self._ray.get(answer)
                 yield self._refused(job, told["other"]) if "other" in told else told
         except self._ray.exceptions.RayError as error:
@@ -192,7 +199,8 @@ class RayWorker:
         self.kill()
 
     def kill(self) -> None:
-        self._ray.kill(self._actor)
+        if self._ray.is_initialized():  # else the cluster is gone, and the actor with it
+            self._ray.kill(self._actor)
 
     def _refused(self, job: dict, there: dict[str, str]) -> dict:
         """The failure of an item whose node would make it with other code than this run's, or other libraries."""
@@ -206,8 +214,22 @@ class RayWorker:
         return {"failed": why, "usage": True}
 
 
+@contextmanager
+def cluster_there(ray: ModuleType) -> Iterator[None]:
+    """For what is asked of the cluster. Raises StageFailed where it is gone."""
+    gone = "the Ray cluster is gone{}: start it and run again, which goes on from here"
+    if not ray.is_initialized():
+        raise StageFailed(gone.format(""))
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise StageFailed(gone.format(f" ({_first_line(error)})")) from error
+
+
 def connected(cluster: str | None) -> ModuleType:
     """Ray, connected to the cluster whose head is at HOST:PORT, or that this machine is a node of. Raises InputError."""
+    # Asked for anything once its cluster is gone, Ray would start another one on this machine.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     try:
         import ray
     except ImportError:

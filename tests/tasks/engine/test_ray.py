@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -307,13 +307,12 @@ class KillsOnceAStage(RayPool):
 
 
 def computing() -> tuple[psutil.Process, psutil.Process] | None:
-    """The worker of this process's cluster that has an item, and the process that computes it; None as long as there is none."""
+    """The worker of this process's cluster that has an item, and the process that it has started for it, whose end ends what
+    computes; None as long as there is none."""
     for worker in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if worker.cmdline()[:1] == ["ray::NodeWorker.answers"] and (
-                below := worker.children(recursive=True)
-            ):
-                return worker, below[-1]
+            if worker.cmdline()[:1] == ["ray::NodeWorker.answers"] and (started := worker.children()):
+                return worker, started[0]
     return None
 
 
@@ -325,7 +324,7 @@ def test_a_worker_killed_in_every_stage_costs_nothing_but_time(cluster, tmp_path
         wanted = digests(here)
     changes = (*SMALL, "run.runner=ray", f"run.cluster={cluster}", "run.parallel=1", "run.retry_after_s=0.1")
     pool = KillsOnceAStage(load_settings("tiny", changes).run, tmp_path / "store", filmed, {})
-    with session("tiny", tmp_path / "store", filmed, changes, pool) as there:
+    with closing(pool), session("tiny", tmp_path / "store", filmed, changes, pool) as there:
         tried = Counter(run(there))
         for killer in pool.killers:
             killer.join(60)
