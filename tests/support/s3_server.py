@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +48,7 @@ class S3:
     prefix: str = ""
     planned: list[tuple[str, str, str]] = field(default_factory=list)
     guard: threading.Lock = field(default_factory=threading.Lock)
+    putting: threading.Lock = field(default_factory=threading.Lock)
     store: Callable = lambda: None
 
     def fail(self, method: str, part: str, how: str, times: int = 1) -> None:
@@ -173,13 +174,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {n: value for n, value in self.headers.items() if n.lower() not in self.s3.ignores}
         paged = self.s3.page is not None and "list-type=2" in self.path
         connection = HTTPConnection(self.target, timeout=60)
-        try:
+        # One put at a time: moto looks at a condition and puts in two steps, and S3 in one.
+        with self.s3.putting if self.command == "PUT" else nullcontext(), closing(connection):
             path = f"{self.path}&max-keys={self.s3.page}" if paged else self.path
             connection.request(self.command, path, body, headers)
             answer = connection.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
-        finally:
-            connection.close()
 
     def _answer(self, status: int, headers: dict[str, str], data: bytes, half: bool = False) -> None:
         length = headers.pop("Content-Length", None)

@@ -15,8 +15,8 @@ import pytest
 from tests.support.many_clips import write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
-CLIPS, TIMES, ROOM_MB = 24, 10, 60
-"""Nine times the clips are 200 MB, of each of three splits; what two peaks of one process differ by is some ten."""
+CLIPS, TIMES, ROOM_MB = 12, 10, 40
+"""Nine times the clips are 100 MB, of each of three splits; what two peaks of one process differ by is some ten."""
 
 CHILD = """
 import json, sys
