@@ -30,7 +30,7 @@ from tasks.settings import ReconstructionSettings
 from tasks.stages.examples import read_dialogues, spoken
 from tasks.stages.stand_in import DialogueKey, evaluated
 
-EXAMPLES = 6
+EXAMPLES = 20
 Conversation = tuple[DialogueKey, tuple[Spoken, ...]]
 
 
