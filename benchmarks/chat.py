@@ -52,7 +52,7 @@ def untrained(settings: Settings, folder: Path) -> Trained:
     """The rungs of the profile as they begin, before anything is trained for dialogue."""
     table = load_llm(resolve(settings.llm.weights), "float32")[0].get_input_embeddings().weight
     features = settings.features
-    audio = AudioEncoder.load(resolve(features.audio_weights))
+    audio = AudioEncoder.load(resolve(features.audio_weights), window_s=features.audio_window_s)
     video = load_video_encoder(resolve(features.video_weights))
     new_extractor(settings.extractor, audio.width, video.width, table).save(folder)
     shipped = resolve(settings.compressor.pretrained)

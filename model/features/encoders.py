@@ -50,16 +50,21 @@ class Encoder(ABC):
 
 
 class AudioEncoder(Encoder):
-    """Whisper's encoder behind its own log-mel front end."""
+    """Whisper's encoder behind its own log-mel front end.
 
-    def __init__(self, encoder: nn.Module, mel: WhisperFeatureExtractor):
+    window_s: as FeatureSettings.audio_window_s; None is the 30 s that Whisper was trained on.
+    """
+
+    def __init__(self, encoder: nn.Module, mel: WhisperFeatureExtractor, window_s: float | None = None):
         self.encoder, self.mel = encoder.eval().requires_grad_(False), mel
+        self.most = encoder.config.max_source_positions
+        self.window = self.most if window_s is None else _states(round(window_s * SAMPLE_RATE))
 
     @classmethod
-    def load(cls, folder: Path, dtype: str = "float32") -> AudioEncoder:
+    def load(cls, folder: Path, dtype: str = "float32", window_s: float | None = None) -> AudioEncoder:
         """From a local Whisper folder, computing in `dtype`. FeatureError where weights are missing."""
         mel = from_folder(WhisperFeatureExtractor, folder)
-        return cls(_placed(_load(WhisperModel, folder).encoder, dtype), mel)
+        return cls(_placed(_load(WhisperModel, folder).encoder, dtype), mel, window_s)
 
     @property
     def width(self) -> int:
@@ -69,17 +74,31 @@ class AudioEncoder(Encoder):
     def states_of(self, clips: Sequence[np.ndarray]) -> list[Tensor]:
         """Last hidden states fp16 [ceil(n / 320), width] of mono samples float32 [n] at 16 kHz each, 20 ms a state.
 
-        The encoder reads its whole 30 s window; the states of the padding are cut off.
-        FeatureError for an empty clip, one beyond the window, or samples that are no finite numbers.
+        The encoder reads the clip and silence up to the end of its window; the states of the silence are cut off.
+        FeatureError for an empty clip, one beyond 30 s, or samples that are no finite numbers.
         """
         weight = next(self.encoder.parameters())
-        windows = torch.cat([self._window(samples, weight.device) for samples in clips])
-        hidden = self.encoder(windows.to(weight)).last_hidden_state
-        sizes = [-(-len(samples) // SAMPLES_PER_STATE) for samples in clips]
-        return [_half(states[:size]) for states, size in zip(hidden, sizes, strict=True)]
+        mels = [self._mels(samples, weight.device).to(weight) for samples in clips]
+        sizes = [_states(len(samples)) for samples in clips]
+        windows = [min(self.most, -(-size // self.window) * self.window) for size in sizes]
+        found: dict[int, Tensor] = {}
+        for window in sorted(set(windows)):
+            rows = [row for row, of in enumerate(windows) if of == window]
+            hidden = self._encoded(torch.cat([mels[row][:, :, : 2 * window] for row in rows]))
+            found |= {row: _half(states[: sizes[row]]) for row, states in zip(rows, hidden, strict=True)}
+        return [found[row] for row in range(len(clips))]
 
-    def _window(self, samples: np.ndarray, device: torch.device) -> Tensor:
-        """Log-mels of the whole window, fp32 [1, mels, frames]."""
+    def _encoded(self, mels: Tensor) -> Tensor:
+        """[B, T, width] of log-mels [B, mels, 2 T]. As transformers' own forward, which takes no other T than the most."""
+        encoder = self.encoder
+        hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mels)))).transpose(1, 2)
+        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+        for layer in encoder.layers:
+            hidden = layer(hidden, None)
+        return encoder.layer_norm(hidden)
+
+    def _mels(self, samples: np.ndarray, device: torch.device) -> Tensor:
+        """Log-mels of the clip and silence up to 30 s, fp32 [1, mels, frames]."""
         samples = np.asarray(samples, dtype=np.float32)
         if samples.ndim != 1 or not 0 < len(samples) <= self.mel.n_samples:
             raise FeatureError(
@@ -197,6 +216,11 @@ def load_video_encoder(
     raise FeatureError(
         f"{folder}: model type {model_type!r} is no frame encoder; give CLIP, EfficientNet-Lite0 or Mini-Xception"
     )
+
+
+def _states(samples: int) -> int:
+    """How many states so many samples have."""
+    return -(-samples // SAMPLES_PER_STATE)
 
 
 def _load(model_class, folder: Path) -> nn.Module:

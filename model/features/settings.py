@@ -23,6 +23,14 @@ class FeatureSettings(BaseModel, frozen=True, extra="forbid"):
     max_seconds: float = Field(
         30.0, gt=0, le=30, description="Longest utterance; Whisper's window. Not in the paper."
     )
+    audio_window_s: float = Field(
+        30.0,
+        gt=0,
+        le=30,
+        description="Whisper reads an utterance and silence, up to a whole number of windows of so many seconds; 30 are what "
+        "it was trained on and, it is assumed, the paper's. Of one of 3 s it reads a sixth with 5, and its states are the "
+        "same to a cosine of 0.96 to 0.99.",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="What the encoders compute in. Not in the paper."
     )

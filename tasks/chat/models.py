@@ -123,7 +123,8 @@ class Models:
 
     @cached_property
     def audio_encoder(self) -> AudioEncoder:
-        return AudioEncoder.load(resolve(self.settings.features.audio_weights), self.settings.features.dtype)
+        features = self.settings.features
+        return AudioEncoder.load(resolve(features.audio_weights), features.dtype, features.audio_window_s)
 
     @cached_property
     def video_encoder(self) -> VideoEncoder:

@@ -41,7 +41,9 @@ def talkative(folder: Path, louder: float = 4, **config: int) -> Trained:
     new_compressor(small, tokenizer, table, None).save(folder / "compressor")
     changes = (f'llm.weights="{llm_folder}"', "dialogue.max_history_utterances=6")
     settings = load_settings("tiny", changes)
-    audio = AudioEncoder.load(resolve(settings.features.audio_weights))
+    audio = AudioEncoder.load(
+        resolve(settings.features.audio_weights), window_s=settings.features.audio_window_s
+    )
     video = load_video_encoder(resolve(settings.features.video_weights))
     shape = ExtractorSettings(layers=1, queries=4, hidden=32, heads=4)
     new_extractor(shape, audio.width, video.width, table).save(folder / "extractor")

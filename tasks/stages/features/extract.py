@@ -139,7 +139,7 @@ def _encode(clips: dict[str, Clip], settings: FeatureSettings, audio: str, video
     """Decoded clips by some key -> each as it is stored."""
     sounds = {key: clip.audio for key, clip in clips.items() if clip.audio is not None}
     films = {key: film for key, clip in clips.items() if (film := _film(clip)) is not None}
-    heard = _audio_encoder(audio, settings.dtype).states_of(list(sounds.values())) if sounds else []
+    heard = _audio_encoder(audio, settings).states_of(list(sounds.values())) if sounds else []
     seen = _video_encoder(video, settings).states_of(list(films.values())) if films else []
     states = {"audio": dict(zip(sounds, heard, strict=True)), "video": dict(zip(films, seen, strict=True))}
     found = {}
@@ -159,8 +159,8 @@ def _film(clip: Clip) -> np.ndarray | None:
 
 
 @cache
-def _audio_encoder(name: str, dtype: str) -> AudioEncoder:
-    return AudioEncoder.load(resolve(name), dtype)
+def _audio_encoder(name: str, settings: FeatureSettings) -> AudioEncoder:
+    return AudioEncoder.load(resolve(name), settings.dtype, settings.audio_window_s)
 
 
 @cache

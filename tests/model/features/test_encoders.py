@@ -60,6 +60,40 @@ def test_states_equal_the_encoder_on_log_mels_by_librosa(audio):
     assert torch.allclose(audio.states(samples).float(), hidden, atol=5e-3)
 
 
+@pytest.fixture(scope="module")
+def five():
+    return AudioEncoder.load(resolve("tiny-whisper"), window_s=5)
+
+
+@pytest.mark.parametrize(("seconds", "window"), [(1.5, 250), (5, 250), (5.001, 500), (29, 1500)])
+def test_a_shorter_window_is_the_first_part_of_the_networks_own(five, seconds, window):
+    """The same mels, and places from the first on; transformers' encoder cut to so many places is the judge."""
+    samples = chirp(int(16_000 * seconds))
+    mels = five.mel(samples, sampling_rate=16_000, return_tensors="pt").input_features[:, :, : 2 * window]
+    encoder = WhisperForConditionalGeneration.from_pretrained(resolve("tiny-whisper")).eval().model.encoder
+    encoder.config.max_source_positions = window
+    encoder.embed_positions = torch.nn.Embedding.from_pretrained(encoder.embed_positions.weight[:window])
+    with torch.no_grad():
+        hidden = encoder(mels).last_hidden_state[0]
+    found = five.states(samples)
+    assert len(found) == -(-len(samples) // 320) and torch.equal(found, hidden[: len(found)].half())
+
+
+def test_clips_of_different_windows_go_through_together_in_their_order(five):
+    sounds = [chirp(96_000), chirp(400), chirp(160_000), chirp(30_000)]
+    for alone, together in zip(map(five.states, sounds), five.states_of(sounds), strict=True):
+        assert alone.shape == together.shape
+        assert torch.allclose(alone.float(), together.float(), atol=2e-3)
+
+
+def test_the_whole_window_is_transformers_own_forward(audio):
+    samples = chirp(24_000)
+    mels = audio.mel(samples, sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.no_grad():
+        hidden = audio.encoder(mels).last_hidden_state[0, :75]
+    assert torch.equal(audio.states(samples), hidden.half())
+
+
 @pytest.mark.parametrize(
     "samples",
     [
