@@ -318,17 +318,19 @@ def computing() -> tuple[psutil.Process, psutil.Process] | None:
 
 @pytest.mark.slow
 def test_a_worker_killed_in_every_stage_costs_nothing_but_time(cluster, tmp_path):
+    """On the way to a dialogue over memories: shards, clips, and each kind of training."""
+    until = "dialogue.memory"
     filmed = write_meld(tmp_path / "filmed")
     with session("tiny", tmp_path / "one", filmed, SMALL) as here:
-        ran = run(here)
-        wanted = digests(here)
+        ran = run(here, until)
+        wanted = digests(here, until)
     changes = (*SMALL, "run.runner=ray", f"run.cluster={cluster}", "run.parallel=1", "run.retry_after_s=0.1")
     pool = KillsOnceAStage(load_settings("tiny", changes).run, tmp_path / "store", filmed, {})
     with closing(pool), session("tiny", tmp_path / "store", filmed, changes, pool) as there:
-        tried = Counter(run(there))
+        tried = Counter(run(there, until))
         for killer in pool.killers:
             killer.join(60)
-        assert digests(there) == wanted
+        assert digests(there, until) == wanted
     assert sorted(tried) == ran
     again = [name.split(" ")[0] for name, times in tried.items() for _ in range(times - 1)]
     assert sorted(again) == sorted(pool.killed) == sorted({name.split(" ")[0] for name in ran})
