@@ -8,8 +8,6 @@ data stages run again.
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -23,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from tasks.engine.run import RunRequest
+from tasks.engine.runs import runs
 from tasks.stages.shards import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,31 +87,23 @@ def _name(pid: int) -> str:
         return "gone"
 
 
-def timed(arguments: list[str]) -> tuple[float, PeakMemory, str]:
-    """Seconds, peak memory and what was printed."""
+def timed(arguments: list[str]) -> tuple[float, PeakMemory]:
+    """Seconds and peak memory of a command, which prints as it always does."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "flows.cli", *arguments]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+        [sys.executable, "-m", "flows.cli", *arguments], cwd=ROOT, stderr=subprocess.STDOUT
+    )
     peak = PeakMemory(psutil.Process(process.pid))
-    lines = []
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        lines.append(line)
+    code = process.wait()
     peak.stop()
-    if process.wait():
-        raise SystemExit(f"the run failed with exit code {process.returncode}")
-    return time.monotonic() - started, peak, "".join(lines)
+    if code:
+        raise SystemExit(f"the run failed with exit code {code}")
+    return time.monotonic() - started, peak
 
 
-def stage_seconds(printed: str) -> dict[str, int]:
-    """Seconds of each stage's items, added up, from the lines "done STAGE in N s"."""
-    seconds: dict[str, int] = {}
-    for stage, spent in re.findall(r"done (\S+).*? in (\d+) s", printed):
-        seconds[stage] = seconds.get(stage, 0) + int(spent)
-    return seconds
+def stage_seconds(store: Path) -> dict[str, float]:
+    """Seconds of each stage's items in the last run, added up."""
+    return {stage: round(seconds, 1) for stage, seconds in runs(store)[0][0].seconds.items()}
 
 
 def change_one_sentence(store: Path, copy: Path) -> None:
@@ -140,22 +131,20 @@ def one_change(store: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         change_one_sentence(store, Path(scratch) / "raw")
         before = candidates_written(store)
-        seconds, _, printed = timed(
-            ["run", "--store", str(store), "--raw", f"{scratch}/raw", "--until", "pairs"]
-        )
-    spent = stage_seconds(printed)
+        seconds, _ = timed(["run", "--store", str(store), "--raw", f"{scratch}/raw", "--until", "pairs"])
     return {
         "changed_s": round(seconds, 1),
         "changed_candidates": candidates_written(store) - before,
-        "changed_stage_s": spent,
+        "changed_stage_s": stage_seconds(store),
     }
 
 
 def main() -> None:
     arguments = sys.argv[1:]
     with tempfile.TemporaryDirectory() as store:
-        first, memory, printed = timed(["run", "--store", store, *arguments])
-        second, second_memory, _ = timed(["run", "--store", store, *arguments])
+        first, memory = timed(["run", "--store", store, *arguments])
+        spent = stage_seconds(Path(store))
+        second, second_memory = timed(["run", "--store", store, *arguments])
         changed = {} if arguments else one_change(Path(store))
     figures = {
         "name": "demo",
@@ -166,7 +155,7 @@ def main() -> None:
         "peak_proportional_gb": round(memory.proportional / 1e9, 2),
         "at_peak": memory.at_peak,
         "second_peak_resident_gb": round(second_memory.resident / 1e9, 2),
-        "stage_s": stage_seconds(printed),
+        "stage_s": spent,
         "arguments": arguments,
         **changed,
     }
