@@ -269,6 +269,8 @@ def test_a_change_is_seen_told_and_refreshed(machine):
     machine.ended(run["id"], 180)
     assert machine.run(run["id"])["name"] == "refresh raw tiny"
     assert {"tiny", "meld", "iemocap", "multidialog"} <= set(machine.run(run["id"])["tags"])
+    # The run tells it itself, as it ends.
+    wait_for(lambda: machine.artifacts(run["id"])[-1][0] == "run-summary")
     found = machine.artifacts(run["id"])
     assert found[0][0] == "run-plan" and "| utterances | meld | first run |" in found[0][1]
     assert found[-1][0] == "run-summary" and found[-1][1].startswith("# Stopped")
