@@ -12,6 +12,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.command_line import ROOT, environment
@@ -59,6 +60,15 @@ class TypingTerminal:
             assert time.monotonic() < deadline and self._read(), f"no {pattern!r}:\n{self.shown[-3000:]}"
         before, self._read_upto = self._read_upto, found.end()
         return self.shown[before : found.end()]
+
+    def types_until(self, text: str, pattern: str, again_s: float = 10, times: int = 10) -> str:
+        """As `until`; typed again where nothing came of it: a Ctrl-C between Python's prompt and its wait for a key is not heard."""
+        for _ in range(times - 1):
+            self.types(text)
+            with suppress(AssertionError):
+                return self.until(pattern, again_s)
+        self.types(text)
+        return self.until(pattern)
 
     def ends(self, seconds: float = 60) -> int:
         """Its exit code, once it has shown all."""

@@ -19,8 +19,7 @@ def test_a_talk_on_a_terminal(tmp_path):
     command = (*TALKING, str(tmp_path / "parts"), "chat", "--rung", "3", "--max-new-tokens", LONG)
     with TypingTerminal(tmp_path, command) as terminal:
         terminal.until(f"rung 3-mc .*{PROMPT}")
-        terminal.types(CTRL_C)  # nothing to stop, and no end
-        terminal.until(f"/quit or Ctrl-D ends.*{PROMPT}")
+        terminal.types_until(CTRL_C, f"/quit or Ctrl-D ends.*{PROMPT}")  # nothing to stop, and no end
         terminal.types(f"/clip {clip}\n")
         terminal.until(rf"1\.\d s, heard and seen; now type what is said.*{PROMPT}")
         terminal.types("Go on and on.\n")
