@@ -52,16 +52,16 @@ class Encoder(ABC):
 class AudioEncoder(Encoder):
     """Whisper's encoder behind its own log-mel front end.
 
-    window_s: as FeatureSettings.audio_window_s; None is the 30 s that Whisper was trained on.
+    window_s: as FeatureSettings.audio_window_s.
     """
 
-    def __init__(self, encoder: nn.Module, mel: WhisperFeatureExtractor, window_s: float | None = None):
+    def __init__(self, encoder: nn.Module, mel: WhisperFeatureExtractor, window_s: float = 30.0):
         self.encoder, self.mel = encoder.eval().requires_grad_(False), mel
         self.most = encoder.config.max_source_positions
-        self.window = self.most if window_s is None else _states(round(window_s * SAMPLE_RATE))
+        self.window = _states(round(window_s * SAMPLE_RATE))
 
     @classmethod
-    def load(cls, folder: Path, dtype: str = "float32", window_s: float | None = None) -> AudioEncoder:
+    def load(cls, folder: Path, dtype: str = "float32", window_s: float = 30.0) -> AudioEncoder:
         """From a local Whisper folder, computing in `dtype`. FeatureError where weights are missing."""
         mel = from_folder(WhisperFeatureExtractor, folder)
         return cls(_placed(_load(WhisperModel, folder).encoder, dtype), mel, window_s)
