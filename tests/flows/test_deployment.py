@@ -133,7 +133,7 @@ def test_a_cancel_ends_a_workers_run_and_all_below_it(environment, raw, tmp_path
         wanted = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
         assert api(environment, f"flow_runs/{flow_run}/set_state", wanted)["status"] == "ACCEPT"
         assert psutil.wait_procs(running, timeout=15)[1] == []
-        wait_for(lambda: state(environment, flow_run) == "Cancelled", 180)
+        wait_for(lambda: state(environment, flow_run) == "Cancelled", 30)
     found = below(environment, flow_run)
     assert found["train-models"] == "Cancelled"
     assert set(found.values()) <= {"Cancelled", "Completed"}
@@ -154,9 +154,9 @@ def test_a_cancel_ends_what_a_run_has_on_the_nodes_of_a_cluster(environment, raw
         wanted = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
         assert api(environment, f"flow_runs/{flow_run}/set_state", wanted)["status"] == "ACCEPT"
         assert psutil.wait_procs(running, timeout=15)[1] == []
-        wait_for(lambda: state(environment, flow_run) == "Cancelled", 180)
-        wait_for(lambda: places(environment) == 0, 180)
-        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2, 180)
+        wait_for(lambda: state(environment, flow_run) == "Cancelled", 30)
+        wait_for(lambda: places(environment) == 0, 30)
+        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"] == 2, 30)
 
 
 def places(environment) -> int:

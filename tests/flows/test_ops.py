@@ -261,12 +261,12 @@ def test_a_change_is_seen_told_and_refreshed(machine):
         "deployments": {"id": {"any_": [refresh]}},
         "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}},
     }
-    (run,) = wait_for(lambda: machine.ask("flow_runs/filter", body), 300)
+    (run,) = wait_for(lambda: machine.ask("flow_runs/filter", body), 90)
     assert run["id"] not in before and run["created_by"]["type"] == "AUTOMATION"
-    wait_for(lambda: (machine.folder / "store" / "records" / "utterances.exchanges").is_dir(), 300)
+    wait_for(lambda: (machine.folder / "store" / "records" / "utterances.exchanges").is_dir(), 120)
     wanted = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     machine.ask(f"flow_runs/{run['id']}/set_state", wanted)
-    machine.ended(run["id"], 180)
+    machine.ended(run["id"], 60)
     assert machine.run(run["id"])["name"] == "refresh raw tiny"
     assert {"tiny", "meld", "iemocap", "multidialog"} <= set(machine.run(run["id"])["tags"])
     # The run tells it itself, as it ends.
@@ -280,7 +280,7 @@ def test_a_change_is_seen_told_and_refreshed(machine):
 def test_a_failure_is_told(machine):
     flow_run = machine.started("refresh", raw=str(machine.folder / "nowhere"))
     assert machine.ended(flow_run)["state_type"] == "FAILED"
-    (told,) = wait_for(lambda: [one for one in machine.told if "Failed" in one["title"]], 180)
+    (told,) = wait_for(lambda: [one for one in machine.told if "Failed" in one["title"]], 30)
     assert told["title"].startswith("refresh ") and "nowhere" in told["message"]
 
 
@@ -299,7 +299,7 @@ def killed(*pids: int) -> None:
     """With SIGKILL, as the kernel ends what takes too much memory; on return they are gone."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not any(map(psutil.pid_exists, pids)), 180)
+    wait_for(lambda: not any(map(psutil.pid_exists, pids)), 60)
 
 
 def test_a_refresh_goes_on_through_a_kill_of_its_server_and_of_its_worker(machine):
@@ -311,7 +311,7 @@ def test_a_refresh_goes_on_through_a_kill_of_its_server_and_of_its_worker(machin
     killed(machine.ops.server.pid())
     machine.go_on(store, 0)
     (machine.folder / "alone").touch()
-    wait_for(lambda: (machine.folder / "begins").exists() and "done 0" in machine.noted(store), 180)
+    wait_for(lambda: (machine.folder / "begins").exists() and "done 0" in machine.noted(store), 60)
     assert machine.up().returncode == 0
     told, errors = beginning.communicate(timeout=120)
     assert beginning.returncode == 0 and "it was begun" in told, errors[-3000:]
@@ -328,7 +328,7 @@ def test_a_refresh_goes_on_through_a_kill_of_its_server_and_of_its_worker(machin
     second = machine.refresh(store)
     assert machine.ended(second)["state_type"] == "COMPLETED", machine.told_of(second)
     assert "Nothing is stale" in machine.artifacts(second)[0][1]
-    wait_for(lambda: machine.places() == 0, 180)
+    wait_for(lambda: machine.places() == 0, 60)
 
 
 def test_after_a_kill_of_server_worker_and_run_the_next_refresh_does_the_rest(machine):
@@ -347,7 +347,7 @@ def test_after_a_kill_of_server_worker_and_run_the_next_refresh_does_the_rest(ma
     assert (
         noted.pop("begun 0") == 2 and set(noted.values()) == {1} and len(noted) == 5
     )  # the item that was cut off
-    wait_for(lambda: machine.places() == 0, 180)
+    wait_for(lambda: machine.places() == 0, 60)
     (told,) = [one for one in machine.told if "Crashed" in one["title"]]
     assert "process has gone" in told["message"]
 
