@@ -32,9 +32,9 @@ def request(folder, name):
 
 
 def decoders():
-    """Child processes of this one that decode."""
-    children = psutil.Process().children()
-    return [child for child in children if "storage.media.decoder_process" in " ".join(child.cmdline())]
+    """Child processes of this one that decode. Another test's child may have ended and not been waited for."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "storage.media.decoder_process" in " ".join(child.cmdline())]
 
 
 def test_answers_come_in_order_and_are_those_of_this_process(folder):
