@@ -33,9 +33,8 @@ class Arm:
 
 
 def _memories(kind: str, recent: int) -> dict[str, Any]:
-    """A mean of embeddings has no order to be read back from: an adapter that had to would learn it in place of replying."""
-    unread = {"reconstruction_weight": 0.0} if kind == "mean" else {}
-    return {"memory": kind, "recent_utterances": recent, **unread}
+    """Without the loss of reading memories back: arms of text have none, and part of the same budget would go to it."""
+    return {"memory": kind, "recent_utterances": recent, "reconstruction_weight": 0.0}
 
 
 ARMS: dict[str, Arm] = {
