@@ -380,8 +380,8 @@ def length_accuracy(pairs: Pairs) -> float:
 
 @torch.no_grad()
 def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
-    """Greedy replies to the first held-out prompts. Loops are how a collapsed model sounds."""
-    rows = range(min(settings.sampled_replies, len(pairs.lengths)))
+    """Greedy replies to some of the held-out prompts. Loops are how a collapsed model sounds."""
+    rows = spread(len(pairs.lengths), settings.sampled_replies)
     return [
         text
         for first in rows[::REPLIES_AT_ONCE]
@@ -392,6 +392,12 @@ def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
             settings.sampled_tokens,
         )
     ]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Up to `count` of `total` row numbers, evenly apart: rows stand by dataset and dialogue, and all should have some."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
 
 
 def repetition_of(pairs: Pairs, replies: Sequence[str]) -> float:

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
-from model.epo.train import Pairs, Shuffled, mean_repetition, row_margins, train_epo
+from model.epo.train import Pairs, Shuffled, mean_repetition, row_margins, spread, train_epo
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken
@@ -151,6 +151,13 @@ def test_repetition_by_hand():
     # Pairs of "1 2 1 2 1": 12, 21, 12, 21: two of four stood there before.
     assert mean_repetition([[1, 2, 1, 2, 1], [1, 2, 3]]) == 0.25
     assert mean_repetition([[7]]) == 0.0 and mean_repetition([]) is None
+
+
+def test_the_prompts_that_are_answered_are_of_all_datasets():
+    """Held-out pairs stand by dataset and dialogue: the first ones would be of one dataset alone."""
+    assert spread(200, 4) == [0, 50, 100, 150]
+    assert spread(3, 64) == [0, 1, 2] and spread(5, 0) == []
+    assert len(set(spread(200, 64))) == 64
 
 
 def test_bad_input_is_refused(tmp_path):
