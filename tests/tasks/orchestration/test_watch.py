@@ -13,7 +13,7 @@ from storage.errors import InputError
 from storage.sample.layout import write_sample
 from tasks.engine.run import RunRequest
 from tasks.orchestration import watch
-from tasks.orchestration.notify import PLACES
+from tasks.orchestration.places import PLACES
 from tests.support.webhook import webhook
 
 
