@@ -3,15 +3,17 @@
 import importlib
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect import Flow
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 
 from tasks.engine.run import RunRequest
 from tasks.orchestration.deploy import deployed_for, pool
-from tasks.orchestration.ops import LEASES
+from tasks.orchestration.ops import LEASES, RETENTION
 from tasks.orchestration.watch import EVENT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +87,7 @@ def test_compose_starts_what_depends_on_what_is_well():
     assert services["server"]["ports"] == ["127.0.0.1:4200:4200"]  # it asks nobody who they are
     server = services["server"]["environment"]
     assert server["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == LEASES  # in Prefect's home:
+    assert server.items() >= RETENTION.items()
     assert f"places:{server['PREFECT_HOME']}" in services["server"]["volumes"]
     # Where the image can be written by nobody Prefect serves no UI, unless it may write that elsewhere.
     assert Path(server["PREFECT_UI_STATIC_DIRECTORY"]).parent == Path(server["PREFECT_HOME"])
@@ -98,6 +101,15 @@ def test_compose_starts_what_depends_on_what_is_well():
     assert named == set(COMPOSE["volumes"])
     text = (CONTAINERS / "compose.yaml").read_text()
     assert "${POSTGRES_PASSWORD:?" in text and "PASSWORD: prefect" not in text
+
+
+def test_a_server_forgets_runs_after_ninety_days(monkeypatch):
+    """As Prefect reads the settings that it is started with."""
+    for name, value in RETENTION.items():
+        monkeypatch.setenv(name, value)
+    found = ServerServicesDBVacuumSettings()
+    assert found.enabled_vacuum_types == {"events", "flow_runs"}
+    assert found.retention_period == timedelta(days=90)
 
 
 def test_the_kubernetes_template_has_a_variable_for_all_it_names():

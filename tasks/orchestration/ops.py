@@ -35,6 +35,12 @@ STOPS_S = 20.0
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 """Where the server keeps who holds which place. In its memory, as it does unasked, a restart forgets them: a run that goes on
 is then ended for having lost its place, and a dead one's place never comes back."""
+RETENTION = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 24 * 3600),
+}
+"""The server forgets runs that ended ninety days ago, with their logs and artifacts; unasked it keeps them for ever, and `watch`
+alone makes a hundred thousand a year."""
 GOING = ("RUNNING", "PENDING", "CANCELLING")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 QUIET = {
@@ -84,6 +90,8 @@ class Ops:
             told = notify if notify is not None else os.environ.get(PLACES) or None
             if told is not None:
                 keep_places(self.places, told)
+            for service in (self.server, self.worker):
+                service.cut_log()
             if self.server.pid() is None:
                 last_host, last_port = self._last()
                 self._start_server(host or last_host, port or last_port)
@@ -162,6 +170,7 @@ class Ops:
             "PREFECT_SERVER_UI_API_URL": f"{page}/api",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+            **RETENTION,
         }
         environment.pop("PREFECT_API_URL", None)
         command = [PREFECT, "server", "start", "--host", host, "--port", str(port)]
