@@ -154,7 +154,7 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
 
 class _Tasks:
     """Task runs of a flow's stale items. An item gets its place among those that run at once before it becomes a task
-    run, so that the time of one is the time it worked and not what it waited.
+    run, so that the time of one is the time it worked and not what it waited for the run's own items.
     """
 
     def __init__(self, run: Run):
