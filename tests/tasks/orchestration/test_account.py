@@ -151,11 +151,11 @@ def test_what_was_rejected_and_which_models_are_behind_stand_in_the_summary(ende
 
 def test_the_summary_counts_the_reasons_it_leaves_out_and_leads_to_every_stages_table(ended):
     turned_away = [
-        {"dataset": "meld", "split": "train", "dialogue_id": "d", "stage": "utterances", "reason": f"r{n}", "detail": ""}
+        {"dataset": "meld", "split": "train", "dialogue_id": "d", "stage": "utterances", "reason": f"fault {n}", "detail": ""}
         for n in range(67)
     ]  # fmt: skip
     rejects = ended.store.put_bytes("rejects/meld", write_table(turned_away, "rejects"), rejects=67)
     read = StagePlan(UTTERANCES, "stale", stale={"meld": ["first run"]}, outputs={"meld": (rejects,)})
     text = ended.summary(read, StagePlan(EPO, "fresh"))
-    assert text.count("| utterances | r") == 60 and "… and 7 more reasons" in text
+    assert text.count("| utterances | fault ") == 60 and "… and 7 more reasons" in text
     assert "[utterances](/artifacts/key/stage-utterances), [epo](/artifacts/key/stage-epo)" in text
