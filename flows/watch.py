@@ -5,11 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.engine.run import RunRequest
-from tasks.orchestration.notify import tell_failure
-from tasks.orchestration.watch import emit_what_changed
+from tasks.orchestration.watch import emit_what_changed, tell_new_failure
 
 
-@flow(name="watch", log_prints=True, on_failure=[tell_failure], on_crashed=[tell_failure])
+@flow(name="watch", log_prints=True, on_failure=[tell_new_failure], on_crashed=[tell_new_failure])
 def watch(request: RunRequest) -> str:
     """Emit `empamba.stale` where something is stale that no earlier look has told. Returns what it found, in a line."""
     found = emit_what_changed(request)

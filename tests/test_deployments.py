@@ -3,15 +3,17 @@
 import importlib
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect import Flow
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 
 from tasks.engine.run import RunRequest
 from tasks.orchestration.deploy import deployed_for, pool
-from tasks.orchestration.ops import LEASES
+from tasks.orchestration.ops import LEASES, RETENTION
 from tasks.orchestration.watch import EVENT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +87,7 @@ def test_compose_starts_what_depends_on_what_is_well():
     assert services["server"]["ports"] == ["127.0.0.1:4200:4200"]  # it asks nobody who they are
     server = services["server"]["environment"]
     assert server["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == LEASES  # in Prefect's home:
+    assert server.items() >= RETENTION.items()
     assert f"places:{server['PREFECT_HOME']}" in services["server"]["volumes"]
     # Where the image can be written by nobody Prefect serves no UI, unless it may write that elsewhere.
     assert Path(server["PREFECT_UI_STATIC_DIRECTORY"]).parent == Path(server["PREFECT_HOME"])
@@ -100,6 +103,41 @@ def test_compose_starts_what_depends_on_what_is_well():
     assert "${POSTGRES_PASSWORD:?" in text and "PASSWORD: prefect" not in text
 
 
+def filled(text: str, **given: str) -> str:
+    """A text of the compose file with its variables, as Compose fills them in."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1]) or found[2], text)
+
+
+def test_store_profile_and_keys_reach_what_needs_them():
+    """A store in a bucket, with a profile: by variables, and a file of keys that the server is not shown."""
+    services = COMPOSE["services"]
+    told = {"EMPAMBA_STORE": "s3://bucket/prefix", "EMPAMBA_PROFILE": "paper"}
+    for given, store, profile in (({}, "/store", "cpu"), (told, "s3://bucket/prefix", "paper")):
+        words = [filled(word, **given) for word in services["deploy"]["command"]]
+        assert words[:3] == ["empamba", "ops", "deploy"]
+        assert {"--raw=/data", f"--store={store}", f"--profile={profile}"} < set(words)
+    (keys,) = services["deploy"]["env_file"]
+    assert services["worker"]["env_file"] == [keys] and "env_file" not in services["server"]
+    assert keys["required"] is False and filled(keys["path"], EMPAMBA_ENV_FILE="/keys") == "/keys"
+    # It is neither committed nor copied into an image.
+    assert "*.env" in (ROOT / ".gitignore").read_text().split()
+    assert (ROOT / ".dockerignore").read_text().split()[-1] == "**/*.env"
+
+
+def test_a_worker_that_is_made_anew_is_the_machine_of_before():
+    """Its name is that of a dead run's mark (tasks/engine/run_marks.py), which is judged on its own machine alone."""
+    assert COMPOSE["services"]["worker"]["hostname"] == "worker"
+
+
+def test_a_server_forgets_runs_after_ninety_days(monkeypatch):
+    """As Prefect reads the settings that it is started with."""
+    for name, value in RETENTION.items():
+        monkeypatch.setenv(name, value)
+    found = ServerServicesDBVacuumSettings()
+    assert found.enabled_vacuum_types == {"events", "flow_runs"}
+    assert found.retention_period == timedelta(days=90)
+
+
 def test_the_kubernetes_template_has_a_variable_for_all_it_names():
     template = json.loads((CONTAINERS / "kubernetes-job.json").read_text())
     named = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
@@ -108,6 +146,9 @@ def test_the_kubernetes_template_has_a_variable_for_all_it_names():
     job = template["job_configuration"]["job_manifest"]["spec"]
     pod = job["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
+    # Keys come from a secret, not in plain text from the pool's "env"; without one a run starts too.
+    (from_,) = pod["containers"][0]["envFrom"]
+    assert from_ == {"secretRef": {"name": "{{ secret }}", "optional": True}}
     mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
     # Prefect starts a cancelled or lost run again by its own rules, never Kubernetes.

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.options import AsJson, RunOptions, grouped
-from flows.cli.output import out
+from flows.cli.output import err, out
 from tasks.terminal import json_line
 
 OPS = Path.home() / ".empamba" / "ops"
@@ -23,19 +23,29 @@ Folder = Annotated[
 def up(
     options: RunOptions,
     home: Folder = OPS,
-    host: Annotated[str, typer.Option(help="Address that the server listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 4200,
+    host: Annotated[
+        str | None, typer.Option(help="Address that the server listens on; 127.0.0.1 unless told.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its port; 4200 unless told.")] = None,
     notify: Annotated[
         str | None,
-        typer.Option(help="Where failures are told: a webhook, Slack or e-mail (docs/operations.md)."),
+        typer.Option(
+            help='Where failures are told: a webhook, Slack or e-mail (docs/operations.md); "" for nowhere.'
+        ),
     ] = None,
 ) -> None:
-    """Start server, work pool and worker, deploy the flows for this data, profile and store; print the address."""
+    """Start server, work pool and worker, deploy the flows for this data, profile and store; print the address.
+
+    --host, --port and --notify stay as they were last told.
+    """
     from tasks.orchestration.ops import Ops
 
     request = options.request()
     request.settings()  # a wrong one is said here and not by the first night's run
-    address = Ops(home).up(request, host, port, notify)
+    ops = Ops(home)
+    address = ops.up(request, host, port, notify)
+    if left := ops.not_heeded(host, port):
+        err.say(left)
     out.say(f"{address}  refresh runs nightly and after a change that `watch` sees; logs: {home}")
 
 

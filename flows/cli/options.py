@@ -19,7 +19,7 @@ from storage.files import DEFAULT_STORE, store_name
 from storage.remote.address import is_address, working_folder
 from storage.remote.opening import pull_first
 from tasks.engine.run import RunRequest
-from tasks.engine.runs import RunRecord, run_of
+from tasks.engine.runs import RunRecord, run_of, runs
 
 Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
 Changes = Annotated[
@@ -87,10 +87,11 @@ class WhichRun(RunOptions):
         ),
     ] = None
 
-    def chosen(self) -> tuple[RunRequest, RunRecord | None]:
+    def chosen(self, with_report: bool = False) -> tuple[RunRequest, RunRecord | None]:
         """The run's data and settings, and its record where it was chosen as a run of the store.
 
-        InputError where the store has no such run.
+        with_report: the last run is the last that came to a report, where there is one. InputError where the store has no such
+        run.
         """
         has_settings = self.raw is not None or self.profile is not None or bool(self.changes)
         if has_settings and self.run is not None:
@@ -100,6 +101,12 @@ class WhichRun(RunOptions):
         if has_settings:
             return self.request(), None
         record = run_of(self.store, self.run)
+        if with_report and self.run is None and record.report is None:
+            # Parts of the road are runs too, and so is what failed.
+            reported = next((one for one in runs(self.store)[0] if one.report), None)
+            if reported is not None:
+                err.say(f"run {record.id} came to no report; this is the last one that did", style="dim")
+                record = reported
         request = RunRequest.of_run(record, store_name(self.store))
         err.say(f"run {record.id}: {request.command('run')}", style="dim")
         return request, record

@@ -74,11 +74,11 @@ Against = Annotated[
 
 @grouped
 def report(which: WhichRun, against: Against = None, as_json: AsJson = False) -> None:
-    """A run's report: its answers and tables, or its JSON; or what changed against another run."""
+    """A run's report, unless told the last: its answers and tables, or its JSON; or what changed against another run."""
     from tasks.engine.run import published
     from tasks.report.tables import report_tables
 
-    request, record = which.chosen()
+    request, record = which.chosen(with_report=True)
     digest, page = (record.report, record.page) if record is not None else _report_of(request)
     if digest is None:
         why = "no report with these settings" if record is None else f"run {record.id} came to no report"

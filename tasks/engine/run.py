@@ -227,6 +227,23 @@ def publish_report(request: RunRequest, plans: list[StagePlan], note: RunRecorde
     return str(store.root / html.name)
 
 
+def publish_where_missing(request: RunRequest, plans: list[StagePlan]) -> str | None:
+    """Publish the report of plans of which nothing is stale, as a run of the store, where what stands there is another one's.
+
+    Its path; None where there is nothing to publish.
+    """
+    found = {
+        ref.name: ref.digest
+        for plan in plans
+        if plan.stage.name == "report"
+        for ref in plan.outputs.get("all", ())
+    }
+    if not found or published(open_store(request.folder)) == found.get("report.json"):
+        return None
+    with request.recorded() as note:
+        return publish_report(request, plans, note)
+
+
 def published(store: Store) -> str | None:
     """The digest of the report artefact that the copy beside the store's artefacts is of."""
     try:

@@ -21,15 +21,18 @@ from tasks.engine.planner import StagePlan
 from tasks.engine.run import Run, RunRequest, stale_plan
 from tasks.engine.runs import RunRecord, runs
 from tasks.orchestration.artifacts import best_effort
-from tasks.orchestration.bounded import first_lines, page, short, table
+from tasks.orchestration.bounded import first_lines, left_out, link, page, short, table
 from tasks.orchestration.names import name_flow_run
-from tasks.orchestration.stage_page import rejected_for, rejects, report_line
+from tasks.orchestration.stage_page import rejected_for, rejects, report_line, stage_key
 from tasks.report.against import FIGURE_COLUMNS, changed_rows, figure_rows, leading
 from tasks.stages.verdicts import verdict_line
 from tasks.terminal import clean, seconds_text
 
 FIGURES = 40
 """Figures of the comparison with the last report that the account shows."""
+ITEMS, ROWS, REASONS = 20, 100, 60
+"""Stale items that the plan shows, of one stage and of all; reasons of rejects that the summary shows."""
+LISTED = "`empamba status --json` before a run lists all, each stage's table once it has settled"
 
 
 @dataclass
@@ -103,9 +106,10 @@ def plan_lines(account: Account) -> list[str]:
     changed = [
         (plan.stage.name, label, "; ".join(first_lines(why, 5)))
         for plan in stale
-        for label, why in list(plan.stale.items())[:20]
-    ]
-    lines += ["## What changed", "", *table(("stage", "item", "why"), changed[:100])]
+        for label, why in list(plan.stale.items())[:ITEMS]
+    ][:ROWS]
+    lines += ["## What changed", "", *table(("stage", "item", "why"), changed)]
+    lines += left_out(sum(len(plan.stale) for plan in stale) - len(changed), f"items: {LISTED}")
     counted = [(p.stage.name, f"{len(p.stale):,} of {len(p.items):,}", "now") for p in stale]
     waiting = [(p.stage.name, "", p.reason) for p in behind]
     lines += ["## What will run", "", *table(("stage", "items", "when"), counted + waiting)]
@@ -148,6 +152,8 @@ def summary_lines(account: Account) -> list[str]:
         rows.append((plan.stage.name, *_done(now, run.display.seconds.get(plan.stage.name))))
     columns = ("stage", "state", "ran", "reused", "rows", "rejected", "took", "why")
     lines += ["## What was done", "", *table(columns, rows)]
+    tables = [link(stage_key(name), name) for name in settled]
+    lines += [f"Every item of a stage, and why it ran: {', '.join(tables)}.", ""] if tables else []
     lines += _verdicts(run, settled)
     lines += _rejected(run, settled)
     lines += _behind(list(settled.values()))
@@ -197,7 +203,10 @@ def _rejected(run: Run, settled: dict[str, StagePlan]) -> list[str]:
     for name, plan in settled.items():
         refs = [ref for refs in plan.outputs.values() for ref in refs]
         rows += [(name, why, f"{n:,}") for why, n in rejected_for(run.session.store, refs).most_common()]
-    return ["## Rejected", "", *table(("stage", "reason", "rows"), rows[:60])] if rows else []
+    if not rows:
+        return []
+    shown = table(("stage", "reason", "rows"), rows[:REASONS])
+    return ["## Rejected", "", *shown, *left_out(len(rows) - REASONS, "reasons, in the stages' pages")]
 
 
 def _behind(plans: list[StagePlan]) -> list[str]:

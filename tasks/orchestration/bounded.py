@@ -38,6 +38,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
     return ["| " + " | ".join(map(cell, line)) + " |" for line in lines] + [""]
 
 
+def left_out(count: int, what: str) -> list[str]:
+    """Lines that say how many of these are not shown; none where all are. what: in the plural, and where they are."""
+    return [f"… and {count:,} more {what}", ""] if count > 0 else []
+
+
+def link(key: str, text: str) -> str:
+    """To the latest artifact of that key: a path of Prefect's UI, whatever its address is."""
+    return f"[{text}](/artifacts/key/{key})"
+
+
 def page(lines: Sequence[str]) -> str:
     """Lines as Markdown, as many as fit, and how many do not."""
     left, kept = MOST_BYTES, list(lines)

@@ -1,7 +1,7 @@
 """Telling people that a run failed or crashed, where they asked for it: a webhook, Slack, e-mail, by apprise.
 
-EMPAMBA_NOTIFY, in the environment of what runs the flows, names the places, with a space between two, as
-https://appriseit.com/services/ lists them: `json://HOST:PORT/PATH`, Slack's `https://hooks.slack.com/services/…`,
+EMPAMBA_NOTIFY, in the environment of what runs the flows, or the file of `ops up` (places.py) names the places, with a space
+between two, as https://appriseit.com/services/ lists them: `json://HOST:PORT/PATH`, Slack's `https://hooks.slack.com/services/…`,
 `mailtos://USER:PASSWORD@HOST`.
 They hold secrets and so are no setting of a run, which a report would show. Knows nothing of stages.
 """
@@ -9,15 +9,14 @@ They hold secrets and so are no setting of a run, which a report would show. Kno
 from __future__ import annotations
 
 import logging
-import os
 
 from prefect import Flow, State, get_run_logger
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import MissingContextError
 
 from tasks.orchestration.bounded import short
+from tasks.orchestration.places import PLACES, places
 
-PLACES = "EMPAMBA_NOTIFY"
 LOG = logging.getLogger(__name__)
 
 
@@ -27,25 +26,29 @@ def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
         send(f"{flow.name} {flow_run.name}: {state.name}", state.message or "no message")
 
 
-def send(title: str, body: str, to: str | None = None) -> bool:
-    """Whether there was somewhere to tell it and all of that took it. What fails is a line of the log, never an error.
+def send(title: str, body: str, to: str | None = None, kind: str = "failure") -> bool:
+    """Whether anybody was told. What fails is a line of the log, never an error.
 
-    to: the places; None: as the environment says.
+    to: the places; None: those of the environment or of the machine. kind: "failure" or "success", by which some places
+    colour it.
     """
-    places = (os.environ.get(PLACES, "") if to is None else to).split()
-    if not places:
+    asked = places() if to is None else to.split()
+    if not asked:
         return False
     import apprise  # only where something failed: it takes as long to import as a plan does to make
 
-    told = apprise.Apprise()
-    refused = [number for number, place in enumerate(places, 1) if not told.add(place)]
     text = apprise.NotifyFormat.TEXT  # an error's words are no Markdown, and no HTML of an e-mail
-    found = told.notify(title=title, body=short(body, 2000), notify_type="failure", body_format=text)
-    sent = bool(found) and not refused
-    if not sent:
+    told, refused = [], []
+    for number, place in enumerate(asked, 1):
+        one = apprise.Apprise()
+        if not one.add(place):
+            refused.append(number)
+            continue
+        told.append(one.notify(title=title, body=short(body, 2000), notify_type=kind, body_format=text))
+    if refused or not all(told):
         which = f"; it cannot read place {', '.join(map(str, refused))}" if refused else ""
-        _log().warning("%s: a failure could not be told everywhere%s", PLACES, which)
-    return sent
+        _log().warning("%s: it could not be told everywhere: %s%s", PLACES, title, which)
+    return any(told)
 
 
 def _log() -> logging.Logger | logging.LoggerAdapter:

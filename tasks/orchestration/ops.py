@@ -21,9 +21,11 @@ from tasks.engine import run_marks
 from tasks.engine.own_server import ServerFailed
 from tasks.engine.run import RunRequest
 from tasks.orchestration.deploy import PREFECT, ROOT, deploy, pool
+from tasks.orchestration.places import PLACES, PLACES_FILE, keep_places
 from tasks.orchestration.rest import Api
 from tasks.orchestration.services import Service, wait_until
 
+HOST, PORT = "127.0.0.1", 4200
 STARTS_S = 300.0
 """The server's first start lays out its database, on a busy machine for minutes."""
 ENDS_S = 15.0
@@ -33,6 +35,12 @@ STOPS_S = 20.0
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 """Where the server keeps who holds which place. In its memory, as it does unasked, a restart forgets them: a run that goes on
 is then ended for having lost its place, and a dead one's place never comes back."""
+RETENTION = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 24 * 3600),
+}
+"""The server forgets runs that ended ninety days ago, with their logs and artifacts; unasked it keeps them for ever, and `watch`
+alone makes a hundred thousand a year."""
 GOING = ("RUNNING", "PENDING", "CANCELLING")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 QUIET = {
@@ -64,26 +72,34 @@ class Ops:
     def __init__(self, folder: Path):
         self.folder = folder.resolve()
         self.server, self.worker = (Service(name, self.folder) for name in ("server", "worker"))
+        self.places = self.folder / "notify"
+        """Where failures are told, as the last `up` that named any did."""
 
     @property
     def address(self) -> str:
         """The server's, as it was last started; empty before the first time."""
         return str(self.server.facts().get("address", ""))
 
-    def up(self, request: RunRequest, host: str, port: int, notify: str | None) -> str:
+    def up(self, request: RunRequest, host: str | None, port: int | None, notify: str | None) -> str:
         """Start what does not run, and deploy for the request; returns the server's address. Raises ServerFailed, InputError.
 
-        notify: where failures are told (tasks/orchestration/notify.py); None: as the environment says.
+        host, port: where the server listens; notify: where failures are told (tasks/orchestration/notify.py). None: as the last
+        `up` that said it.
         """
         with self._alone():
+            told = notify if notify is not None else os.environ.get(PLACES) or None
+            if told is not None:
+                keep_places(self.places, told)
+            for service in (self.server, self.worker):
+                service.cut_log()
             if self.server.pid() is None:
-                self._start_server(host, port)
+                last_host, last_port = self._last()
+                self._start_server(host or last_host, port or last_port)
             self._wait_for_server()
-            self._mark_crashed(request.placed().folder, notify)
+            self._mark_crashed(request.placed().folder)
             deploy(self._api, self._environment(), self.folder, request.placed())
-            told = {} if notify is None else {"EMPAMBA_NOTIFY": notify}
             command = [PREFECT, "worker", "start", "--pool", pool()["name"], "--name", socket.gethostname()]
-            self.worker.start(command, self._environment() | told, ROOT, {})
+            self.worker.start(command, self._environment(), ROOT, {})
             if not wait_until(lambda: self.worker.pid() is None or self._has_worker(), STARTS_S):
                 raise ServerFailed(f"the worker has not reported to the server; log: {self.worker.log}")
             if self.worker.pid() is None:
@@ -91,6 +107,18 @@ class Ops:
                     f"the worker did not start: {self.worker.last_words()}; log: {self.worker.log}"
                 )
         return self.address
+
+    def not_heeded(self, host: str | None, port: int | None) -> str:
+        """What of these a server that runs goes on without, as a line; "" where there is nothing."""
+        last_host, last_port = self._last()
+        asked = [f"--host {host}"] if host not in (None, last_host) else []
+        asked += [f"--port {port}"] if port not in (None, last_port) else []
+        if not asked or self.server.pid() is None:
+            return ""
+        return (
+            f"the server goes on at {self.address}; {' '.join(asked)} is heeded when it starts: "
+            "`empamba ops down`, then `up` with it"
+        )
 
     def status(self) -> Health:
         """What runs, and what is planned."""
@@ -119,6 +147,11 @@ class Ops:
 
     # Starting -----------------------------------------------------------------------------------------
 
+    def _last(self) -> tuple[str, int]:
+        """Where the server listens, or did when it was last started."""
+        facts = self.server.facts()
+        return facts.get("host", HOST), facts.get("port", PORT)
+
     def _start_server(self, host: str, port: int) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -137,10 +170,11 @@ class Ops:
             "PREFECT_SERVER_UI_API_URL": f"{page}/api",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+            **RETENTION,
         }
         environment.pop("PREFECT_API_URL", None)
         command = [PREFECT, "server", "start", "--host", host, "--port", str(port)]
-        self.server.start(command, environment, ROOT, {"address": address})
+        self.server.start(command, environment, ROOT, {"address": address, "host": host, "port": port})
 
     def _wait_for_server(self) -> None:
         answers = wait_until(lambda: self.server.pid() is None or self._api.ask("health") is True, STARTS_S)
@@ -151,7 +185,7 @@ class Ops:
         if not answers:
             raise ServerFailed(f"the server has not answered within {STARTS_S:.0f} s; log: {self.server.log}")
 
-    def _mark_crashed(self, store: Path, notify: str | None) -> None:
+    def _mark_crashed(self, store: Path) -> None:
         """Runs of this store whose process has gone are Crashed from now on: the next one need not wait for their places."""
         marked = any(
             (store / "locks").glob(f"{run_marks.PREFIX}*")
@@ -161,9 +195,10 @@ class Ops:
             return
         from tasks.orchestration.notify import send  # Prefect, which nothing else here needs
 
+        told = self.places.read_text(encoding="utf-8") if self.places.exists() else ""
         for run in self._crashed("flow_runs", dead):
             if run["parent_task_run_id"] is None:
-                send(f"{run['name']}: Crashed", run_marks.GONE, notify)
+                send(f"{run['name']}: Crashed", run_marks.GONE, told)
         self._crashed("task_runs", dead)
 
     def _crashed(self, kind: str, dead: list[str]) -> list[dict]:
@@ -184,10 +219,12 @@ class Ops:
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_API_URL": f"{self.address}/api",
             "EMPAMBA_HOME": str(ROOT),
+            PLACES_FILE: str(self.places),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         }
         others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_SERVER_")}
+        others.pop(PLACES, None)  # they are in the file, which the next `up` may change
         return {**others, **ours}
 
     def _has_worker(self) -> bool:

@@ -26,7 +26,7 @@ from tasks.engine.item import Item
 from tasks.engine.jobs import StageFailed
 from tasks.engine.passing import tried
 from tasks.engine.planner import Node, StagePlan, plan_stage, run_graph
-from tasks.engine.run import Run, RunRequest, executor, open_run
+from tasks.engine.run import Run, RunRequest, executor, open_run, publish_report
 from tasks.engine.session import artefacts_of
 from tasks.engine.stopping import Interrupted, Stop, Stopped, with_our_signal_handlers
 from tasks.orchestration.account import accounted
@@ -91,7 +91,7 @@ def run_item(request: dict, stage: str, label: str, why: str) -> list[dict] | St
 def run_stages(request: RunRequest, flow: str) -> State | None:
     """Run what is stale among a flow's stages, as far as the request's `until` needs them. For use inside that flow.
 
-    Within an open run of the request it is a part of that one.
+    Within an open run of the request it is a part of that one; else it publishes the report, where that has settled.
 
     Returns the state for the flow to end in: Cancelled where the run is stopping, else None, which is Completed.
     Raises StageFailed when an item fails; and, in a flow that runs by itself, when an earlier stage is stale.
@@ -105,6 +105,8 @@ def run_stages(request: RunRequest, flow: str) -> State | None:
         account.run = run
         try:
             _run_stages(run, flow, request.until)
+            if not run.joined:
+                account.report = publish_report(request, run.settled(), run.note)
         except Stopped as stopped:
             account.outcome = account.outcome or f"stopped: {stopped}"
             return Cancelled(message=str(stopped))
@@ -152,7 +154,7 @@ def _run_stages(run: Run, flow: str, until: str | None) -> None:
 
 class _Tasks:
     """Task runs of a flow's stale items. An item gets its place among those that run at once before it becomes a task
-    run, so that the time of one is the time it worked and not what it waited.
+    run, so that the time of one is the time it worked and not what it waited for the run's own items.
     """
 
     def __init__(self, run: Run):

@@ -33,6 +33,8 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 """Becomes the command that it is given, once its number is in a file. What a shell starts in the background has SIGINT ignored,
 and so has all that it starts: Prefect's worker, which ends itself by that signal, would never end."""
+LOG_BYTES, LOG_KEPT = 64 << 20, 4 << 20
+"""Size above which a log is cut, and how much of its end stays."""
 LAST_WORDS = 4096
 """Bytes of the end of a log that are searched for its last line."""
 
@@ -95,6 +97,25 @@ class Service:
             _send(os.killpg, pid, signal.SIGKILL)
             wait_until(lambda: self.pid() is None, patience_s)
         return True
+
+    def cut_log(self) -> None:
+        """Leave the end of a log that has grown large. The program may run: it writes on behind that.
+
+        What it writes in this very moment is lost.
+        """
+        try:
+            size = self.log.stat().st_size
+        except FileNotFoundError:
+            return
+        if size <= LOG_BYTES:
+            return
+        with open(self.log, "rb") as log:
+            log.seek(-LOG_KEPT, os.SEEK_END)
+            log.readline()  # the rest of one
+            end = log.read()
+        os.truncate(self.log, 0)
+        with open(self.log, "ab") as log:
+            log.write(end)
 
     def last_words(self) -> str:
         """The last line of its log that is not empty."""

@@ -19,7 +19,7 @@ from storage.files import shell_word, store_name
 from storage.shards import read_table
 from storage.store import Ref, Store, StoreError
 from tasks.engine.planner import StagePlan
-from tasks.orchestration.bounded import first_lines, page, parts, short, table
+from tasks.orchestration.bounded import first_lines, link, page, parts, short, table
 from tasks.show import main_table, stories, table_rows, training_report
 from tasks.terminal import clean, seconds_text
 
@@ -39,11 +39,11 @@ def create_page(
     about = f"{plan.stage.name}: {len(plan.stale)} of {len(plan.items)} items ran" + (
         f"; {verdict}" if verdict else ""
     )
-    for number, rows in enumerate(tables(plan)):
-        TableArtifact(
-            key=key if number == 0 else f"{key}-part-{number + 1}", table=rows, description=short(about)
-        ).create()
-    lines = _lines(store, plan, verdict, took_s)
+    found = tables(plan)
+    keys = [key, *(f"{key}-part-{number}" for number in range(2, len(found) + 1))]
+    for name, rows in zip(keys, found, strict=True):
+        TableArtifact(key=name, table=rows, description=short(about)).create()
+    lines = page_lines(store, plan, verdict, took_s, keys)
     MarkdownArtifact(
         key=f"{key}-page", markdown=page(lines), description=short(about), task_run_id=task_run
     ).create()
@@ -105,7 +105,10 @@ def tables(plan: StagePlan) -> list[list[dict]]:
 # The page ---------------------------------------------------------------------------------------------
 
 
-def _lines(store: Store, plan: StagePlan, verdict: str | None, took_s: float | None) -> list[str]:
+def page_lines(
+    store: Store, plan: StagePlan, verdict: str | None, took_s: float | None, keys: Sequence[str]
+) -> list[str]:
+    """The page. keys: of the tables that have what it leaves out."""
     refs = [ref for refs in plan.outputs.values() for ref in refs]
     lines = [f"# {clean(plan.stage.title or plan.stage.name)}", ""]
     if plan.state == "not run":
@@ -113,6 +116,7 @@ def _lines(store: Store, plan: StagePlan, verdict: str | None, took_s: float | N
     if verdict:
         lines += [f"**{clean(verdict)}**", ""]
     lines += [_counted(plan, refs, took_s), ""]
+    lines += [f"Every item, and why it ran: {', '.join(link(key, key) for key in keys)}", ""]
     lines += _training(store, plan)
     if plan.stale:
         why = list(dict.fromkeys(line for reasons in plan.stale.values() for line in reasons))

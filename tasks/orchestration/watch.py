@@ -1,28 +1,43 @@
 """Looking whether anything is stale, and telling it once: the event that an automation starts `refresh` by.
 
 A change is told when two looks in a row saw the same, so that a dataset that is still being copied is waited for; and
-once, so that a refresh that fails is not started again for the same reason before its night. What earlier looks saw lies
-in the store's watch.json; where that is lost, a change is told once more. Knows nothing of how stages run.
+once, so that a refresh that fails is not started again for the same reason before its night. A look that fails is told
+once too, and so is the next one that does not. What earlier looks saw lies in the store's watch.json; where that is lost,
+or cannot be written, it is told once more. Knows nothing of how stages run.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from prefect import Flow, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 
-from storage.store import canonical, digest_bytes, write_atomic
+from storage.store import StoreError, canonical, digest_bytes, write_atomic
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest, stale_plan
 from tasks.engine.runs import runs
 from tasks.orchestration.bounded import first_lines
 from tasks.orchestration.names import name_flow_run
+from tasks.orchestration.notify import send
 
 EVENT = "empamba.stale"
 SEEN = "watch.json"
 REASONS = 20
 """Reasons of each stage that the event carries."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Digests of what the last look saw and of what was told last; and the failure that was told last, "" once a look has ended well."""
+
+    seen: str = ""
+    told: str = ""
+    failed: str = ""
 
 
 def emit_what_changed(request: RunRequest) -> str:
@@ -34,15 +49,16 @@ def emit_what_changed(request: RunRequest) -> str:
         return f"run {going.id} is at work: looked at once it has ended"
     every = stale_plan(request)
     name_flow_run(request, every)
+    _tell_recovery(root)
     plans = [plan for plan in every if plan.state == "stale"]
     if not plans:
         return "nothing is stale"
-    seen, told = _seen(root)
+    known = _known(root)
     digest = _digest(request, plans)
-    if digest == told:
+    if digest == known.told:
         return "what is stale was told before"
-    write_atomic(root / SEEN, json.dumps({"seen": digest, "told": told}).encode())
-    if digest != seen:
+    _keep(root, replace(known, seen=digest))
+    if digest != known.seen:
         return f"{_in_a_line(plans)}: told if the next look sees the same"
     emit_event(
         EVENT,
@@ -52,17 +68,49 @@ def emit_what_changed(request: RunRequest) -> str:
         },
         payload=_payload(request, plans),
     )
-    write_atomic(root / SEEN, json.dumps({"seen": digest, "told": digest}).encode())
+    _keep(root, replace(known, seen=digest, told=digest))
     return f"{_in_a_line(plans)}: told"
 
 
-def _seen(root: Path) -> tuple[str, str]:
-    """Digests of what the last look saw, and of what was told last."""
+def tell_new_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
+    """The hook of a look that failed or crashed: tells it unless the last one that was told is the same.
+
+    One that reached nobody is told by the next look.
+    """
+    message, root = state.message or "no message", _root_of(flow_run)
+    known = Known() if root is None else _known(root)
+    if known.failed == message:
+        return
+    told = send(f"{flow.name} {flow_run.name}: {state.name}", message)
+    if told and root is not None:
+        with suppress(StoreError):
+            _keep(root, replace(known, failed=message))
+
+
+def _root_of(flow_run: FlowRun) -> Path | None:
+    """The store that a look was asked about; None where its request is none."""
+    try:
+        return RunRequest.model_validate(flow_run.parameters["request"]).folder
+    except (LookupError, ValueError):
+        return None
+
+
+def _tell_recovery(root: Path) -> None:
+    known = _known(root)
+    if known.failed and send("watch: it looks again", f"This is over: {known.failed}", kind="success"):
+        _keep(root, replace(known, failed=""))
+
+
+def _known(root: Path) -> Known:
     try:
         facts = json.loads((root / SEEN).read_bytes())
-        return str(facts["seen"]), str(facts["told"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return "", ""
+        return Known(*(str(facts.get(name, "")) for name in ("seen", "told", "failed")))
+    except (OSError, ValueError, AttributeError):
+        return Known()
+
+
+def _keep(root: Path, known: Known) -> None:
+    write_atomic(root / SEEN, json.dumps(asdict(known)).encode())
 
 
 def _digest(request: RunRequest, plans: list[StagePlan]) -> str:

@@ -13,6 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from storage.sample.layout import write_sample
+from storage.store import Store, canonical
+from tasks.engine.runs import recorded
 from tests.support.command_line import COMMAND, empamba, environment
 
 TINY = ("--profile", "tiny", "--raw", "raw")
@@ -160,6 +162,24 @@ def test_a_run_that_had_nothing_to_do_is_the_last_one_too(folder):
     middle = runs(folder, "three")[1]["id"]
     shown = empamba(folder, "show", "utterances", "--json", "--store", "three", "--run", middle)
     assert 0 < json.loads(shown.stdout)["rows"] < whole
+
+
+def test_the_report_of_the_last_run_that_came_to_one_is_meant(tmp_path):
+    """A part of the road that was run since came to none. Told by its id it is what is meant all the same."""
+    root = tmp_path / "store"
+    with recorded(root, "tiny", (), None, None) as whole:
+        report = Store(root).put_bytes("report.json", canonical({"title": "of the whole road"}))
+        whole.update(report=report.digest)
+    with recorded(root, "tiny", (), None, "pairs") as part:
+        pass
+    done = empamba(tmp_path, "report", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"title": "of the whole road"}
+    first, second = done.stderr.decode().splitlines()
+    assert first == f"run {part.record.id} came to no report; this is the last one that did"
+    assert second.startswith(f"run {whole.record.id}: ")
+    told = empamba(tmp_path, "report", "--json", "--run", part.record.id)
+    assert told.returncode == 2 and f"--run {whole.record.id} has one" in told.stderr.decode()
 
 
 @pytest.mark.slow

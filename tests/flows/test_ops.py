@@ -284,6 +284,22 @@ def test_a_failure_is_told(machine):
     assert told["title"].startswith("refresh ") and "nowhere" in told["message"]
 
 
+def test_another_place_is_told_though_the_worker_was_not_started_again(machine):
+    """And another port, which a server that runs cannot heed, is said to be not."""
+    pids = machine.ops.server.pid(), machine.ops.worker.pid()
+    with webhook() as (place, told):
+        request = ("--profile", "tiny", "--raw", "raw", "--store", "store")
+        done = machine.command("up", "--port", "1", "--notify", place, *request)
+        assert done.returncode == 0, done.stderr
+        assert f"goes on at http://127.0.0.1:{machine.port}; --port 1 is heeded" in done.stderr.decode()
+        assert (machine.ops.server.pid(), machine.ops.worker.pid()) == pids
+        flow_run = machine.started("refresh", raw=str(machine.folder / "no more"))
+        assert machine.ended(flow_run)["state_type"] == "FAILED"
+        (one,) = wait_for(lambda: [one for one in told if "refresh " in one["title"]], 30)
+        assert "no more" in one["message"]
+        assert machine.up().returncode == 0  # the others' own place again
+
+
 def test_two_refreshes_at_once_run_one_after_the_other_and_do_everything_once(machine):
     store, since = str(machine.folder / "twice"), machine.task_runs()
     both = [machine.started("refresh", store=store, until="utterances.exchanges") for _ in range(2)]

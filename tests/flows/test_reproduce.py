@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from storage.sample.layout import write_sample
-from tasks.engine.run import RunRequest
+from tasks.engine.run import PUBLISHED, RunRequest
+from tasks.engine.runs import runs
 from tests.support.command_line import empamba as typed
 from tests.support.prefect_server import api, prefect_server
 
@@ -61,6 +62,25 @@ def raw(tmp_path_factory) -> Path:
 def server(tmp_path_factory):
     with prefect_server(tmp_path_factory.mktemp("server")) as client:
         yield client
+
+
+STARTED = """
+import sys
+from flows.refresh import refresh
+from flows.write_report import write_report
+from tasks.engine.run import RunRequest
+{"refresh": refresh, "report": write_report}[sys.argv[1]](RunRequest.model_validate_json(sys.argv[2]))
+"""
+
+
+def started(deployment: str, request: RunRequest, server: dict[str, str]) -> str:
+    """Start a deployment's flow, as a worker does; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED, deployment, request.model_dump_json()],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **server}, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
 
 
 ALSO_GIVEN = {
@@ -291,6 +311,33 @@ def test_a_run_says_first_what_changed_and_last_what_was_done(folder, raw, serve
     tables = artifacts(server, "table")
     assert {row["ran"] for row in json.loads(tables["stage-utterances"]["data"])} == {"reused"}
     assert {row["why"] for row in json.loads(tables["stage-utterances-exchanges"]["data"])} == {"forced"}
+
+
+def test_a_report_made_by_hand_is_published_and_a_night_publishes_what_is_missing(
+    folder, raw, server, tmp_path
+):
+    store = Path(shutil.copytree(folder / "store", tmp_path / "store"))
+    request = RunRequest(profile="tiny", raw=str(raw), store=str(store))
+    before = json.loads((store / "report.json").read_text())
+    for deployment, force in (("report", ("report",)), ("refresh", ())):
+        for name in PUBLISHED:
+            (store / name).unlink()
+        known = len(runs(store)[0])
+        started(deployment, request.model_copy(update={"force": force}), server)
+        assert all((store / name).is_file() for name in PUBLISHED), deployment
+        last, *earlier = runs(store)[0]
+        assert len(earlier) == known and last.report and last.state == "finished"
+        after = json.loads((store / "report.json").read_text())
+        assert after["run"]["artefact"] == last.report and after["systems"] == before["systems"]
+        shown = typed(tmp_path, "report", "--store", str(store))
+        assert shown.returncode == 0 and str(store / "report.html") in shown.stdout.decode(), shown.stderr
+        if deployment == "report":
+            summary = artifacts(server, "markdown")["run-summary"]["data"]
+            assert "| report | ran | 1 | 0 |" in summary
+            assert f"Report: `empamba report --run {last.id}" in summary
+    known = len(runs(store)[0])
+    assert "published" not in started("refresh", request, server)
+    assert len(runs(store)[0]) == known
 
 
 @pytest.mark.parametrize(

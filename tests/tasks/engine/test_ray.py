@@ -317,8 +317,10 @@ def computing() -> tuple[psutil.Process, psutil.Process] | None:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_every_stage_costs_nothing_but_time(cluster, tmp_path):
-    """On the way to a dialogue over memories: shards, clips, and each kind of training."""
+def test_a_worker_killed_in_every_stage_up_to_the_dialogue_over_memories_costs_nothing_but_time(
+    cluster, tmp_path
+):
+    """Shards, clips and trainings; not what comes after: voice and face, EPO, replies, figures, the report."""
     until = "dialogue.memory"
     filmed = write_meld(tmp_path / "filmed")
     with session("tiny", tmp_path / "one", filmed, SMALL) as here:

@@ -56,6 +56,14 @@ def test_ten_thousand_stale_items_of_many_reasons_fit():
     text = page(plan_lines(account(StagePlan(CANDIDATES, "stale", stale=stale))))
     assert len(json.dumps(text)) < 64 * 1024
     assert "… and 45 more" in text
+    assert "… and 9,969 more items: `empamba status --json`" in text
+    several = plan_lines(
+        account(*(StagePlan(stage, "stale", stale=stale) for stage in (UTTERANCES, CANDIDATES) * 3))
+    )
+    assert sum(line.count("| meld/train/") for line in several) == 100
+    assert any(line.startswith("… and 59,834 more items: ") for line in several)
+    few = dict(list(stale.items())[:20])
+    assert "more items" not in page(plan_lines(account(StagePlan(CANDIDATES, "stale", stale=few))))
 
 
 # The last one --------------------------------------------------------------------------------------------
@@ -139,3 +147,15 @@ def test_what_was_rejected_and_which_models_are_behind_stand_in_the_summary(ende
     assert "## Rejected\n" in text and "| utterances | empty | 2 |\n| utterances | no_media | 1 |" in text
     assert "## Models behind their data\n\n- epo: 3 of 800 rows changed (0.4 %): waits for 5 %" in text
     assert "## Rejected" not in ended.summary(waits)
+
+
+def test_the_summary_counts_the_reasons_it_leaves_out_and_leads_to_every_stages_table(ended):
+    turned_away = [
+        {"dataset": "meld", "split": "train", "dialogue_id": "d", "stage": "utterances", "reason": f"fault {n}", "detail": ""}
+        for n in range(67)
+    ]  # fmt: skip
+    rejects = ended.store.put_bytes("rejects/meld", write_table(turned_away, "rejects"), rejects=67)
+    read = StagePlan(UTTERANCES, "stale", stale={"meld": ["first run"]}, outputs={"meld": (rejects,)})
+    text = ended.summary(read, StagePlan(EPO, "fresh"))
+    assert text.count("| utterances | fault ") == 60 and "… and 7 more reasons" in text
+    assert "[utterances](/artifacts/key/stage-utterances), [epo](/artifacts/key/stage-epo)" in text

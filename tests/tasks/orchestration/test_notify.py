@@ -9,7 +9,8 @@ from prefect import flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Failed
 
-from tasks.orchestration.notify import PLACES, send, tell_failure
+from tasks.orchestration.notify import send, tell_failure
+from tasks.orchestration.places import PLACES
 from tests.support.mailbox import mailbox
 from tests.support.webhook import webhook
 

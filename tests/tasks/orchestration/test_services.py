@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tasks.orchestration.services import Service, wait_until
+from tasks.orchestration.services import LOG_BYTES, LOG_KEPT, Service, wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 READY = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
@@ -74,3 +74,34 @@ def test_an_interrupt_reaches_what_was_started_where_it_was_ignored(service, tmp
     assert wait_until(lambda: service.last_words() == "ready", 10)
     os.kill(service.pid(), signal.SIGINT)
     assert wait_until(lambda: service.pid() is None, 10)
+
+
+GROWS = """
+import sys, time
+from pathlib import Path
+line = "x" * 1023
+for n in range(int(sys.argv[1])):
+    print(n, line)
+print("full", flush=True)
+while not Path("go").exists():
+    time.sleep(0.05)
+print("after", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_log_that_has_grown_is_cut_while_its_program_writes_on(service, tmp_path):
+    """Cut in the file that the program holds open, whose next line stands behind what was kept."""
+    command = [sys.executable, "-c", GROWS, str(LOG_BYTES // 1024)]
+    assert service.start(command, dict(os.environ), tmp_path, {})
+    assert wait_until(lambda: service.last_words() == "full", 60)
+    service.cut_log()
+    (tmp_path / "go").touch()
+    assert wait_until(lambda: service.last_words() == "after", 30)
+    lines = service.log.read_text().splitlines()
+    assert service.log.stat().st_size < LOG_KEPT + 10_000
+    kept = [int(line.split()[0]) for line in lines[:-2]]
+    assert kept == list(range(kept[0], LOG_BYTES // 1024)) and len(kept) > 4000
+    before = service.log.read_bytes()
+    service.cut_log()
+    assert service.log.read_bytes() == before
