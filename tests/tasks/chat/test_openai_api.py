@@ -258,7 +258,8 @@ def test_a_client_that_goes_stops_its_reply(url, engine, monkeypatch, streamed):
         step()
 
     monkeypatch.setattr(decoder, "step", one_token_then_wait)
-    with left_while_waiting(url, {"messages": lines(1), "max_tokens": 1000, "stream": streamed}):
+    said = [{"role": "user", "content": "Go on."}]
+    with left_while_waiting(url, {"messages": said, "max_tokens": 1000, "stream": streamed}):
         wait_for(lambda: replies)
     replies[0].done.result(120)
     assert replies[0].ended == "stopped" and len(replies[0].row.tokens) < 1000
