@@ -20,8 +20,10 @@ from storage.remote.address import is_address, working_folder
 from storage.remote.opening import pull_first
 from tasks.engine.run import RunRequest
 from tasks.engine.runs import RunRecord, run_of, runs
+from tasks.settings import profile_names
 
-Profile = Annotated[str, typer.Option(help="cpu, paper, tiny, or a TOML file.")]
+_PROFILES = f"{', '.join(profile_names())}, or a TOML file"
+Profile = Annotated[str, typer.Option(help=f"{_PROFILES}.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="One setting: data.dialogues=40. Repeatable.")
 ]
@@ -59,9 +61,7 @@ class RunOptions:
     raw: Annotated[
         Path | None, typer.Option(help="Folder of raw datasets; none: the bundled sample corpus.")
     ] = None
-    profile: Annotated[str | None, typer.Option(help="cpu (unless told), paper, tiny, or a TOML file.")] = (
-        None
-    )
+    profile: Annotated[str | None, typer.Option(help=f"{_PROFILES}; cpu unless told.")] = None
     changes: Changes = None
     store: StoreFolder = Path(DEFAULT_STORE)
 

@@ -11,10 +11,12 @@ from flows.cli.options import AsJson, WhichRun, grouped
 from flows.cli.output import err, out
 from storage.errors import InputError
 from tasks.listing import listing
+from tasks.study.power import Power
 from tasks.terminal import json_line
 
 StudyFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The study's folder.")]
 PORT = 8766
+POWER = Power()
 
 
 @grouped
@@ -41,6 +43,18 @@ def make(
         float,
         typer.Option(help="Hours without an answer after which a Prolific participant's place is free."),
     ] = 24.0,
+    difference: Annotated[
+        float, typer.Option(help="Between two systems' means; how many people it needs is said.")
+    ] = POWER.difference,
+    sd: Annotated[
+        float,
+        typer.Option(
+            show_default=f"{POWER.sd:.2f}", help="Of one judgement; unless told, all points are as frequent."
+        ),
+    ] = POWER.sd,
+    correlation: Annotated[
+        float, typer.Option(help="Of one person's judgements of two replies to a conversation.")
+    ] = POWER.correlation,
     text_only: Annotated[bool, typer.Option("--text-only", help="No clips.")] = False,
     seed: Annotated[int, typer.Option(help="Draws conversations, who judges which, and the order.")] = 0,
 ) -> None:
@@ -64,6 +78,7 @@ def make(
             return_after_h=return_after,
             completion_code=completion_code,
             completion_url=completion_url,
+            power=Power(difference=difference, sd=sd, correlation=correlation),
             seed=seed,
         )
     except ValidationError as error:

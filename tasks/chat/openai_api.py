@@ -12,9 +12,10 @@ import asyncio
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +29,7 @@ from model.spoken import Spoken
 from storage.errors import InputError
 from tasks.chat.clips import DECODED_AT_ONCE, Decoded, decode_bytes, features
 from tasks.chat.conversation import Conversation, continuation
-from tasks.chat.engine import Engine
+from tasks.chat.engine import Engine, Made
 from tasks.chat.models import Models
 from tasks.chat.openai_answers import ChatAnswer, TextAnswer, Texts
 from tasks.chat.openai_asked import MOST_CLIP, Asked, AskedReply, AskedText, Question, question
@@ -40,37 +41,54 @@ MOST_BODY_WITH_CLIP = MOST_BODY + MOST_CLIP // 3 * 4
 CHAT = "/v1/chat/completions"
 MOST_HISTORIES = 256
 """Histories whose memories are kept for a next turn; beyond them the one that was longest without any goes."""
-WATCH_S = 1.0
-"""How often a request that is being answered is looked at for a client that has gone."""
+READ_AT_ONCE = 8
+"""Utterances of a history that are read in one job, a tenth of a second: others are answered between two."""
 SHORT = 16
 """Tokens of a completion where no limit is asked for: OpenAI's own."""
 
 
 class Histories:
-    """Conversations by what was said in them, so that one that goes on is not read from its beginning. In the engine's
-    thread."""
+    """Conversations by what was said in them, so that one that goes on is not read from its beginning."""
 
-    def __init__(self, kept: int, most: int = MOST_HISTORIES):
-        self.kept, self.most = kept, most
+    def __init__(self, engine: Engine, kept: int, most: int = MOST_HISTORIES):
+        self.engine, self.kept, self.most = engine, kept, most
         self._known: OrderedDict[bytes, Conversation] = OrderedDict()
 
-    def prompt(
-        self, models: Models, rung: str, asked: Question, most_tokens: int, clip: Decoded | None = None
+    async def prompt(
+        self,
+        rung: str,
+        asked: Question,
+        most_tokens: int,
+        clip: Decoded | None = None,
+        gone: Callable[[], bool] = lambda: False,
     ) -> tuple[Tensor, int]:
-        """Input embeddings [T, d], and from where in the history on it had to be read. clip: that of the sentence."""
+        """Input embeddings [T, d], and from where in the history on it had to be read. clip: that of the sentence.
+
+        gone: asked while a history is read; HTTPException where the client has, for whom the rest would be read in vain.
+        """
         keys = _keys(asked.history)
         known = next((n for n in range(len(keys), 0, -1) if keys[n - 1] in self._known), 0)
         conversation = self._known[keys[known - 1]].branch() if known else Conversation(self.kept)
-        for said in asked.history[known:]:
-            conversation.add(said.text, said.role or 0)
-        heard = None if clip is None else features(clip, models)
-        prompt = conversation.prompt(models, rung, asked.sentence, heard, most_tokens)
+        for start in range(known, len(keys), READ_AT_ONCE):
+            if gone():
+                raise HTTPException(499, "the client has gone")
+            for said in asked.history[start : start + READ_AT_ONCE]:
+                conversation.add(said.text, said.role or 0)
+            await self._computed(lambda models: conversation.read(models, rung))
+        heard = None if clip is None else await self._computed(partial(features, clip))
+        prompt = await self._computed(
+            lambda models: conversation.prompt(models, rung, asked.sentence, heard, most_tokens)
+        )
         if keys:
             self._known[keys[-1]] = conversation
             self._known.move_to_end(keys[-1])
             while len(self._known) > self.most:
                 self._known.popitem(last=False)
         return prompt, known
+
+    def _computed(self, function: Callable[[Models], Made]) -> asyncio.Future[Made]:
+        """What the engine makes of it, in a job of its own: others' tokens are made before the next."""
+        return asyncio.wrap_future(self.engine.call(function))
 
 
 def _keys(history: Sequence[Spoken]) -> list[bytes]:
@@ -86,7 +104,7 @@ def _keys(history: Sequence[Spoken]) -> list[bytes]:
 def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host: str) -> FastAPI:
     """rungs: the models that it has, the last of them the one that answers where none is named."""
     app = FastAPI(title="empamba serve", docs_url=None, redoc_url=None, openapi_url=None)
-    histories = Histories(found.settings.dialogue.max_history_utterances)
+    histories = Histories(engine, found.settings.dialogue.max_history_utterances)
     default = next(reversed(rungs))
     given_clips = [name for name, parts in rungs.items() if parts.extractor is not None]
     decoding = asyncio.Semaphore(DECODED_AT_ONCE)
@@ -112,7 +130,7 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
             return await run_in_threadpool(decode_bytes, clip, found.settings.features, found.settings.media)
 
     async def answered(
-        request: Request, asked: Asked, rung: str, prompts: Sequence[Tensor], how: _How
+        left: asyncio.Future[None], asked: Asked, rung: str, prompts: Sequence[Tensor], how: _How
     ) -> Response:
         answer = how.form(rung, _entry(rung, rungs[rung])["digest"], sum(map(len, prompts)))
         texts: Texts = asyncio.Queue()
@@ -129,11 +147,11 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
             parts = answer.streamed(replies, texts, asked.usage_in_stream)
             return StreamingResponse(parts, media_type="text/event-stream", headers=how.headers)
         done = asyncio.gather(*(asyncio.wrap_future(reply.done) for reply in replies))
-        while not done.done():
-            await asyncio.wait([done], timeout=WATCH_S)
-            if not done.done() and await request.is_disconnected():
-                for reply in replies:
-                    reply.stop()
+        either: list[asyncio.Future[Any]] = [done, left]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            for reply in replies:
+                reply.stop()
         await done
         return JSONResponse(answer.whole(replies), headers=how.headers)
 
@@ -144,15 +162,15 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
 
     @app.post(CHAT)
     async def reply(request: Request, asked: AskedReply) -> Response:
-        rung, wanted, most = chosen(asked), question(asked.messages), found.settings.dialogue.max_new_tokens
+        rung, most = chosen(asked), found.settings.dialogue.max_new_tokens
+        wanted = await run_in_threadpool(question, asked.messages)  # seconds, of megabytes of text
         limit = asked.sampling(most).max_new_tokens
         clip = await decoded(wanted.clip, rung)
-        prompt, _ = await asyncio.wrap_future(
-            engine.call(lambda models: histories.prompt(models, rung, wanted, limit, clip))
-        )
         told = {"X-Empamba-Left-Out": wanted.left_out, "X-Empamba-Clip": str(clip or "")}
         headers = {name: value for name, value in told.items() if value}
-        return await answered(request, asked, rung, [prompt], _How(ChatAnswer, most, readable, headers))
+        with _watched(request) as left:
+            prompt, _ = await histories.prompt(rung, wanted, limit, clip, left.done)
+            return await answered(left, asked, rung, [prompt], _How(ChatAnswer, most, readable, headers))
 
     @app.post("/v1/completions")
     async def go_on(request: Request, asked: AskedText) -> Response:
@@ -160,9 +178,25 @@ def openai_app(engine: Engine, found: Trained, rungs: dict[str, RungParts], host
         prompts = await asyncio.wrap_future(
             engine.call(lambda models: [continuation(models, rung, text, limit) for text in asked.prompt])
         )
-        return await answered(request, asked, rung, prompts, _How(TextAnswer, SHORT, continued))
+        with _watched(request) as left:
+            return await answered(left, asked, rung, prompts, _How(TextAnswer, SHORT, continued))
 
     return app
+
+
+@contextmanager
+def _watched(request: Request) -> Iterator[asyncio.Future[None]]:
+    """Within the block: what is done once the client has gone. `Request.is_disconnected` never is, behind a middleware."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    watching = asyncio.ensure_future(left())
+    try:
+        yield watching
+    finally:
+        watching.cancel()
 
 
 class _How(NamedTuple):

@@ -118,11 +118,11 @@ class Rooms:
         self._rooms: OrderedDict[str, Room] = OrderedDict()
 
     def open(self, talk: Talk, loop: asyncio.AbstractEventLoop) -> Room:
-        """A new conversation."""
+        """A new conversation; for one that goes for it, whoever listens hears no more. In the loop's thread."""
         room = Room(talk, loop)
         self._rooms[room.name] = room
         while len(self._rooms) > self.most:
-            self._rooms.popitem(last=False)
+            self._rooms.popitem(last=False)[1].close()
         return room
 
     def find(self, name: str) -> Room:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+
+from torch import Tensor
 
 from model.generation.settings import Sampling
 from storage.errors import InputError
@@ -77,6 +79,8 @@ class Talk:
         self.turns: list[Turn] = []
         self.conversation = Conversation(found.settings.dialogue.max_history_utterances)
         self._replies: list[Reply] = []
+        self._stopped = threading.Event()
+        """Somebody stopped the turn under way, whether or not its replies are being made yet."""
         self._busy = threading.Lock()
 
     def say(self, text: str, clip: Decoded | None = None, changed: Changed = lambda turn: None) -> Turn:
@@ -84,6 +88,7 @@ class Talk:
         to the model; or where the turn before has not ended."""
         if not self._busy.acquire(blocking=False):
             raise InputError("a reply is being made; wait for it, or stop it")
+        self._stopped.clear()
         try:
             line, notes = utterance(text)
             turn = Turn(line, notes=[*notes, *(clip.notes if clip else ())])
@@ -94,7 +99,8 @@ class Talk:
             self._busy.release()
 
     def stop(self) -> None:
-        """End the replies under way where they are. From any thread."""
+        """End the replies under way where they are; where none is made yet, none will be. From any thread."""
+        self._stopped.set()
         for reply in self._replies:
             reply.stop()
 
@@ -126,14 +132,7 @@ class Talk:
         try:
             if heard is not None:  # what was seen and heard is shown before what is made of it
                 self._recognise(turn, heard, changed)
-            sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + len(self.turns)})
-            self._replies = [
-                self.engine.reply(rung, prompt, sampling, _shows(turn, answer, began, changed))
-                for rung, prompt, answer in zip(rungs, prompts, turn.answers, strict=True)
-            ]
-            for reply, answer in zip(self._replies, turn.answers, strict=True):
-                answer.text, answer.ended = reply.done.result(), reply.ended
-                changed(turn)
+            self._reply(turn, prompts, began, changed)
             self._remember(turn)
             if heard is None:
                 self._recognise(turn, None, changed)
@@ -142,6 +141,24 @@ class Talk:
             turn.failed = str(error) or type(error).__name__
             raise
         finally:
+            changed(turn)
+
+    def _reply(self, turn: Turn, prompts: Sequence[Tensor], began: float, changed: Changed) -> None:
+        """The turn's answers, to their ends. One that was stopped while the turn was read is never begun."""
+        if self._stopped.is_set():
+            for answer in turn.answers:
+                answer.ended = "stopped"
+            changed(turn)
+            return
+        sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + len(self.turns)})
+        self._replies = [
+            self.engine.reply(answer.rung, prompt, sampling, _shows(turn, answer, began, changed))
+            for prompt, answer in zip(prompts, turn.answers, strict=True)
+        ]
+        if self._stopped.is_set():  # by somebody who found none of these yet
+            self.stop()
+        for reply, answer in zip(self._replies, turn.answers, strict=True):
+            answer.text, answer.ended = reply.done.result(), reply.ended
             changed(turn)
 
     def _heard(self, turn: Turn, clip: Decoded) -> Heard:
@@ -155,7 +172,7 @@ class Talk:
             turn.notes.append(f"{self.rung} is not given clips: the emotion is recognised beside it")
         return heard
 
-    def _prompt(self, rung: str, text: str, heard: Heard | None):
+    def _prompt(self, rung: str, text: str, heard: Heard | None) -> Tensor:
         limit = self.sampling.max_new_tokens
         return self.engine.call(lambda m: self.conversation.prompt(m, rung, text, heard, limit)).result()
 

@@ -16,12 +16,13 @@ THREE_POINTS_SD = math.sqrt(2 / 3)
 
 
 class Power(BaseModel, frozen=True, extra="forbid"):
-    """What is assumed of the judgements, and what is asked of the study. None of it is in the paper."""
+    """What is assumed of the judgements, which are points from 1 to 3, and what is asked of the study. None of it is in the
+    paper."""
 
-    difference: float = Field(0.1, gt=0, description="Of two systems' means, to be seen.")
+    difference: float = Field(0.1, ge=0.001, le=2, description="Of two systems' means, to be seen.")
     level: float = Field(0.95, gt=0, lt=1, description="Of the interval that is to leave zero out.")
     power: float = Field(0.8, gt=0, lt=1, description="Share of such studies that see it.")
-    sd: float = Field(THREE_POINTS_SD, gt=0, description="Of one judgement.")
+    sd: float = Field(THREE_POINTS_SD, gt=0, le=1, description="Of one judgement.")
     correlation: float = Field(
         0.0, ge=0, lt=1, description="Of one person's judgements of two replies to the same conversation."
     )

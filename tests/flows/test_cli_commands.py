@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.settings import profile_names
 from tests.support.command_line import ROOT, empamba, environment, on_a_terminal
 
 
@@ -18,6 +19,11 @@ def error(done: subprocess.CompletedProcess) -> str:
     assert done.returncode == 2 and b"Traceback" not in done.stderr, done.stderr
     (line,) = (line for line in done.stderr.decode().splitlines() if line.startswith("error: "))
     return line
+
+
+def test_help_names_every_profile(tmp_path):
+    done = empamba(tmp_path, "status", "--help")
+    assert f"{', '.join(profile_names())}, or a TOML file; cpu unless told" in done.stdout.decode()
 
 
 # Own data -------------------------------------------------------------------------------------------------

@@ -48,6 +48,15 @@ def refused(done: subprocess.CompletedProcess) -> str:
         (["scorer", "evaluate", "nowhere.tsv"], "nowhere.tsv: no such file; give a TSV of GoEmotions"),
         (["export", "pairs", "strange", "--profile", "tiny"], "strange is not empty"),
         (
+            ["study", "make", "new", "--profile", "tiny", "--difference", "0"],
+            "--difference: Input should be greater",
+        ),
+        (["study", "make", "new", "--profile", "tiny", "--sd", "1.5"], "--sd: Input should be less"),
+        (
+            ["study", "make", "new", "--profile", "tiny", "--correlation", "1"],
+            "--correlation: Input should be less",
+        ),
+        (
             ["export", "pairs", "new", "--profile", "tiny"],
             "utterances is stale: `empamba run --until pairs --profile tiny` makes the pairs",
         ),

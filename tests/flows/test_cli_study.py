@@ -8,6 +8,8 @@ from tests.support.command_line import empamba
 from tests.support.participants import begin, client, judge_all, served
 
 WHERE = ("--store", "a store")
+POWER = ("--difference", "0.2", "--sd", "0.5", "--correlation", "0.5")
+"""7.848879 * 2 * 0.5 * 0.5² / 0.2² = 49.06 judgements (tests/tasks/study/test_power.py)."""
 
 
 def study(folder, *arguments: str):
@@ -17,14 +19,14 @@ def study(folder, *arguments: str):
 @pytest.mark.slow
 def test_from_a_run_to_figure_5(finished, tmp_path):
     made = study(
-        finished, "make", str(tmp_path / "s"), "--each", "4", "--participants", "3", "--systems", "1-llm,5-epo,human", *WHERE
+        finished, "make", str(tmp_path / "s"), "--each", "4", "--participants", "3", "--systems", "1-llm,5-epo,human", *WHERE, *POWER
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     told = made.stdout.decode()
-    assert "a difference of 0.1 needs 1,047" in told and "utterances have a clip" in told
+    assert "a difference of 0.2 needs 50" in told and "utterances have a clip" in told
     # The same run and seed: the same study; the links are new.
     again = study(
-        finished, "make", str(tmp_path / "t"), "--each", "4", "--participants", "3", "--systems", "1-llm,5-epo,human", *WHERE
+        finished, "make", str(tmp_path / "t"), "--each", "4", "--participants", "3", "--systems", "1-llm,5-epo,human", *WHERE, *POWER
     )  # fmt: skip
     assert again.returncode == 0
     files = {

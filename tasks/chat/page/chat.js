@@ -9,6 +9,8 @@ const made = (tag, name, text) => {
   return part;
 };
 let about, events, seen = 0, turns = [], busy = false, clip = null, recorder = null;
+let sending = null;  // what was sent and is not told of yet
+let restored = null;  // what was put back into the box because the connection was lost
 
 async function asked(path, options) {
   let response;
@@ -51,7 +53,9 @@ async function start() {
 
 async function begin() {
   location.hash = (await posted("conversations")).id;
+  sending = restored = null;
   seen = 0; turns = []; by("talk").replaceChildren(); by("recalled").hidden = true; by("memory").textContent = "";
+  showBusy();
   listen();
   by("text").focus();
 }
@@ -79,15 +83,26 @@ function told(change) {
   seen = change.version;
   by("rung").value = change.rung;
   by("beside").value = change.beside ?? "";
+  const before = turns.length;
   for (const [number, turn] of Object.entries(change.turns)) show(Number(number), turn);
-  const last = turns.at(-1);
-  busy = Boolean(last) && !ended(last);
-  by("talk").setAttribute("aria-busy", busy);
-  by("send").hidden = busy; by("stop").hidden = !busy;
+  if (turns.length > before) arrived();
+  showBusy();
   const size = turns.findLast((turn) => turn.history)?.history;
   if (size) by("memory").replaceChildren(made("span", "dots", "●".repeat(Math.min(size.shown, 64))), ` ${sized(size)}`);
 }
 const ended = (turn) => turn.failed !== null || turn.history !== null;
+
+function arrived() {  // what was sent was said, also where the connection was lost before this was known
+  sending = null;
+  if (restored !== null && by("text").value === restored) by("text").value = "";
+  restored = null;
+}
+
+function showBusy() {
+  busy = sending !== null || (turns.length > 0 && !ended(turns.at(-1)));
+  by("talk").setAttribute("aria-busy", busy);
+  by("send").hidden = busy; by("stop").hidden = !busy;
+}
 
 function sized(size) {
   const utterances = `${size.shown} utterance${size.shown === 1 ? "" : "s"}`;
@@ -101,12 +116,8 @@ function sized(size) {
 
 function show(number, turn) {
   turns[number] = turn;
-  const at = by("talk"), down = by("talk").parentElement;
-  const follows = down.scrollHeight - down.scrollTop - down.clientHeight < 120;
-  while (at.children.length <= number) at.append(made("article", "turn"));
   const parts = [made("div", "bubble person", turn.text)];
-  if (turn.clip) parts.push(made("div", "small", `clip of ${turn.clip.seconds} s, ${
-    [turn.clip.heard && "heard", turn.clip.seen && "seen"].filter(Boolean).join(" and ")}`));
+  if (turn.clip) parts.push(clipped(turn.clip));
   if (turn.emotion) parts.push(felt(turn.emotion));
   const answers = made("div", turn.answers.length > 1 ? "answers two" : "answers");
   for (const answer of turn.answers) {
@@ -117,9 +128,27 @@ function show(number, turn) {
   }
   parts.push(answers, ...turn.notes.map((note) => made("div", "small", note)));
   if (turn.failed) parts.push(made("div", "problem", `No answer: ${turn.failed}`));
+  place(number, parts);
+}
+
+function place(number, parts) {
+  const at = by("talk"), down = by("talk").parentElement;
+  const follows = down.scrollHeight - down.scrollTop - down.clientHeight < 120;
+  while (at.children.length <= number) at.append(made("article", "turn"));
   at.children[number].replaceChildren(...parts);
   if (follows) down.scrollTop = down.scrollHeight;
 }
+
+function showSending(text) {  // where the turn will stand; its clip and the prompt are read before anything is told of it
+  const parts = [made("div", "bubble person", text)], answers = made("div", "answers"), bubble = made("div", "bubble");
+  if (clip) parts.push(clipped(clip));
+  bubble.append(made("span", "waiting"));
+  answers.append(bubble);
+  place(turns.length, [...parts, answers]);
+}
+
+const parted = (clip) => [clip.heard && "heard", clip.seen && "seen"].filter(Boolean).join(" and ");
+const clipped = (clip) => made("div", "small", `clip of ${clip.seconds} s, ${parted(clip)}`);
 
 function felt(emotion) {
   const list = made("dl", "felt");
@@ -151,13 +180,25 @@ by("say").addEventListener("submit", async (event) => {
   }
   problem();
   by("text").value = "";
-  const said = clip;
+  restored = null;
+  const said = clip, mine = sending = {};
+  showSending(text.trim());
+  showBusy();
   try {
     const answered = posted(here("turns"), { text, clip: said?.id ?? null });
     dropped();
     await answered;
   } catch (error) {
-    if (!turns.at(-1) || turns.at(-1).text !== text.trim()) by("text").value ||= text;
+    const untold = sending === mine;
+    if (untold) {
+      sending = null;
+      by("talk").children[turns.length].remove();
+      showBusy();
+    }
+    if ((untold || error.status === 400) && !by("text").value) {
+      by("text").value = text;
+      if (!error.status) restored = text;
+    }
     if (error.status) problem(error.message);
   }
 });
@@ -210,8 +251,7 @@ async function sent(blob) {
   by("view").src = URL.createObjectURL(blob);
   try {
     clip = await asked(here("clips"), { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: blob });
-    const parts = [clip.heard && "heard", clip.seen && "seen"].filter(Boolean).join(" and ");
-    by("about-clip").textContent = [`${clip.seconds} s, ${parts}; now type what is said`, ...clip.notes].join(". ");
+    by("about-clip").textContent = [`${clip.seconds} s, ${parted(clip)}; now type what is said`, ...clip.notes].join(". ");
     by("text").focus();
   } catch (error) { dropped(); problem(error.message); }
 }

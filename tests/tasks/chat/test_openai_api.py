@@ -1,8 +1,13 @@
 """The endpoint, asked by the project's own engine and by bare HTTP: replies are those of a conversation."""
 
+import asyncio
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -40,11 +45,25 @@ def talked(engine, found):
     return [{"role": role, "content": text} for role, text in said if text], second.answers[0].text
 
 
+def lines(count: int) -> list[dict]:
+    """So many messages, the user's and the assistant's in turn."""
+    return [{"role": ("user", "assistant")[n % 2], "content": f"Line {n}."} for n in range(count)]
+
+
 def asked(url, messages, status=200, **fields):
     body = {"messages": messages, "max_tokens": 8, **fields}
     done = httpx.post(f"{url}/chat/completions", json=body, timeout=60)
     assert done.status_code == status, done.text
     return done.json()
+
+
+@contextmanager
+def left_while_waiting(url, body: dict):
+    """A client of rung 3 that goes at the end of the block, whatever it was told by then."""
+    with closing(HTTPConnection(urlsplit(url).netloc, timeout=60)) as client:
+        told = {"Content-Type": "application/json"}
+        client.request("POST", "/v1/chat/completions", json.dumps({**body, "model": "3-mc"}), told)
+        yield
 
 
 def test_openai_s_own_client_is_answered(url, talked):
@@ -99,19 +118,55 @@ def test_history_whole_and_streamed_answer_is_the_conversation_s(url, talked):
 
 
 def test_a_growing_history_is_read_once(engine, found):
-    histories = Histories(kept=6)
+    histories = Histories(engine, kept=6)
 
-    def read(count: int) -> int:
-        messages = [Message(role=("user", "assistant")[n % 2], content=f"Line {n}.") for n in range(count)]
-        return engine.call(lambda m: histories.prompt(m, "3-mc", question(messages), 8)).result()[1]
+    def prompted(count: int) -> tuple[torch.Tensor, int]:
+        return asyncio.run(histories.prompt("3-mc", question([Message(**m) for m in lines(count)]), 8))
 
-    assert [read(n) for n in (1, 3, 5, 7, 5)] == [0, 0, 2, 4, 4]
-    fresh = Conversation(6)
-    fresh.said = [Spoken(f"Line {n}.", n % 2) for n in range(6)]
-    wanted = engine.call(lambda m: fresh.prompt(m, "3-mc", "Line 6.", reply=8)).result()
-    messages = [Message(role=("user", "assistant")[n % 2], content=f"Line {n}.") for n in range(7)]
-    found_again = engine.call(lambda m: histories.prompt(m, "3-mc", question(messages), 8)).result()[0]
-    assert (found_again - wanted).abs().max() < 1e-4
+    assert [prompted(n)[1] for n in (1, 3, 5, 7, 5, 31)] == [0, 0, 2, 4, 4, 6]
+    for count in (7, 31):  # the longer one in several jobs
+        fresh = Conversation(6)
+        fresh.said = [Spoken(f"Line {n}.", n % 2) for n in range(count - 1)]
+        sentence = f"Line {count - 1}."
+        wanted = engine.call(lambda m, to=fresh, s=sentence: to.prompt(m, "3-mc", s, reply=8)).result()
+        assert (prompted(count)[0] - wanted).abs().max() < 1e-4
+
+
+@pytest.fixture
+def reading(engine, found, monkeypatch):
+    """Utterances that the compressor has read, the first of which waits until it may."""
+    compressor = engine.call(lambda models: models.compressor(found.rungs["3-mc"].compressor)).result()
+    step, read, may = compressor.step, [], threading.Event()
+
+    def counted(utterance, states):
+        read.append(utterance)
+        assert may.wait(60)
+        return step(utterance, states)
+
+    monkeypatch.setattr(compressor, "step", counted)
+    return read, may
+
+
+def test_a_long_history_holds_up_nobody_else(url, engine, reading):
+    read, may = reading
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(asked, url, lines(201), model="3-mc")
+        wait_for(lambda: read)
+        others = engine.call(lambda models: len(read))
+        may.set()
+        assert others.result(60) < 20
+        assert long.result()["choices"] and len(read) == 200
+
+
+def test_a_long_history_is_not_read_for_a_client_that_has_gone(url, engine, reading):
+    read, may = reading
+    with left_while_waiting(url, {"messages": lines(2001), "max_tokens": 8}):
+        wait_for(lambda: read)
+    may.set()
+    asked(url, lines(1), model="2-ft")  # between whose tokens more would be read
+    before = len(read)
+    asked(url, lines(1), model="2-ft")
+    assert len(read) == before < 1000
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +244,8 @@ def test_requests_that_come_together_are_answered_together(url, engine):
     assert max(most) > 1
 
 
-def test_a_client_that_goes_stops_its_reply(url, engine, monkeypatch):
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_goes_stops_its_reply(url, engine, monkeypatch, streamed):
     """The second token waits until the reply was stopped: however busy the machine, the client is gone before the end."""
     decoder = engine.call(lambda models: engine._decoder("3-mc")).result(60)
     step, replies = decoder.step, []
@@ -203,8 +259,7 @@ def test_a_client_that_goes_stops_its_reply(url, engine, monkeypatch):
 
     monkeypatch.setattr(decoder, "step", one_token_then_wait)
     said = [{"role": "user", "content": "Go on."}]
-    body = {"messages": said, "model": "3-mc", "max_tokens": 1000, "stream": True}
-    with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60):
+    with left_while_waiting(url, {"messages": said, "max_tokens": 1000, "stream": streamed}):
         wait_for(lambda: replies)
     replies[0].done.result(120)
     assert replies[0].ended == "stopped" and len(replies[0].row.tokens) < 1000

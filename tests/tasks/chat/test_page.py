@@ -1,6 +1,9 @@
 """The page in a real browser: typing, clips, a lost connection, a reload, and no script at all."""
 
+import json
 import re
+import threading
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -135,6 +138,70 @@ def test_a_turn_that_is_too_long_stays_in_the_box(tab):
     tab.run("document.getElementById('text').value = 'Then I say less.'")
     tab.press("Enter")
     tab.until("turns.length === 1 && document.getElementById('problem').hidden")
+
+
+@contextmanager
+def held(engine):
+    """The engine does nothing else until the block is left, or what is given was called."""
+    free = threading.Event()
+    engine.call(lambda models: free.wait(300))
+    try:
+        yield free.set
+    finally:
+        free.set()
+
+
+SHOWN = "[...document.querySelectorAll('.turn')].map((turn) => turn.querySelector('.person').textContent)"
+IN_THE_BOX = "document.getElementById('text').value"
+
+
+@pytest.mark.slow
+def test_what_was_sent_is_shown_at_once_and_can_be_stopped(tab, engine):
+    tab.go(f"{tab.url}/?sent")
+    tab.until("document.activeElement.id === 'text' && location.hash.length > 20")
+    with held(engine):
+        tab.type("Are you there?")
+        tab.until("document.getElementById('send').hidden && !document.getElementById('stop').hidden")
+        assert tab.run(SHOWN) == ["Are you there?"] and tab.run("turns.length") == 0
+        assert tab.run("document.querySelectorAll('.waiting').length") == 1
+        tab.type("Well?")  # it stays where it is
+        assert tab.run(IN_THE_BOX) == "Well?" and tab.run("document.getElementById('problem').hidden")
+        wait_for(lambda: not engine._jobs.empty())  # the server has begun with it
+        tab.run("posted(here('stop'))")
+    tab.until(ENDED % 1)
+    assert tab.run(f"{LAST}.answers[0].ended") == "stopped" and tab.run(SHOWN) == ["Are you there?"]
+    assert tab.run("document.getElementById('stop').hidden")
+
+
+@pytest.mark.slow
+def test_what_was_said_as_the_connection_went_is_not_in_the_box(tab, engine):
+    def said(lines, told):
+        """Say it, lose the connection before or after the page is told of it, and find it."""
+        count = tab.run("turns.length") + 1
+        tab.run(f"{IN_THE_BOX} = {json.dumps(lines)}")
+        with held(engine) as go_on:
+            tab.press("Enter")
+            wait_for(lambda: not engine._jobs.empty())
+            if told:
+                with held(engine):  # between the prompt and the reply
+                    go_on()
+                    tab.until(f"turns.length === {count}")
+                    tab.relay.cut()
+                    tab.until("!document.getElementById('connection').hidden")
+                    assert tab.run(IN_THE_BOX) == ""
+            else:
+                tab.relay.cut()
+                tab.until(f"{IN_THE_BOX} === {json.dumps(lines)}")  # nobody knows whether it was said
+                assert len(tab.run(SHOWN)) == count - 1
+        tab.relay.mend()
+        tab.until(ENDED % count)
+        assert tab.run(IN_THE_BOX) == "" and len(tab.run(SHOWN)) == count
+        assert tab.run(f"{LAST}.text") == " ".join(lines.split())
+
+    tab.go(f"{tab.url}/?lost")
+    tab.until("document.activeElement.id === 'text' && location.hash.length > 20")
+    said("One line\nand another", told=True)
+    said("And these\ntwo", told=False)
 
 
 @pytest.mark.slow

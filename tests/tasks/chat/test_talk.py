@@ -24,6 +24,7 @@ from tasks.chat.models import Models
 from tasks.chat.talk import Talk
 from tasks.chat.text import utterance
 from tests.support.clips import write_clip
+from tests.support.waiting import wait_for
 
 GREEDY = Sampling(temperature=0, max_new_tokens=8)
 RUNGS = ("1-llm", "2-ft", "3-mc", "4-av", "5-epo")
@@ -193,6 +194,38 @@ def test_a_reply_is_stopped_and_only_one_is_made_at_a_time(engine, found):
     thread.join(60)
     assert done[0].answers[0].ended == "stopped" and done[0].ended
     assert talking.say("Now?").answers[0].ended is not None and len(talking.turns) == 2
+
+
+@pytest.mark.parametrize("with_clip", [False, True])
+def test_a_turn_that_is_stopped_before_its_replies_gets_none(engine, found, tmp_path, with_clip):
+    """Stopped while the engine is busy with another's work, so that neither clip nor prompt has been read."""
+    clip = clip_of(found, write_clip(tmp_path / "a.mp4")) if with_clip else None
+    talking = talk(engine, found, max_new_tokens=40)
+    free, done = threading.Event(), []
+    engine.call(lambda models: free.wait(60))
+    wait_for(engine._jobs.empty)
+    thread = threading.Thread(target=lambda: done.append(talking.say("Go on and on.", clip)))
+    thread.start()
+    wait_for(lambda: not engine._jobs.empty())
+    talking.stop()
+    free.set()
+    thread.join(60)
+    (answer,) = done[0].answers
+    assert (answer.text, answer.ended, answer.first_s) == ("", "stopped", None) and done[0].ended
+    # The turn was said all the same, and the next one is answered.
+    assert [u.text for u in talking.conversation.said] == ["Go on and on."]
+    assert talking.say("Now?").answers[0].ended in ("stop", "length")
+
+
+def test_a_turn_is_stopped_as_soon_as_its_emotion_is_shown(engine, found, tmp_path):
+    talking = talk(engine, found, max_new_tokens=40)
+
+    def seen(turn):
+        if turn.emotion:
+            talking.stop()
+
+    turn = talking.say("Go on and on.", clip_of(found, write_clip(tmp_path / "a.mp4")), seen)
+    assert (turn.answers[0].text, turn.answers[0].ended) == ("", "stopped")
 
 
 @pytest.mark.parametrize(

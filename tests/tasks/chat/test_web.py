@@ -145,6 +145,20 @@ def test_ids_names_and_origins_are_checked(page, room):
     assert "<noscript>" in page.get("/").text
 
 
+def test_who_listens_to_a_conversation_that_goes_is_told(engine, found):
+    app = web_app(engine, found, "3-mc", GREEDY, "some-run", "127.0.0.1")
+    app.state.rooms.most = 1
+    with served(app) as url, httpx.Client(base_url=url, timeout=60) as page:
+        room = f"/conversations/{page.post('/conversations').json()['id']}"
+        with page.stream("GET", f"{room}/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "id: 0"
+            page.post("/conversations")
+            for line in lines:  # it ends, at once
+                assert line != ": alive"
+        assert "held too many; begin a new one" in page.get(f"{room}/saved").json()["error"]
+
+
 def test_held_conversations_are_bounded():
     rooms = Rooms(most=2)
     first, second = rooms.open(None, None), rooms.open(None, None)
