@@ -14,8 +14,9 @@ from storage.errors import InputError
 from storage.preferences import COLUMNS, write_preferences
 from storage.store import write_atomic
 from storage.tables import KEY_COLUMNS
+from tasks.stages.floors import HUMAN
 from tasks.study.judgements import Judgements, Row
-from tasks.study.study import HUMAN, Study, StudyItem
+from tasks.study.study import Study, StudyItem
 
 JUDGE_QUESTIONS = {"empathy": "empathy", "fit": "semantics"}
 """What the judge is asked -> what people are."""
