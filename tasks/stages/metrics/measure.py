@@ -29,7 +29,7 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
 from tasks.stages.floors import ALWAYS_OKAY, ANOTHERS, OKAY, replies_of_others
-from tasks.stages.metrics.by_reply import Figures, by_reply
+from tasks.stages.metrics.by_reply import EACH_REPLY, Figures, by_reply, each_reply
 from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
@@ -52,7 +52,8 @@ def measure_replies(
     second_scorer: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Outputs: metrics.json, and by_reply.json, rungs' and systems' figures reply by reply, for whoever compares two runs.
+    """Outputs: metrics.json; by_reply.json, rungs' and systems' figures reply by reply, for whoever compares two runs; and
+    by_reply.parquet, every reply of all of them and of the floors beside its figures, for people.
 
     "systems": a row per rung, per system, per floor, and dataset, and one over all. "steps": what each rung adds to the
     one before it; "over_floors", "over_systems": what the last one has over each floor and system. "scorers": how alike they are.
@@ -124,6 +125,7 @@ def measure_replies(
     return [
         work.store.put_bytes("metrics.json", canonical(facts), rows=len(rows)),
         work.store.put_bytes("by_reply.json", canonical(each)),
+        work.store.put_bytes(EACH_REPLY, each_reply(systems, measured), rows=len(every)),
     ]
 
 
