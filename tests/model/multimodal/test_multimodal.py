@@ -19,10 +19,13 @@ from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
 from tests.support.multimodal import KINDS, write_multimodal
 
-THROUGH_VLLM = tuple(
-    kind for kind in KINDS if kind != "llava_next" or importlib.util.find_spec("torchvision") is not None
+WITHOUT_TORCHVISION = pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is None,
+    reason="no torchvision here, which vLLM wants for LLaVA-NeXT",
 )
-"""vLLM wants torchvision for LLaVA-NeXT, which the CPU's environment has not."""
+THROUGH_VLLM = [
+    pytest.param(kind, marks=[WITHOUT_TORCHVISION] if kind == "llava_next" else []) for kind in KINDS
+]
 SENTENCES = ("I lost my keys again.", "She said yes!")
 
 
