@@ -160,12 +160,18 @@ def test_how_alike_two_scorers_are_is_measured_on_distinct_replies():
     first, second = [0.1, 0.4, 0.9], [0.2, 0.3, 0.8]
     made = {"1-llm": rows("d", "e", "f"), "2-ft": rows("d", "e", "f")}
     figures = {"emotionscore": np.array(first), "emotionscore_second": np.array(second)}
-    found = scorers_alike(made, dict.fromkeys(made, figures), True)
+    found = scorers_alike(made, dict.fromkeys(made, figures), True, BootstrapSettings())
+    low, high = found.pop("correlation_ci")
     # By hand: deviations -.3667, -.0667, .4333 and -.2333, -.1333, .3667.
     expected = (0.3667 * 0.2333 + 0.0667 * 0.1333 + 0.4333 * 0.3667) / math.sqrt(0.3267 * 0.2067)
     assert found == {"correlation": pytest.approx(expected, abs=1e-3), "replies": 3, "same_encoder": True}
+    assert -1 <= low < expected < high <= 1
     flat = {**figures, "emotionscore": np.full(3, 0.5)}
-    assert scorers_alike(made, dict.fromkeys(made, flat), False)["correlation"] is None
+    nothing = scorers_alike(made, dict.fromkeys(made, flat), False, BootstrapSettings())
+    assert (nothing["correlation"], nothing["correlation_ci"]) == (None, None)
+    one = {name: rows("d", "d", "d") for name in made}
+    alone = scorers_alike(one, dict.fromkeys(made, figures), True, BootstrapSettings())
+    assert alone["correlation"] == found["correlation"] and alone["correlation_ci"] is None
 
 
 def test_every_reply_is_logged_with_its_figures_floors_included():
