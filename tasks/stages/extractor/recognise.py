@@ -124,9 +124,9 @@ def _setting(
 ) -> dict:
     """One bar: accuracy with its interval (clips of one dialogue or actor are drawn together, `bootstrap_share`).
 
-    "balanced": mean accuracy of the emotions that occur, "balanced_ci": its interval. "majority": share of the commonest label. "other": accuracy
-    with another clip's features; "over_other", "over_text": verdicts on the share right beyond that, and beyond text
-    alone, over the same clips. "confusion": label -> answer -> clips.
+    "balanced": mean accuracy of the emotions that occur, "balanced_ci": its interval. "majority": share of the commonest
+    label. "other": accuracy with another clip's features; "over_other", "over_text": verdicts on the share right beyond
+    that, and beyond text alone, over the same clips. "confusion": label -> answer -> clips.
     """
     right = {i: float(answers[i][name] == clips[i].emotion) for i in rows}
     labels = Counter(clips[i].emotion for i in rows)
