@@ -1,6 +1,6 @@
-"""Preference pairs of a finished run as a dataset of their own: Parquet files and a data card.
+"""What a finished run made, as datasets of their own: preference pairs, or every reply with its figures; Parquet and a card.
 
-Knows nothing of how pairs were chosen beyond what the run's artefacts say.
+Knows nothing of how pairs were chosen, or figures measured, beyond what the run's artefacts say.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from model.metrics.catalogue import METRICS as FIGURES
 from storage.answers import Candidate, Pair
 from storage.errors import InputError
 from storage.exchanges import Exchange
+from storage.measured import COLUMNS as MEASURED_COLUMNS
 from storage.preferences import COLUMNS, write_preferences
 from storage.shards import row_to_candidate, row_to_exchange, row_to_pair
 from storage.store import Ref, Store, write_atomic
@@ -18,6 +20,8 @@ from storage.tables import KEY_COLUMNS
 from tasks.engine.declaration import Weights
 from tasks.engine.run import RunRequest
 from tasks.settings import Settings
+from tasks.stages.metrics.by_reply import EACH_REPLY
+from tasks.stages.metrics.stage import METRICS
 from tasks.stages.shards import read_rows
 
 SPLITS = ("train", "dev")
@@ -29,8 +33,7 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
 
     Raises InputError where the pairs have not been made with these settings, or the folder holds something.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty: give a new folder")
+    _must_be_new(folder)
     with request.session() as session:
         plans = {plan.stage.name: plan for plan in session.plan("pairs")}
         for name in NEEDED:
@@ -51,6 +54,44 @@ def export_pairs(request: RunRequest, folder: Path) -> dict[str, int]:
         card = _card(session.store, artefacts, session.settings, counts, weights)
         write_atomic(folder / "README.md", card.encode())
     return counts
+
+
+def export_replies(request: RunRequest, folder: Path) -> int:
+    """Write replies.parquet and README.md to `folder`: every reply to the test exchanges beside its figures; returns its rows.
+
+    Raises InputError where they have not been measured with these settings, or the folder holds something.
+    """
+    _must_be_new(folder)
+    with request.session() as session:
+        (plan,) = (plan for plan in session.plan(METRICS.name) if plan.stage.name == METRICS.name)
+        if plan.state != "fresh":
+            command = request.command("run", "--until", METRICS.name)
+            raise InputError(f"{METRICS.name} is {plan.state}: `{command}` measures the replies")
+        (ref,) = (ref for refs in plan.outputs.values() for ref in refs if ref.name == EACH_REPLY)
+        write_atomic(folder / "replies.parquet", session.store.read(ref))
+    write_atomic(folder / "README.md", _card_of_replies().encode())
+    return ref.rows or 0
+
+
+def _must_be_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty: give a new folder")
+
+
+def _card_of_replies() -> str:
+    """What the columns of replies.parquet hold."""
+    figures = {one.key: f"{one.title}: {one.source}" for one in FIGURES if one.per == "reply"}
+    columns = "\n".join(f"| {name} | {what} |" for name, what in (MEASURED_COLUMNS | figures).items())
+    return f"""# Replies and their figures
+
+`replies.parquet` has a row for each system and test exchange. A figure is of this reply alone, and null where it has none;
+those that are made of a whole corpus (BLEU, perplexity, Dist of the corpus) stand in report.json. The dialogues' texts are
+their datasets' and fall under their licences.
+
+| column | what it holds |
+|---|---|
+{columns}
+"""
 
 
 def _rows(store: Store, artefacts: dict[str, list[Ref]], scorer: str) -> list[dict]:

@@ -11,7 +11,7 @@ from flows.cli.chat import chat, serve_rungs
 from flows.cli.inputs import check, fetch, sample
 from flows.cli.ops import deploy, down, up
 from flows.cli.ops import status as ops_status
-from flows.cli.results import export_pairs, report, show
+from flows.cli.results import export_pairs, export_replies, report, show
 from flows.cli.runs import list_runs, run, status
 from flows.cli.store import caches, gc, verify
 from flows.cli.study import export_study, make, release, score, serve
@@ -55,7 +55,10 @@ GROUPS = {
             "export": export_study,
         },
     ),
-    "export": ("A run's results as datasets of their own.", {"pairs": export_pairs}),
+    "export": (
+        "A run's results as datasets of their own.",
+        {"pairs": export_pairs, "replies": export_replies},
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a run made: `show` a stage's rows, the `report`, `export` of preference pairs."""
+"""What a run made: `show` a stage's rows, the `report`, `export` of preference pairs and of replies."""
 
 from __future__ import annotations
 
@@ -174,3 +174,14 @@ def export_pairs(
 
     counts = export(which.chosen()[0], folder)
     out.say(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+
+
+@grouped
+def export_replies(
+    which: WhichRun,
+    folder: Annotated[Path, typer.Argument(help="A new folder for a Parquet file and what its columns are.")],
+) -> None:
+    """Every reply to the test exchanges, of rungs, systems and floors, beside the true one and its figures."""
+    from tasks.export import export_replies as export
+
+    out.say(f"{folder}: {export(which.chosen()[0], folder)} replies")

@@ -169,7 +169,8 @@ def score(
     columns, rows = difference_rows(facts)
     out.print(listing(f"{facts['compared']} less the others", columns, rows, out.width, share=False))
     for question, found in facts["alpha"].items():
-        shown = "too few to say" if found["alpha"] is None else f"{found['alpha']:.2f}"
+        ends = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+        shown = "too few to say" if found["alpha"] is None else f"{found['alpha']:.2f}{ends}"
         out.say(
             f"{question}: Krippendorff's alpha {shown} ({found['judged_by_several']} replies judged by several)"
         )

@@ -77,7 +77,10 @@ def bootstrap_of(
     whole: Callable[[np.ndarray], float],
     settings: BootstrapSettings | None = None,
 ) -> Interval:
-    """As `bootstrap`, of a figure `whole` that is made of summed counts [k], of rows [n, k], as BLEU and perplexity are."""
+    """As `bootstrap`, of a figure `whole` that is made of summed counts [k], of rows [n, k], as BLEU and perplexity are.
+
+    A resample that has no such figure (NaN) says nothing of it, and is left out.
+    """
     settings = settings or BootstrapSettings()
     if len(counts) != len(clusters):
         raise ValueError(f"bootstrap_of: {len(counts)} rows but {len(clusters)} clusters; pair them up")
@@ -96,6 +99,9 @@ def bootstrap_of(
         np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(settings.resamples)
     )
     figures = np.array([whole(times @ sums) for times in drawn])
+    figures = figures[~np.isnan(figures)]
+    if not len(figures):
+        return Interval(value, nothing, nothing)
     error = float(figures.std() * np.sqrt(count / (count - 1)))
     reach = t_quantile((1 + settings.level) / 2, count - 1) * error
     return Interval(value, value - reach, value + reach)

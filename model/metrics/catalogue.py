@@ -196,6 +196,11 @@ METRICS = (
         lambda a: _preferred(a, "same"), better="neither",
     ),
     Metric(
+        "preference_beyond_topic", "Emotional preference beyond topic", "Preference beyond topic",
+        "emotional preference less the same against the same emotion, reply by reply: what topic does not give",
+        lambda a: _preferred(a, "opposed") - _preferred(a, "same"), low=-1.0,
+    ),
+    Metric(
         "perplexity", "Next-reply perplexity", "Perplexity",
         "of the true replies' tokens, end of turn included: exp of nats over tokens",
         lambda a: np.stack([a.likelihoods.nats, a.likelihoods.tokens], 1), _perplexity,

@@ -23,7 +23,10 @@ class Engine(Protocol):
     def replies(
         self, texts: Sequence[str], shown: Sequence[Shown | None], max_new_tokens: int
     ) -> list[Answered]:
-        """Greedy replies to prompts that all have a clip, or all have none."""
+        """Greedy replies to prompts that all have a clip, or all have none.
+
+        A prompt that the window does not hold with a reply after it ends as `too_long`, and fails no other.
+        """
         ...
 
 
@@ -43,4 +46,4 @@ def load_multimodal(name: str, folder: Path, args: EngineArgs, adapter: Path | N
         from model.multimodal.vllm_model import VllmMultimodal
 
         return VllmMultimodal(folder, args, adapter)
-    return MultimodalModel(folder, args.dtype, adapter)
+    return MultimodalModel(folder, args.dtype, adapter, args.max_model_len)

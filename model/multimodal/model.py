@@ -5,7 +5,7 @@ Through transformers' own classes and processors, on the GPU where there is one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,7 @@ class Prompter:
         if not (self.processor.chat_template or self.tokenizer.chat_template):
             raise ValueError(f"{folder}: no chat template; use an instruction-tuned model")
         self.stop_ids = _stop_ids(folder, self.tokenizer.eos_token_id)
+        self.positions: int = from_folder(AutoConfig, folder).get_text_config().max_position_embeddings
 
     def prompt(self, text: str, with_clip: bool) -> str:
         """One user turn, the clip before the text, up to where the assistant begins to speak."""
@@ -97,6 +98,10 @@ class Prompter:
     def answer_ids(self, answer: str) -> Tensor:
         """Token ids of an answer [tokens], as they stand after a prompt."""
         return self.tokenizer(answer, add_special_tokens=False, return_tensors="pt").input_ids[0]
+
+    def tokens(self, text: str, shown: Shown | None) -> int:
+        """Of a prompt, those that stand for its clip included."""
+        return self.inputs([text], [shown])["input_ids"].shape[1]
 
     def inputs(self, texts: Sequence[str], shown: Sequence[Shown | None]) -> dict[str, Tensor]:
         """Tensors of rows that all have a clip, or all have none; padded on the left."""
@@ -139,22 +144,57 @@ class Answered:
     new_tokens: int
 
 
-class MultimodalModel:
-    """The model with its prompter. adapter: a folder with a LoRA; None: as it came."""
+def replies_within(
+    window: int,
+    prompter: Prompter,
+    texts: Sequence[str],
+    shown: Sequence[Shown | None],
+    max_new_tokens: int,
+    answer: Callable[[list[str], list[Shown | None]], list[Answered]],
+) -> list[Answered]:
+    """What `answer` gives to the prompts that fit the window with a reply after them; the others are `too_long`."""
+    sizes = [prompter.tokens(text, one) for text, one in zip(texts, shown, strict=True)]
+    fits = [size + max_new_tokens <= window for size in sizes]
+    asked = [row for row, fit in zip(zip(texts, shown, strict=True), fits, strict=True) if fit]
+    given = iter(answer([text for text, _ in asked], [one for _, one in asked]) if asked else ())
+    return [
+        next(given) if fit else Answered(Reply("", "too_long"), size, 0)
+        for fit, size in zip(fits, sizes, strict=True)
+    ]
 
-    def __init__(self, folder: str | Path, dtype: str, adapter: Path | None = None) -> None:
+
+class MultimodalModel:
+    """The model with its prompter. adapter: a folder with a LoRA; None: as it came.
+
+    window: the most tokens of prompt and reply; None: as many as the model has positions, which is never passed.
+    """
+
+    def __init__(
+        self, folder: str | Path, dtype: str, adapter: Path | None = None, window: int | None = None
+    ) -> None:
         self.prompter = Prompter(folder)
+        self.window = min(window or self.prompter.positions, self.prompter.positions)
         kind = KINDS[from_folder(AutoConfig, folder).model_type][1]
         self.device = best_device()
         model = whole_model(kind, folder, dtype=getattr(torch, dtype)).to(self.device).eval()
         model.requires_grad_(False)
         self.model: nn.Module = model if adapter is None else for_inference(load_adapter(model, adapter))
 
-    @torch.inference_mode()
     def replies(
         self, texts: Sequence[str], shown: Sequence[Shown | None], max_new_tokens: int
     ) -> list[Answered]:
         """Greedy replies to prompts of `Prompter.prompt`; the rows all have a clip, or all have none."""
+        return replies_within(
+            self.window,
+            self.prompter,
+            texts,
+            shown,
+            max_new_tokens,
+            lambda said, clips: self._replies(said, clips, max_new_tokens),
+        )
+
+    @torch.inference_mode()
+    def _replies(self, texts: list[str], shown: list[Shown | None], max_new_tokens: int) -> list[Answered]:
         given = self._moved(self.prompter.inputs(texts, shown))
         out = self.model.generate(
             **given,

@@ -112,7 +112,7 @@ class _Rows:
     def tokens(self, at: int) -> int:
         """Of prompt and reply."""
         prompt, _, shown = self._row(at)
-        return self.model.prompter.inputs([prompt], [shown])["input_ids"].shape[1] + self.answer_tokens[at]
+        return self.model.prompter.tokens(prompt, shown) + self.answer_tokens[at]
 
     def _row(self, at: int) -> tuple[str, str, Shown | None]:
         e = self.examples[at]

@@ -20,7 +20,7 @@ from model.generation.settings import EngineArgs
 from model.generation.vllm_engine import vllm_arguments
 from model.multimodal.engines import vllm_prompt
 from model.multimodal.kinds import vllm_lora_fault
-from model.multimodal.model import Answered, Prompter, Shown
+from model.multimodal.model import Answered, Prompter, Shown, replies_within
 
 
 def _gpu_share(folder: Path, args: EngineArgs) -> float | None:
@@ -36,6 +36,7 @@ class VllmMultimodal:
 
     def __init__(self, folder: Path, args: EngineArgs, adapter: Path | None = None) -> None:
         self.prompter = Prompter(folder)
+        self.window = args.max_model_len  # vLLM takes none that is beyond the model's positions
         fault = None if adapter is None else vllm_lora_fault(folder)
         if fault is not None:
             raise ValueError(fault)
@@ -56,6 +57,16 @@ class VllmMultimodal:
         self, texts: Sequence[str], shown: Sequence[Shown | None], max_new_tokens: int
     ) -> list[Answered]:
         """Greedy replies to prompts of `Prompter.prompt`."""
+        return replies_within(
+            self.window,
+            self.prompter,
+            texts,
+            shown,
+            max_new_tokens,
+            lambda said, clips: self._replies(said, clips, max_new_tokens),
+        )
+
+    def _replies(self, texts: list[str], shown: list[Shown | None], max_new_tokens: int) -> list[Answered]:
         sampling = SamplingParams(
             temperature=0, max_tokens=max_new_tokens, stop_token_ids=self.prompter.stop_ids, detokenize=False
         )

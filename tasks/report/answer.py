@@ -253,7 +253,7 @@ def _preference(facts: dict) -> str:
         return ""
     left_out, ends = row.get("emotional_preference_left_out", 0), row.get("emotional_preference_ci")
     # Topic alone tells the true reply from any other: only what goes beyond the same emotion's share is of emotion.
-    beyond = same is not None and _above(ends, row.get("same_emotion_preference_ci"))
+    beyond = _above_zero(row.get("preference_beyond_topic_ci"))
     control = "none of the same emotion stood beside it" if same is None else (
         f"against one of the same emotion, which only topic tells apart, {same:.0%}{_ends(row.get('same_emotion_preference_ci'))}"
     )  # fmt: skip
@@ -277,6 +277,11 @@ def _why(facts: dict, rung: str) -> str:
 def _above(first: list[float] | None, second: list[float] | None) -> bool:
     """Whether the intervals are apart, the first above: careful, since the two are not compared in pairs."""
     return bool(first and second and first[0] > second[1])
+
+
+def _above_zero(ends: list[float] | None) -> bool:
+    """Whether the interval of a difference lies above zero."""
+    return bool(ends and ends[0] > 0)
 
 
 def _number(value: float | None) -> str:

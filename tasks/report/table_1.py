@@ -11,6 +11,7 @@ from storage.store import Store
 from tasks.report.counts import Artefacts
 from tasks.report.paper_tables import TABLE_1, TABLE_1_RUNGS, by_metric
 from tasks.settings import Settings
+from tasks.stages.floors import BESIDE
 from tasks.stages.replies.rungs import RUNGS
 from tasks.stages.systems.settings import AnySystem, ChatbotSystem, Prices
 
@@ -27,10 +28,9 @@ CHATBOTS = "DialoGPT or BlenderBot class"
 
 
 def titles_of(others: list[dict]) -> dict[str, str]:
-    """Row of a rung or a system -> what it is. others: rows of `other_systems`."""
-    return {rung.name: rung.title for rung in RUNGS} | {
-        row["row"]: row["title"] for row in others if row["row"]
-    }
+    """Row of a rung, a system or what stands beside them -> what it is. others: rows of `other_systems`."""
+    systems = {row["row"]: row["title"] for row in others if row["row"]}
+    return BESIDE | {rung.name: rung.title for rung in RUNGS} | systems
 
 
 def paper_systems(settings: Settings) -> dict[str, str]:

@@ -296,7 +296,7 @@ def _recognised(found: dict) -> dict:
     return {
         "clips": f"{count(found['clips'])}; of {count(found['dialogues'])}",
         "right": Cell(percent(found["accuracy"]), percents(found["accuracy_ci"])).line(),
-        "balanced": percent(found["balanced"]),
+        "balanced": Cell(percent(found["balanced"]), percents(found["balanced_ci"])).line(),
         "commonest label": percent(found["majority"]),
         **{name: graded(verdict).line() if verdict else ABSENT for name, verdict in beyond.items()},
     }

@@ -301,7 +301,10 @@ def scorers_line(scorers: dict | None) -> str:
     if not scorers or scorers["correlation"] is None:
         return "how alike the two scorers are was not measured"
     shared = " and share an encoder: the second is no independent witness" if scorers["same_encoder"] else ""
-    return f"the two scorers correlate {scorers['correlation']:.2f} on this run's {scorers['replies']} replies{shared}"
+    ends = scorers.get("correlation_ci")
+    between = f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+    correlation = f"{scorers['correlation']:.2f}{between}"
+    return f"the two scorers correlate {correlation} on this run's {scorers['replies']} replies{shared}"
 
 
 def _named(store: Store, refs: tuple[Ref, ...], name: str) -> dict | None:

@@ -9,13 +9,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.metrics.agreement import weighted_kappa
+from model.metrics.agreement import kappa_interval
+from model.metrics.settings import BootstrapSettings
 from storage.errors import InputError
 from storage.preferences import COLUMNS, write_preferences
 from storage.store import write_atomic
 from storage.tables import KEY_COLUMNS
+from tasks.stages.floors import HUMAN
 from tasks.study.judgements import Judgements, Row
-from tasks.study.study import HUMAN, Study, StudyItem
+from tasks.study.score import with_ends
+from tasks.study.study import Study, StudyItem
 
 JUDGE_QUESTIONS = {"empathy": "empathy", "fit": "semantics"}
 """What the judge is asked -> what people are."""
@@ -182,8 +185,11 @@ def _use(study: Study) -> str:
 # People beside a judge --------------------------------------------------------------------------------
 
 
-def beside_judge(found: Judgements, judged: list[dict]) -> list[dict]:
-    """How far people and an LLM judge agree on who replies better: quadratically weighted kappa by pair and question.
+def beside_judge(
+    found: Judgements, judged: list[dict], settings: BootstrapSettings | None = None
+) -> list[dict]:
+    """How far people and an LLM judge agree on who replies better: quadratically weighted kappa by pair and question,
+    with an interval over dialogues.
 
     judged: the facts of judge-SECOND.json. Of each exchange that both compared the people's outcome is the sign of the mean
     difference of all who judged both replies.
@@ -194,7 +200,7 @@ def beside_judge(found: Judgements, judged: list[dict]) -> list[dict]:
         if not {facts["first"], facts["second"]} <= found.systems.keys():
             continue
         for asked, question in JUDGE_QUESTIONS.items():
-            machine, people = [], []
+            machine, people, dialogues = [], [], []
             for row in facts["rows"]:
                 item = items.get((*row["key"][:3], int(row["key"][3])))
                 if row["failure"] is None and row[asked] is not None and item is not None:
@@ -202,14 +208,15 @@ def beside_judge(found: Judgements, judged: list[dict]) -> list[dict]:
                     if outcome is not None:
                         machine.append(row[asked])
                         people.append(outcome)
-            kappa = weighted_kappa(machine, people, OUTCOMES)
+                        dialogues.append(tuple(row["key"][:3]))
+            kappa = kappa_interval(machine, people, OUTCOMES, dialogues, settings)
             same = sum(a == b for a, b in zip(machine, people, strict=True))
             made.append(
                 {
                     "first": facts["first"],
                     "second": facts["second"],
                     "question": question,
-                    "kappa": None if kappa is None else round(kappa, 6),
+                    **with_ends("kappa", kappa),
                     "exchanges": len(machine),
                     "same": same,
                 }

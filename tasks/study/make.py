@@ -19,6 +19,7 @@ from storage.store import Ref, Store
 from storage.utterance import Utterance
 from tasks.engine.run import RunRequest
 from tasks.settings import Settings
+from tasks.stages.floors import BESIDE, HUMAN
 from tasks.stages.replies.rungs import LADDER, RUNGS
 from tasks.stages.selection import spread
 from tasks.stages.shard_names import of_table
@@ -30,7 +31,6 @@ from tasks.study.study import (
     CHECK,
     COMPLETION_URL,
     FILMED,
-    HUMAN,
     INSTRUCTIONS,
     SCALE,
     WRITTEN,
@@ -231,7 +231,7 @@ def _item(
 def _title(name: str, settings: Settings) -> str:
     rungs = {rung.name: rung.title for rung in RUNGS}
     others = {system.row: system.shown for system in settings.systems}
-    return {**rungs, **others, **OF_PAIRS, HUMAN: "the true reply"}.get(name, name)
+    return {**rungs, **others, **OF_PAIRS, HUMAN: BESIDE[HUMAN]}.get(name, name)
 
 
 # Clips ------------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ from storage.shards import read_table, row_to_exchange, row_to_pair, row_to_repl
 from storage.store import Ref, Store
 from tasks.engine.planner import StagePlan
 from tasks.engine.run import RunRequest
+from tasks.stages.floors import HUMAN
 from tasks.stages.pairs.stage import CONTROL_PAIRS, PAIRS
 from tasks.stages.replies.rungs import CONTROL_RUNGS, LADDER, RUNGS
 from tasks.stages.replies.stage import REPLIES
 from tasks.stages.shard_names import of_table
 from tasks.stages.shards import RowKey
 from tasks.stages.systems.stage import SYSTEMS
-from tasks.study.study import HUMAN, MOST_SYSTEMS
+from tasks.study.study import MOST_SYSTEMS
 
 ANSWERING = (*(stage.name for stage in REPLIES), SYSTEMS.name)
 PAIRED = (PAIRS.name, *(stage.name for stage in CONTROL_PAIRS))

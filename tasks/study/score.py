@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.metrics.agreement import ordinal_alpha
+from model.metrics.agreement import alpha_interval
+from model.metrics.bootstrap import Interval
 from model.metrics.settings import BootstrapSettings
 from model.metrics.student import t_quantile
 from model.metrics.verdict import FEW, NO_DIFFERENCE
@@ -86,7 +87,7 @@ def scored(found: Judgements, settings: BootstrapSettings | None = None, power: 
     """Every figure of the study, for the page, the terminal and files.
 
     "systems": by system and question a mean, of all and by dataset; "differences": each system beside the compared one, paired by
-    participant and conversation; "alpha" by question; "counts" of participants and judgements.
+    participant and conversation; "alpha" by question, its interval over conversations; "counts" of participants and judgements.
     """
     settings, power = settings or BootstrapSettings(), power or Power()
     rows = [row for row in found.rows if row.participant in found.counted]
@@ -114,7 +115,7 @@ def scored(found: Judgements, settings: BootstrapSettings | None = None, power: 
             for name, title in found.systems.items()
         ],
         "differences": _differences(rows, found, settings, power),
-        "alpha": {question: _alpha(rows, question) for question in found.questions},
+        "alpha": {question: _alpha(rows, question, settings) for question in found.questions},
         "level": settings.level,
         "power": {"difference": power.difference, "power": power.power},
     }
@@ -168,16 +169,22 @@ def _grade(estimate: Estimate) -> str:
     return "first" if estimate.low > 0 else "second" if estimate.high < 0 else NO_DIFFERENCE
 
 
-def _alpha(rows: list[Row], question: str) -> dict:
+def _alpha(rows: list[Row], question: str, settings: BootstrapSettings) -> dict:
     """Of each reply its participants' values are one unit."""
     units: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         if row.question == question:
             units.setdefault((row.item, row.system), []).append(row.value)
-    value = ordinal_alpha(units.values())
+    found = alpha_interval(list(units.values()), [item for item, _ in units], settings)
     several = sum(len(values) > 1 for values in units.values())
     return {
-        "alpha": None if value is None else round(value, 6),
+        **with_ends("alpha", found),
         "replies": len(units),
         "judged_by_several": several,
     }
+
+
+def with_ends(name: str, found: Interval) -> dict:
+    """A figure under its name, and the ends of its interval as "low" and "high"; None where there is none."""
+    named = zip((name, "low", "high"), found, strict=True)
+    return {of: None if np.isnan(value) else round(value, 6) for of, value in named}

@@ -32,8 +32,6 @@ MOST_SYSTEMS = 6
 """Figure 10 shows six replies."""
 CHECK = "attention-check"
 """Stands among the systems of an item where a reply is no system's but asks for a certain answer."""
-HUMAN = "human"
-"""The true reply, which may be judged as a system is."""
 
 FILMED = (
     "You will see short conversations between people. Each is a film, with what is said written beside it.",

@@ -12,6 +12,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from storage.sample.layout import write_sample
@@ -130,6 +131,18 @@ def test_the_report_has_every_rung_and_says_what_the_data_is(folder):
     assert "synthetic faces and voices" in page
     loads = r"""(?:\bsrc\s*=|<link\b[^>]*\bhref\s*=|url\(|@import)\s*["']?https?:"""
     assert not re.search(loads, page)  # self-contained: it names addresses, and loads nothing from them
+
+
+def test_every_reply_goes_out_with_its_figures(folder, raw, tmp_path):
+    """Their means are the report's, of every rung and floor."""
+    done = empamba(folder, "export", "replies", str(tmp_path / "out"), "--raw", str(raw))
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "out" / "replies.parquet").to_pylist()
+    facts = json.loads((folder / "store" / "report.json").read_text())
+    for row in (row for row in facts["systems"] if row["dataset"] == "all"):
+        its = [one["bertscore"] for one in rows if one["system"] == row["rung"]]
+        assert len(its) == row["n"] and sum(its) / len(its) == pytest.approx(row["bertscore"], abs=2e-6)
+    assert "| bertscore | BERTScore: " in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_counts_in_are_counts_out_and_rejects(folder, raw):

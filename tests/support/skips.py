@@ -19,6 +19,7 @@ EXPECTED = {
     "root cannot be held to file permissions here": "a container may lack the right",
     "no Chromium here to open the pages with": "a browser is no requirement of the project",
     "no client of OpenAI's here to ask the endpoint with": "it comes with vLLM, and is no requirement of the project",
+    "no torchvision here, which vLLM wants for LLaVA-NeXT": "the GPU lock has it, and the CPU's has not",
     "no C compiler here to put a clock wrong with": "a compiler is no requirement of the project",
     "goemotions-minilm-b has no part adapter.": "it was trained without one",
     "goemotions-smollm2 has no part adapter.": "it was trained without one",

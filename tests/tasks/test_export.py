@@ -12,8 +12,9 @@ import pytest
 from model.zoo.random_models import write_random_model
 from storage.errors import InputError
 from tasks.engine.run import RunRequest
-from tasks.export import export_pairs
+from tasks.export import export_pairs, export_replies
 from tasks.show import describe
+from tests.support.rerun import write_meld
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = ("pairs.threshold=1.0",)
@@ -129,3 +130,17 @@ def _show(request_: RunRequest, tmp_path: Path, *arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_replies_that_are_not_measured_are_one_line_and_nothing_is_written(tmp_path):
+    raw = write_meld(tmp_path / "raw")
+    request = RunRequest(profile="tiny", raw=str(raw), store=str(tmp_path / "store"))
+    with pytest.raises(
+        InputError, match="^metrics is [a-z ]+: `empamba run --until metrics .*` measures the"
+    ) as told:
+        export_replies(request, tmp_path / "out")
+    assert "\n" not in str(told.value) and not (tmp_path / "out").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(InputError, match="is not empty: give a new folder"):
+        export_replies(request, tmp_path / "full")

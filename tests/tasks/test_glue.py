@@ -4,6 +4,7 @@ A spy stands at the model's boundary only where the model would hide what it was
 """
 
 import inspect
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -654,7 +656,7 @@ def test_figures_are_each_datasets_own(tmp_path):
         write_shard(two.store, "replies", "replies/all/test/system-y", []),
     ]
     settings = MetricSettings(bertscore=BertScoreSettings(weights="minilm-l6", num_layers=6))
-    ref, _ = measure_replies(
+    ref, _, each = measure_replies(
         refs,
         None,
         {"system-x": "X", "system-y": "Y"},
@@ -666,6 +668,7 @@ def test_figures_are_each_datasets_own(tmp_path):
         two.work,
     )
     facts = json.loads(two.store.read(ref))
+    logged = pq.read_table(io.BytesIO(two.store.read(each))).to_pylist()
     of_x = {row["dataset"]: row for row in facts["systems"] if row["rung"] == "system-x"}
     facts["systems"] = [row for row in facts["systems"] if row["rung"] != "system-x"]
     found = {(row["rung"], row["dataset"]): row for row in facts["systems"]}
@@ -679,6 +682,13 @@ def test_figures_are_each_datasets_own(tmp_path):
     # Without train the floors are "Okay." and, where there is one, another dialogue's reply and the next exchange's.
     floors = list(dict.fromkeys(row["rung"] for row in facts["systems"] if row["rung"] not in rungs))
     assert floors == ["floor-okay", "floor-people", "floor-next"]
+    # The log of every reply has them all, and its figures have the means of the table.
+    assert {row["system"] for row in logged} == {*rungs, "system-x", *floors} and len(logged) == each.rows
+    for (name, dataset), row in found.items():
+        its = [one for one in logged if one["system"] == name and dataset in ("all", one["dataset"])]
+        assert len(its) == row["n"]
+        for figure in ("bertscore", "dist1", "reply_words", "emotionscore_second"):
+            assert np.mean([one[figure] for one in its]) == pytest.approx(row[figure], abs=2e-6)
     assert list(found) == [(name, d) for name in (*rungs, *floors) for d in ("all", "iemocap", "meld")]
     assert found["floor-next", "meld"]["n"] == 1  # the last exchange has no next one
     shape = {name: (row["n"], row["split"]) for (of, name), row in found.items() if of in rungs}

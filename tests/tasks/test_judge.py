@@ -11,7 +11,9 @@ from storage.store import Store
 from storage.utterance import Utterance
 from tasks.engine.declaration import Made, NotRun, Weights
 from tasks.engine.item import Workspace
+from tasks.report.table_1 import titles_of
 from tasks.settings import load_settings
+from tasks.stages.floors import BESIDE, replies_beside
 from tasks.stages.judge.compare import judge_pair
 from tasks.stages.judge.settings import JudgeSettings
 from tasks.stages.judge.stage import JUDGE
@@ -127,6 +129,51 @@ def test_few_exchanges_are_drawn_and_only_those_that_both_answered(work, chat_se
     assert (found["common"], found["exchanges"], found["calls"]) == (5, 3, 6)
 
 
+def test_floors_and_the_true_reply_stand_beside_the_last_rung_where_they_are_named(work, chat_server):
+    """A judge that likes the longer reply; the last rung says "Okay." once, the true reply once, else something longer."""
+    longer = lambda a, b: "A" if len(a) > len(b) else "B"  # noqa: E731
+    chat_server.faults = lambda _, request: says(*[longer(*shown(request))] * 2)
+    server = {"base_url": chat_server.url, "model": "judge-7b"}
+    settings = JudgeSettings(server=server, against=tuple(BESIDE))
+    said = ["Okay.", "true 1.", *(f"I am so sorry, {i}." for i in range(2, DIALOGUES))]
+    rows = [
+        Reply("meld", "test", f"d{i}", 1, "5-epo", "I lost my keys.", f"true {i}.", text)
+        for i, text in enumerate(said)
+    ]
+    ref = write_shard(work.store, "replies", "replies/all/test/5-epo", [reply_to_row(row) for row in rows])
+    made = Made(
+        load_settings("tiny", [f"judge={settings.model_dump_json()}"]),
+        "tiny",
+        work.store,
+        (),
+        {"utterances": {"meld": tuple(utterances(work))}, "replies.5-epo": {"all": (ref,)}},
+        (),
+    )
+    found = {}
+    for name, call in JUDGE.items(made).items():
+        (judged,) = judge_pair(**call, settings=settings, intervals=BootstrapSettings(), work=work)
+        assert judged.name == f"judge-{name}.json"
+        found[name] = json.loads(work.store.read(judged))
+    assert list(found) == [one["second"] for one in found.values()] == ["floor-okay", "floor-people", "human"]
+    okay, people, human = found.values()
+    assert (okay["identical"], okay["judged"], okay["questions"]["fit"]["first"]) == (1, 7, 7)
+    fit = human["questions"]["fit"]
+    assert (human["identical"], fit["first"], fit["second"]) == (1, 6, 1)
+    assert people["judged"] == DIALOGUES and people["questions"]["fit"]["first"] == 6
+    asked = {text for _, _, request in chat_server.asked for text in shown(request)}
+    assert asked == {*said, "Okay.", *(f"true {i}." for i in range(DIALOGUES))}
+    assert titles_of([])["human"] == "the true reply" and titles_of([])["floor-okay"] == 'always "Okay."'
+
+
+def test_another_dialogues_reply_is_never_the_exchanges_own_and_of_one_dialogue_there_is_none():
+    rows = [Reply("meld", "test", f"d{i}", 1, "5-epo", "?", f"true {i}.", "said") for i in range(4)]
+    others = replies_beside("floor-people", rows)
+    assert [row.key for row in others] == [row.key for row in rows]
+    assert all(row.reply != row.reference and row.reply.startswith("true") for row in others)
+    assert replies_beside("floor-people", rows[:1]) == []
+    assert [row.reply for row in replies_beside("human", rows)] == [row.reference for row in rows]
+
+
 def test_the_last_rung_is_beside_all_that_answered_or_those_that_are_named(work):
     def items(*against: str):
         judge = {"server": {"model": "judge-7b"}, "against": against}
@@ -142,6 +189,7 @@ def test_the_last_rung_is_beside_all_that_answered_or_those_that_are_named(work)
 
     assert list(items()) == ["1-llm", "system-x"]
     assert list(items("system-x")) == ["system-x"]
+    assert list(items("1-llm", "human")) == ["1-llm", "human"]
     found = items("4-av")
     assert isinstance(found, NotRun) and "4-av" in found.reason
     assert not JUDGE.enabled(load_settings("tiny"))

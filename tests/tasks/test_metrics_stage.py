@@ -1,15 +1,17 @@
 """What the metrics stage makes of figures it is given: pairs, floors, dialogues, and how alike two scorers are."""
 
+import io
 import math
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from model.metrics.catalogue import METRICS
 from model.metrics.settings import BootstrapSettings
 from storage.answers import Reply
-from tasks.stages.metrics.by_reply import by_reply
+from tasks.stages.metrics.by_reply import by_reply, each_reply
 from tasks.stages.metrics.measure import (
     COMPARED,
     Remembered,
@@ -158,9 +160,43 @@ def test_how_alike_two_scorers_are_is_measured_on_distinct_replies():
     first, second = [0.1, 0.4, 0.9], [0.2, 0.3, 0.8]
     made = {"1-llm": rows("d", "e", "f"), "2-ft": rows("d", "e", "f")}
     figures = {"emotionscore": np.array(first), "emotionscore_second": np.array(second)}
-    found = scorers_alike(made, dict.fromkeys(made, figures), True)
+    found = scorers_alike(made, dict.fromkeys(made, figures), True, BootstrapSettings())
+    low, high = found.pop("correlation_ci")
     # By hand: deviations -.3667, -.0667, .4333 and -.2333, -.1333, .3667.
     expected = (0.3667 * 0.2333 + 0.0667 * 0.1333 + 0.4333 * 0.3667) / math.sqrt(0.3267 * 0.2067)
     assert found == {"correlation": pytest.approx(expected, abs=1e-3), "replies": 3, "same_encoder": True}
+    assert -1 <= low < expected < high <= 1
     flat = {**figures, "emotionscore": np.full(3, 0.5)}
-    assert scorers_alike(made, dict.fromkeys(made, flat), False)["correlation"] is None
+    nothing = scorers_alike(made, dict.fromkeys(made, flat), False, BootstrapSettings())
+    assert (nothing["correlation"], nothing["correlation_ci"]) == (None, None)
+    one = {name: rows("d", "d", "d") for name in made}
+    alone = scorers_alike(one, dict.fromkeys(made, figures), True, BootstrapSettings())
+    assert alone["correlation"] == found["correlation"] and alone["correlation_ci"] is None
+
+
+def test_every_reply_is_logged_with_its_figures_floors_included():
+    """A value that is none is null; a figure of the whole corpus, which no reply has, is no column."""
+    said = rows("d", "e")
+    per_reply = [m.key for m in METRICS if m.per == "reply"]
+    figures = dict.fromkeys(per_reply, np.array([0.25, math.nan]))
+    floor = [replace(said[0], reply="Okay.", finish_reason=None, reference_emotion="happy")]
+    systems = [("1-llm", "the LLM", said), ("floor-okay", "always", floor)]
+    measured = {"1-llm": figures, "floor-okay": dict.fromkeys(per_reply, np.array([1.0]))}
+    data = each_reply(systems, measured)
+    table = pq.read_table(io.BytesIO(data))
+    assert table.column_names[-len(per_reply) :] == per_reply and "bleu4" not in table.column_names
+    first, second, last = table.to_pylist()
+    assert (first["system"], first["title"], first["dialogue_id"], first["turn"]) == (
+        "1-llm",
+        "the LLM",
+        "d",
+        0,
+    )
+    assert (first["reference"], first["reply"], first["bertscore"]) == ("true 0", "reply", 0.25)
+    assert second["bertscore"] is None and second["prompt_tokens"] is None
+    assert (last["system"], last["reply"], last["chrf"], last["reference_emotion"]) == (
+        "floor-okay", "Okay.", 1.0, "happy",
+    )  # fmt: skip
+    backwards = [(name, title, list(reversed(of))) for name, title, of in reversed(systems)]
+    turned = {name: {key: values[::-1] for key, values in of.items()} for name, of in measured.items()}
+    assert each_reply(backwards, turned) == data

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -83,15 +84,37 @@ def test_a_lora_that_vllm_could_not_answer_with_is_refused_before_it_is_trained(
     assert not list((tmp_path / "store" / "records").glob("*")), "nothing was begun"
 
 
-def answered(root: Path, folder: Path, utterances: list[Ref], exchanges: list[Ref]) -> list[Ref]:
+def answered(
+    root: Path, folder: Path, utterances: list[Ref], exchanges: list[Ref], window: int = 2048
+) -> list[Ref]:
     """Two exchanges a batch, of sentences without clips."""
-    asked = MultimodalSystem.model_validate(system(folder, finetune=None, paper=None))
+    args = {"dtype": "float32", "batch_size": 2, "max_model_len": window}
+    asked = MultimodalSystem.model_validate(system(folder, finetune=None, paper=None, engine_args=args))
     work = Workspace(Store(root), None, "basis", lambda *_: None)
     weights = Weights(name=str(folder), identity="folder:tiny")
     return answer_with_clips(
         asked, weights, None, utterances, exchanges, ReplySettings(max_new_tokens=4), DialogueSettings(),
         FeatureSettings(), MediaSettings(), work,
     )  # fmt: skip
+
+
+def test_a_prompt_too_long_for_the_window_is_a_reject_and_is_asked_again_by_a_wider_one(tmp_path):
+    two = two_dialogues(tmp_path, meld=("test",), iemocap=("test",))
+    folder = write_multimodal(tmp_path / "model", "qwen2_audio")
+    given = (two.store.root, folder, two.utterances, two.exchanges)
+
+    def facts(refs: list[Ref]) -> dict:
+        return json.loads(two.store.read(refs[-1]))
+
+    rows = read_table(two.store.read(answered(*given)[0]), "replies")
+    sizes = sorted(row["prompt_tokens"] for row in rows)
+    shutil.rmtree(two.store.root / "rows")
+    shorter = facts(narrow := answered(*given, window=sizes[-1] + 4 - 1))  # a token too few for the longest
+    assert shorter["failures"] == {"too_long": 1} and shorter["answered"] == len(rows) - 1
+    (reject,) = read_table(two.store.read(narrow[1]), "rejects")
+    assert reject["reason"] == "too_long"
+    whole = answered(*given, window=sizes[-1] + 4)
+    assert facts(whole)["failures"] == {} and facts(whole)["answered"] == len(rows)
 
 
 def killed_at_the_second_batch(*given) -> None:

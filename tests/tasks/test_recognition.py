@@ -45,6 +45,10 @@ def test_a_bar_by_hand():
     assert (bar["over_text"]["rows"], bar["over_text"]["dialogues"]) == (5, 3)
     low, high = bar["accuracy_ci"]
     assert 0 <= low < 0.8 < high <= 1
+    low, high = bar["balanced_ci"]
+    assert 0 <= low < bar["balanced"] < high <= 1
+    right = figure_6(CLIPS, said(A=LABELS), OTHER, BootstrapSettings())["accuracy"]["A"]
+    assert right["balanced"] == 1 and right["balanced_ci"] is None  # nothing varied
 
 
 def test_text_alone_has_no_other_clip():

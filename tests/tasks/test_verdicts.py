@@ -174,6 +174,10 @@ def test_a_second_scorer_on_the_same_encoder_is_told_wherever_it_decides(tmp_pat
         "the two scorers correlate 0.90 on this run's 200 replies and share an encoder: the second is no independent "
         "witness"
     )
+    ends = {**alike, "correlation_ci": [0.8512, 0.9349]}
+    assert scorers_line(ends).startswith(
+        "the two scorers correlate 0.90 (0.85 to 0.93) on this run's 200 replies"
+    )
     assert "share" not in scorers_line({**alike, "same_encoder": False})
     assert "not measured" in scorers_line(None) and "not measured" in scorers_line(
         {**alike, "correlation": None}

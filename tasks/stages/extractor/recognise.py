@@ -11,13 +11,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
 import torch
 
 from model.extractor.recognise import EMOTIONS
 from model.extractor.recognition import Answers, recognised
 from model.extractor.rows import INPUT_SETTINGS, EmotionExample
 from model.extractor.settings import RecognitionSettings
-from model.metrics.bootstrap import bootstrap_share
+from model.metrics.bootstrap import ROUNDING, Interval, bootstrap_of, bootstrap_share
+from model.metrics.emotion_of import agreement
 from model.metrics.mcnemar import mcnemar
 from model.metrics.settings import BootstrapSettings
 from model.metrics.verdict import verdict
@@ -122,9 +124,9 @@ def _setting(
 ) -> dict:
     """One bar: accuracy with its interval (clips of one dialogue or actor are drawn together, `bootstrap_share`).
 
-    "balanced": mean accuracy of the emotions that occur. "majority": share of the commonest label. "other": accuracy
-    with another clip's features; "over_other", "over_text": verdicts on the share right beyond that, and beyond text
-    alone, over the same clips. "confusion": label -> answer -> clips.
+    "balanced": mean accuracy of the emotions that occur, "balanced_ci": its interval. "majority": share of the commonest
+    label. "other": accuracy with another clip's features; "over_other", "over_text": verdicts on the share right beyond
+    that, and beyond text alone, over the same clips. "confusion": label -> answer -> clips.
     """
     right = {i: float(answers[i][name] == clips[i].emotion) for i in rows}
     labels = Counter(clips[i].emotion for i in rows)
@@ -133,6 +135,7 @@ def _setting(
         confusion[clips[i].emotion][answers[i][name]] += 1
     groups = [clips[i].group for i in rows]
     found = bootstrap_share(list(right.values()), groups, intervals)
+    balanced = _balanced([clips[i].emotion for i in rows], list(right.values()), groups, intervals)
     compared = {i: float(others[i][name] == clips[i].emotion) for i in rows if others[i][name]}
     spoken = {} if name == TEXT else {i: float(answers[i][TEXT] == clips[i].emotion) for i in rows}
 
@@ -144,16 +147,31 @@ def _setting(
         "clips": len(rows),
         "dialogues": len(set(groups)),
         "accuracy": _mean(right),
-        "accuracy_ci": None if math.isnan(found.low) else [round(found.low, 6), round(found.high, 6)],
-        "balanced": round(sum(confusion[e][e] / n for e, n in labels.items()) / len(labels), 6)
-        if rows
-        else None,
+        "accuracy_ci": _ends(found),
+        "balanced": round(balanced.mean, 6) if rows else None,
+        "balanced_ci": _ends(balanced),
         "majority": round(max(labels.values()) / len(rows), 6) if rows else None,
         "other": _mean(compared),
         "over_other": beyond(compared),
         "over_text": beyond(spoken),
         "confusion": {label: dict(sorted(said.items())) for label, said in sorted(confusion.items())},
     }
+
+
+def _balanced(
+    emotions: list[str], right: list[float], groups: list[str], intervals: BootstrapSettings
+) -> Interval:
+    """The mean accuracy of the emotions that occur; without an interval where it did not vary."""
+    kinds = sorted(set(emotions))
+    there = np.array([[float(emotion == kind) for kind in kinds] for emotion in emotions])
+    counts = np.hstack([there, there * np.array(right)[:, None]]) if emotions else np.zeros((0, 0))
+    found = bootstrap_of(counts, groups, agreement, intervals)
+    return found if found.high - found.low > ROUNDING else Interval(found.mean, math.nan, math.nan)
+
+
+def _ends(found: Interval) -> list[float] | None:
+    """Of a share's interval, within 0 and 1."""
+    return None if math.isnan(found.low) else [round(max(0.0, found.low), 6), round(min(1.0, found.high), 6)]
 
 
 def _mean(shares: dict[int, float]) -> float | None:

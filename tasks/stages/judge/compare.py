@@ -23,6 +23,7 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.stages.asked import AskedModel
 from tasks.stages.examples import read_dialogues, tagged
+from tasks.stages.floors import replies_beside
 from tasks.stages.judge.settings import JudgeSettings
 from tasks.stages.selection import spread
 
@@ -32,21 +33,23 @@ UNREADABLE = "unreadable"
 
 def judge_pair(
     first: Ref,
-    second: Ref,
+    second: Ref | None,
     utterances: list[Ref],
     llm: Weights,
     settings: JudgeSettings,
     intervals: BootstrapSettings,
     work: Workspace,
+    beside: str = "",
 ) -> list[Ref]:
     """Output: judge-SECOND.json: counts, and for each question who wins how often, with every row.
 
-    first, second: replies of two systems, compared where both answered.
+    first, second: replies of two systems, compared where both answered. beside: one of BESIDE in the place of a second
+    system.
     """
-    ours, theirs = (
-        {reply.key: reply for reply in map(row_to_reply, read_table(work.store.read(ref), "replies"))}
-        for ref in (first, second)
-    )
+    answered = _replies(first, work)
+    other = beside or (second.name.split("/")[-1] if second is not None else "")
+    said = replies_beside(beside, answered) if second is None else _replies(second, work)
+    ours, theirs = ({reply.key: reply for reply in of} for of in (answered, said))
     common = [ours[key] for key in sorted(ours.keys() & theirs.keys())]
     chosen = sorted(spread(common, settings.exchanges, settings.seed, "judge.exchanges"), key=lambda r: r.key)
     differing = [reply for reply in chosen if reply.reply != theirs[reply.key].reply]
@@ -60,7 +63,6 @@ def judge_pair(
             _request(judge_prompt(history, reply.sentence, *shown), settings)
             for shown in ((reply.reply, theirs[reply.key].reply), (theirs[reply.key].reply, reply.reply))
         )
-    other = second.name.split("/")[-1]
     model = AskedModel("judge", other, settings.engine, llm.identity, work, paid=True)
     answers = model.answers({request.key: request for pair in asked.values() for request in pair})
     rows = [_row(reply, *(answers[request.key] for request in asked[reply.key])) for reply in differing]
@@ -82,6 +84,10 @@ def judge_pair(
         "rows": rows,
     }
     return [work.store.put_bytes(f"judge-{other}.json", canonical(facts), rows=len(rows))]
+
+
+def _replies(ref: Ref, work: Workspace) -> list[Reply]:
+    return [row_to_reply(row) for row in read_table(work.store.read(ref), "replies")]
 
 
 def _request(prompt: str, settings: JudgeSettings) -> GenerationRequest:

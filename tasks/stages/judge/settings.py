@@ -16,7 +16,8 @@ class JudgeSettings(BaseModel, frozen=True, extra="forbid"):
     server: ServerSettings
     against: tuple[str, ...] = Field(
         (),
-        description="What the last rung's replies are compared with: rungs, and systems as system-NAME; empty: all.",
+        description="What the last rung's replies are compared with: rungs, and systems as system-NAME; empty: all. By name "
+        'alone also floor-okay (always "Okay."), floor-people (a human reply of another dialogue) and human (the true reply).',
     )
     exchanges: int = Field(
         100, ge=1, description="Exchanges of each comparison, spread over the datasets; two calls each."

@@ -1,10 +1,12 @@
-"""Stage `judge`, declared: the last rung's replies beside each other rung's and system's. Only where a run names a judge."""
+"""Stage `judge`, declared: the last rung's replies beside each other rung's and system's, and beside floors and the true reply
+where they are named. Only where a run names a judge."""
 
 from __future__ import annotations
 
 from model.generation.settings import TRANSPORT_FIELDS
 from storage.store import Ref
 from tasks.engine.declaration import Calls, Made, NotRun, Stage, served_weights
+from tasks.stages.floors import BESIDE
 from tasks.stages.inputs import TORCH, dialogue_shards, of_dialogues, seen_as
 from tasks.stages.replies.rungs import LADDER
 from tasks.stages.replies.stage import REPLIES
@@ -23,14 +25,14 @@ def pairs_to_judge(made: Made) -> Calls | NotRun:
     if not ran:
         return NotRun("no rung answered")
     last, judge = ran[-1], made.settings.judge
-    absent = sorted(set(judge.against) - replies.keys())
+    absent = sorted(set(judge.against) - replies.keys() - BESIDE.keys())
     if absent:
         return NotRun(f"judge.against has {', '.join(absent)}, of which there are no replies")
     others = judge.against or [name for name, ref in replies.items() if ref.rows]
     return {
         other: {
             "first": replies[last],
-            "second": replies[other],
+            **({"second": None, "beside": other} if other in BESIDE else {"second": replies[other]}),
             "utterances": seen_as("words", dialogue_shards(made, "test", "dev")),
             "llm": served_weights(judge.server.model),
         }

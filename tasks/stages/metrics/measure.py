@@ -29,7 +29,7 @@ from tasks.engine.declaration import Weights
 from tasks.engine.item import Workspace
 from tasks.settings import MetricSettings
 from tasks.stages.floors import ALWAYS_OKAY, ANOTHERS, OKAY, replies_of_others
-from tasks.stages.metrics.by_reply import Figures, by_reply
+from tasks.stages.metrics.by_reply import EACH_REPLY, Figures, by_reply, each_reply
 from tasks.stages.replies.rungs import CONTROL_RUNGS, FULL_TEXT, LADDER, RUNGS
 from tasks.stages.shard_names import of_table
 
@@ -52,7 +52,8 @@ def measure_replies(
     second_scorer: Weights,
     work: Workspace,
 ) -> list[Ref]:
-    """Outputs: metrics.json, and by_reply.json, rungs' and systems' figures reply by reply, for whoever compares two runs.
+    """Outputs: metrics.json; by_reply.json, rungs' and systems' figures reply by reply, for whoever compares two runs; and
+    by_reply.parquet, every reply of all of them and of the floors beside its figures, for people.
 
     "systems": a row per rung, per system, per floor, and dataset, and one over all. "steps": what each rung adds to the
     one before it; "over_floors", "over_systems": what the last one has over each floor and system. "scorers": how alike they are.
@@ -109,7 +110,7 @@ def measure_replies(
         "steps": steps(measured, {name: keys[name] for name in rungs}, settings.intervals),
         "over_floors": last_rung_over(the_floors, measured, keys, titled, settings.intervals),
         "over_systems": last_rung_over([name for name, *_ in others], measured, keys, titled, settings.intervals),
-        "scorers": scorers_alike(rungs, measured, loaded[0].encoder == loaded[1].encoder),
+        "scorers": scorers_alike(rungs, measured, loaded[0].encoder == loaded[1].encoder, settings.intervals),
         "identical_to_previous": identical_to_previous(rungs),
         "bertscore": {"signature": signature(bertscore.name, chosen.num_layers), "weights": bertscore.identity,
                       "layer": chosen.num_layers, "rescaled_from": zero},
@@ -124,6 +125,7 @@ def measure_replies(
     return [
         work.store.put_bytes("metrics.json", canonical(facts), rows=len(rows)),
         work.store.put_bytes("by_reply.json", canonical(each)),
+        work.store.put_bytes(EACH_REPLY, each_reply(systems, measured), rows=len(every)),
     ]
 
 
@@ -360,20 +362,43 @@ def gain_beside_control(
     }
 
 
-def scorers_alike(rungs: dict[str, list[Reply]], measured: dict[str, Figures], same_encoder: bool) -> dict:
-    """Pearson correlation of the two scorers' EmotionScores over this run's distinct replies; None of too few."""
+def scorers_alike(
+    rungs: dict[str, list[Reply]],
+    measured: dict[str, Figures],
+    same_encoder: bool,
+    intervals: BootstrapSettings,
+) -> dict:
+    """Pearson correlation of the two scorers' EmotionScores over this run's distinct replies; None of too few.
+
+    "correlation_ci": its interval over the dialogues that the replies are of.
+    """
     cosines = {
         (reply.reply, reply.reference): (
             measured[name]["emotionscore"][i],
             measured[name]["emotionscore_second"][i],
+            reply.key[:3],
         )
         for name, replies in rungs.items()
         for i, reply in enumerate(replies)
     }
-    pairs = np.array([pair for pair in cosines.values() if not np.isnan(pair).any()])
+    known = [row for row in cosines.values() if not np.isnan(row[:2]).any()]
+    pairs = np.array([row[:2] for row in known])
     varied = len(pairs) > 2 and bool((pairs.std(0) > 0).all())
-    correlation = round(float(np.corrcoef(pairs.T)[0, 1]), 4) if varied else None
-    return {"correlation": correlation, "replies": len(pairs), "same_encoder": same_encoder}
+    found = {"correlation": None, "correlation_ci": None, "replies": len(pairs), "same_encoder": same_encoder}
+    if not varied:
+        return found
+    x, y = (pairs - pairs.mean(0)).T  # about their mean, so that no digits are lost
+    sums = np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], 1)
+    mean, low, high = bootstrap_of(sums, [row[2] for row in known], _correlation, intervals)
+    ends = None if math.isnan(low) else [round(max(-1.0, low), 4), round(min(1.0, high), 4)]
+    return {**found, "correlation": round(mean, 4), "correlation_ci": ends}
+
+
+def _correlation(sums: np.ndarray) -> float:
+    """Pearson's, of n and the sums of x, y, x², y² and xy; NaN where one of them does not vary."""
+    n, x, y, xx, yy, xy = sums
+    spread = (n * xx - x * x) * (n * yy - y * y)
+    return float((n * xy - x * y) / math.sqrt(spread)) if spread > 0 else math.nan
 
 
 def identical_to_previous(rungs: dict[str, list[Reply]]) -> dict[str, dict]:

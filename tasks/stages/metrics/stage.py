@@ -31,6 +31,6 @@ METRICS = Stage(
         "scorer": "scorer.weights",
         "second_scorer": "metrics.second_scorer",
     },
-    libraries=(*TORCH, "bert-score"),
+    libraries=(*TORCH, "bert-score", "pyarrow"),
     repeated=True,
 )

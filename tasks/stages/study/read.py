@@ -29,6 +29,8 @@ def read_study(
     if content_digest(path) != digest:
         raise InputError(f"{path}: changed while the run began; run again")
     facts = scored(found, intervals)
-    facts["beside_judge"] = beside_judge(found, [json.loads(work.store.read(ref)) for ref in judged])
+    facts["beside_judge"] = beside_judge(
+        found, [json.loads(work.store.read(ref)) for ref in judged], intervals
+    )
     data = json.dumps(facts, ensure_ascii=False).encode()  # the questions keep their order
     return [work.store.put_bytes("study.json", data, rows=facts["counts"]["judgements"])]

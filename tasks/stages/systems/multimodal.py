@@ -13,7 +13,7 @@ from pathlib import Path
 
 from model.dialogue.settings import DialogueSettings
 from model.features.settings import FeatureSettings
-from model.generation.protocol import NO_REPLY
+from model.generation.protocol import MAY_DO_BETTER, NO_REPLY
 from model.multimodal.engines import load_multimodal
 from model.multimodal.model import sense_of
 from model.multimodal.settings import MultimodalTraining
@@ -124,8 +124,8 @@ def answer_with_clips(
 ) -> list[Ref]:
     """Outputs: replies/all/test/system-NAME, rejects/system-NAME, NAME.json, as stage `systems` leaves them.
 
-    Answers are stored as they come. A sentence without a clip, or whose clip cannot be decoded, is answered from its text, and
-    counted.
+    Answers are stored as they come; a prompt that was too long for the window is asked again, since another window may hold it.
+    A sentence without a clip, or whose clip cannot be decoded, is answered from its text, and counted.
     """
     chosen = exchanges_to_answer(
         evaluation_exchanges(work.store, utterances, exchanges), settings.exchanges, settings.seed
@@ -140,7 +140,8 @@ def answer_with_clips(
     wanted = dict(zip(keys, asked, strict=True))
     memo = work.store.rows("systems")
     try:
-        answers = {key: json.loads(value) for key, value in memo.get_many(wanted).items()}
+        stored = {key: json.loads(value) for key, value in memo.get_many(wanted).items()}
+        answers = {key: row for key, row in stored.items() if row["finish_reason"] not in MAY_DO_BETTER}
         missing = {key: row for key, row in wanted.items() if key not in answers}
         if missing:
             with tempfile.TemporaryDirectory() as folder:

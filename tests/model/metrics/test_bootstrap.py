@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.metrics import bootstrap as bootstrap_module
-from model.metrics.bootstrap import bootstrap, bootstrap_mean, bootstrap_share
+from model.metrics.bootstrap import bootstrap, bootstrap_mean, bootstrap_of, bootstrap_share
 from model.metrics.settings import BootstrapSettings
 from model.metrics.student import t_quantile
 
@@ -104,6 +104,46 @@ def test_coverage_of_clustered_rows(count):
             alone += found.low <= 0 <= found.high
     assert 0.93 <= covered / runs <= 0.97
     assert alone / few < 0.88
+
+
+@pytest.mark.parametrize("count", [12, 40])
+def test_coverage_of_clustered_shares(count):
+    """Of a dialogue's two to six rows each is a hit as often as its dialogue has it, from never to always: half of all."""
+    rng, covered, alone, runs = np.random.default_rng(11), 0, 0, 600
+    for seed in range(runs):
+        clusters = np.repeat(np.arange(count), rng.integers(2, 7, count))
+        hits = (rng.random(len(clusters)) < rng.beta(0.5, 0.5, count)[clusters]).astype(float)
+        settings = BootstrapSettings(resamples=200, seed=seed)
+        found = bootstrap_share(hits, clusters, settings)
+        covered += found.low <= 0.5 <= found.high
+        found = bootstrap_share(hits, range(len(hits)), settings)
+        alone += found.low <= 0.5 <= found.high
+    assert 0.92 <= covered / runs <= 0.98
+    assert alone / runs < 0.85
+
+
+def test_coverage_of_a_ratio_of_clustered_sums():
+    """As perplexity is made: nats over tokens, both of rows whose dialogue has a level of its own, two nats a token in all."""
+    rng, covered, alone, runs, count = np.random.default_rng(13), 0, 0, 400, 30
+    for seed in range(runs):
+        clusters = np.repeat(np.arange(count), rng.integers(2, 7, count))
+        tokens = rng.integers(3, 30, len(clusters)).astype(float)
+        nats = tokens * (2 + rng.normal(0, 0.5, count)[clusters] + rng.normal(0, 0.3, len(clusters)))
+        counts, settings = np.stack([nats, tokens], 1), BootstrapSettings(resamples=100, seed=seed)
+        for each, names in (("dialogues", clusters), ("rows", range(len(clusters)))):
+            found = bootstrap_of(counts, names, lambda sums: sums[0] / sums[1], settings)
+            held = found.low <= 2 <= found.high
+            covered, alone = (covered + held, alone) if each == "dialogues" else (covered, alone + held)
+    assert 0.91 <= covered / runs <= 0.98
+    assert alone / runs < 0.85
+
+
+def test_a_resample_that_has_no_such_figure_is_left_out():
+    """Of two dialogues only one has tokens: a resample without it has no ratio, and the others have the same."""
+    counts = np.array([[6.0, 3.0], [0.0, 0.0]])
+    found = bootstrap_of(counts, "ab", lambda sums: sums[0] / sums[1] if sums[1] else math.nan)
+    assert found == (2.0, 2.0, 2.0)
+    assert math.isnan(bootstrap_of(counts[1:].repeat(2, 0), "ab", lambda _: math.nan).low)
 
 
 def test_shares_by_hand():

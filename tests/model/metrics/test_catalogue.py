@@ -110,6 +110,14 @@ def test_likelihoods_give_perplexity_and_preference_by_hand():
     preferred = BY_KEY["emotional_preference"].measure(made)
     assert preferred[:2].tolist() == [1.0, 0.0] and math.isnan(preferred[2])
     assert np.isnan(BY_KEY["same_emotion_preference"].measure(made)).all()
+    assert np.isnan(BY_KEY["preference_beyond_topic"].measure(made)).all()
+    # True replies at 1, 2, 1 and 1 nats a token: only the first is preferred for its emotion; the fourth has no such other.
+    beside = Likelihoods(
+        np.array([2.0, 6.0, 2.0, 2.0]), np.array([2, 3, 2, 2]), np.array([1.5, 1.0, 2.0, 2.0]),
+        np.array([0.5, 2.0, 2.0, np.nan]),
+    )  # fmt: skip
+    beyond = BY_KEY["preference_beyond_topic"].measure(answers(["a", "b", "c", "d"], likelihoods=beside))
+    assert beyond[:3].tolist() == [1.0, -0.5, 0.0] and math.isnan(beyond[3])
 
 
 def test_bertscore_is_rescaled_as_bert_score_does_where_it_has_a_baseline():
@@ -141,7 +149,7 @@ def test_a_reply_without_a_reference_is_left_out_of_what_compares(metric):
         answers(["yes", "yes", "yes"], ["yes", " ", "no"], emotions=["sad"] * 3, baseline=0.8)
     )
     gone = np.isnan(found).reshape(3, -1).all(1)
-    if metric.key in ("perplexity", "log_likelihood", "emotional_preference", "same_emotion_preference"):
+    if metric.key in ("perplexity", "log_likelihood") or "preference" in metric.key:
         assert gone.all()  # nothing was asked
     else:
         assert gone.tolist() == [False, metric.compared, False]

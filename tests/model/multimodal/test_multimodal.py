@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.multimodal.engines import vllm_prompt
+from model.generation.settings import EngineArgs
+from model.multimodal.engines import load_multimodal, vllm_prompt
 from model.multimodal.kinds import vllm_lora_fault
 from model.multimodal.model import HERTZ, MultimodalModel, Shown, sense_of
 from model.multimodal.settings import MultimodalTraining
@@ -18,10 +19,13 @@ from model.settings import TrainingSettings
 from model.zoo.resolve import resolve
 from tests.support.multimodal import KINDS, write_multimodal
 
-THROUGH_VLLM = tuple(
-    kind for kind in KINDS if kind != "llava_next" or importlib.util.find_spec("torchvision") is not None
+WITHOUT_TORCHVISION = pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is None,
+    reason="no torchvision here, which vLLM wants for LLaVA-NeXT",
 )
-"""vLLM wants torchvision for LLaVA-NeXT, which the CPU's environment has not."""
+THROUGH_VLLM = [
+    pytest.param(kind, marks=[WITHOUT_TORCHVISION] if kind == "llava_next" else []) for kind in KINDS
+]
 SENTENCES = ("I lost my keys again.", "She said yes!")
 
 
@@ -66,6 +70,30 @@ def test_a_batch_answers_as_each_alone_and_what_is_shown_counts(model):
     assert model.replies(prompts[:1], [clip(sense, 2)], 6)[0].reply != together[0].reply
     (bare,) = model.replies([model.prompter.prompt(SENTENCES[0], False)], [None], 6)
     assert 0 < bare.new_tokens <= 6 and bare.prompt_tokens < together[0].prompt_tokens
+
+
+def test_a_prompt_beyond_the_window_is_too_long_and_fails_no_other(folder, model):
+    """The window holds the short prompt, its clip's tokens and the reply to the token; one token less and it is too long."""
+    sense = model.prompter.sense
+    prompts = [model.prompter.prompt(text, True) for text in (SENTENCES[0], 20 * SENTENCES[1])]
+    shown = [clip(sense, 0), clip(sense, 1)]
+    (alone,) = model.replies(prompts[:1], shown[:1], 6)
+    held = MultimodalModel(folder, "float32", window=alone.prompt_tokens + 6)
+    short, long = held.replies(prompts, shown, 6)
+    assert short == alone
+    assert (long.reply.text, long.reply.finish_reason, long.new_tokens) == ("", "too_long", 0)
+    assert long.prompt_tokens == model.replies(prompts[1:], shown[1:], 6)[0].prompt_tokens
+    held.window -= 1
+    assert [one.reply.finish_reason for one in held.replies(prompts, shown, 6)] == ["too_long"] * 2
+
+
+def test_no_window_is_wider_than_the_models_positions(folder, model):
+    """Those that transformers gives a Qwen2, and a Llama, of which nothing is said."""
+    positions = {"audio": 32_768, "image": 2_048}[model.prompter.sense]
+    args = EngineArgs(dtype="float32", max_model_len=40_000, max_num_batched_tokens=40_000)
+    assert model.window == positions == load_multimodal("transformers", folder, args, None).window
+    narrow = args.model_copy(update={"max_model_len": 100})
+    assert load_multimodal("transformers", folder, narrow, None).window == 100
 
 
 def test_nats_are_those_of_the_models_own_loss(model):
@@ -153,8 +181,9 @@ def test_vllm_answers_as_transformers_does(tmp_path, kind):
         "m = load_multimodal(sys.argv[2], Path(sys.argv[1]), args, Path(sys.argv[3]) if sys.argv[3] else None);"
         "p = [m.prompter.prompt(t, True) for t in SENTENCES];"
         "s = m.prompter.sense;"
-        "r = m.replies(p, [clip(s, 0), clip(s, 1)], 6);"
-        "print(json.dumps([[a.reply.text, a.prompt_tokens] for a in r]))"
+        "p.append(m.prompter.prompt(500 * SENTENCES[0], True));"
+        "r = m.replies(p, [clip(s, 0), clip(s, 1), clip(s, 0)], 6);"
+        "print(json.dumps([[a.reply.text, a.reply.finish_reason, a.prompt_tokens] for a in r]))"
     )
     told = {}
     for adapter in adapters:
@@ -164,6 +193,7 @@ def test_vllm_answers_as_transformers_does(tmp_path, kind):
             assert done.returncode == 0, done.stderr[-3000:]
             told[adapter, engine] = json.loads(done.stdout.splitlines()[-1])
         assert told[adapter, "transformers"] == told[adapter, "vllm"]
+        assert [ending == "too_long" for _, ending, _ in told[adapter, "vllm"]] == [False, False, True]
     assert len({json.dumps(said) for said in told.values()}) == len(adapters)  # the LoRA is heeded
 
 

@@ -786,6 +786,7 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
             "accuracy": share,
             "accuracy_ci": [share - 0.1, share + 0.1],
             "balanced": 0.4,
+            "balanced_ci": [0.29, 0.51],
             "majority": 0.271,
             "other": None if name == "T" else 0.25,
             "over_other": None if name == "T" else NO_GAIN,

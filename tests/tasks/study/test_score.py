@@ -56,6 +56,12 @@ def test_means_by_hand():
     # Of the fifteen replies five are given 3, 3, 3, 3, 1, all others 1 throughout.
     assert facts["alpha"]["semantics"]["alpha"] is None and 0 < facts["alpha"]["empathy"]["alpha"] < 1
     assert facts["alpha"]["empathy"]["judged_by_several"] == 15
+    # Every conversation is rated alike, so drawing others changes nothing: how far others would agree is not seen.
+    assert [facts["alpha"]["empathy"][end] for end in ("low", "high")] == [None, None]
+    varied = scored(judgements(lambda p, i, s, q: 1 + (p * int(i[1:]) + (s == "5-epo")) % 3))["alpha"][
+        "empathy"
+    ]
+    assert -1 <= varied["low"] < varied["alpha"] < varied["high"] <= 1
 
 
 def test_who_fails_most_attention_checks_counts_only_where_asked_for(tmp_path):
@@ -177,6 +183,8 @@ def test_people_beside_a_judge():
     # rows (second, tie, first) 1, 1, 2 beside columns 1, 1, 2 of 4: (1*1*1 + 1*2*4 + 1*1*1 + 1*2*1 + 2*1*4 + 2*1*1) / 4.
     assert empathy["kappa"] == pytest.approx(1 - 2 / (22 / 4), abs=1e-6)
     assert (empathy["exchanges"], empathy["same"], empathy["question"]) == (4, 2, "empathy")
+    assert -1 <= empathy["low"] < empathy["kappa"] < empathy["high"] <= 1
+    assert beside_judge(found, judged, BootstrapSettings(level=0.5))[0]["low"] > empathy["low"]
     assert (fit["exchanges"], fit["same"], fit["question"]) == (3, 0, "semantics")
 
 
