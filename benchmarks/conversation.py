@@ -2,7 +2,7 @@
 
 Conversations of 30 utterances: Topical-Chat's valid_freq (the bundled sample's where it is not there), whose dialogues are shorter,
 are strung together, none used twice. The compressor reads the whole of one, and it is read back in one go from all its
-memories, as in figure 11, or (`--each`) each utterance by itself from its memory there; once from its own, and once from the
+memories, as in figure 11, or (`--each`) each utterance by itself from its memories there; once from its own, and once from the
 next conversation's, of as many. Teacher-forced nats a token of
 each turn, the other's less the own, with 95 % intervals over conversations. The reader is the compressor's own, which was
 trained with it, or another (`--adapter`: a rung's).
@@ -52,27 +52,31 @@ def conversations(count: int) -> list[list[Spoken]]:
 class Reader:
     """The LLM with its reader, and the compressor."""
 
-    def __init__(self, compressor: Path, adapter: Path | None):
-        self.llm, tokenizer = load_llm(resolve(LLM), "float32")
+    def __init__(self, llm: Path, compressor: Path, adapter: Path | None):
+        self.llm, tokenizer = load_llm(llm, "float32")
         self.compressor = MambaCompressor.load(compressor, tokenizer, self.llm.get_input_embeddings().weight)
         self.llm = with_reader(self.llm, compressor) if adapter is None else load_adapter(self.llm, adapter)
         bare = self.compressor.bare
         self.task = Reconstruction(self.llm, tokenizer, dialogue=True, cached=False, bare=bare)
 
+    def memories(self, said: Sequence[Spoken]) -> tuple[Tensor, ...]:
+        """Of each utterance of a conversation its memories [count, d]: with a span longer ones have several."""
+        return self.compressor.compress([said])[0].split(self.compressor.counts(said))
+
     @torch.no_grad()
-    def nats(self, said: Sequence[Spoken], memories: Tensor | None) -> list[float]:
-        """Nats a token of each utterance of a conversation, read back in one go from memories [n, d], or from none."""
+    def nats(self, said: Sequence[Spoken], memories: Sequence[Tensor] | None) -> list[float]:
+        """Nats a token of each utterance of a conversation, read back in one go from a conversation's memories, or none."""
         target = self.task.target([u.text for u in said])
-        scores = self._scores([target], None if memories is None else [memories])
+        scores = self._scores([target], None if memories is None else [torch.cat(tuple(memories))])
         # Its end of turn is no utterance's; the line break before an utterance is its own.
         ends = [0, *(len(self.task.target([u.text for u in said[: i + 1]])) - 1 for i in range(len(said)))]
         return [-scores[a:b].mean().item() for a, b in zip(ends, ends[1:], strict=False)]
 
     @torch.no_grad()
-    def nats_of_each(self, said: Sequence[Spoken], memories: Tensor | None) -> list[float]:
-        """The same, each utterance by itself from the one memory of its place."""
+    def nats_of_each(self, said: Sequence[Spoken], memories: Sequence[Tensor] | None) -> list[float]:
+        """The same, each utterance by itself from the memories of its place."""
         targets = [self.task.target([u.text]) for u in said]
-        scores = self._scores(targets, None if memories is None else memories.split(1))
+        scores = self._scores(targets, memories)
         return [-part.mean().item() for part in scores.split([len(target) for target in targets])]
 
     def _scores(self, targets: Sequence[Tensor], memories: Sequence[Tensor] | None) -> Tensor:
@@ -85,14 +89,15 @@ class Reader:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--compressor", default=COMPRESSOR, help="weight name or folder")
+    parser.add_argument("--llm", default=LLM, help="weight name or folder; a compressor fits one LLM alone")
     parser.add_argument("--adapter", type=Path, help="the folder of a rung's adapter, in the reader's place")
     parser.add_argument("--each", action="store_true", help="each utterance is read back by itself")
     parser.add_argument("--conversations", type=int, default=32)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    reader = Reader(resolve(asked.compressor), asked.adapter)
+    reader = Reader(resolve(asked.llm), resolve(asked.compressor), asked.adapter)
     said = conversations(asked.conversations)
-    made = [reader.compressor.compress([one])[0] for one in said]
+    made = [reader.memories(one) for one in said]
     nats = reader.nats_of_each if asked.each else reader.nats
     rows = {
         "own": [nats(one, memories) for one, memories in zip(said, made, strict=True)],

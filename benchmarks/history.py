@@ -5,7 +5,8 @@ draw of them, the last turn as the sentence, in table 6's prompt and chat templa
 prompt is processed and one token chosen. Making the memories is part of their time: from the whole history at once,
 and turn by turn as a conversation goes, when only the newest turn is left to read. One thread, batch 1; time is CPU
 time; memory is the peak above the loaded models, each kind in a process of its own. The LLM is loaded as every stage
-loads it, and the compressor is the shipped one, which the `cpu` profile finetunes: that changes no cost.
+loads it, and the compressor is the shipped one, which the `cpu` profile finetunes: that changes no cost. `--compressor`
+takes another, of several memories an utterance too.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def dialogues(count: int) -> list[list[Spoken]]:
     return [[Spoken(turn, i % 2) for i, turn in enumerate(turns)] for turns in long]
 
 
-def models(kind: str):
+def models(kind: str, asked: argparse.Namespace):
     """The dialogue model without limits of its own to the history, and its compressor."""
     from model.compressor.compressor import MambaCompressor
     from model.dialogue.dialogue import DialogueModel
@@ -57,8 +58,9 @@ def models(kind: str):
     from model.llm import load_llm
     from model.zoo.resolve import resolve
 
-    llm, tokenizer = load_llm(resolve(LLM), "float32")
-    compressor = MambaCompressor.load(resolve(COMPRESSOR), tokenizer, llm.get_input_embeddings().weight)
+    llm, tokenizer = load_llm(resolve(asked.llm), "float32")
+    table = llm.get_input_embeddings().weight
+    compressor = MambaCompressor.load(resolve(asked.compressor), tokenizer, table)
     settings = DialogueSettings(
         max_history_utterances=1 if kind.startswith("last") else 10_000,
         max_history_tokens=100_000,
@@ -70,15 +72,15 @@ def models(kind: str):
 
 
 @torch.no_grad()
-def measure(kind: str, count: int) -> dict:
+def measure(kind: str, asked: argparse.Namespace) -> dict:
     """Of each dialogue, tokens of the prompt and of the history in it and CPU seconds; and the peak MB."""
     from model.dialogue.examples import DialogueExample
     from model.llm import greedy_replies
 
-    model, compressor = models(kind)
+    model, compressor = models(kind, asked)
     examples = [
         DialogueExample(str(i), tuple(lines[:-1]), lines[-1].text, "")
-        for i, lines in enumerate(dialogues(count))
+        for i, lines in enumerate(dialogues(asked.dialogues))
     ]
 
     def process(example: DialogueExample) -> float:
@@ -111,11 +113,11 @@ def measure(kind: str, count: int) -> dict:
     }
 
 
-def sizes() -> dict:
+def sizes(asked: argparse.Namespace) -> dict:
     """Mean tokens of the prompt, and of the history in it, over every dialogue, as text and as memories."""
     from model.dialogue.examples import DialogueExample
 
-    model, compressor = models("text")
+    model, compressor = models("text", asked)
     width = model.llm.get_input_embeddings().weight.shape[1]
     found = {"text": [], "memory": []}
     for lines in dialogues(1_000_000):
@@ -132,9 +134,9 @@ def sizes() -> dict:
     return {"dialogues": len(found["text"]), **means}
 
 
-def streaming() -> dict:
+def streaming(asked: argparse.Namespace) -> dict:
     """CPU milliseconds of a turn by its place in one conversation of TURNS turns, and of reading all of it anew."""
-    _, compressor = models("memory")
+    _, compressor = models("memory", asked)
     lines = dialogues(1)[0][:20]  # said over and over, so that places differ and turns do not
     past, seconds = None, []
     for turn in range(TURNS):
@@ -151,23 +153,27 @@ def streaming() -> dict:
     }
 
 
-def child(kind: str, count: int) -> dict:
+def child(kind: str, asked: argparse.Namespace) -> dict:
     """One kind in a process of its own."""
-    return measured_apart(__file__, "--kind", kind, "--dialogues", str(count), giving_back=True)
+    options = ("--dialogues", str(asked.dialogues), "--compressor", asked.compressor, "--llm", asked.llm)
+    return measured_apart(__file__, "--kind", kind, *options, giving_back=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=(*KINDS, "turns", "sizes"))
     parser.add_argument("--dialogues", type=int, default=40)
+    parser.add_argument("--compressor", default=COMPRESSOR, help="weight name or folder")
+    parser.add_argument("--llm", default=LLM, help="weight name or folder; a compressor fits one LLM alone")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.kind:
         special = {"turns": streaming, "sizes": sizes}.get(asked.kind)
-        print(json.dumps(special() if special else measure(asked.kind, asked.dialogues)))
+        print(json.dumps(special(asked) if special else measure(asked.kind, asked)))
         return
-    result = {"name": "history", "data": "Topical-Chat" if TOPICAL_CHAT.is_file() else "sample"}
-    tokens = child("sizes", 0)
+    data = "Topical-Chat" if TOPICAL_CHAT.is_file() else "sample"
+    result = {"name": "history", "data": data, "compressor": asked.compressor}
+    tokens = child("sizes", asked)
     (text, text_history), (memory, memory_history) = tokens["text"], tokens["memory"]
     print(
         f"{tokens['dialogues']} dialogues: prompt {text:.1f} -> {memory:.1f} tokens ({memory / text - 1:+.1%}), history "
@@ -177,7 +183,7 @@ def main() -> None:
     result["sizes"] = tokens
     full = None
     for kind in KINDS:
-        f = child(kind, asked.dialogues)
+        f = child(kind, asked)
         full = full or f
         mean, of_full = statistics.mean(f["s"]), statistics.mean(full["s"])
         each = sorted(a / b - 1 for a, b in zip(f["s"], full["s"], strict=True))
@@ -192,7 +198,7 @@ def main() -> None:
             "s": round(mean, 4),
             **{name: round(f[name], 4) for name in ("tokens", "history", "mb")},
         }
-    turns = child("turns", 0)
+    turns = child("turns", asked)
     print(
         f"a turn: {turns['early_ms']:.1f} ms after 5 turns, {turns['late_ms']:.1f} ms before turn {TURNS}, "
         f"{turns['state_kb']:.0f} kB kept; all {TURNS} anew {turns['anew_ms']:.0f} ms"

@@ -64,7 +64,7 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=1,
         description="A memory after every so many tokens of an utterance, and at its end; None: one an utterance, the "
-        "paper's. One taken by `pretrained` keeps its own.",
+        "paper's. One taken by `pretrained` keeps its own; another number here is refused.",
     )
     span_curriculum: tuple[SpanStage, ...] = Field(
         (),
@@ -85,7 +85,8 @@ class CompressorSettings(BaseModel, frozen=True, extra="forbid"):
     prompt: Literal["paper", "bare"] = Field(
         "paper",
         description="What stands around the memories that are read back: table 5, or nothing but a new line after them, "
-        "which is enough for a reader that learns.",
+        "which is enough for a reader that learns. One taken by `pretrained` keeps its own; bare is refused where that is "
+        "table 5.",
     )
     half_products: bool = Field(
         False,

@@ -20,7 +20,7 @@ from tasks.engine import preflight
 from tasks.engine.preflight import refusal
 from tasks.engine.session import Session
 from tasks.pipeline import STAGES
-from tasks.settings import RunSettings, load_settings
+from tasks.settings import RunSettings, load_settings, profile_names
 from tasks.stages.candidates import stage as candidates_stage
 from tests.support.command_line import empamba
 
@@ -146,6 +146,33 @@ def test_the_hub_is_asked_for_what_the_run_will_load_and_for_nothing_else(monkey
     clip.parent.mkdir(exist_ok=True)
     clip.write_bytes(b"a clip, for all that its name says")
     assert asked_for(None) == text | {"whisper-tiny", "clip-vit-b-32"}
+
+
+def own_fault(profile: str, *changes: str) -> str | None:
+    settings = load_settings(profile, changes)
+    return preflight.own_fault([stage for stage in STAGES if stage.enabled(settings)], settings)
+
+
+def test_what_a_pretrained_compressor_is_not_is_one_line_that_says_what_it_is(tmp_path):
+    assert [own_fault(profile) for profile in profile_names()] == [None] * len(profile_names())
+    spans = "compressor.pretrained=memory-smollm2-135m-span8"
+    assert own_fault("night", spans) is None is own_fault("night", spans, "compressor.memory_span=8")
+    assert own_fault("night", spans, "compressor.memory_span=4") == (
+        "compressor.memory_span is 4, and memory-smollm2-135m-span8 (compressor.pretrained) keeps what it was made "
+        "with, 8; leave it at null, or take another compressor"
+    )
+    assert (
+        "memory-smollm2-135m (compressor.pretrained) keeps what it was made with, one memory an utterance"
+        in (own_fault("cpu", "compressor.memory_span=8") or "")
+    )
+    # One that was made with the paper's prompt, beside a profile that has the other.
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    own = f"compressor.pretrained={tmp_path}"
+    assert own_fault("cpu", own, "compressor.prompt=paper") is None is own_fault("paper", own)
+    assert own_fault("cpu", own) == (
+        f"compressor.prompt is bare, and {tmp_path} (compressor.pretrained) keeps what it was made with, table 5; "
+        "set compressor.prompt=paper, or take another compressor"
+    )
 
 
 def faults(gpus: int, *changes: str) -> str:
