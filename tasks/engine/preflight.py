@@ -17,7 +17,7 @@ from model.accelerator import Accelerator, Gpu, may_have_gpu, too_slow
 from model.zoo.hub import check_hub, must_be_fetched
 from storage.errors import InputError
 from tasks.engine.declaration import Stage, Weights
-from tasks.engine.gpus import Gpus, visible_names
+from tasks.engine.gpus import VISIBLE, Gpus, visible_names
 from tasks.engine.passing import can_pass, tried
 from tasks.engine.planner import StagePlan
 from tasks.settings import RunSettings, Settings, weight_names
@@ -123,10 +123,31 @@ def gpu_cards(settings: RunSettings) -> dict[str, str]:
     return {name: gpu.uuid for name, gpu in there.items() if gpu.uuid}
 
 
+def _visible(found: Accelerator) -> dict[str, Gpu]:
+    """All GPUs that this process sees, by name."""
+    return dict(zip(visible_names(len(found.gpus)), found.gpus, strict=True))
+
+
 def _named(found: Accelerator, settings: RunSettings) -> dict[str, Gpu]:
     """The GPUs that the settings let a run have, by name."""
-    there = dict(zip(visible_names(len(found.gpus)), found.gpus, strict=True))
+    there = _visible(found)
     return {name: gpu for name, gpu in there.items() if settings.gpus is None or name in settings.gpus}
+
+
+def name_fault(found: Accelerator, settings: RunSettings) -> str | None:
+    """What to do where the settings name a GPU that is not among those found; None where they do not.
+
+    A process that is given such a name sees no GPU, and would compute on the CPU.
+    """
+    there = _visible(found)
+    absent = [name for name in settings.gpus or () if name not in there]
+    if not there or not absent:
+        return None
+    listed = ", ".join(f"{name} ({gpu.name})" for name, gpu in there.items())
+    return (
+        f"run.gpus: no visible GPU is called {' or '.join(absent)}; there are {listed}: name some of these, or make others "
+        f"visible ({VISIBLE})"
+    )
 
 
 def shortcoming(name: str, gpu: Gpu, least: float) -> str | None:
@@ -176,7 +197,9 @@ def accelerator(settings: RunSettings) -> Accelerator:
 
 def refusal(found: Accelerator, settings: RunSettings) -> str | None:
     """Why these settings do not run on what was found, and what to do; None where they do."""
-    least = settings.least_gpu_gb
+    least, unknown = settings.least_gpu_gb, name_fault(found, settings)
+    if unknown is not None:
+        return unknown
     if least is not None:
         if not found.gpus:
             return f"a GPU of {least:g} GB is needed, and torch has none: {found.fault}; {_way_on(found.fault or '')}; {ANYWAY}"
