@@ -155,7 +155,8 @@ def shortcoming(name: str, gpu: Gpu, least: float) -> str | None:
     where = f"GPU {name} ({gpu.name})"
     if gpu.total_gb < least:
         return f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one, or {WITH_LESS}; {ANYWAY}"
-    if gpu.free_gb < least and not Gpus().is_held(gpu.uuid or name):
+    cards = {name: gpu.uuid} if gpu.uuid else {}
+    if gpu.free_gb < least and not Gpus(cards=lambda: cards).is_held(name):
         return (
             f"{where} has {gpu.free_gb:.1f} of its {gpu.total_gb:.1f} GB free and {least:g} are needed: "
             f"another process holds the rest; end it (nvidia-smi names it) or choose another GPU "

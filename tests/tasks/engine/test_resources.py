@@ -229,6 +229,19 @@ def test_a_card_is_one_lock_whatever_two_runs_call_it(monkeypatch, tmp_path):
     assert preflight.shortcoming("0", taken, 80) is None
 
 
+def test_a_card_is_one_lock_in_every_container_of_a_machine(monkeypatch, tmp_path):
+    """Which have host names of their own; where torch tells no UUID, a name says which card it is on its host alone."""
+    monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path))
+
+    def on(host: str, **cards: str) -> tuple[Gpus, bool]:
+        monkeypatch.setattr("socket.gethostname", lambda: host)
+        gpus = Gpus(lambda: ("0",), cards=lambda: cards)
+        return gpus, gpus.try_hold(1) is not None
+
+    assert [on(host, **{"0": "5f0c-11"})[1] for host in ("a1", "b2", "a1")] == [True, False, False]
+    assert [on(host)[1] for host in ("a1", "b2", "a1")] == [True, True, False]
+
+
 def test_a_run_that_is_killed_leaves_its_gpu_to_the_process_that_still_computes_there(tmp_path):
     gpus = Gpus(lambda: ("0",), tmp_path)
     held = gpus.try_hold(1)
