@@ -162,10 +162,13 @@ def test_the_hub_is_asked_for_what_the_run_will_load_and_for_nothing_else(monkey
 
     def asked_for(until: str | None, *changes: str) -> set[str]:
         asked: list[str] = []
+        fetched: list[str] = []
         monkeypatch.setattr(preflight, "check_hub", lambda name, offline: asked.append(name))
+        monkeypatch.setattr(preflight, "fetch", lambda name, offline, stop: fetched.append(name))
         settings = load_settings("paper", ["run.least_gpu_gb=null", *changes])
         with Session(settings, "paper", tmp_path / "store", tmp_path / "raw") as session:
             preflight.preflight(session, until)
+        assert fetched == asked
         return set(asked)
 
     text = {"qwen2.5-7b-instruct", "mamba-370m", "roberta-base-go_emotions", "roberta-large"}
