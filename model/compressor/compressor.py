@@ -168,15 +168,24 @@ class MambaCompressor(nn.Module):
         places = torch.tensor(with_role, device=memories.device)
         return memories.index_add(0, places, F.embedding(numbers, self.roles))
 
-    def compress(self, dialogues: Sequence[Sequence[Spoken]], learning: bool = False) -> list[Tensor]:
+    def compress(
+        self,
+        dialogues: Sequence[Sequence[Spoken]],
+        learning: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: str | None = None,
+    ) -> list[Tensor]:
         """Memories [n_memories, llm_width] of dialogues, a bounded number of tokens at once.
 
-        learning: with their gradient, where one is wanted at all.
+        learning: with their gradient, where one is wanted at all. dtype, device: what the memories become as soon as they
+        are made, so that of many dialogues no more than a batch is in fp32 on a GPU; device None: where they are made.
         """
         with torch.set_grad_enabled(learning and torch.is_grad_enabled()):
-            return self._compress(dialogues)
+            return self._compress(dialogues, dtype, device)
 
-    def _compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
+    def _compress(
+        self, dialogues: Sequence[Sequence[Spoken]], dtype: torch.dtype, device: str | None
+    ) -> list[Tensor]:
         rows = [[self.ids(utterance.text) for utterance in dialogue] for dialogue in dialogues]
         roles = [[utterance.role for utterance in dialogue] for dialogue in dialogues]
         sizes = [sum(map(len, row)) + sum(self.counts_of(row)) for row in rows]
@@ -187,7 +196,9 @@ class MambaCompressor(nn.Module):
             take = max(1, min(len(order), BATCH_TOKENS // max(1, sizes[order[-1]])))
             batch, order = order[-take:], order[:-take]
             memories = self.memories([rows[i] for i in batch], [roles[i] for i in batch])
-            found.update(zip(batch, memories, strict=True))
+            kept = [made.to(device=device, dtype=dtype) for made in memories]
+            del memories  # of the next batch's size, and not to stand beside it
+            found.update(zip(batch, kept, strict=True))
         return [found[i] for i in range(len(rows))]
 
     @torch.no_grad()

@@ -67,23 +67,30 @@ def choose(kernels: Mapping[str, Callable[[], Scan]], device: str) -> ChosenScan
 
 
 def disagreement(scan: Scan, device: str) -> str | None:
-    """What a scan computes otherwise than the step-by-step scan: outputs and gradients, a small example; None: nothing."""
-    names = ("y", "the last state", *(f"the gradient of {name}" for name in ("x", "dt", "A", "B", "C", "D")))
-    found, expected = (_results(function, device) for function in (scan, selective_scan))
-    for name, one, other in zip(names, found, expected, strict=True):
-        off = (one.float() - other.float()).abs().max()
-        if not off <= TOLERANCE * other.float().abs().max():
-            return f"{name} is off by {off:.2g} on the example it was tried on"
+    """What a scan computes otherwise than the step-by-step scan: outputs and gradients, a small example that starts from
+    nothing and once more from a state; None: nothing."""
+    for start in (None, "a state"):
+        given = ("x", "dt", "A", "B", "C", "D", *([start] if start else []))
+        names = ("y", "the last state", *(f"the gradient of {name}" for name in given))
+        found, expected = (
+            _results(function, device, start is not None) for function in (scan, selective_scan)
+        )
+        for name, one, other in zip(names, found, expected, strict=True):
+            off = (one.float() - other.float()).abs().max()
+            if not off <= TOLERANCE * other.float().abs().max():
+                told = f"{name} is off by {off:.2g} on the example it was tried on"
+                return f"{told}, from {start}" if start else told
     return None
 
 
-def _results(scan: Scan, device: str) -> list[Tensor]:
+def _results(scan: Scan, device: str, from_state: bool) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     length, width, states = 19, 40, 16  # of no round size
     numbers = [torch.randn(2, length, size, generator=generator) for size in (width, width, states, states)]
     x, dt, B, C = numbers
     A = -torch.arange(1.0, states + 1).repeat(width, 1)
-    inputs = [t.to(device).requires_grad_() for t in (x, F.softplus(dt - 2), A, B, C, x[0, 0])]
+    start = [torch.randn(2, states, width, generator=generator)] if from_state else []
+    inputs = [t.to(device).requires_grad_() for t in (x, F.softplus(dt - 2), A, B, C, x[0, 0], *start)]
     with torch.enable_grad():
         y, last = scan(*inputs)
         weight = torch.linspace(-1, 1, width, device=device)
@@ -99,26 +106,26 @@ def triton_kernel() -> Scan:
 def mamba_ssm_kernel() -> Scan:
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    return as_scan(selective_scan_fn)
+    return as_scan(selective_scan_fn, choose({"Triton": triton_kernel}, "cuda").function)
 
 
 KERNELS: Mapping[str, Callable[[], Scan]] = {"mamba-ssm": mamba_ssm_kernel, "Triton": triton_kernel}
 """In the order of preference."""
 
 
-def as_scan(kernel: Callable) -> Scan:
+def as_scan(kernel: Callable, from_state: Scan) -> Scan:
     """`selective_scan` by a function of mamba-ssm's layout, which has channels before time.
 
     kernel(u [b, d, l], delta [b, d, l], A [d, n], B [b, n, l], C [b, n, l], D [d], return_last_state=True) ->
     y [b, d, l] and the last state [b, d, n]. It takes numbers of one type, so all go in as fp32; it makes no gradient
-    for the last state, and starts from nothing: what goes on from a state is scanned step by step.
+    for the last state, and starts from nothing: what goes on from a state is scanned by `from_state`.
     """
 
     def scan(
         x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if state is not None:
-            return selective_scan(x, dt, A, B, C, D, state)
+            return from_state(x, dt, A, B, C, D, state)
         u, delta, rows, columns = (t.transpose(1, 2).float().contiguous() for t in (x, dt, B, C))
         y, last = kernel(u, delta, A.contiguous(), rows, columns, D, return_last_state=True)
         return y.transpose(1, 2), last.detach().transpose(1, 2)

@@ -53,8 +53,14 @@ Memories = dict[tuple[Spoken, ...], tuple[Tensor, ...]]
 class Compressor(Protocol):
     """What is asked of what makes memories: MambaCompressor, or MeanMemory."""
 
-    def compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
-        """Of each dialogue the memories of all its utterances, in order [sum of `counts`, d]."""
+    def compress(
+        self,
+        dialogues: Sequence[Sequence[Spoken]],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | None = None,
+    ) -> list[Tensor]:
+        """Of each dialogue the memories of all its utterances, in order [sum of `counts`, d], of that type and there."""
         ...
 
     def counts(self, dialogue: Sequence[Spoken]) -> list[int]:
@@ -202,23 +208,21 @@ class DialogueModel:
             yield self._pieces(example, shown, audio.get(i), video.get(i), reply)
 
     def memories(self, histories: Sequence[tuple[Spoken, ...]]) -> Memories:
-        """Memories of distinct histories; empty where the history is text.
+        """Memories of distinct histories, in the LLM's dtype; empty where the history is text.
 
         A memory knows only what came before it, so a history that begins another needs no pass of its own:
-        all exchanges of a dialogue cost one.
+        all exchanges of a dialogue cost one. They are kept on the CPU, unless they have a gradient: those of a whole
+        split are held throughout a training, and a batch's are few.
         """
         if self.history == "text" or self.compressor is None:
             return {}
         whole_of = _whole_histories(histories)
         whole = sorted(set(whole_of.values()), key=_in_order)
-        learning = {"learning": True} if self.compressor_learns else {}
-        made = self.compressor.compress(whole, **learning)
-        memories = {h: self._by_utterance(h, m) for h, m in zip(whole, made, strict=True)}
+        learning = self.compressor_learns and torch.is_grad_enabled()
+        kept = {"learning": True} if learning else {"device": "cpu"}
+        made = self.compressor.compress(whole, dtype=self._dtype, **kept)
+        memories = {h: m.split(self.compressor.counts(h)) for h, m in zip(whole, made, strict=True)}
         return {history: memories[whole_of[history]][: len(history)] for history in whole_of}
-
-    def _by_utterance(self, history: Sequence[Spoken], memories: Tensor) -> tuple[Tensor, ...]:
-        """A dialogue's memories in the LLM's dtype, utterance by utterance."""
-        return memories.to(self._dtype).split(self.compressor.counts(history))
 
     def reply(
         self,

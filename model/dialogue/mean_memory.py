@@ -29,12 +29,18 @@ class MeanMemory:
             raise ValueError("an utterance without tokens has no memory; leave it out of the history")
         return ids
 
-    def compress(self, dialogues: Sequence[Sequence[Spoken]]) -> list[Tensor]:
-        """Memories [n_utterances, d] of dialogues, in fp32."""
-        width = self.table.new_zeros(0, self.table.shape[1], dtype=torch.float32)
-        return [
-            torch.stack([self._mean(u) for u in dialogue]) if dialogue else width for dialogue in dialogues
-        ]
+    def compress(
+        self,
+        dialogues: Sequence[Sequence[Spoken]],
+        dtype: torch.dtype = torch.float32,
+        device: str | None = None,
+    ) -> list[Tensor]:
+        """Memories [n_utterances, d] of dialogues; dtype, device: what they become as soon as they are made."""
+        none = self.table.new_zeros(0, self.table.shape[1], dtype=torch.float32)
+        made = (
+            torch.stack([self._mean(u) for u in dialogue]) if dialogue else none for dialogue in dialogues
+        )
+        return [memories.to(device=device, dtype=dtype) for memories in made]
 
     def counts(self, dialogue: Sequence[Spoken]) -> list[int]:
         """One memory an utterance."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -33,10 +34,22 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "config.json")
 
 
 def merged(llm_folder: Path, adapter: Path, dtype: str) -> tuple[nn.Module, object]:
-    """The LLM with the adapter merged into it in fp32 and cast to `dtype`, frozen, and its tokenizer."""
-    llm, tokenizer = load_llm(llm_folder, "float32")
-    whole = load_adapter(llm, adapter).merge_and_unload()
+    """The LLM with the adapter merged into it in fp32 and cast to `dtype`, frozen, and its tokenizer.
+
+    Of weights that are stored in bf16 those alone are ever in fp32 that the adapter changes: all of a 7B are 30 GB.
+    """
+    llm, tokenizer = load_llm(llm_folder, exact_dtype(llm_folder))
+    whole = load_adapter(llm, adapter, to_merge=True).merge_and_unload()
     return whole.to(DTYPES[dtype]).requires_grad_(False).eval(), tokenizer
+
+
+def exact_dtype(llm_folder: Path) -> str:
+    """The narrowest that an LLM can be loaded in, of those it can be, and nothing is rounded."""
+    stored = set()
+    for path in Path(llm_folder).glob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            stored |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    return "bfloat16" if stored == {"BF16"} else "float32"
 
 
 def write_merged(llm_folder: Path, adapter: Path, dtype: str, out: Path) -> None:

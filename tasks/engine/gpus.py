@@ -19,6 +19,8 @@ from storage.errors import InputError
 from storage.user_cache import user_cache
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+CARDS = "cards"
+"""Beside the folders of hosts, that of the locks of cards whose UUID is known, which no two machines share."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class Gpus:
         folder: Path | None = None,
         cards: Callable[[], Mapping[str, str]] = dict,
     ):
-        """folder: where the locks lie; None: in the user's cache, a folder a machine.
+        """folder: where the locks lie; None: in the user's cache.
 
-        cards: name -> the card's UUID, by which it is locked: one run may call it "0" and another "GPU-5f". One of none is
-        locked by its name.
+        cards: name -> the card's UUID, by which it is locked: one run may call it "0" and another "GPU-5f", and containers of
+        one machine each have a host name of their own. One of none is locked by its name, below that of its host.
         """
         self._find, self._find_cards = names, cards
-        self.folder = folder or user_cache() / "gpus" / quote(socket.gethostname(), safe="")
+        self.folder = folder or user_cache() / "gpus"
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -86,13 +88,15 @@ class Gpus:
 
     def _lock(self, name: str) -> int | None:
         """The open lock on a GPU; None where it is held. InputError where locks cannot be written."""
-        card = self._cards.get(name, name)
+        card = self._cards.get(name)
+        folder = self.folder / (CARDS if card else quote(socket.gethostname(), safe=""))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / quote(card, safe=""), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / quote(card or name, safe="")
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InputError(
-                f"{self.folder}: cannot be written ({error.strerror}), and runs that share GPUs leave their locks there; "
+                f"{folder}: cannot be written ({error.strerror}), and runs that share GPUs leave their locks there; "
                 "set EMPAMBA_CACHE to a folder that can"
             ) from None
         try:

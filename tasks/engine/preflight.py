@@ -1,4 +1,5 @@
-"""What a run asks before anything long starts: GPUs and vLLM, if its settings need them, and the models' hub.
+"""What a run asks before anything long starts: GPUs and vLLM, if its settings need them, and the models' hub, whose weights
+it fetches.
 
 Each fault is one InputError that says what to do; what was found is the run's first lines. Knows nothing of stages.
 """
@@ -7,8 +8,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING
 from model.accelerator import Accelerator, Gpu, may_have_gpu, too_slow
 from model.zoo.hub import check_hub, must_be_fetched
 from storage.errors import InputError
+from tasks.display import Waiting
 from tasks.engine.declaration import Stage, Weights
-from tasks.engine.gpus import Gpus, visible_names
+from tasks.engine.fetching import Broken, fetch
+from tasks.engine.gpus import VISIBLE, Gpus, visible_names
 from tasks.engine.passing import can_pass, tried
 from tasks.engine.planner import StagePlan
 from tasks.settings import RunSettings, Settings, weight_names
@@ -39,7 +42,7 @@ def preflight(session: Session, until: str | None) -> tuple[str, ...]:
     """The run's first lines. Raises InputError or ZooError where the machine, or the hub, has not what the run needs."""
     lines = session.workers.check()
     _check_stages(session, until)
-    _check_hub(session, until)
+    _fetch_weights(session, until)
     return lines
 
 
@@ -123,10 +126,31 @@ def gpu_cards(settings: RunSettings) -> dict[str, str]:
     return {name: gpu.uuid for name, gpu in there.items() if gpu.uuid}
 
 
+def _visible(found: Accelerator) -> dict[str, Gpu]:
+    """All GPUs that this process sees, by name."""
+    return dict(zip(visible_names(len(found.gpus)), found.gpus, strict=True))
+
+
 def _named(found: Accelerator, settings: RunSettings) -> dict[str, Gpu]:
     """The GPUs that the settings let a run have, by name."""
-    there = dict(zip(visible_names(len(found.gpus)), found.gpus, strict=True))
+    there = _visible(found)
     return {name: gpu for name, gpu in there.items() if settings.gpus is None or name in settings.gpus}
+
+
+def name_fault(found: Accelerator, settings: RunSettings) -> str | None:
+    """What to do where the settings name a GPU that is not among those found; None where they do not.
+
+    A process that is given such a name sees no GPU, and would compute on the CPU.
+    """
+    there = _visible(found)
+    absent = [name for name in settings.gpus or () if name not in there]
+    if not there or not absent:
+        return None
+    listed = ", ".join(f"{name} ({gpu.name})" for name, gpu in there.items())
+    return (
+        f"run.gpus: no visible GPU is called {' or '.join(absent)}; there are {listed}: name some of these, or make others "
+        f"visible ({VISIBLE})"
+    )
 
 
 def shortcoming(name: str, gpu: Gpu, least: float) -> str | None:
@@ -134,7 +158,8 @@ def shortcoming(name: str, gpu: Gpu, least: float) -> str | None:
     where = f"GPU {name} ({gpu.name})"
     if gpu.total_gb < least:
         return f"{where} has {gpu.total_gb:.1f} GB and {least:g} are needed; take a larger one, or {WITH_LESS}; {ANYWAY}"
-    if gpu.free_gb < least and not Gpus().is_held(gpu.uuid or name):
+    cards = {name: gpu.uuid} if gpu.uuid else {}
+    if gpu.free_gb < least and not Gpus(cards=lambda: cards).is_held(name):
         return (
             f"{where} has {gpu.free_gb:.1f} of its {gpu.total_gb:.1f} GB free and {least:g} are needed: "
             f"another process holds the rest; end it (nvidia-smi names it) or choose another GPU "
@@ -176,7 +201,9 @@ def accelerator(settings: RunSettings) -> Accelerator:
 
 def refusal(found: Accelerator, settings: RunSettings) -> str | None:
     """Why these settings do not run on what was found, and what to do; None where they do."""
-    least = settings.least_gpu_gb
+    least, unknown = settings.least_gpu_gb, name_fault(found, settings)
+    if unknown is not None:
+        return unknown
     if least is not None:
         if not found.gpus:
             return f"a GPU of {least:g} GB is needed, and torch has none: {found.fault}; {_way_on(found.fault or '')}; {ANYWAY}"
@@ -203,21 +230,30 @@ def _way_on(fault: str) -> str:
     return "run it on a machine with a GPU and its driver (nvidia-smi lists both)"
 
 
-def _check_hub(session: Session, until: str | None) -> None:
-    """Ask the hub for every repository that a stale stage reads and that is not on this machine yet.
+def _fetch_weights(session: Session, until: str | None) -> None:
+    """Every repository of the hub that a stale stage reads and that is not on this machine yet: the hub is asked for all of
+    them, and then they are fetched. A Ray cluster's machines fetch their own.
 
-    Not for those of a stage that has nothing to do in such raw files: a corpus of text loads no encoder.
+    Not those of a stage that has nothing to do in such raw files: a corpus of text loads no encoder.
     """
     every = {name for name in weight_names(session.settings).values() if must_be_fetched(name)}
     if not every:
         return
     run = session.settings.run
     plans = [plan for plan in session.plan(until) if plan.state == "stale" or session.may_run(plan.stage)]
-    for name in sorted(every & _read_by(plans, session.settings)):
-        tried(
-            lambda name=name: check_hub(name, run.offline),  # type: ignore[misc]
-            run.retries, run.retry_after_s, can_pass, lambda seconds, _: session.stop.wait(seconds),
-        )  # fmt: skip
+    wanted = sorted(every & _read_by(plans, session.settings))
+
+    def again(make: Callable[[], None]) -> None:
+        def passes(error: Exception) -> bool:
+            return error.passes if isinstance(error, Broken) else can_pass(error)
+
+        tried(make, run.retries, run.retry_after_s, passes, lambda seconds, _: session.stop.wait(seconds))
+
+    for name in wanted:  # a refusal is said before gigabytes of others are fetched
+        again(partial(check_hub, name, run.offline))
+    for name in wanted if run.runner == "local" else ():
+        with Waiting(f"fetching {name}"):
+            again(partial(fetch, name, run.offline, session.stop))
 
 
 def _read_by(plans: Sequence[StagePlan], settings: Settings) -> set[str]:

@@ -63,7 +63,8 @@ def taken_by(item: Item, settings: Settings, has: Resources) -> Resources:
     """What an item takes of a machine that has so much.
 
     Where there are GPUs an item whose stage computes takes its own and one core; without them, the threads of its
-    processes. Any other takes one core. More than the machine has is never asked for.
+    processes. Any other takes one core. More than the machine has is never asked for. vLLM has a process of its own, through
+    which the weights pass once more.
     """
     run, stage = settings.run, item.stage
     wanted = stage.gpus_of(settings)
@@ -71,7 +72,8 @@ def taken_by(item: Item, settings: Settings, has: Resources) -> Resources:
         return Resources(0, PROCESS_GB, 1)
     weights = _weights_gb(value for value in item.arguments.values() if isinstance(value, Weights))
     if has.gpus:
-        return Resources(min(wanted, has.gpus), wanted * (TORCH_GB + ON_GPU * weights), 1)
+        processes = wanted + (1 if stage.vllm(settings) else 0)
+        return Resources(min(wanted, has.gpus), processes * (TORCH_GB + ON_GPU * weights), 1)
     processes = run.processes if stage.trains else 1
     cores = processes * (run.threads or has.cores)
     return Resources(0, processes * (TORCH_GB + ON_CPU * weights), min(cores, has.cores))

@@ -1,20 +1,26 @@
 """Talking to a finished run as a shell does it: `chat` by its standard input, `serve` by a request, and their mistakes."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from flows.cli import chat
+from model.accelerator import Accelerator, Gpu
 from storage.errors import InputError
 from tasks.chat.weights import trained
+from tasks.engine import preflight, runners
 from tasks.engine.run import RunRequest
 from tasks.local_server import listen
+from tasks.settings import load_settings
 from tests.support.command_line import COMMAND, empamba, environment
 
 SCRIPT = """Hello there
@@ -120,3 +126,41 @@ def test_the_parts_are_those_of_the_run_or_as_they_were_last_made(finished, tmp_
     assert without.rungs == fresh.rungs and "the parts are those that the store last made" in without.notes[0]
     with pytest.raises(InputError, match="no rung was trained yet; `empamba run"):
         trained(request.model_copy(update={"store": str(tmp_path / "empty")}))
+
+
+def test_a_talk_holds_a_gpu_and_takes_none_that_a_run_holds(monkeypatch, tmp_path):
+    """Of pretended GPUs; the locks are the real ones."""
+    monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    cards = tuple(Gpu("A100", 85.0, 30.0, uuid) for uuid in ("5f0c", "60aa"))
+    for module in (preflight, runners):
+        monkeypatch.setattr(module, "accelerator", lambda settings: Accelerator(cards))
+    settings = load_settings("paper")
+    run = runners.gpus_of(settings.run.model_copy(update={"least_gpu_gb": None}))
+    training = run.try_hold(1)
+    with chat._gpus(settings.run, 1):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3" and run.is_held("3")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+        with pytest.raises(InputError, match="^1 of the GPUs 2, 3 would have to be free, and other runs or"):
+            with chat._engine(SimpleNamespace(settings=settings), "1-llm"):
+                pytest.fail("loaded on a card that is held")
+    assert not run.is_held("3")
+    with pytest.raises(InputError, match="^2 of the GPUs 2, 3 would"):
+        with chat._engine(SimpleNamespace(settings=two_for_vllm()), "1-llm", vllm=["1-llm"]):
+            pytest.fail("loaded on a card that is held")
+    training.release()
+    absent = settings.run.model_copy(update={"gpus": ("7",)})
+    with pytest.raises(InputError, match=r"no visible GPU is called 7; there are 2 \(A100\), 3 \(A100\)"):
+        runners.held_to_talk(absent, 1)
+
+
+def two_for_vllm():
+    return load_settings("paper", ["replies.vllm.tensor_parallel_size=2"])
+
+
+def test_without_a_gpu_a_talk_holds_none(monkeypatch):
+    for module in (preflight, runners):
+        monkeypatch.setattr(module, "accelerator", lambda settings: Accelerator())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with chat._gpus(load_settings("cpu").run, 1):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ

@@ -178,3 +178,24 @@ def test_a_hub_that_refuses_one_repository_ends_it_in_one_line_before_anything_s
     ), last
     assert not any(re.search(r"\.(safetensors|bin)$", path) for path in hub.asked[asked:])
     assert not os.path.exists(tmp_path / "store/records")
+
+
+def test_a_hub_that_cuts_off_ends_a_run_in_one_line_before_its_first_stage(hub, tmp_path):
+    """With weights that only `metrics` would load, at the end of the run; those that came are not asked for again."""
+    hub.cut_off.add("FacebookAI/roberta-large")
+    write_sample(tmp_path / "raw", media=False, dialogues=1, turns=2)
+    command = ("run", "--profile", "paper", "--raw", "raw", *changes(**{"run.retries": 0}))
+    try:
+        done = empamba(tmp_path, *command, **hub.environment(tmp_path))
+    finally:
+        hub.cut_off.clear()
+    last = done.stderr.decode().strip().splitlines()[-1]
+    assert done.returncode == 2 and last.startswith(
+        "error: weights 'roberta-large': the hub broke off while it sent FacebookAI/roberta-large at "
+    ), last
+    assert "run this again, what has come is kept" in last
+    assert not list((tmp_path / "store").glob("records/*")) and not list(
+        (tmp_path / "store").glob("objects/*")
+    )
+    whole = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "weights").iterdir() if path.is_dir()}
+    assert {"qwen2.5-7b-instruct", "mamba-370m", "roberta-base-go_emotions"} <= whole

@@ -1,14 +1,16 @@
 """Candidates on policy, by value on two dialogues by hand: samples of a merged adapter in the dialogue's own prompt."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from model.adapter import save_adapter
+from model.adapter import load_adapter, save_adapter
 from model.candidates.settings import CandidateSettings, DialogueSamples
+from model.dialogue import sampling
 from model.dialogue.dialogue import load_dialogue
 from model.dialogue.sampling import DialogueSampler, text_prompts, write_merged
 from model.dialogue.settings import DialogueSettings
@@ -123,6 +125,34 @@ def test_a_merged_folder_is_the_adapted_llm_cast_once(tmp_path, adapter):
         assert torch.equal(found, wanted.to(torch.bfloat16)), name
         changed += not torch.equal(found, base.get_parameter(name).to(torch.bfloat16))
     assert changed > 0
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float32"])
+def test_of_weights_in_bf16_the_adapters_layers_alone_are_merged_in_fp32(
+    tmp_path, adapter, monkeypatch, stored
+):
+    """To the same bytes as if all of them were."""
+    folder = tmp_path / "llm"
+    shutil.copytree(resolve("tiny-llm"), folder)
+    load_llm(folder, stored)[0].save_pretrained(folder)
+    in_fp32 = []
+
+    def loaded(*args, **kwargs):
+        found = load_adapter(*args, **kwargs)
+        in_fp32.append(
+            {n.split(".base_layer")[0] for n, p in found.named_parameters() if p.dtype == torch.float32}
+        )
+        return found
+
+    monkeypatch.setattr(sampling, "load_adapter", loaded)
+    for dtype in ("float32", "bfloat16", "float16"):
+        found, _ = sampling.merged(folder, adapter, dtype)
+        whole = load_adapter(load_llm(folder, "float32")[0], adapter).merge_and_unload()
+        for (name, weight), wanted in zip(found.named_parameters(), whole.parameters(), strict=True):
+            assert torch.equal(weight, wanted.to(sampling.DTYPES[dtype])), name
+    layers = {name for names in in_fp32 for name in names if "lora_" not in name}
+    kinds = {name.split(".")[-1] for name in layers}
+    assert (kinds == {"q_proj", "v_proj"}) == (stored == "bfloat16"), kinds
 
 
 def test_rows_that_share_a_prompt_draw_what_they_would_alone():

@@ -123,7 +123,7 @@ def scan_as_mamba_ssm(
 
 def test_the_gpu_kernel_is_given_its_own_layout():
     inputs = [t.detach().float().requires_grad_() for t in scan_inputs(length=CHUNK + 3)[:-1]]
-    found, expected = as_scan(scan_as_mamba_ssm)(*inputs), selective_scan(*inputs)
+    found, expected = as_scan(scan_as_mamba_ssm, selective_scan)(*inputs), selective_scan(*inputs)
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
     assert not found[1].requires_grad
@@ -137,14 +137,28 @@ def test_the_gpu_kernel_is_given_its_own_layout():
 def test_reading_goes_on_from_the_gpu_kernels_state():
     x, dt, A, B, C, D = (t.detach().float() for t in scan_inputs(length=9)[:-1])
     first, rest = zip(*(t.split([4, 5], 1) for t in (x, dt, B, C)), strict=True)
-    _, state = as_scan(scan_as_mamba_ssm)(*first[:2], A, *first[2:], D)
+    _, state = as_scan(scan_as_mamba_ssm, selective_scan)(*first[:2], A, *first[2:], D)
     y, _ = selective_scan(*rest[:2], A, *rest[2:], D, state)
     assert torch.allclose(y, selective_scan(x, dt, A, B, C, D)[0][:, 4:], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_what_goes_on_from_a_state_is_left_to_a_scan_that_can():
+    inputs, seen = [t.detach().float() for t in scan_inputs(length=5)], []
+
+    def other(*given):
+        seen.append(len(given))
+        return selective_scan(*given)
+
+    scan = as_scan(scan_as_mamba_ssm, other)
+    scan(*inputs[:-1])
+    assert not seen
+    assert torch.equal(scan(*inputs)[0], selective_scan(*inputs)[0]) and seen == [7]
+
+
 def test_the_gpu_kernel_is_given_one_type_under_mixed_precision():
     x, dt, A, B, C, D = (t.detach().float() for t in scan_inputs(length=5)[:-1])
-    y, _ = as_scan(scan_as_mamba_ssm)(x.bfloat16(), dt, A, B.bfloat16(), C.bfloat16(), D)
+    y, _ = as_scan(scan_as_mamba_ssm, selective_scan)(x.bfloat16(), dt, A, B.bfloat16(), C.bfloat16(), D)
     assert torch.allclose(y, selective_scan(x, dt, A, B, C, D)[0], rtol=0.05, atol=0.1)
 
 

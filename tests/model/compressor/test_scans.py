@@ -105,6 +105,44 @@ def test_the_first_kernel_that_agrees_is_taken_and_why_others_were_not_is_said()
     )
 
 
+def test_a_kernel_that_is_wrong_from_a_state_alone_is_found_out():
+    def forgets(*inputs):
+        return selective_scan(*inputs[:6])
+
+    found = disagreement(forgets, "cpu")
+    assert found is not None and found.startswith("y is off by ") and found.endswith(", from a state")
+
+
+BESIDE_MAMBA_SSM = """
+import sys
+from inspect import getclosurevars
+from types import ModuleType
+from model.compressor import scan, scans, triton_scan
+
+def channels_first(u, delta, A, B, C, D, return_last_state):
+    y, last = scan.selective_scan(*(t.transpose(1, 2) for t in (u, delta)), A, *(t.transpose(1, 2) for t in (B, C)), D)
+    return y.transpose(1, 2), last.transpose(1, 2)
+
+module = "mamba_ssm.ops.selective_scan_interface"
+for name in ("mamba_ssm", "mamba_ssm.ops", module):
+    sys.modules[name] = ModuleType(name)
+sys.modules[module].selective_scan_fn = channels_first
+choose = scans.choose
+scans.choose = lambda kernels, device: choose(kernels, "cpu")
+chosen = scans.choose(scans.KERNELS, "cuda")
+print(chosen.name, getclosurevars(chosen.function).nonlocals["from_state"] is triton_scan.selective_scan)
+"""
+
+
+def test_beside_mamba_ssm_triton_goes_on_from_a_state():
+    """By Triton's interpreter, with a function of mamba-ssm's layout in its place."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_MAMBA_SSM], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split() == ["mamba-ssm", "True"], done.stderr
+
+
 def test_a_nan_is_a_disagreement():
     def scan(*inputs):
         y, last = selective_scan(*inputs)

@@ -41,9 +41,10 @@ def compressor(llm):
 class Spans:
     """Gives each utterance as many memories as it has words, each filled with a number of its own."""
 
-    def compress(self, dialogues):
+    def compress(self, dialogues, *, dtype=torch.float32, device=None):
         rows = [sum(self.counts(dialogue)) for dialogue in dialogues]
-        return [torch.arange(1.0, count + 1)[:, None].repeat(1, 64) for count in rows]
+        made = (torch.arange(1.0, count + 1)[:, None].repeat(1, 64) for count in rows)
+        return [memories.to(device=device, dtype=dtype) for memories in made]
 
     def counts(self, dialogue):
         return [len(u.text.split()) for u in dialogue]

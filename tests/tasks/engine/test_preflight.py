@@ -76,6 +76,39 @@ def test_every_process_needs_a_gpu_of_its_own():
     assert "GPU 1 (A10)" in (refusal(second, two) or "")
 
 
+@pytest.mark.parametrize("least", [None, 80], ids=["any", "least_gpu_gb"])
+@pytest.mark.parametrize(
+    "visible, asked, absent, there",
+    [
+        (None, ("7",), "7", "0 (A100 80GB), 1 (A10)"),
+        (None, ("0", "GPU-5f0c"), "GPU-5f0c", "0 (A100 80GB), 1 (A10)"),
+        ("GPU-5f0c,GPU-60aa", ("0", "1"), "0 or 1", "GPU-5f0c (A100 80GB), GPU-60aa (A10)"),
+        ("2,3", ("3", "2"), None, ""),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named_beside_those_that_are(
+    monkeypatch, least, visible, asked, absent, there
+):
+    """Or a process that is told to see it alone sees none, and computes on the CPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    settings = PAPER.model_copy(update={"gpus": asked, "least_gpu_gb": least})
+    line = refusal(Accelerator((A100, Gpu("A10", 24.1, 24.0))), settings)
+    if absent is None:
+        assert line is None
+    else:
+        assert line is not None and line.startswith(
+            f"run.gpus: no visible GPU is called {absent}; there are {there}: "
+        )
+
+
+def test_names_say_nothing_where_there_is_no_gpu():
+    named = PAPER.model_copy(update={"gpus": ("7",), "least_gpu_gb": None})
+    assert refusal(Accelerator(), named) is None
+    assert "torch has none" in (refusal(Accelerator(fault="none"), PAPER) or "")
+
+
 def test_settings_allow_what_the_paper_profile_refuses():
     anyway = PAPER.model_copy(update={"least_gpu_gb": None, "allow_slow_scan": True})
     assert refusal(Accelerator(fault="none"), anyway) is None
@@ -129,10 +162,13 @@ def test_the_hub_is_asked_for_what_the_run_will_load_and_for_nothing_else(monkey
 
     def asked_for(until: str | None, *changes: str) -> set[str]:
         asked: list[str] = []
+        fetched: list[str] = []
         monkeypatch.setattr(preflight, "check_hub", lambda name, offline: asked.append(name))
+        monkeypatch.setattr(preflight, "fetch", lambda name, offline, stop: fetched.append(name))
         settings = load_settings("paper", ["run.least_gpu_gb=null", *changes])
         with Session(settings, "paper", tmp_path / "store", tmp_path / "raw") as session:
             preflight.preflight(session, until)
+        assert fetched == asked
         return set(asked)
 
     text = {"qwen2.5-7b-instruct", "mamba-370m", "roberta-base-go_emotions", "roberta-large"}

@@ -4,6 +4,7 @@ The GPUs are pretended ones: names, as the setting `run.gpus` gives them. Locks,
 """
 
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from tests.support.waiting import wait_for
 ROOT = Path(__file__).resolve().parents[3]
 PAPER = load_settings("paper")
 CPU = load_settings("cpu")
+COSTS = runpy.run_path(str(ROOT / "benchmarks/costs.py"))
 SHOWS = "tests.support.shows_gpus:show"
 
 
@@ -73,6 +75,29 @@ def test_memory_goes_by_the_weights_that_an_item_reads(tmp_path):
     item = replace(item_named("dialogue.text"), arguments=read)
     assert taken_by(item, CPU, Resources(0, 16.0, 4)).memory_gb == pytest.approx(1.01)
     assert taken_by(item, PAPER, Resources(1, 16.0, 4)).memory_gb == pytest.approx(1.005)
+
+
+def test_through_vllm_the_weights_are_counted_once_more(tmp_path):
+    """In the stage's own process, which reads them for the likelihoods, and in vLLM's."""
+    (tmp_path / "model.safetensors").write_bytes(bytes(5_000_000))
+    item = replace(item_named("replies.5-epo"), arguments={"llm": Weights(name=str(tmp_path), identity="")})
+    has = Resources(1, 100.0, 16)
+    assert taken_by(item, PAPER, has).memory_gb == pytest.approx(2.01)
+    without = load_settings("paper", ["replies.engine=transformers"])
+    assert taken_by(item, without, has).memory_gb == pytest.approx(1.005)
+
+
+@pytest.mark.parametrize(
+    "stage", ["dialogue.text", "epo", "epo.test", "ladder", "extractor.test", "replies.5-epo", "candidates"]
+)
+def test_no_less_memory_is_counted_than_the_page_of_costs_tells(tmp_path, stage):
+    """Of a 7B's size in a file of holes; the utterances, a few kB each, apart."""
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.truncate(15_200_000_000)
+    item = replace(item_named(stage), arguments={"llm": Weights(name=str(tmp_path), identity="")})
+    row = COSTS["REPLIES"] if stage.startswith("replies") else stage
+    told = COSTS["host_gb"](COSTS["MULTIDIALOG"], row) - COSTS["MULTIDIALOG"].utterances * 12e3 / 1e9
+    assert taken_by(item, PAPER, Resources(1, 200.0, 16)).memory_gb >= told
 
 
 def test_the_machine_is_what_is_free_or_what_the_settings_say():
@@ -202,6 +227,19 @@ def test_a_card_is_one_lock_whatever_two_runs_call_it(monkeypatch, tmp_path):
     # What a shortage of memory is laid to goes by the card too.
     taken = Gpu("A100", 85.0, 12.5, "60aa-12")
     assert preflight.shortcoming("0", taken, 80) is None
+
+
+def test_a_card_is_one_lock_in_every_container_of_a_machine(monkeypatch, tmp_path):
+    """Which have host names of their own; where torch tells no UUID, a name says which card it is on its host alone."""
+    monkeypatch.setenv("EMPAMBA_CACHE", str(tmp_path))
+
+    def on(host: str, **cards: str) -> tuple[Gpus, bool]:
+        monkeypatch.setattr("socket.gethostname", lambda: host)
+        gpus = Gpus(lambda: ("0",), cards=lambda: cards)
+        return gpus, gpus.try_hold(1) is not None
+
+    assert [on(host, **{"0": "5f0c-11"})[1] for host in ("a1", "b2", "a1")] == [True, False, False]
+    assert [on(host)[1] for host in ("a1", "b2", "a1")] == [True, True, False]
 
 
 def test_a_run_that_is_killed_leaves_its_gpu_to_the_process_that_still_computes_there(tmp_path):
