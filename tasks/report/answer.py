@@ -10,7 +10,7 @@ import math
 from model.metrics.verdict import LEARNED, WORSE
 from tasks.report.rungs import NOT_ASKED
 from tasks.stages.ladder.sentences import FULL, MEAN, MEMORY, beside_mean, compared, content, shares
-from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
+from tasks.stages.replies.rungs import CONTROL_RUNGS, LADDER, RUNGS
 from tasks.stages.verdicts import by_dataset_text, interval_text, verdict_text
 
 TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung in RUNGS}
@@ -245,8 +245,10 @@ def _finetuning(facts: dict) -> dict:
 
 
 def _preference(facts: dict) -> str:
-    """Of the last rung that ran, beside what topic alone gives; "" where it was not measured."""
-    rows = [row["run"] for row in facts["ladder"] if row["run"] and row["rung"] in TITLES]
+    """Of the ladder's last rung that ran, beside what topic alone gives; "" where it was not measured. Controls, which stand
+    below it in the table, are no rungs of it."""
+    ladder = {rung.name for rung in LADDER}
+    rows = [row["run"] for row in facts["ladder"] if row["run"] and row["rung"] in ladder]
     row = rows[-1] if rows else {}
     share, same = row.get("emotional_preference"), row.get("same_emotion_preference")
     if share is None:

@@ -100,6 +100,15 @@ def test_what_is_shown_is_said_with_n_interval_and_control():
     assert "correlate 0.88" in says["emotion"]
 
 
+@pytest.mark.parametrize("below", ["8-shuffled", "4f-text"])
+def test_what_the_model_prefers_is_told_of_the_ladders_last_rung_and_of_no_control(below):
+    run = facts(GAIN, control=GAIN)
+    other = {**run["ladder"][0]["run"], "rung": below, "emotional_preference": 0.9}
+    run["ladder"] = [*run["ladder"], {"rung": below, "run": other, "not_run": None}]
+    says = told(run)["finetuning"]["says"]
+    assert "Rung 5 (+ EPO) finds the true reply likelier" in says and "70%" in says and "90%" not in says
+
+
 def test_the_strongest_floor_is_the_one_that_counts_and_nothing_seen_is_said_in_words():
     for seen, word in ((NOTHING, "no difference seen"), (LOSS, "got worse")):
         found = told(facts(seen, control=seen))
