@@ -133,7 +133,10 @@ def _print_comparison(root: Path, comparison: dict, digest: str, page: str | Non
     if changed:
         out.print(listing("what changed", against.CHANGED_COLUMNS, changed, out.width, share=False))
     else:
-        out.say("what changed: no setting, count, weight or verdict of a training")
+        out.say("what changed: no setting, count, weight, verdict of a training or grade of an answer")
+    answers = against.answer_rows(comparison)
+    if answers:
+        out.print(listing("answers that differ", against.ANSWER_COLUMNS, answers, out.width, share=False))
     first, rest = against.leading(comparison["figures"])
     if first:
         rows = against.figure_rows(first, out.width >= WIDE)

@@ -32,18 +32,21 @@ def arm_rows(
     examples: Sequence[DialogueExample],
     others: Mapping[str, DialogueExample],
     batch: int,
-) -> list[ArmRow]:
-    """A row of each exchange that has another history; one that does not fit the LLM's window is left out.
+) -> tuple[list[ArmRow], int]:
+    """A row of each exchange that has another history, and how many utterances of their histories have no place in the
+    prompts; an exchange that does not fit the LLM's window is left out.
 
     others: as `with_other_histories` gives them. A row's tokens are those of the history with its line's name.
     """
+    before = model.counts["dropped_utterances"]
     own = Exchanges(model, [e for e in examples if e.key in others])
+    dropped = model.counts["dropped_utterances"] - before
     other = Exchanges(model, [others[e.key] for e in own.examples])
     bare = Exchanges(model, [example.without_history() for example in own.examples])
     losses = dict(zip((e.key for e in other.examples), other.row_losses(batch), strict=True))
     sizes = {e.key: size for e, size in zip(bare.examples, bare.prompt_sizes, strict=True)}
     rows = zip(own.examples, own.row_losses(batch), own.prompt_sizes, strict=True)
-    return [
+    found = [
         ArmRow(
             key=e.key,
             dialogue=e.group,
@@ -55,6 +58,7 @@ def arm_rows(
         for e, loss, size in rows
         if e.key in losses
     ]
+    return found, dropped
 
 
 def cache_bytes(model: DialogueModel) -> int:

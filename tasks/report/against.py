@@ -11,7 +11,7 @@ from collections import Counter
 from model.metrics.verdict import NO_DIFFERENCE
 from tasks.report.cells import number
 from tasks.report.figures import FIGURES
-from tasks.report.flat import BY_DATASET
+from tasks.report.flat import IN_PARTS
 from tasks.report.render import page_environment
 from tasks.report.templates import template
 from tasks.stages.verdicts import interval_text
@@ -23,14 +23,16 @@ FIRST = {figure.key for figure in FIGURES if figure.paper or figure.steps}
 """The measured systems' figures that are shown before any other."""
 RUN_COLUMNS = ("", "then", "now")
 CHANGED_COLUMNS = ("what", "which", "then", "now")
+ANSWER_COLUMNS = ("question", "then", "now")
 FIGURE_COLUMNS = ("of", "figure", "then", "now", "difference", "")
 SHORT = 60
 """Characters of a value that changed, in a terminal."""
 
 
 def leading(rows: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Rows that are shown first, and the others: of systems the paper's figures over all datasets, and all else."""
-    first = [row for row in rows if row["table"] != BY_DATASET and (not row["key"] or row["key"] in FIRST)]
+    """Rows that are shown first, and the others: those of tables that part another one, and of systems what is neither the
+    paper's nor told of steps."""
+    first = [row for row in rows if row["table"] not in IN_PARTS and (not row["key"] or row["key"] in FIRST)]
     return first, [row for row in rows if row not in first]
 
 
@@ -74,6 +76,18 @@ def changed_rows(comparison: dict) -> list[dict]:
         for row in comparison["changed"]
         if row["what"] != "run"
     ]
+
+
+def answer_rows(comparison: dict) -> list[dict]:
+    """Of ANSWER_COLUMNS: the first screen's answers that differ."""
+    return [
+        {"question": row["about"], **{who: _answer(row[f"{who}_grade"], row[who]) for who in ("then", "now")}}
+        for row in comparison["answers"]
+    ]
+
+
+def _answer(grade: str, says: str) -> str:
+    return grade if grade == says else f"{grade}: {says}"
 
 
 def figure_rows(rows: list[dict], intervals: bool) -> list[dict]:

@@ -10,8 +10,8 @@ import math
 from model.metrics.verdict import LEARNED, WORSE
 from tasks.report.rungs import NOT_ASKED
 from tasks.stages.ladder.sentences import FULL, MEAN, MEMORY, beside_mean, compared, content, shares
-from tasks.stages.replies.rungs import CONTROL_RUNGS, RUNGS
-from tasks.stages.verdicts import by_dataset_text, interval_text, verdict_text
+from tasks.stages.replies.rungs import CONTROL_RUNGS, LADDER, RUNGS
+from tasks.stages.verdicts import by_dataset_text, counted_text, interval_text, verdict_text
 
 TITLES = {rung.name: f"rung {rung.name.split('-')[0]} ({rung.title})" for rung in RUNGS}
 SHOWN, NOT_SHOWN, NOT_RUN = "shown", "not shown", "not run"
@@ -21,7 +21,8 @@ NO_CONTROL = "no control was asked for, so that is no proof"
 
 
 def answer(facts: dict) -> list[dict]:
-    """{"about", "grade": shown, not shown or not run, "says", "difference": what the grade rests on, or None} of each."""
+    """{"about", "grade": shown, not shown or not run, "says", "more": what stands below it, or "", "difference": what the grade
+    rests on, or None} of each."""
     return [
         _floors(facts),
         _finetuning(facts),
@@ -33,10 +34,17 @@ def answer(facts: dict) -> list[dict]:
     ]
 
 
-def _answer(about: str, grade: bool | None, says: str, found: dict | None = None) -> dict:
-    """found: the verdict that it rests on first."""
+def _answer(about: str, grade: bool | None, says: str, found: dict | None = None, *more: str | None) -> dict:
+    """found: the verdict that it rests on first. more: further sentences, where there are any."""
     told = {True: SHOWN, False: NOT_SHOWN, None: NOT_RUN}[grade]
-    return {"about": about, "grade": told, "says": says, "difference": found and found["mean"]}
+    further = " ".join(sentence for sentence in more if sentence)
+    return {
+        "about": about,
+        "grade": told,
+        "says": says,
+        "more": further,
+        "difference": found and found["mean"],
+    }
 
 
 def _floors(facts: dict) -> dict:
@@ -92,9 +100,8 @@ def _emotion(facts: dict) -> dict:
         return _emotion_of_samples(about, facts)
     step = _step(facts, "5-epo")
     if step is None:
-        return _answer(
-            about, None, f"EPO has nothing to be compared with: {_why(facts, '5-epo')}. {_no_samples(facts)}"
-        )
+        says = f"EPO has nothing to be compared with: {_why(facts, '5-epo')}."
+        return _answer(about, None, says, None, _no_samples(facts))
     differences = {name: c[CONTRAST]["difference"] for name, c in facts["controls"].items()}
     hardest = _hardest(differences)
     found = step[CONTRAST] if hardest is None else differences[hardest]
@@ -105,8 +112,8 @@ def _emotion(facts: dict) -> dict:
         else _beside(hardest, len(differences))
     )
     words = verdict_text("emotion contrast", found)
-    says = f"{_taught(shown)}: {words}, {beside}; {facts['scorers_line']}. {_no_samples(facts)}"
-    return _answer(about, shown, says, found)
+    says = f"{_taught(shown)}: {words}, {beside}; {facts['scorers_line']}."
+    return _answer(about, shown, says, found, _no_samples(facts))
 
 
 def _emotion_of_samples(about: str, facts: dict) -> dict:
@@ -122,9 +129,9 @@ def _emotion_of_samples(about: str, facts: dict) -> dict:
         for name, part in moved["by_dataset"].items()
     }
     gained = verdict_text("samples weighted by what training made likelier gain in emotion contrast", found)
-    apart = by_dataset_text(each, facts["counts"]["titles"])
-    says = f"{_taught(shown)}: {gained}, {beside}; {facts['scorers_line']}.{apart}"
-    return _answer(about, shown, says, found)
+    apart = by_dataset_text(each, facts["counts"]["titles"]).strip()
+    says = f"{_taught(shown)}: {gained}, {beside}; {facts['scorers_line']}."
+    return _answer(about, shown, says, found, apart)
 
 
 def _hardest(over: dict[str, dict]) -> str | None:
@@ -179,20 +186,40 @@ def _worth(facts: dict) -> dict:
     ladder, replies = facts["memory_ladder"], _with_memories(facts)
     memories = ladder["arms"].get(MEMORY) if ladder else None
     if memories is None:
-        return _answer(about, None, f"No memory is beside the full history. {replies}")
+        return _answer(about, None, "No memory is beside the full history.", None, replies)
     told = [content(ladder, facts["counts"]["titles"]), shares(ladder), beside_mean(ladder), replies]
-    says = " ".join(sentence for sentence in told if sentence)
     if FULL not in ladder["arms"]:
-        return _answer(about, None, f"The full history is not beside them. {says}", memories["gain"])
-    beside, step = compared(ladder, MEMORY, MEAN), _step(facts, "3-mc")
-    shown = (
-        memories["gain"]["grade"] == LEARNED
-        and bool(memories["share"])
-        and memories["share"][1] > 0
-        and (beside is None or beside["grade"] == LEARNED)
-        and (step is None or step["bertscore"]["grade"] != WORSE)
-    )
-    return _answer(about, shown, says, memories["gain"])
+        return _answer(about, None, "The full history is not beside them.", memories["gain"], *told)
+    lacks = _lacks(ladder, _step(facts, "3-mc"))
+    says = f"That is not shown: {lacks}." if lacks else f"They are: they keep {_kept(memories)}."
+    return _answer(about, not lacks, says, memories["gain"], *told)
+
+
+def _lacks(ladder: dict, step: dict | None) -> str:
+    """The first thing that memories would have to be and are not; "" where there is none."""
+    memories, beside = ladder["arms"][MEMORY], compared(ladder, MEMORY, MEAN)
+    if memories["gain"]["grade"] != LEARNED:
+        carried = verdict_text("other − own, nats a token", memories["gain"])
+        return f"they are not seen to carry their own dialogue's content into the reply, {carried}"
+    if not memories["share"]:
+        helped = verdict_text("other − own, nats a token", ladder["arms"][FULL]["gain"])
+        return (
+            f"the full history itself is not seen to help, so there is nothing to have a share of, {helped}"
+        )
+    if memories["share"][1] <= 0:
+        return f"{_kept(memories)} may be none of it"
+    if beside and beside["grade"] != LEARNED:
+        return f"they are not seen to beat mean embeddings, {verdict_text('nats a token spared', beside)}"
+    if step and step["bertscore"]["grade"] == WORSE:
+        return f"replies with them got worse, {verdict_text('BERTScore', step['bertscore'])}"
+    return ""
+
+
+def _kept(memories: dict) -> str:
+    share, low, high = (f"{round(100 * part)} %".replace("-", "−") for part in memories["share"])
+    n = counted_text(memories["both"]["rows"], memories["both"]["dialogues"])
+    saved = f"{100 * memories['saved']:.0f} %"
+    return f"{share} ({low} to {high}) of the full history's gain with {saved} of its tokens spared, {n}"
 
 
 def _with_memories(facts: dict) -> str:
@@ -216,7 +243,7 @@ def _clips(facts: dict) -> dict:
     measured = [found for found in (step and step[CONTRAST], over_text) if found]
     if not measured:
         return _answer(about, None, f"No reply had them: {_why(facts, '4-av')}.")
-    told = []
+    told: list[str] = []
     if over_text:
         control = f"; {verdict_text('over another clip’s, by', over_other)}" if over_other else ""
         changes = "With them the share of clips whose emotion is recognised changes, over text alone, by"
@@ -227,7 +254,7 @@ def _clips(facts: dict) -> dict:
         else f"No reply had them: {_why(facts, '4-av')}."
     )
     shown = all(found["grade"] == LEARNED for found in measured)
-    return _answer(about, shown, " ".join(told), measured[0])
+    return _answer(about, shown, told[0], measured[0], *told[1:])
 
 
 def _finetuning(facts: dict) -> dict:
@@ -235,18 +262,20 @@ def _finetuning(facts: dict) -> dict:
     step, preference = _step(facts, "2-ft"), _preference(facts)
     if step is None:
         says = f"No finetuned LLM is beside the LLM as it came: {_why(facts, '2-ft')}."
-        return _answer(about, None, f"{says} {preference}".strip())
+        return _answer(about, None, says, None, preference)
     found = step["log_likelihood"]
     verb = {LEARNED: "Finetuning made", WORSE: "Finetuning did not make"}.get(
         found["grade"], "Finetuning is not seen to have made"
     )
     says = f"{verb} the true replies likelier: {verdict_text('nats a token', found)}."
-    return _answer(about, found["grade"] == LEARNED, f"{says} {preference}".strip(), found)
+    return _answer(about, found["grade"] == LEARNED, says, found, preference)
 
 
 def _preference(facts: dict) -> str:
-    """Of the last rung that ran, beside what topic alone gives; "" where it was not measured."""
-    rows = [row["run"] for row in facts["ladder"] if row["run"] and row["rung"] in TITLES]
+    """Of the ladder's last rung that ran, beside what topic alone gives; "" where it was not measured. Controls, which stand
+    below it in the table, are no rungs of it."""
+    ladder = {rung.name for rung in LADDER}
+    rows = [row["run"] for row in facts["ladder"] if row["run"] and row["rung"] in ladder]
     row = rows[-1] if rows else {}
     share, same = row.get("emotional_preference"), row.get("same_emotion_preference")
     if share is None:

@@ -124,6 +124,7 @@ def collect(
         "bertscore": metrics.get("bertscore"),
         "by_reply": _by_reply(artefacts),
         "reconstruction_not_run": why.get("compressor.test"),
+        "recognition_not_run": why.get("extractor.test") or why.get("extractor"),
         "epo_test_not_run": _no_epo_test(profile, settings, why.get("epo.test")),
         "scorers": metrics.get("scorers"),
         "by_dataset": by_dataset(systems, others_asked),

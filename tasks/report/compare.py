@@ -45,8 +45,8 @@ class Side:
 
 
 def compare(then: Side, now: Side) -> dict:
-    """{"then", "now": cards, "changed": [{"what", "name", "then", "now"}], "figures": rows, "equal": figures that are
-    the same in both, "gone", "new": names of figures that one alone has}.
+    """{"then", "now": cards, "changed": [{"what", "name", "then", "now"}], "answers": those of the first screen that differ,
+    "figures": rows, "equal": figures that are the same in both, "gone", "new": names of figures that one alone has}.
 
     A row: table, of, figure, digits, then, then_ends, then_n, now, now_ends, now_n, difference; and, where it is
     paired, low, high, rows, dialogues, detectable; grade, in words; why it is not paired, else "".
@@ -60,10 +60,11 @@ def compare(then: Side, now: Side) -> dict:
         "then": then.card,
         "now": now.card,
         "changed": changes(then, now),
+        "answers": answers(then, now),
         "figures": differing,
         "equal": len(rows) - len(differing),
-        "gone": [" · ".join(name) for name in before if name not in after],
-        "new": [" · ".join(name) for name in after if name not in before],
+        "gone": [row.title for name, row in before.items() if name not in after],
+        "new": [row.title for name, row in after.items() if name not in before],
     }
 
 
@@ -71,13 +72,15 @@ def compare(then: Side, now: Side) -> dict:
 
 
 def changes(then: Side, now: Side) -> list[dict]:
-    """Code and what was asked for, settings by dotted name, weights, data, and what each training came to."""
+    """Code and what was asked for, settings by dotted name, weights, data, what each training came to, and the grade of each
+    answer of the first screen."""
     parts: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "run": (then.card, now.card),
         "setting": (_settings(then.report), _settings(now.report)),
         "weights": (_weights(then.report), _weights(now.report)),
         "data": (_counts(then.report), _counts(now.report)),
         "training": (_grades(then.report), _grades(now.report)),
+        "answer": (_answered(then.report, "grade"), _answered(now.report, "grade")),
     }
     rows = []
     for what, (old, new) in parts.items():
@@ -87,6 +90,23 @@ def changes(then: Side, now: Side) -> list[dict]:
                     {"what": what, "name": name, "then": old.get(name, ABSENT), "now": new.get(name, ABSENT)}
                 )
     return rows
+
+
+def answers(then: Side, now: Side) -> list[dict]:
+    """{"about", "then_grade", "then", "now_grade", "now"} of each question of the first screen whose answer differs in grade or
+    words; a question that one of the two does not ask is ABSENT there."""
+    grades, says = ([_answered(side.report, name) for side in (then, now)] for name in ("grade", "says"))
+    return [
+        {"about": about, "then_grade": grades[0].get(about, ABSENT), "then": says[0].get(about, ABSENT),
+         "now_grade": grades[1].get(about, ABSENT), "now": says[1].get(about, ABSENT)}
+        for about in dict.fromkeys([*says[0], *says[1]])
+        if any(side[0].get(about) != side[1].get(about) for side in (grades, says))
+    ]  # fmt: skip
+
+
+def _answered(report: dict, name: str) -> dict[str, str]:
+    """Question of the first screen -> "grade" or what it "says"."""
+    return {answer["about"]: answer[name] for answer in report.get("answer") or []}
 
 
 def _settings(report: dict) -> dict[str, object]:

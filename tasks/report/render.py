@@ -26,6 +26,8 @@ from tasks.report.cells import (
 )
 from tasks.report.counts import SYNTHETIC
 from tasks.report.figures import FIGURES, FURTHER, MAIN, OF_TEXTS, STEPS, csv_link
+from tasks.report.method_tables import before_and_after
+from tasks.report.paper_index import paper_index
 from tasks.report.paper_tables import (
     FIGURE_6_GAIN,
     FIGURE_6_SOURCE,
@@ -33,6 +35,7 @@ from tasks.report.paper_tables import (
     TABLE_2_SOURCE,
     TABLE_2_TITLE,
     TABLE_3,
+    TABLE_3_CHANGE,
     TABLE_3_FORMS,
     TABLE_3_SOURCE,
     TABLE_8,
@@ -88,9 +91,11 @@ def render(facts: dict) -> str:
         control_titles={name: rung.title for name, rung in CONTROL_RUNGS.items()},
         sources={"table_1": TABLE_1_SOURCE, "table_2": TABLE_2_SOURCE, "table_3": TABLE_3_SOURCE,
                  "table_8": TABLE_8_SOURCE, "figure_6": FIGURE_6_SOURCE},
+        paper_index=paper_index(facts),
         table_2_title=TABLE_2_TITLE,
         table_8=TABLE_8,
         table_3=[(form, name, TABLE_3[name]) for name, form in TABLE_3_FORMS.items()],
+        table_3_change=TABLE_3_CHANGE,
         figure_6_gain=FIGURE_6_GAIN,
     )  # fmt: skip
 
@@ -183,26 +188,13 @@ def _training_view(part: dict) -> dict:
         return view
     history = report.get("history") or {}
     view["curve"] = plots.loss_curve(history) if history.get("heldout") else None
-    view["checks"] = _before_and_after(report, history)
+    view["checks"] = before_and_after(report)
     view["headline"] = _headline(part["stage"], report)
     view["warnings"] = _warnings(report, history, part["judged"]["grade"])
     view["examples"] = (report.get("free_running") or {}).get("examples", [])[:4]
     shown = {"history", "heldout_before", "heldout_after", "compared"}
     view["figures"] = _plain_figures({k: v for k, v in report.items() if k not in shown})
     return view
-
-
-def _before_and_after(report: dict, history: dict) -> list[dict]:
-    """Every held-out figure at the start and at the step that was kept."""
-    checks = history.get("heldout") or []
-    kept = (check for check in checks if check["step"] == history.get("best_step"))
-    before = report.get("heldout_before") or (checks[0] if checks else {})
-    after: dict = report.get("heldout_after") or next(kept, {})
-    return [
-        {"name": name, "before": before[name], "after": after[name], "change": after[name] - before[name]}
-        for name in before
-        if name != "step" and _is_number(before[name]) and _is_number(after.get(name))
-    ]
 
 
 def _headline(stage: str, report: dict) -> str | None:
@@ -256,7 +248,3 @@ def _shown(value: object) -> str:
     if isinstance(value, int):
         return count(value)
     return value if isinstance(value, str) else ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -6,8 +6,8 @@ Knows nothing of terminals.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from tasks.report import method_tables as method
 from tasks.report.cells import (
     ABSENT,
     Cell,
@@ -20,31 +20,17 @@ from tasks.report.cells import (
     measured,
     number,
     percent,
-    percents,
 )
-from tasks.report.figures import MAIN, OF_TEXTS, STEPS
-from tasks.report.paper_tables import (
-    FIGURE_6_GAIN,
-    TABLE_2_TITLE,
-    TABLE_3,
-    TABLE_3_FORMS,
-    TABLE_8,
-)
+from tasks.report.figures import FIGURES, FURTHER, MAIN, OF_TEXTS, STEPS, Figure
+from tasks.report.paper_tables import TABLE_2_TITLE, TABLE_3, TABLE_3_CHANGE, TABLE_3_FORMS
+from tasks.report.table import Table
 from tasks.report.table_1 import by_dataset, titles_of
 
+AT_ONCE = 6
+"""Figures of a table of further figures."""
+GENERAL = tuple(figure for figure in FIGURES if figure.paper or figure.steps)
+"""Of generalisation."""
 LONG = (("tokens", "input, tokens", 1), ("gigabytes", "memory, GB", 2), ("seconds", "time, s", 4), ("bertscore", "BERTScore", 3))  # fmt: skip
-RESTORED = (("bleu_1", "BLEU-1"), ("bleu_4", "BLEU-4"), ("bertscore", "BERTScore"), ("exact", "exact"))
-KINDS = (("own", "its own"), ("other", "another conversation's"))
-
-
-@dataclass(frozen=True)
-class Table:
-    """What is printed together. lines: sentences below it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[dict]
-    lines: tuple[str, ...] = ()
 
 
 def report_tables(facts: dict, intervals: bool) -> tuple[list[Table], list[str]]:
@@ -52,30 +38,45 @@ def report_tables(facts: dict, intervals: bool) -> tuple[list[Table], list[str]]
 
     intervals: whether tables of systems have room for them; other tables always tell them.
     """
+    made = parts(facts, intervals)
+    return [table for tables in made.values() for table in tables], [
+        name for name, tables in made.items() if not tables
+    ]
+
+
+def parts(facts: dict, intervals: bool) -> dict[str, list[Table]]:
+    """Each part of the page by name, with its tables that have rows."""
     named: dict[str, Callable[[], Iterator[Table]]] = {
         "What did this run show, and what did it not?": lambda: _answers(facts),
         "Table 2": lambda: _table_2(facts, intervals),
         "steps": lambda: _steps(facts),
         "floors": lambda: _over(facts, "over_floors", "systems that read nothing", OF_TEXTS),
-        "memory ladder": lambda: _memory_ladder(facts),
+        "more about the replies": lambda: _further(facts, intervals),
+        "EPO beside its controls": lambda: method.controls(facts),
+        "what EPO moved": lambda: method.moved(facts),
+        "memory ladder": lambda: method.memory_ladder(facts),
         "Table 3": lambda: _table_3(facts),
         "Table 1": lambda: _table_1(facts, intervals),
+        "generalisation": lambda: _generalisation(facts, intervals),
         "other systems": lambda: _other_systems(facts),
         "what the last rung has over other systems": lambda: _over(
             facts, "over_systems", "other systems", STEPS
         ),
         "judge": lambda: _judge(facts),
-        "Figure 6": lambda: _figure_6(facts),
-        "Table 8": lambda: _table_8(facts),
+        "Figure 5": lambda: method.study(facts),
+        "training": lambda: method.training(facts),
+        "Figure 6": lambda: method.figure_6(facts),
+        "Table 8": lambda: method.table_8(facts),
+        "preference pairs": lambda: method.pairs(facts),
     }
-    made = {name: [table for table in tables() if table.rows] for name, tables in named.items()}
-    return [table for tables in made.values() for table in tables], [
-        n for n, tables in made.items() if not tables
-    ]
+    return {name: [table for table in tables() if table.rows] for name, tables in named.items()}
 
 
 def _answers(facts: dict) -> Iterator[Table]:
-    rows = [{"question": a["about"], "grade": a["grade"], "answer": a["says"]} for a in facts["answer"]]
+    rows = [
+        {"question": a["about"], "grade": a["grade"], "answer": f"{a['says']} {a.get('more', '')}".strip()}
+        for a in facts["answer"]
+    ]
     yield Table("What did this run show, and what did it not?", ("question", "grade", "answer"), rows)
 
 
@@ -116,6 +117,29 @@ def _paper(label: str, figures: dict) -> dict:
     return {"rung": label, "what": "", "n": ABSENT, **shown}
 
 
+def _further(facts: dict, intervals: bool) -> Iterator[Table]:
+    """What the paper does not print of the rungs' replies: a table of its own for each few figures, which 80 columns hold."""
+    for start in range(0, len(FURTHER), AT_ONCE):
+        figures = FURTHER[start : start + AT_ONCE]
+        rows = [
+            {"rung": row["rung"], **{f.title: measured(row["run"], f).line(intervals) for f in figures}}
+            for row in facts["ladder"]
+            if row["run"]
+        ]
+        title = f"More about the replies: {', '.join(figure.short for figure in figures)}"
+        yield Table(title, ("rung", *(figure.title for figure in figures)), rows)
+    rows = [
+        {
+            "rung": row["rung"],
+            "identical": percent(row["identical"]["share"], 0),
+            "to": row["identical"]["rung"],
+        }
+        for row in facts["ladder"]
+        if row["run"] and row["identical"]
+    ]
+    yield Table("Replies identical to another rung's", ("rung", "identical", "to"), rows)
+
+
 def _steps(facts: dict) -> Iterator[Table]:
     titles = titles_of(facts["other_systems"])
     rows = [
@@ -142,31 +166,6 @@ def _place(rung: str) -> str:
     return rung.split("-")[0]
 
 
-def _memory_ladder(facts: dict) -> Iterator[Table]:
-    ladder = facts["memory_ladder"] or {"arms": {}, "sentences": []}
-    rows = [
-        {
-            "history": arm["title"],
-            "nats a token": Cell(number(arm["own"]), interval(arm.get("own_ci"))).line(),
-            "other − own": graded(arm["gain"]).line(),
-            "share of the full history's": _share(arm["share"]),
-            "tokens": number(arm["tokens"], 1),
-            "n": counted(arm).line(),
-        }
-        for arm in ladder["arms"].values()
-    ]
-    columns = ("history", "nats a token", "other − own", "share of the full history's", "tokens", "n")
-    yield Table("What the history is worth: the memory ladder", columns, rows, tuple(ladder["sentences"]))
-
-
-def _share(found: list[float] | None) -> str:
-    """A share of the full history's, with its interval where it has a width."""
-    if not found:
-        return ABSENT
-    value, *ends = found
-    return Cell(percent(value, 0), percents(ends, 0) if ends[0] != ends[1] else "").line()
-
-
 def _table_3(facts: dict) -> Iterator[Table]:
     long = facts["long_history"] or {}
     rows: list[dict] = []
@@ -190,6 +189,9 @@ def _table_3(facts: dict) -> Iterator[Table]:
         for title, paper in TABLE_3.items():
             figures = {head: number(paper[keys.get(key, key)], digits) for key, head, digits in LONG}
             rows.append({"memories": f"paper: {title}", "n": ABSENT, **figures})
+        rows.append(
+            {"memories": "paper: change", "n": ABSENT} | {head: TABLE_3_CHANGE[key] for key, head, _ in LONG}
+        )
     yield Table("Table 3: long histories", ("memories", *(head for _, head, _ in LONG), "n"), rows)
 
 
@@ -208,9 +210,56 @@ def _table_1(facts: dict, intervals: bool) -> Iterator[Table]:
         yield Table(title, _columns(intervals), rows)
 
 
+def _generalisation(facts: dict, intervals: bool) -> Iterator[Table]:
+    """One run's row of the matrix of datasets; then what was trained on one dataset alone, a table for each figure."""
+    names = facts["counts"]["titles"]
+    rows = [
+        {
+            "tested on": names.get(part["dataset"], part["dataset"]),
+            "train exchanges of it": count(part["train_exchanges"])
+            if part["train_exchanges"]
+            else "out of domain",
+            "rung": row["rung"],
+            **{figure.title: measured(row, figure).line(intervals) for figure in GENERAL},
+            "n": counted(row).line(),
+        }
+        for part in facts["generalisation"]
+        for row in part["rows"]
+    ]
+    columns = ("tested on", "train exchanges of it", "rung", *(figure.title for figure in GENERAL), "n")
+    yield Table("Generalisation: trained on all, tested on each", columns, rows)
+    tested = {
+        part["dataset"]: names.get(part["dataset"], part["dataset"]) for part in facts["generalisation"]
+    }
+    for figure in STEPS:
+        rows = [
+            {
+                "trained on": names.get(row["trained_on"], row["trained_on"]),
+                "rung": f"not run: {row['not_run']}",
+            }
+            if row["not_run"]
+            else {
+                "trained on": names.get(row["trained_on"], row["trained_on"]),
+                "rung": row["rung"],
+                **{title: _tested(row["tested"].get(name), figure) for name, title in tested.items()},
+            }
+            for row in facts["trained_on"]
+        ]
+        title = f"Trained on one dataset alone, tested on each: {figure.title}"
+        yield Table(title, ("trained on", "rung", *tested.values()), rows)
+
+
+def _tested(cell: dict | None, figure: Figure) -> str:
+    if cell is None:
+        return ABSENT
+    over = graded(cell["over"][figure.key]).line() if figure.key in cell["over"] else ABSENT
+    return f"{measured(cell, figure).line()}; n = {counted(cell).line()}; over the LLM as it is: {over}"
+
+
 def _other_systems(facts: dict) -> Iterator[Table]:
     columns = (
         "system",
+        "table 1",
         "model",
         "answered",
         "failed",
@@ -225,11 +274,12 @@ def _other_systems(facts: dict) -> Iterator[Table]:
 
 def _asked(row: dict) -> dict:
     if row["not_run"] is not None:
-        return {"system": row["title"], "not run": row["not_run"]}
+        return {"system": row["title"], "table 1": row["paper"] or ABSENT, "not run": row["not_run"]}
     cost = row["cost"]
     least = "at least " if cost and cost["least"] else ""
     return {
         "system": row["title"],
+        "table 1": row["paper"] or ABSENT,
         "model": row["model"],
         "answered": f"{count(row['answered'])} of {count(row['exchanges'])}",
         "failed": _failed(row["failures"]),
@@ -277,45 +327,3 @@ def _with_ends(found: list[float] | None, shown: Callable[[float, int], str], di
         return ABSENT
     value, *ends = found
     return Cell(shown(value, digits), interval(ends, 2)).line()
-
-
-def _figure_6(facts: dict) -> Iterator[Table]:
-    found = facts["recognition"] or {"accuracy": {}, "accuracy_by_dataset": {}}
-    names = facts["counts"]["titles"]
-    rows = [{"input": name, **_recognised(a)} for name, a in found["accuracy"].items()]
-    columns = ("input", "clips", "right", "balanced", "commonest label", "beyond another clip", "beyond text")
-    paper = f"The paper: A+V+T over T alone by {FIGURE_6_GAIN} %."
-    yield Table("Figure 6: emotion recognition by input", columns, rows, (paper,))
-    for dataset, inputs in found["accuracy_by_dataset"].items():
-        rows = [{"input": name, **_recognised(a)} for name, a in inputs.items()]
-        yield Table(f"Figure 6: {names.get(dataset, dataset)}", columns[:5], rows)
-
-
-def _recognised(found: dict) -> dict:
-    beyond = {"beyond another clip": found["over_other"], "beyond text": found["over_text"]}
-    return {
-        "clips": f"{count(found['clips'])}; of {count(found['dialogues'])}",
-        "right": Cell(percent(found["accuracy"]), percents(found["accuracy_ci"])).line(),
-        "balanced": Cell(percent(found["balanced"]), percents(found["balanced_ci"])).line(),
-        "commonest label": percent(found["majority"]),
-        **{name: graded(verdict).line() if verdict else ABSENT for name, verdict in beyond.items()},
-    }
-
-
-def _table_8(facts: dict) -> Iterator[Table]:
-    restored, rows = facts["reconstruction"], []
-    if restored:
-        for kind, title in KINDS:
-            found = restored[kind]
-            n = counted({"n": found["n"], "dialogues": found["n"]}).line()  # a conversation is a dialogue
-            figures = {
-                head: Cell(number(found[key]), interval(found[f"{key}_ci"])).line() for key, head in RESTORED
-            }
-            rows.append({"memories": title, "n": n, **figures})
-        paper = {head: number(TABLE_8.get(key)) for key, head in RESTORED}
-        rows.append({"memories": "paper (MultiDialog)", "n": ABSENT, **paper})
-    yield Table(
-        "Table 8: conversations restored from memories",
-        ("memories", *(head for _, head in RESTORED), "n"),
-        rows,
-    )

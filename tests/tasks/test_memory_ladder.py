@@ -249,7 +249,7 @@ def test_each_arm_is_loaded_with_its_adapter_and_its_way_of_giving_the_history(t
         return [
             ArmRow(key=e.key, dialogue=e.group, turn=3, own=3.0, other=3.0 + model, tokens=10 * model)
             for e in examples
-        ]
+        ], model
 
     monkeypatch.setattr("tasks.stages.ladder.measure.load_dialogue", load)
     monkeypatch.setattr("tasks.stages.ladder.measure.arm_rows", rows)
@@ -279,6 +279,8 @@ def test_each_arm_is_loaded_with_its_adapter_and_its_way_of_giving_the_history(t
         and facts["cache_bytes"] == 768
         and facts["arms"]["mean"]["saved"] == -1.0
     )
+    assert [arm["dropped_utterances"] for arm in facts["arms"].values()] == [1, 2, 3, 4]
+    assert (facts["history_utterances"], facts["most_utterances"], facts["most_tokens"]) == (0, 32, 1024)
     assert {name: part["arms"]["memory"]["n"] for name, part in facts["by_dataset"].items()} == {
         "iemocap": 2,
         "meld": 2,

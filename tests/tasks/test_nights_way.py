@@ -75,6 +75,6 @@ def test_the_nights_switches_together_come_to_a_report_that_answers_what_was_mea
     assert all("n = " in part["says"] for name, part in answers.items() if name != "clips")
     says = {name: part["says"] for name, part in answers.items()}
     assert "other − own, nats a token" in says["content"] and "BLEU-1" in says["content"]
-    assert "mean embeddings in use" in says["worth"]
+    assert "mean embeddings in use" in answers["worth"]["more"]
     assert "EPO on random replies, the only control" in says["usual"]
     assert "of 2 controls" in says["emotion"]

@@ -43,7 +43,8 @@ def measure_ladder(
     work: Workspace,
 ) -> list[Ref]:
     """Output: ladder.json: "arms" by name, "comparisons", both again "by_dataset", "turns", how many exchanges, how many of
-    them are "alone" (no other dialogue of their dataset is there), and a cached token's bytes."""
+    them are "alone" (no other dialogue of their dataset is there), a cached token's bytes, how many utterances the histories
+    have, of which each arm tells those that its prompts leave out, and what limits them."""
     examples, pool = evaluated_examples(utterances, exchanges, settings, work)
     # Another history is of the same dataset, for another one's style would tell it.
     others = with_other_histories(pool, [example.key.split("/")[0] for example in pool])
@@ -62,8 +63,9 @@ def measure_ladder(
             settings=arm.settings(dialogue),
             dtype=dialogue.training.dtype,
         )
-        found[name] = arm_rows(model, examples, others, dialogue.reply_batch_size)
-        facts[name], size = _about(arm, name in own_adapters, dialogue), cache_bytes(model)
+        found[name], dropped = arm_rows(model, examples, others, dialogue.reply_batch_size)
+        facts[name] = {**_about(arm, name in own_adapters, dialogue), "dropped_utterances": dropped}
+        size = cache_bytes(model)
         del model
         gc.collect()
         work.progress(done + 1, len(settings.arms), {})
@@ -82,6 +84,9 @@ def measure_ladder(
                     "exchanges": len(examples),
                     "alone": sum(e.key not in others for e in examples),
                     "cache_bytes": size,
+                    "history_utterances": sum(len(e.history) for e in examples if e.key in others),
+                    "most_utterances": dialogue.max_history_utterances,
+                    "most_tokens": dialogue.max_history_tokens,
                 }
             ),
             rows=len(examples),

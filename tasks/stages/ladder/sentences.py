@@ -20,6 +20,7 @@ def ladder_sentences(facts: dict, titles: Mapping[str, str]) -> list[str]:
         shares(facts),
         _beside_last_turn(facts),
         _unprepared(facts),
+        _cut(facts),
     ]
     return [sentence for sentence in found if sentence]
 
@@ -101,6 +102,18 @@ def _unprepared(facts: dict) -> str | None:
     if not unprepared:
         return None
     return f"Measured zero-shot, with an adapter that was trained on another kind of prompt: {'; '.join(unprepared)}."
+
+
+def _cut(facts: dict) -> str | None:
+    """How much of the histories the ways of giving the whole of one leave out; None where that was not counted."""
+    arms = [facts["arms"][name] for name in (FULL, MEAN, MEMORY) if name in facts["arms"]]
+    if "history_utterances" not in facts or not arms:
+        return None
+    told = "; ".join(f"{arm['dropped_utterances']:,} in {arm['title']}" for arm in arms)
+    return (
+        f"A whole history is its last {facts['most_utterances']} turns, as text their last {facts['most_tokens']:,} tokens: of "
+        f"{facts['history_utterances']:,} turns have no place {told}."
+    )
 
 
 def _percent(value: float) -> str:

@@ -79,7 +79,7 @@ def nats(llm, model, row) -> float:
 def test_rows_hold_nats_after_the_own_and_the_other_history(llm, form, settings):
     model = DialogueModel(*llm, form, settings=settings)
     others = with_other_histories(ROWS, KINDS)
-    found = arm_rows(model, ROWS, others, 4)
+    found, _ = arm_rows(model, ROWS, others, 4)
     assert [row.key for row in found] == [row.key for row in ROWS[:6]]
     for row, wanted in zip(found, ROWS[:6], strict=True):
         assert row.own == pytest.approx(nats(llm, model, wanted), abs=1e-4)
@@ -91,7 +91,7 @@ def test_rows_hold_nats_after_the_own_and_the_other_history(llm, form, settings)
 def test_the_tokens_that_a_history_takes_by_hand(llm):
     def tokens(form: str, **changes) -> list[int]:
         model = DialogueModel(*llm, form, settings=DialogueSettings(**changes))
-        return [row.tokens for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4)]
+        return [row.tokens for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4)[0]]
 
     def size(text: str) -> int:
         return len(token_ids(llm[1], text))
@@ -105,9 +105,19 @@ def test_the_tokens_that_a_history_takes_by_hand(llm):
     assert hybrid == [size(whole[0]), size("history: ") + 1 + size("\nhuman: sad\n")]
 
 
+def test_what_has_no_place_of_the_own_histories_is_counted(llm):
+    def dropped(**changes) -> int:
+        model = DialogueModel(*llm, "text", settings=DialogueSettings(**changes))
+        return arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4)[1]
+
+    said = [len(row.history) for row in ROWS[:6]]
+    assert dropped() == 0 and dropped(max_history_utterances=0) == sum(said)
+    assert dropped(max_history_utterances=1) == sum(said) - 6 > 0
+
+
 def test_a_history_that_is_never_shown_makes_no_difference(llm):
     model = DialogueModel(*llm, "text", settings=DialogueSettings(max_history_utterances=0))
-    assert all(row.own == row.other for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4))
+    assert all(row.own == row.other for row in arm_rows(model, ROWS, with_other_histories(ROWS, KINDS), 4)[0])
 
 
 def test_bytes_of_a_cached_token_are_those_of_the_cache(llm):

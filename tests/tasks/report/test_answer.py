@@ -80,8 +80,14 @@ ABOUT = ("floors", "finetuning", "content", "worth", "clips", "usual", "emotion"
 
 
 def told(found: dict) -> dict[str, dict]:
-    """The answers by what they are about."""
-    return dict(zip(ABOUT, answer(found), strict=True))
+    """The answers by what they are about, all that each says in one."""
+    whole = [part | {"says": f"{part['says']} {part['more']}".strip()} for part in answer(found)]
+    return dict(zip(ABOUT, whole, strict=True))
+
+
+def first(found: dict, about: str) -> str:
+    """What an answer begins with."""
+    return dict(zip(ABOUT, answer(found), strict=True))[about]["says"]
 
 
 def test_what_is_shown_is_said_with_n_interval_and_control():
@@ -100,6 +106,15 @@ def test_what_is_shown_is_said_with_n_interval_and_control():
     assert "BLEU-1 0.600 (0.500 to 0.700)" in says["content"] and "another's with 0.100" in says["content"]
     assert "the hardest of 2 controls" in says["usual"] and "the hardest of 2 controls" in says["emotion"]
     assert "correlate 0.88" in says["emotion"]
+
+
+@pytest.mark.parametrize("below", ["8-shuffled", "4f-text"])
+def test_what_the_model_prefers_is_told_of_the_ladders_last_rung_and_of_no_control(below):
+    run = facts(GAIN, control=GAIN)
+    other = {**run["ladder"][0]["run"], "rung": below, "emotional_preference": 0.9}
+    run["ladder"] = [*run["ladder"], {"rung": below, "run": other, "not_run": None}]
+    says = told(run)["finetuning"]["says"]
+    assert "Rung 5 (+ EPO) finds the true reply likelier" in says and "70%" in says and "90%" not in says
 
 
 def test_the_strongest_floor_is_the_one_that_counts_and_nothing_seen_is_said_in_words():
@@ -210,19 +225,42 @@ def test_a_learnt_memory_that_does_not_beat_mean_embeddings_says_so_on_the_first
 
 
 @pytest.mark.parametrize(
-    "memories, replies",
+    "memories, replies, lacks",
     [
-        (ladder(gain=NOTHING), NOTHING),  # they say no more of their dialogue than another's do
-        (ladder(share=(0.1, -0.1, 0.3)), NOTHING),  # what they keep may be nothing
-        (ladder(share=None), NOTHING),  # the full history itself is not seen to help
-        (ladder(), LOSS),  # replies got worse with them
+        (
+            ladder(gain=NOTHING),
+            NOTHING,
+            "are not seen to carry their own dialogue's content into the reply, other − own",
+        ),
+        (
+            ladder(share=(0.1, -0.1, 0.3)),
+            NOTHING,
+            "10 % (−10 % to 30 %) of the full history's gain with 90 %",
+        ),
+        (ladder(share=None), NOTHING, "the full history itself is not seen to help"),
+        (ladder(beside=NOTHING), NOTHING, "not seen to beat mean embeddings, nats a token spared +0.010"),
+        (ladder(), LOSS, "replies with them got worse, BERTScore −0.050"),
     ],
 )
-def test_memories_are_not_shown_to_be_worth_anything(memories, replies):
+def test_memories_are_not_shown_to_be_worth_anything_and_one_sentence_says_what_they_lack(
+    memories, replies, lacks
+):
     run = facts(GAIN) | {"memory_ladder": memories, "steps": [step("3-mc", "2-ft", replies)]}
+    says = first(run, "worth")
+    assert says.startswith("That is not shown: ") and lacks in says and ". " not in says
     found = told(run)["worth"]
     assert found["grade"] == "not shown" and "other − own, nats a token" in found["says"]
     assert "With memories in place of text BERTScore changes by" in found["says"]
+
+
+def test_what_memories_are_worth_is_one_sentence_and_the_rest_stands_below():
+    run = facts(GAIN) | {"memory_ladder": ladder()}
+    assert first(run, "worth") == (
+        "They are: they keep 40 % (30 % to 50 %) of the full history's gain with 90 % of its tokens spared, n = 200 (40 "
+        "dialogues)."
+    )
+    assert all(". " not in part["says"] for part in answer(run | {"recognition": recognition(GAIN)}))
+    assert "With memories in place of text" in told(run)["worth"]["says"]
 
 
 def test_without_the_full_history_or_memories_there_is_no_share_to_decide():

@@ -1,14 +1,17 @@
 """Two runs side by side: differences against hand calculations, and what is not paired is not said to be."""
 
 import base64
+import copy
 import csv
 import io
+import itertools
 import re
 
 import pytest
 
 from tasks.report import against
 from tasks.report.compare import Side, compare
+from tasks.report.flat import flat_figures
 
 RUNG = "2-ft"
 
@@ -127,6 +130,83 @@ def test_a_lower_loss_is_better_and_a_figure_that_one_run_lacks_is_named():
     old, new = side("a", THEN), side("b", THEN, systems=[])
     found = compare(old, new)
     assert [name.split(" · ")[0] for name in found["gone"]] == ["Table 2", "Table 2"] and found["new"] == []
+
+
+def test_two_systems_of_one_title_are_two_and_a_title_that_is_worded_anew_is_the_same_system():
+    def named(first: float, title: str) -> list[dict]:
+        values = (("system-a", first, title), ("system-b", 0.5, "an LLM"))
+        return [system(value) | {"rung": rung, "system": called} for rung, value, called in values]
+
+    found = compare(
+        side("a", THEN, systems=named(0.4, "an LLM")), side("b", THEN, systems=named(0.6, "an LLM"))
+    )
+    row = row_of(found, "BERTScore")
+    assert (row["of"], row["then"], row["now"]) == ("an LLM (system-a)", 0.4, 0.6)
+    assert found["equal"] == 3 and not found["gone"]  # the other's two figures, and the training's loss
+    found = compare(
+        side("a", THEN, systems=named(0.4, "an LLM")), side("b", THEN, systems=named(0.6, "another"))
+    )
+    assert row_of(found, "BERTScore")["of"] == "another" and not found["gone"] and not found["new"]
+
+
+def verdicts(part) -> list[dict]:
+    """Every graded mean of a report, but for spreads over seeds and what only words an answer."""
+    if isinstance(part, list):
+        return [found for each in part for found in verdicts(each)]
+    if not isinstance(part, dict):
+        return []
+    own = [part] if part.get("mean") is not None and {"low", "high"} <= part.keys() else []
+    return own + [found for name, each in part.items() if name != "answer" for found in verdicts(each)]
+
+
+def test_every_difference_that_a_report_grades_and_every_share_has_its_place_beside_another_run(whole):
+    facts = copy.deepcopy(whole[1])
+    numbers = itertools.count(1)
+    graded = verdicts(facts)
+    for found in graded:
+        found["mean"] = float(next(numbers))
+    shares = [arm for arm in facts["memory_ladder"]["arms"].values() if arm["share"]]
+    shares += [q for pair in facts["judge"] for q in pair["questions"].values() if q["share"]]
+    for found in shares:
+        found["share"][0] = float(next(numbers))
+    agreed = [*facts["study"]["alpha"].values(), *facts["study"]["beside_judge"]]
+    agreed = [(found, key) for found in agreed for key in ("alpha", "kappa") if found.get(key) is not None]
+    for found, key in agreed:
+        found[key] = float(next(numbers))
+    assert len(graded) > 100 and len(shares) == 4 and len(agreed) == 3
+    rows = flat_figures(facts)
+    assert set(range(1, next(numbers))) - {row.value for row in rows} == set()
+    assert len({row.name for row in rows}) == len(rows)
+    tables = {row.table for row in rows}
+    for table in (
+        "The last rung over floors",
+        "What EPO moved",
+        "Judge",
+        "Figure 5",
+        "Memory ladder by turn",
+        "Trained on one",
+    ):
+        assert any(name.startswith(table) for name in tables), table
+
+
+def test_what_the_first_screen_answers_is_laid_beside_what_it_answered():
+    def answered(run: str, grade: str, says: str) -> Side:
+        same = {"about": "Do clips help?", "grade": "not run", "says": "No reply had them."}
+        return side(run, THEN, answer=[{"about": "Did EPO?", "grade": grade, "says": says}, same])
+
+    found = compare(answered("a", "not shown", "It did <not>."), answered("b", "shown", "It did."))
+    assert [(row["what"], row["name"], row["then"], row["now"]) for row in found["changed"]] == [
+        ("answer", "Did EPO?", "not shown", "shown")
+    ]
+    (answer,) = found["answers"]
+    assert (answer["about"], answer["then"], answer["now"]) == ("Did EPO?", "It did <not>.", "It did.")
+    page = against.with_section("<main><!-- against --></main>", found)
+    assert "It did &lt;not&gt;." in page and "What the first screen answers, then and now" in page
+    assert against.answer_rows(found) == [
+        {"question": "Did EPO?", "then": "not shown: It did <not>.", "now": "shown: It did."}
+    ]
+    new = compare(side("a", THEN), answered("b", "shown", "It did."))
+    assert new["answers"][0]["then"] == "not there" and against.answer_rows(new)[0]["then"] == "not there"
 
 
 def test_the_section_stands_in_the_page_escaped_with_its_data_inside():

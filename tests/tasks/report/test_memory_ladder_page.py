@@ -55,6 +55,7 @@ def ladder(second: float | None = None) -> dict:
     return {
         "arms": {
             name: dict(zip(("title", "adapter", "prepared"), about[name], strict=True))
+            | {"dropped_utterances": 7 if name == "full" else 0}
             | arm_figures(found, arms["full"], BootstrapSettings())
             for name, found in arms.items()
         },
@@ -64,6 +65,9 @@ def ladder(second: float | None = None) -> dict:
         "exchanges": 13,
         "alone": 1,
         "cache_bytes": 1024,
+        "history_utterances": 90,
+        "most_utterances": 32,
+        "most_tokens": 1024,
     }
 
 
@@ -81,6 +85,10 @@ def test_the_page_shows_each_arm_and_says_what_it_means(tmp_path):
     assert "96 %" in text and "200.0" in text and "8 KiB" in text  # 8 tokens of 200; of 1024 bytes each
     assert text.count("zero-shot") == 2 and "an adapter of its own" in text  # the row, and the sentence
     assert "1 of 13 exchanges are left out" in text and "10 to 14" in text and page.bare_tables == 0
+    assert (
+        "as text their last 1,024 tokens: of 90 turns have no place 7 in the full history as text; 0 in mean"
+        in text
+    )
     assert any("Other minus own" in image["alt"] for image in page.images)
     assert facts["other_stages"].keys().isdisjoint({"ladder"})
     assert "test exchanges of each arm of the memory ladder" in html

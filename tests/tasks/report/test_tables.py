@@ -1,82 +1,27 @@
 """What `empamba report` prints: the page's own tables and cells, from report.json, readable at 80 columns."""
 
 import io
-import json
+import re
+from html.parser import HTMLParser
 
 import pytest
 
+from model.metrics.catalogue import METRICS
 from storage.store import Store
 from tasks.listing import listing
 from tasks.report.cells import compared
 from tasks.report.figures import STEPS
-from tasks.report.tables import report_tables
+from tasks.report.tables import parts, report_tables
 from tasks.terminal import Terminal
-from tests.tasks.report.test_memory_ladder_page import ladder
-from tests.tasks.report.test_write_report import (
-    ASKED,
-    JUDGED,
-    NO_GAIN,
-    RUNG_FIGURES,
-    RUNGS,
-    SYSTEMS,
-    Page,
-    _artefacts,
-    _json,
-    _metrics,
-    _replies,
-    _report,
-    _trained,
-)
-
-CI = [0.4, 0.6]
-FORM = {"tokens": 600.5, "tokens_ci": [500.0, 700.0], "gigabytes": 16.3, "memory_of": "it", "seconds": 0.1112,
-        "seconds_ci": [0.1, 0.12], "bertscore": 0.84, "bertscore_ci": [0.83, 0.85], "dropped_utterances": 7}  # fmt: skip
-LONG = {
-    "there": 40, "exchanges": 12, "dialogues": 5, "least_turns": 20, "datasets": ["meld/test"], "stands_in": False,
-    "measured_cost": True, "most_utterances": 32, "most_tokens": 1024,
-    "forms": {"text": FORM, "memory": {**FORM, "tokens": 110.25, "gigabytes": 15.73}},
-    "floors": [{"title": 'always "Okay."', "n": 12, "dialogues": 5, "bertscore": 0.625, "bertscore_ci": None}],
-    "changes": {"tokens": {**NO_GAIN, "mean": -490.25, "low": -590.0, "high": -390.0, "share": -0.8164}},
-}  # fmt: skip
-RIGHT = {"clips": 59, "dialogues": 11, "accuracy": 0.413, "accuracy_ci": [0.313, 0.513], "balanced": 0.4,
-         "balanced_ci": [0.29, 0.51], "majority": 0.271, "other": 0.25, "over_other": NO_GAIN, "over_text": None, "confusion": {}}  # fmt: skip
-RECOGNITION = {"clips": 59, "dialogues": 11, "there": 83, "splits": {"meld": "test"}, "answers": [],
-               "accuracy": {"A": RIGHT}, "accuracy_by_dataset": {"meld": {"A": RIGHT}}, "mcnemar": []}  # fmt: skip
-KIND = {"bleu_1": 0.5, "bleu_4": 0.125, "bertscore": 0.75, "exact": 0.25, "n": 37}
-KIND |= {f"{name}_ci": CI for name in ("bleu_1", "bleu_4", "bertscore", "exact")}
-RESTORED = {"conversations": 37, "there": 40, "left_out": {"longer": 3}, "utterances": 80, "datasets": ["meld"],
-            "dev_stands_in": [], "own": KIND, "other": {**KIND, "bleu_1": 0.0625}, "examples": []}  # fmt: skip
+from tests.tasks.report.test_write_report import NO_GAIN, VOID, Page, _artefacts, _report
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that has every table: its page, and its report.json."""
-    tmp_path = tmp_path_factory.mktemp("whole")
-    store = Store(tmp_path / "store")
-    artefacts = _artefacts(store, tmp_path)
-    metrics = json.loads(store.read(_metrics(store, [*RUNGS, "system-o"])[0]))
-    over = {"rung": "5-epo", "left_out": 3, **dict.fromkeys(RUNG_FIGURES, NO_GAIN)}
-    metrics["over_floors"] = [{**over, "against": "floor-okay", "system": 'always "Okay."'}]
-    over["log_likelihood"] = {**NO_GAIN, "rows": 30, "dialogues": 8}
-    metrics["over_systems"] = [{**over, "against": "system-o", "system": "Some <o>"}]
-    counts = {"exchanges": 7, "answered": 5, "failures": {"filtered": 2}, "model": "served:o@12ab", **ASKED}
-    artefacts |= {
-        "metrics": [_json(store, "metrics.json", metrics)],
-        "ladder": [_json(store, "ladder.json", ladder())],
-        "long-history": [_json(store, "long_history.json", LONG)],
-        "compressor.test": [_json(store, "reconstruction.json", RESTORED)],
-        "extractor": _trained(store, tmp_path / "x", True, "other_clip"),
-        "extractor.test": [_json(store, "recognition.json", RECOGNITION)],
-        "systems": [*_replies(store, ["system-o"]), _json(store, "o.json", {"name": "o", **counts})],
-        "judge": [_json(store, "judge-system-o.json", JUDGED)],
-    }
-    changes = (f"systems={json.dumps(SYSTEMS)}", f"judge={json.dumps({'server': {'model': 'judge-7b'}})}")
-    html, facts = _report(tmp_path, artefacts, store, changes=changes)
-    return " ".join(" ".join(Page(html).text.values()).split()), facts
+def words(html: str) -> str:
+    return " ".join(" ".join(Page(html).text.values()).split())
 
 
 def test_a_figure_of_fewer_says_of_how_many_and_what_is_left_out_is_told(whole):
-    page, facts = whole
+    page, facts = words(whole[0]), whole[1]
     tables = {table.title: table.rows for table in report_tables(facts, True)[0]}
     (floor,) = tables["What rung 5 has over systems that read nothing"]
     (system,) = tables["What rung 5 has over other systems"]
@@ -113,23 +58,109 @@ def printed(facts: dict, width: int, intervals: bool) -> list[str]:
     return file.getvalue().splitlines()
 
 
+class Tables(HTMLParser):
+    """The tables of a page: where each stands, its first column's head, and the numbers in its cells."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.section, self.heading, self.open, self.found = "", "", [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = dict(attrs)["id"]
+        if tag in ("h2", "h3", "h4", "summary"):
+            self.heading = ""
+        if tag == "table":
+            self.found.append({"section": self.section, "under": self.heading, "head": "", "numbers": set()})
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+    def handle_data(self, data):
+        if {"h2", "h3", "h4", "summary"} & set(self.open):
+            self.heading = f"{self.heading} {' '.join(data.split())}".strip()
+        elif "th" in self.open and not self.found[-1]["head"]:
+            self.found[-1]["head"] = " ".join(data.split())
+        elif "td" in self.open:
+            self.found[-1]["numbers"] |= numbers(data)
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d[\d.,]*\d|\d", text))
+
+
+OF_THE_RUN = {"candidates", "replies", "data", "weights", "settings", "run"}
+"""Sections of samples, and of what the run was given: `show`, `status` and `runs` print these."""
+WORDED = ("Parts of each rung", "What each figure is", "What was answered to each emotion", "All figures of this stage",
+          "Reconstructed from memories alone")  # fmt: skip
+"""Headings of tables that hold no results, or those of a table of their own in single counts."""
+
+
 def test_every_table_of_the_page_is_there(whole):
-    tables, absent = report_tables(whole[1], True)
-    assert absent == []
-    titles = [table.title for table in tables]
-    for name in ("What did this run show", "Table 2", "What each rung adds", "What rung 5 has over systems that read",
-                 "memory ladder", "Table 3", "Table 1: MELD", "Other systems", "over other systems", "judge",
-                 "Figure 6: emotion", "Figure 6: MELD", "Table 8"):  # fmt: skip
-        assert sum(name in title for title in titles) == 1, name
+    """Asked of the page itself: all numbers of each of its tables stand in one part of the terminal's."""
+    html, facts = whole
+    assert report_tables(facts, True)[1] == []
+    printed_numbers = {
+        name: set().union(
+            *(
+                numbers(" ".join([table.title, *table.columns, *table.lines, *map(str, row.values())]))
+                for table in tables
+                for row in table.rows
+            )
+        )
+        for name, tables in parts(facts, True).items()
+    }
+    asked = [
+        table
+        for table in Tables(html).found
+        if table["section"] not in OF_THE_RUN
+        and not table["under"].startswith(WORDED)
+        and table["head"]
+        != "Held out"  # of each training, before and after; the loss is in the table of trainings
+    ]
+    assert len(asked) > 30
+    for table in asked:
+        fits = [name for name, there in printed_numbers.items() if table["numbers"] <= there]
+        assert fits, (table["section"], table["under"], table["head"])
+
+
+def test_every_metric_of_the_catalogue_is_a_column(whole):
+    columns = {column for table in report_tables(whole[1], False)[0] for column in table.columns}
+    assert [metric.title for metric in METRICS if not {metric.title, metric.short} & columns] == []
+
+
+def test_what_decides_is_printed(whole):
+    tables = {table.title: table for table in report_tables(whole[1], True)[0]}
+    study = tables["Figure 5: what people say"]
+    assert any("Krippendorff's alpha" in line for line in study.lines)
+    assert "κ: LLM as it is, empathy: 0.25 (4 of 5 the same)" in study.lines[-1]
+    moved = {row["training"]: row for row in tables["What EPO moved, told from samples of before it"].rows}
+    assert list(moved) == [
+        "EPO",
+        "4 + EPO on pairs by another exchange's reply",
+        "EPO less 4 + EPO on pairs by another exchange's reply",
+    ]
+    (alone,) = [
+        row
+        for row in tables["Trained on one dataset alone, tested on each: BERTScore"].rows
+        if row["rung"] == "2-ft"
+    ]
+    assert "over the LLM as it is: +0.075" in alone["MELD"]
+    verdicts = {row["stage"]: row["verdict"] for row in tables["Training: held out"].rows}
+    assert verdicts["epo"] == "loss fell, the own history is not seen to help"
+    assert tables["EPO beside its controls: 4 + EPO on random replies"].rows
 
 
 def test_cells_are_the_pages_own(whole):
     """Each part of each figure's cell stands on the page, letter for letter."""
-    page, facts = whole
+    page, facts = words(whole[0]), whole[1]
     cells = [
         (table.title, text)
         for table in report_tables(facts, True)[0]
-        if not table.title.startswith(("Table 1", "Other", "What did"))
+        if not table.title.startswith(("Table 1", "Other", "What did", "Figure 5", "Preference pairs"))
         for row in table.rows
         for name, text in row.items()
         if name not in (table.columns[0], "what")
@@ -139,7 +170,7 @@ def test_cells_are_the_pages_own(whole):
         for part in text.removesuffix(")").replace(" (", "; ").split("; "):
             assert part.rstrip(")") in page, (title, text)
     for answer in facts["answer"]:
-        assert answer["says"] in page
+        assert answer["says"] in page and answer["more"] in page
 
 
 def test_the_figures_are_those_of_the_artefacts(whole):

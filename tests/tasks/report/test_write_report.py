@@ -338,7 +338,7 @@ def _artefacts(store: Store, folder, notes=()) -> dict[str, list[Ref] | None]:
 
 
 def _report(
-    root, artefacts, store: Store, profile: str = "cpu", more: tuple = (), changes: tuple = ()
+    root, artefacts, store: Store, profile: str = "cpu", more: tuple = (), changes: tuple = (), variants=None
 ) -> tuple[str, dict]:
     settings = load_settings(profile, changes)
     weights = {role: Weights(name=n, identity=f"wheel:{n}") for role, n in weight_names(settings).items()}
@@ -349,7 +349,7 @@ def _report(
         if s.name != "report" and (s.enabled(settings) or artefacts.get(s.name))
     ]
     licences = {"weights": {"LLM": "Apache-2.0 (tested)"}, "datasets": {"meld": "GPL-3.0 (tested)"}}
-    html, facts, table = write_report(profile, settings, artefacts, weights, stages, licences, work)
+    html, facts, table = write_report(profile, settings, artefacts, weights, stages, licences, work, variants)
     assert (html.name, facts.name, table.name) == ("report.html", "report.json", "report.csv")
     assert store.read(table) == as_csv(json.loads(store.read(facts))["systems"])
     return store.read(html).decode(), json.loads(store.read(facts))
@@ -809,7 +809,7 @@ def test_audio_visual_run_shows_accuracy_by_input(store, tmp_path):
     artefacts["metrics"] = _metrics(store, RUNGS)
     html, facts = _report(tmp_path, artefacts, store)
     page = Page(html)
-    text = page.text["training"]
+    text = page.text["recognition"]
     assert "53.7 % 43.7 % to 63.7 %" in text and "59 of 83 test clips" in text
     assert "of RAVDESS, which has no test split, dev stands in" in text
     words = " ".join(text.split())
