@@ -260,14 +260,19 @@ def _study(report: dict) -> Iterator[Flat]:
         yield from _estimate("Figure 5", f"{of}: {row['question']}", "difference", row, called)
     for question, found in (study.get("alpha") or {}).items():
         if found["alpha"] is not None:
-            yield Flat("Figure 5", question, "Krippendorff's alpha", found["alpha"], None, found["judged_by_several"],
+            yield Flat("Figure 5", question, "Krippendorff's alpha", found["alpha"], _agreed_ends(found), found["judged_by_several"],
                        digits=2)  # fmt: skip
     for row in study.get("beside_judge") or []:
         if row["kappa"] is not None:
             of = f"{titles.get(row['second'], row['second'])}: {row['question']}"
             called = f"{row['first']} and {row['second']}: {row['question']}"
-            yield Flat("Figure 5", of, "κ of people and judge", row["kappa"], None, row["exchanges"], digits=2,
+            yield Flat("Figure 5", of, "κ of people and judge", row["kappa"], _agreed_ends(row), row["exchanges"], digits=2,
                        called=called)  # fmt: skip
+
+
+def _agreed_ends(found: dict) -> tuple[float, float] | None:
+    """Of alpha and kappa; a report from before they had an interval has none."""
+    return _ends([found.get("low"), found.get("high")])
 
 
 def _estimate(table: str, of: str, figure: str, found: dict, called: str) -> Iterator[Flat]:

@@ -219,8 +219,8 @@ def figure_6(facts: dict) -> Iterator[Table]:
         }
         for row in found["mcnemar"]
     ]
-    columns = ("inputs", "clips", "right in the first alone", "in the second alone", "p")
-    yield Table("Figure 6: do two inputs differ (McNemar)", columns, rows)
+    compared = ("inputs", "clips", "right in the first alone", "in the second alone", "p")
+    yield Table("Figure 6: do two inputs differ (McNemar)", compared, rows)
 
 
 def _recognised(found: dict) -> dict:
@@ -247,7 +247,7 @@ def study(facts: dict) -> Iterator[Table]:
         {"system": system["title"], **{name: _judged(system["questions"][name]["all"]) for name in questions}}
         for system in found["systems"]
     ]
-    alpha = ", ".join(f"{name} {number(of['alpha'], 2)}" for name, of in found["alpha"].items())
+    alpha = ", ".join(f"{name} {_agreement(of, 'alpha')}" for name, of in found["alpha"].items())
     counts = found["counts"]
     lines = [
         f"Agreement of participants, Krippendorff's alpha (ordinal): {alpha}.",
@@ -255,7 +255,7 @@ def study(facts: dict) -> Iterator[Table]:
         "counted.",
         *(
             f"Beside the judge, quadratically weighted κ: {titles.get(k['second'], k['second'])}, {k['question']}: "
-            f"{number(k['kappa'], 2)} ({count(k['same'])} of {count(k['exchanges'])} the same)."
+            f"{_agreement(k, 'kappa')} ({count(k['same'])} of {count(k['exchanges'])} the same)."
             for k in found["beside_judge"]
         ),
     ]
@@ -279,6 +279,11 @@ def study(facts: dict) -> Iterator[Table]:
 def _judged(mean: dict) -> str:
     of = f"{count(mean['judgements'])} judgements; {count(mean['participants'])} people, {count(mean['items'])} conversations"
     return Cell(number(mean["mean"], 2), interval([mean["low"], mean["high"]], 2), notes=(of,)).line()
+
+
+def _agreement(found: dict, figure: str) -> str:
+    ends = "" if found["low"] is None else interval([found["low"], found["high"]], 2)
+    return Cell(number(found[figure], 2), ends).line()
 
 
 def _better(grade: str) -> str:

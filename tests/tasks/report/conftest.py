@@ -96,6 +96,8 @@ def _study() -> dict:
         "second": "1-llm",
         "question": "empathy",
         "kappa": 0.25,
+        "low": 0.1,
+        "high": 0.4,
         "exchanges": 5,
         "same": 4,
     }

@@ -136,7 +136,7 @@ def test_what_decides_is_printed(whole):
     tables = {table.title: table for table in report_tables(whole[1], True)[0]}
     study = tables["Figure 5: what people say"]
     assert any("Krippendorff's alpha" in line for line in study.lines)
-    assert "κ: LLM as it is, empathy: 0.25 (4 of 5 the same)" in study.lines[-1]
+    assert "κ: LLM as it is, empathy: 0.25 (0.10 to 0.40) (4 of 5 the same)" in study.lines[-1]
     moved = {row["training"]: row for row in tables["What EPO moved, told from samples of before it"].rows}
     assert list(moved) == [
         "EPO",
