@@ -44,7 +44,7 @@ RESTORED = {"conversations": 37, "there": 40, "left_out": {"longer": 3}, "uttera
             "dev_stands_in": [], "own": KIND, "other": {**KIND, "bleu_1": 0.0625}, "examples": []}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """A run that has every table: its page as HTML, and its report.json."""
     tmp_path = tmp_path_factory.mktemp("whole")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 
 import pytest
 
@@ -19,7 +20,7 @@ def index(html: str) -> dict[str, tuple[str, str]]:
         kind, *names = of.replace(",", "").split()
         address = re.search(r'href="#([^"]+)"', said)
         for name in names:
-            words = " ".join(re.sub(r"<[^>]+>", "", said).split())
+            words = " ".join(unescape(re.sub(r"<[^>]+>", "", said)).split())
             found[f"{kind.removesuffix('s')} {name}"] = (address[1] if address else "", words)
     return found
 
