@@ -89,8 +89,8 @@ DECODING, STORING = 0.174, 0.021
 """Core-seconds a clip: decoded, measured on MultiDialog's (BENCHMARKS.md, clips); and stored, measured on clips of that length
 (row, shard, digests), which the process that encodes does itself."""
 READING, DIGESTING = 2e-3, 0.9e9
-"""Seconds a clip whose features a batch needs, what storage/shards.py tells of a random row; and, assumed, bytes a second of
-blake2b, by which each process of a stage checks that the shards it reads are whole."""
+"""Seconds a clip whose features a batch needs, what storage/shards.py tells of a random row; and bytes a second of
+blake2b, measured on one core, by which each process of a stage checks that the shards it reads are whole."""
 DECODERS = 8
 """Processes that decode for one that encodes; half the cores, at most."""
 ENCODING = 107e9

@@ -107,7 +107,7 @@ def test_the_first_kernel_that_agrees_is_taken_and_why_others_were_not_is_said()
 
 def test_a_kernel_that_is_wrong_from_a_state_alone_is_found_out():
     def forgets(*inputs):
-        return selective_scan(*inputs[:6])
+        return selective_scan(*inputs[:6], *(state / 2 for state in inputs[6:]))
 
     found = disagreement(forgets, "cpu")
     assert found is not None and found.startswith("y is off by ") and found.endswith(", from a state")
