@@ -38,13 +38,14 @@ def send(title: str, body: str, to: str | None = None, kind: str = "failure") ->
     import apprise  # only where something failed: it takes as long to import as a plan does to make
 
     text = apprise.NotifyFormat.TEXT  # an error's words are no Markdown, and no HTML of an e-mail
-    told, refused = [], []
+    told: list[bool] = []
+    refused: list[int] = []
     for number, place in enumerate(asked, 1):
         one = apprise.Apprise()
         if not one.add(place):
             refused.append(number)
             continue
-        told.append(one.notify(title=title, body=short(body, 2000), notify_type=kind, body_format=text))
+        told.append(bool(one.notify(title=title, body=short(body, 2000), notify_type=kind, body_format=text)))
     if refused or not all(told):
         which = f"; it cannot read place {', '.join(map(str, refused))}" if refused else ""
         _log().warning("%s: it could not be told everywhere: %s%s", PLACES, title, which)
