@@ -46,7 +46,7 @@ def test_each_table_and_figure_has_its_place_on_the_page(whole):
 def test_what_a_run_has_not_says_what_it_takes(bare):
     found = index(bare)
     assert set(found) == OF_THE_PAPER
-    assert "not run: needs people&#39;s judgements" in found["Figure 5"][1]
+    assert "not run: needs people's judgements" in found["Figure 5"][1]
     for name in ("Figure 9", "Figure 10"):
         assert "not run: needs a study (`empamba study make`" in found[name][1]
     assert "not run: no media" in found["Figure 6"][1]
