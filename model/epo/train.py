@@ -384,7 +384,7 @@ def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
     rows = spread(len(pairs.lengths), settings.sampled_replies)
     return [
         text
-        for first in rows[::REPLIES_AT_ONCE]
+        for first in range(0, len(rows), REPLIES_AT_ONCE)
         for text in greedy_replies(
             pairs.llm,
             pairs.tokenizer,

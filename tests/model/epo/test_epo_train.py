@@ -11,7 +11,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
 from model.epo.settings import EpoSettings
-from model.epo.train import Pairs, Shuffled, mean_repetition, row_margins, spread, train_epo
+from model.epo.train import (
+    REPLIES_AT_ONCE,
+    Pairs,
+    Shuffled,
+    mean_repetition,
+    row_margins,
+    sampled_replies,
+    spread,
+    train_epo,
+)
 from model.llm import load_llm
 from model.settings import TrainingSettings
 from model.spoken import Spoken
@@ -158,6 +167,14 @@ def test_the_prompts_that_are_answered_are_of_all_datasets():
     assert spread(200, 4) == [0, 50, 100, 150]
     assert spread(3, 64) == [0, 1, 2] and spread(5, 0) == []
     assert len(set(spread(200, 64))) == 64
+    many = 2 * REPLIES_AT_ONCE + 1
+    heldout = Pairs(tiny_dialogue(), pairs(3 * many))
+    asked, prompts = [], heldout.prompts
+    heldout.prompts = lambda rows: asked.append(list(rows)) or prompts(rows)
+    said = sampled_replies(
+        heldout, SETTINGS.model_copy(update={"sampled_replies": many, "sampled_tokens": 1})
+    )
+    assert len(said) == many and sum(asked, []) == list(range(0, 3 * many, 3))
 
 
 def test_bad_input_is_refused(tmp_path):
