@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_an_engine_that_is_killed_again_and_again_loses_no_finished_row(pipeline
         pipeline.run(progress=kill)
     assert "\n" not in str(failure.value)
     assert engines() == []
+    wait_for(lambda: _quiet(chat_server))  # what a killed engine had sent may be read after its end
     with closing(sqlite3.connect(pipeline.folder / "store" / "rows" / "candidates.sqlite")) as rows:
         stored = rows.execute(STORED_ANSWERS).fetchone()[0]
     asked = len(chat_server.asked)
@@ -142,6 +144,13 @@ def test_a_cancelled_stage_takes_its_engine_and_its_open_requests_with_it(pipeli
     assert len(seen) == 1
     _wait_until_gone(seen)
     wait_for(lambda: chat_server.busy == 0, 15)
+
+
+def _quiet(server) -> bool:
+    """Nothing is under way there, and nothing came within a second."""
+    asked = len(server.asked)
+    time.sleep(1)
+    return server.busy == 0 and len(server.asked) == asked
 
 
 def _wait_until_gone(pids: list[int]) -> None:
