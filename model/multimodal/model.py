@@ -5,7 +5,7 @@ Through transformers' own classes and processors, on the GPU where there is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,26 +144,34 @@ class Answered:
     new_tokens: int
 
 
-def replies_within(
-    window: int,
-    prompter: Prompter,
-    texts: Sequence[str],
-    shown: Sequence[Shown | None],
-    max_new_tokens: int,
-    answer: Callable[[list[str], list[Shown | None]], list[Answered]],
-) -> list[Answered]:
-    """What `answer` gives to the prompts that fit the window with a reply after them; the others are `too_long`."""
-    sizes = [prompter.tokens(text, one) for text, one in zip(texts, shown, strict=True)]
-    fits = [size + max_new_tokens <= window for size in sizes]
-    asked = [row for row, fit in zip(zip(texts, shown, strict=True), fits, strict=True) if fit]
-    given = iter(answer([text for text, _ in asked], [one for _, one in asked]) if asked else ())
-    return [
-        next(given) if fit else Answered(Reply("", "too_long"), size, 0)
-        for fit, size in zip(fits, sizes, strict=True)
-    ]
+class WithinWindow:
+    """What answers the prompts that fit its window with a reply after them, and rejects the others as `too_long`.
+
+    window: the most tokens of prompt and reply. Who inherits it answers what fits, in `_replies`.
+    """
+
+    prompter: Prompter
+    window: int
+
+    def replies(
+        self, texts: Sequence[str], shown: Sequence[Shown | None], max_new_tokens: int
+    ) -> list[Answered]:
+        """Greedy replies to prompts of `Prompter.prompt`; the rows all have a clip, or all have none."""
+        sizes = [self.prompter.tokens(text, one) for text, one in zip(texts, shown, strict=True)]
+        fits = [size + max_new_tokens <= self.window for size in sizes]
+        asked = [row for row, fit in zip(zip(texts, shown, strict=True), fits, strict=True) if fit]
+        said, clips = [text for text, _ in asked], [one for _, one in asked]
+        given = iter(self._replies(said, clips, max_new_tokens) if asked else ())
+        return [
+            next(given) if fit else Answered(Reply("", "too_long"), size, 0)
+            for fit, size in zip(fits, sizes, strict=True)
+        ]
+
+    def _replies(self, texts: list[str], shown: list[Shown | None], max_new_tokens: int) -> list[Answered]:
+        raise NotImplementedError
 
 
-class MultimodalModel:
+class MultimodalModel(WithinWindow):
     """The model with its prompter. adapter: a folder with a LoRA; None: as it came.
 
     window: the most tokens of prompt and reply; None: as many as the model has positions, which is never passed.
@@ -179,19 +187,6 @@ class MultimodalModel:
         model = whole_model(kind, folder, dtype=getattr(torch, dtype)).to(self.device).eval()
         model.requires_grad_(False)
         self.model: nn.Module = model if adapter is None else for_inference(load_adapter(model, adapter))
-
-    def replies(
-        self, texts: Sequence[str], shown: Sequence[Shown | None], max_new_tokens: int
-    ) -> list[Answered]:
-        """Greedy replies to prompts of `Prompter.prompt`; the rows all have a clip, or all have none."""
-        return replies_within(
-            self.window,
-            self.prompter,
-            texts,
-            shown,
-            max_new_tokens,
-            lambda said, clips: self._replies(said, clips, max_new_tokens),
-        )
 
     @torch.inference_mode()
     def _replies(self, texts: list[str], shown: list[Shown | None], max_new_tokens: int) -> list[Answered]:

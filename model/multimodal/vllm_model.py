@@ -6,7 +6,6 @@ vLLM runs the processor itself, and stands where each clip's tokens go. Knows no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from model.generation.settings import EngineArgs
 from model.generation.vllm_engine import vllm_arguments
 from model.multimodal.engines import vllm_prompt
 from model.multimodal.kinds import vllm_lora_fault
-from model.multimodal.model import Answered, Prompter, Shown, replies_within
+from model.multimodal.model import Answered, Prompter, Shown, WithinWindow
 
 
 def _gpu_share(folder: Path, args: EngineArgs) -> float | None:
@@ -31,7 +30,7 @@ def _gpu_share(folder: Path, args: EngineArgs) -> float | None:
     return memory_share(args, weight_bytes(folder), total)
 
 
-class VllmMultimodal:
+class VllmMultimodal(WithinWindow):
     """vLLM in this process. adapter: a folder with a LoRA, for kinds of which vLLM adapts the language model (LLaVA-NeXT)."""
 
     def __init__(self, folder: Path, args: EngineArgs, adapter: Path | None = None) -> None:
@@ -51,19 +50,6 @@ class VllmMultimodal:
             limit_mm_per_prompt={self.prompter.sense: 1},
             **vllm_arguments(args, _gpu_share(folder, args)),
             **further,
-        )
-
-    def replies(
-        self, texts: Sequence[str], shown: Sequence[Shown | None], max_new_tokens: int
-    ) -> list[Answered]:
-        """Greedy replies to prompts of `Prompter.prompt`."""
-        return replies_within(
-            self.window,
-            self.prompter,
-            texts,
-            shown,
-            max_new_tokens,
-            lambda said, clips: self._replies(said, clips, max_new_tokens),
         )
 
     def _replies(self, texts: list[str], shown: list[Shown | None], max_new_tokens: int) -> list[Answered]:
