@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def commands(target: str) -> list[str]:
     """What make would run, in order."""
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-n", "--no-print-directory", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()
 
 

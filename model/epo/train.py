@@ -381,7 +381,7 @@ def length_accuracy(pairs: Pairs) -> float:
 @torch.no_grad()
 def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
     """Greedy replies to some of the held-out prompts. Loops are how a collapsed model sounds."""
-    rows = spread(len(pairs.lengths), settings.sampled_replies)
+    rows = evenly_apart(len(pairs.lengths), settings.sampled_replies)
     return [
         text
         for first in range(0, len(rows), REPLIES_AT_ONCE)
@@ -394,7 +394,7 @@ def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
     ]
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_apart(total: int, count: int) -> list[int]:
     """Up to `count` of `total` row numbers, evenly apart: rows stand by dataset and dialogue, and all should have some."""
     count = min(count, total)
     return [i * total // count for i in range(count)]

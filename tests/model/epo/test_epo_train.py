@@ -15,10 +15,10 @@ from model.epo.train import (
     REPLIES_AT_ONCE,
     Pairs,
     Shuffled,
+    evenly_apart,
     mean_repetition,
     row_margins,
     sampled_replies,
-    spread,
     train_epo,
 )
 from model.llm import load_llm
@@ -164,9 +164,9 @@ def test_repetition_by_hand():
 
 def test_the_prompts_that_are_answered_are_of_all_datasets():
     """Held-out pairs stand by dataset and dialogue: the first ones would be of one dataset alone."""
-    assert spread(200, 4) == [0, 50, 100, 150]
-    assert spread(3, 64) == [0, 1, 2] and spread(5, 0) == []
-    assert len(set(spread(200, 64))) == 64
+    assert evenly_apart(200, 4) == [0, 50, 100, 150]
+    assert evenly_apart(3, 64) == [0, 1, 2] and evenly_apart(5, 0) == []
+    assert len(set(evenly_apart(200, 64))) == 64
     many = 2 * REPLIES_AT_ONCE + 1
     heldout = Pairs(tiny_dialogue(), pairs(3 * many))
     asked, prompts = [], heldout.prompts
