@@ -110,6 +110,12 @@ class LadderSettings(BaseModel, frozen=True, extra="forbid"):
     least_history: int = Field(
         1, ge=1, description="Utterances before the sentence that such an exchange has at least."
     )
+    timed: int = Field(
+        64,
+        ge=0,
+        description="Of these exchanges, how many have their prompts timed after each arm, one by one. Time and memory "
+        "differ from run to run, so a run is then not the same bytes twice; 0: not measured.",
+    )
     seed: int = Field(0, description="Chooses the exchanges.")
     training: TrainingSettings = Field(
         TrainingSettings(learning_rate=1e-4, batch_size=8),

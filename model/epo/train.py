@@ -20,6 +20,7 @@ from model.adapter import save_adapter
 from model.batches import length_sorted_batches
 from model.checkpoints import Checkpoints
 from model.dialogue.examples import DialogueExample, PreferenceExample
+from model.draws import evenly_apart
 from model.epo.collapse import LEAST_STEPS, CollapseWatch, collapse_step
 from model.epo.ending import ending, following, ranking
 from model.epo.loss import WHOLE, BatchFraction, PairLogProbs, joined, pair_log_probs, total_loss
@@ -392,12 +393,6 @@ def sampled_replies(pairs: Pairs, settings: EpoSettings) -> list[str]:
             settings.sampled_tokens,
         )
     ]
-
-
-def evenly_apart(total: int, count: int) -> list[int]:
-    """Up to `count` of `total` row numbers, evenly apart: rows stand by dataset and dialogue, and all should have some."""
-    count = min(count, total)
-    return [i * total // count for i in range(count)]
 
 
 def repetition_of(pairs: Pairs, replies: Sequence[str]) -> float:

@@ -26,12 +26,8 @@ IN_PARTS = {BY_DATASET, BY_TURN, MEMORY_BY_DATASET, MOVED_BY_DATASET, RECOGNISED
             STUDIED_BY_DATASET}  # fmt: skip
 """Tables that part what another one tells as a whole."""
 RESTORED = ("bleu_1", "bleu_4", "bertscore", "exact")
-LONG = (
-    ("tokens", "lower", 1),
-    ("seconds", "lower", 4),
-    ("gigabytes", "lower", 2),
-    ("bertscore", "higher", 3),
-)
+COST = (("seconds", "lower", 4), ("gigabytes", "lower", 2))
+LONG = (("tokens", "lower", 1), *COST, ("bertscore", "higher", 3))
 PAIRS = {
     "threshold": "threshold in force",
     "kept_share": "exchanges that keep a pair",
@@ -325,6 +321,11 @@ def _arm(table: str, of: str, arm: dict) -> Iterator[Flat]:
         yield Flat(table, of, "share of the full history's", value, _ends(ends), n, digits=2)
     if arm.get("tokens") is not None:
         yield Flat(table, of, "history tokens", arm["tokens"], None, arm["n"], "lower", 1)
+    cost = arm.get("cost") or {}
+    for name, better, digits in COST:
+        if cost.get(name) is not None:
+            ends = _ends(cost.get(f"{name}_ci"))
+            yield Flat(table, of, name, cost[name], ends, cost["n"], better, digits)
     if arm.get("dropped_utterances") is not None:
         yield Flat(table, of, "turns left out", arm["dropped_utterances"], None, arm["n"], "lower", 0)
 

@@ -28,6 +28,7 @@ from tasks.stages.replies.rungs import CONTROL_RUNGS
 RESTORED = (("bleu_1", "BLEU-1"), ("bleu_4", "BLEU-4"), ("bertscore", "BERTScore"), ("exact", "exact"))
 KINDS = (("own", "its own"), ("other", "another conversation's"))
 NATS, GAIN, SHARE = "nats a token", "other − own", "share of the full history's"
+TIME, MEMORY = "time, s", "memory, GB"
 OWN, USUAL = "this exchange's emotion", "usual emotions"
 BETTER = "better of two gained more, less a half"
 
@@ -108,6 +109,7 @@ def memory_ladder(facts: dict) -> Iterator[Table]:
             "history": arm["title"],
             "adapter": _adapter(arm),
             **_arm(arm),
+            **_cost(arm["cost"]),
             "tokens": number(arm["tokens"], 1),
             "saved": percent(arm["saved"], 0),
             "in the cache": ABSENT
@@ -116,7 +118,8 @@ def memory_ladder(facts: dict) -> Iterator[Table]:
         }
         for arm in arms.values()
     ]
-    columns = ("history", "adapter", NATS, GAIN, SHARE, "tokens", "saved", "in the cache", "n")
+    timed = (TIME, MEMORY) if any(arm["cost"] for arm in arms.values()) else ()
+    columns = ("history", "adapter", NATS, GAIN, SHARE, "tokens", "saved", "in the cache", *timed, "n")
     title = "What the history is worth: the memory ladder"
     yield Table(title, columns, rows, tuple(ladder["sentences"]))
     rows = [
@@ -160,6 +163,16 @@ def _arm(arm: dict) -> dict:
         GAIN: graded(arm["gain"]).line(),
         SHARE: _share(arm["share"]),
         "n": counted(arm).line(),
+    }
+
+
+def _cost(cost: dict | None) -> dict:
+    """Time and memory of the arm's prompts, where they were measured."""
+    if not cost:
+        return {TIME: ABSENT, MEMORY: ABSENT}
+    return {
+        TIME: Cell(number(cost["seconds"], 4), interval(cost["seconds_ci"], 4)).line(),
+        MEMORY: number(cost["gigabytes"], 2),
     }
 
 

@@ -7,10 +7,15 @@ import torch
 from safetensors.torch import load_file
 
 from model.compressor.settings import CompressorSettings
+from model.dialogue.dialogue import DialogueModel
+from model.dialogue.examples import DialogueExample
 from model.dialogue.settings import DialogueSettings
+from model.llm import load_llm
 from model.metrics.memory_ladder import ArmRow
 from model.metrics.settings import BootstrapSettings
 from model.settings import TrainingSettings
+from model.spoken import Spoken
+from model.zoo.resolve import resolve
 from storage.answers import Reply
 from storage.errors import InputError
 from storage.store import Ref, Store
@@ -21,7 +26,7 @@ from tasks.settings import LadderSettings, load_settings
 from tasks.stages.compressor.fit import pretrain_compressor
 from tasks.stages.ladder.arms import ARMS, known_by
 from tasks.stages.ladder.fit import fit_arm
-from tasks.stages.ladder.measure import evaluated_examples, measure_ladder
+from tasks.stages.ladder.measure import cost_of_prompts, evaluated_examples, measure_ladder
 from tasks.stages.ladder.sentences import ladder_sentences
 from tasks.stages.metrics.measure import identical_to_previous, steps
 from tasks.stages.verdicts import ladder_line
@@ -251,10 +256,16 @@ def test_each_arm_is_loaded_with_its_adapter_and_its_way_of_giving_the_history(t
             for e in examples
         ], model
 
+    def cost(model, examples, intervals):
+        timed.append((model, [e.key for e in examples]))
+        return {"n": len(examples)} if examples else None
+
+    timed: list[tuple] = []
     monkeypatch.setattr("tasks.stages.ladder.measure.load_dialogue", load)
     monkeypatch.setattr("tasks.stages.ladder.measure.arm_rows", rows)
+    monkeypatch.setattr("tasks.stages.ladder.measure.cost_of_prompts", cost)
     monkeypatch.setattr("tasks.stages.ladder.measure.cache_bytes", lambda model: 768)
-    chosen = LadderSettings(arms=("full", "mean", "memory", "memory-text-1"), trained=("mean",))
+    chosen = LadderSettings(arms=("full", "mean", "memory", "memory-text-1"), trained=("mean",), timed=2)
     (made,) = measure_ladder(
         two.utterances, two.exchanges, {"mean": own}, text, memory, compressor, DialogueSettings(rank=3), chosen,
         BootstrapSettings(), LLM, two.work,
@@ -274,6 +285,15 @@ def test_each_arm_is_loaded_with_its_adapter_and_its_way_of_giving_the_history(t
         "memory-text-1": ("rung 3", False, 40.0),
     }
     assert [arm["gain"]["mean"] for arm in facts["arms"].values()] == [1.0, 2.0, 3.0, 4.0]
+    # Two of four, evenly apart in their order: one of each dataset, the same after every arm.
+    (keys,) = {tuple(keys) for _, keys in timed}
+    assert [key.split("/")[0] for key in keys] == ["iemocap", "meld"] and [m for m, _ in timed] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert all(arm["cost"] == {"n": 2} for arm in facts["arms"].values())
     assert (
         facts["exchanges"] == facts["alone"] == 4
         and facts["cache_bytes"] == 768
@@ -286,6 +306,18 @@ def test_each_arm_is_loaded_with_its_adapter_and_its_way_of_giving_the_history(t
         "meld": 2,
     }
     assert ladder_line(two.store, (made,)) == ladder_sentences(facts, {})[0]
+
+
+def test_the_cost_of_prompts_is_of_each_alone_and_of_none_is_none():
+    llm, tokenizer = load_llm(resolve("tiny-llm"), "float32")
+    model = DialogueModel(llm, tokenizer, "text")
+    history = (Spoken("The train left without me.", 0),)
+    examples = [DialogueExample(f"k{i}", history, "And then?", "I walked.", dialogue=f"d{i // 2}") for i in range(6)]
+    found = cost_of_prompts(model, examples, BootstrapSettings())
+    assert found is not None and (found["n"], found["dialogues"]) == (6, 3)
+    low, high = found["seconds_ci"]
+    assert 0 < low <= found["seconds"] <= high < 5 and found["gigabytes"] > 0.01
+    assert cost_of_prompts(model, [], BootstrapSettings()) is None
 
 
 # In words --------------------------------------------------------------------------------------------------

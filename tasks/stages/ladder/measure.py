@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import gc
 
-from model.dialogue.dialogue import load_dialogue
+from model.dialogue.dialogue import DialogueModel, load_dialogue
 from model.dialogue.examples import DialogueExample
 from model.dialogue.ladder import arm_rows, cache_bytes, with_other_histories
+from model.dialogue.prompt_cost import prompt_cost
 from model.dialogue.settings import DialogueSettings
+from model.draws import evenly_apart
+from model.metrics.bootstrap import bootstrap_mean
 from model.metrics.memory_ladder import FULL, TURNS, ArmRow, arm_figures, by_dataset, comparisons
 from model.metrics.settings import BootstrapSettings
 from model.zoo.resolve import resolve
@@ -44,10 +47,13 @@ def measure_ladder(
 ) -> list[Ref]:
     """Output: ladder.json: "arms" by name, "comparisons", both again "by_dataset", "turns", how many exchanges, how many of
     them are "alone" (no other dialogue of their dataset is there), a cached token's bytes, how many utterances the histories
-    have, of which each arm tells those that its prompts leave out, and what limits them."""
+    have, of which each arm tells those that its prompts leave out, what its prompts cost where that is asked for, and what
+    limits them."""
     examples, pool = evaluated_examples(utterances, exchanges, settings, work)
     # Another history is of the same dataset, for another one's style would tell it.
     others = with_other_histories(pool, [example.key.split("/")[0] for example in pool])
+    paired = [e for e in examples if e.key in others]
+    by_key = {example.key: example for example in examples}
     found: dict[str, list[ArmRow]] = {}
     facts: dict[str, dict] = {}
     size = None
@@ -64,7 +70,15 @@ def measure_ladder(
             dtype=dialogue.training.dtype,
         )
         found[name], dropped = arm_rows(model, examples, others, dialogue.reply_batch_size)
-        facts[name] = {**_about(arm, name in own_adapters, dialogue), "dropped_utterances": dropped}
+        facts[name] = {
+            **_about(arm, name in own_adapters, dialogue),
+            "dropped_utterances": dropped,
+            "cost": cost_of_prompts(
+                model,
+                [by_key[found[name][i].key] for i in evenly_apart(len(found[name]), settings.timed)],
+                intervals,
+            ),
+        }
         size = cache_bytes(model)
         del model
         gc.collect()
@@ -82,9 +96,9 @@ def measure_ladder(
                     "by_dataset": by_dataset(found, intervals),
                     "turns": list(TURNS),
                     "exchanges": len(examples),
-                    "alone": sum(e.key not in others for e in examples),
+                    "alone": len(examples) - len(paired),
                     "cache_bytes": size,
-                    "history_utterances": sum(len(e.history) for e in examples if e.key in others),
+                    "history_utterances": sum(len(e.history) for e in paired),
                     "most_utterances": dialogue.max_history_utterances,
                     "most_tokens": dialogue.max_history_tokens,
                 }
@@ -104,6 +118,26 @@ def evaluated_examples(
     chosen = spread([unseen[e.key] for e in long], settings.exchanges, settings.seed, "ladder.exchanges")
     wanted = {key_text(exchange.key) for exchange in chosen}
     return [e for e in long if e.key in wanted], long
+
+
+def cost_of_prompts(
+    model: DialogueModel, examples: list[DialogueExample], intervals: BootstrapSettings
+) -> dict | None:
+    """{"n", "dialogues", "seconds", "seconds_ci", "gigabytes", "memory_of"} of prompts one by one, memories made anew for
+    each; None of no examples."""
+    if not examples:
+        return None
+    spent = prompt_cost(model, examples)
+    dialogues = [example.group for example in examples]
+    mean, low, high = bootstrap_mean(spent.seconds, dialogues, intervals)
+    return {
+        "n": len(examples),
+        "dialogues": len(set(dialogues)),
+        "seconds": round(mean, 6),
+        "seconds_ci": None if low != low else [round(low, 6), round(high, 6)],
+        "gigabytes": round(spent.gigabytes, 4),
+        "memory_of": spent.memory_of,
+    }
 
 
 def _about(arm: Arm, own: bool, dialogue: DialogueSettings) -> dict:

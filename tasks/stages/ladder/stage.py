@@ -105,7 +105,7 @@ LADDER = Stage(
     function="tasks.stages.ladder.measure:measure_ladder",
     settings={
         "dialogue": "dialogue",
-        "settings": Reads("ladder", only=("arms", "exchanges", "least_history", "seed")),
+        "settings": Reads("ladder", only=("arms", "exchanges", "least_history", "timed", "seed")),
         "intervals": "metrics.intervals",
     },
     weights={"llm": "llm.weights"},

@@ -10,12 +10,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from model.dialogue.dialogue import DialogueModel
 from model.dialogue.examples import DialogueExample, PreferenceExample
+from model.draws import evenly_apart
 from model.epo.settings import EpoSettings
 from model.epo.train import (
     REPLIES_AT_ONCE,
     Pairs,
     Shuffled,
-    evenly_apart,
     mean_repetition,
     row_margins,
     sampled_replies,

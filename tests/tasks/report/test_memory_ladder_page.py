@@ -7,6 +7,8 @@ import pytest
 from model.metrics.memory_ladder import ArmRow, arm_figures, by_dataset, comparisons
 from model.metrics.settings import BootstrapSettings
 from storage.store import Store
+from tasks.report.flat import flat_figures
+from tasks.report.method_tables import memory_ladder
 from tests.tasks.report.test_write_report import (
     RUNGS,
     Page,
@@ -55,7 +57,7 @@ def ladder(second: float | None = None) -> dict:
     return {
         "arms": {
             name: dict(zip(("title", "adapter", "prepared"), about[name], strict=True))
-            | {"dropped_utterances": 7 if name == "full" else 0}
+            | {"dropped_utterances": 7 if name == "full" else 0, "cost": None}
             | arm_figures(found, arms["full"], BootstrapSettings())
             for name, found in arms.items()
         },
@@ -127,6 +129,40 @@ def test_the_first_screen_says_what_the_finetuned_compressor_reads_of_its_own_me
     # Eight rows of as many dialogues: another's memory costs .5 nats more, or nothing.
     assert found[True]["grade"] == "shown" and "nats a token, +0.500" in found[True]["says"]
     assert found[False]["grade"] == "not shown" and "n = 8 (8 dialogues)" in found[False]["says"]
+
+
+def test_what_prompts_cost_stands_on_the_page_in_the_csv_and_in_the_terminal_where_it_was_measured(tmp_path):
+    store = Store(tmp_path / "store")
+    found = ladder()
+    for place, arm in enumerate(("full", "mean")):
+        found["arms"][arm]["cost"] = {
+            "n": 5, "dialogues": 3, "seconds": 0.1234 + place, "seconds_ci": [0.1, 2.0], "gigabytes": 1.25,
+            "memory_of": "the device's allocations",
+        }  # fmt: skip
+    html, facts = _report(
+        tmp_path, _artefacts(store, tmp_path) | {"ladder": [_json(store, "ladder.json", found)]}, store
+    )
+    text = Page(html).text["memory"]
+    assert (
+        "time, s" in text
+        and "0.1234" in text
+        and "1.1234" in text
+        and "0.1000 to 2.0000" in text
+        and "1.25" in text
+    )
+    assert "of 5 prompts of 3 dialogues, one by one" in text and "the device's allocations" in text
+    csv = {row["arm"]: row for row in read_csv(html, "memory-ladder")}
+    assert float(csv["full"]["cost.seconds"]) == 0.1234 and csv["memory"].get("cost.seconds") in ("", None)
+    (table, *_) = memory_ladder(facts | {"counts": {"titles": {}}})
+    assert {"time, s", "memory, GB"} <= set(table.columns) and table.rows[0]["time, s"].startswith("0.1234")
+    told = {(row.of, row.figure): row for row in flat_figures(facts) if row.table == "Memory ladder"}
+    assert told["mean embeddings", "seconds"].value == 1.1234 and told["mean embeddings", "seconds"].n == 5
+    html, facts = _report(
+        tmp_path, _artefacts(store, tmp_path) | {"ladder": [_json(store, "ladder.json", ladder())]}, store
+    )
+    text = Page(html).text["memory"]
+    assert "time, s" not in text and "ladder.timed=64" in text
+    assert "time, s" not in next(memory_ladder(facts | {"counts": {"titles": {}}})).columns
 
 
 def test_a_run_without_it_has_no_such_section(tmp_path):
