@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from model.weights import named
@@ -51,3 +52,18 @@ def whole_model(kind: Any, folder: str | Path, **options: Any) -> nn.Module:
     if wrong:
         raise ValueError(f"{folder}: the model's weights are not whole ({wrong}); resolve them again")
     return model
+
+
+def in_dtype(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network with all that its folder stores in `dtype`, as if it had been loaded so.
+
+    What a network computes for itself keeps its precision: frequencies of rotary positions, rounded to bfloat16, turn the
+    thousandth token of Qwen2.5 by up to 1.2 radians too far.
+    """
+    stored = network.state_dict().keys()
+    computed = {name: buffer for name, buffer in network.named_buffers() if name not in stored}
+    network.to(dtype)
+    for name, buffer in computed.items():
+        owner, _, own_name = name.rpartition(".")
+        network.get_submodule(owner).register_buffer(own_name, buffer, persistent=False)
+    return network

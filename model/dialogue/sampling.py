@@ -26,7 +26,7 @@ from model.generation.protocol import Generation, Message, request_seed
 from model.generation.settings import Sampling
 from model.generation.transformers_engine import answer
 from model.llm import embed, load_llm
-from model.pretrained import from_folder
+from model.pretrained import from_folder, in_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json", "config.json")
@@ -40,7 +40,7 @@ def merged(llm_folder: Path, adapter: Path, dtype: str) -> tuple[nn.Module, obje
     """
     llm, tokenizer = load_llm(llm_folder, exact_dtype(llm_folder))
     whole = load_adapter(llm, adapter, to_merge=True).merge_and_unload()
-    return whole.to(DTYPES[dtype]).requires_grad_(False).eval(), tokenizer
+    return in_dtype(whole, DTYPES[dtype]).requires_grad_(False).eval(), tokenizer
 
 
 def exact_dtype(llm_folder: Path) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.batches import length_sorted_batches
 from model.device import best_device
 from model.llm import DTYPES
-from model.pretrained import from_folder, whole_model
+from model.pretrained import from_folder, in_dtype, whole_model
 from model.scorer.batches import pad_rows
 from model.scorer.labels import GOEMOTIONS_LABELS
 from model.scorer.network import MODEL_TYPE, load_network, token_rows
@@ -87,7 +87,7 @@ class EmotionScorer:
         from transformers import AutoTokenizer
 
         self.device = best_device()
-        self.backend = backend.eval().to(device=self.device, dtype=DTYPES[settings.dtype])
+        self.backend = in_dtype(backend.eval(), DTYPES[settings.dtype]).to(self.device)
         self.settings = settings
         self.tokenizer = from_folder(AutoTokenizer, backend.tokenizer_folder)
         self.thresholds = np.full(len(GOEMOTIONS_LABELS), USUAL_THRESHOLD, np.float32)

@@ -17,6 +17,7 @@ from model.generation.protocol import GenerationRequest
 from model.generation.settings import EngineArgs, EngineSettings, Sampling
 from model.generation.transformers_engine import TransformersEngine
 from model.llm import load_llm
+from model.pretrained import in_dtype
 from model.zoo.random_models import write_random_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +123,22 @@ def test_a_kind_that_is_built_in_is_loaded_from_there(folder, tmp_path):
     (folder / "tokenizer_config.json").write_text(told)
     llm, _ = load_llm(folder, "float32")
     assert type(llm).__module__.startswith("transformers.models.") and not (tmp_path / "ran").exists()
+
+
+@torch.no_grad()
+def test_a_network_cast_to_bfloat16_is_the_one_that_was_loaded_so_at_the_thousandth_position_too(folder):
+    """Cast whole, its rotary frequencies would be rounded with the weights."""
+    loaded, cast = load_llm(folder, "bfloat16")[0], in_dtype(load_llm(folder, "float32")[0], torch.bfloat16)
+    assert cast.state_dict().keys() == loaded.state_dict().keys()
+    for kind in ("named_parameters", "named_buffers"):
+        for (name, found), (_, wanted) in zip(getattr(cast, kind)(), getattr(loaded, kind)(), strict=True):
+            assert found.dtype == wanted.dtype and torch.equal(found, wanted), name
+    assert {weight.dtype for weight in cast.parameters()} == {torch.bfloat16}
+    ids, places = torch.arange(1, 9)[None], torch.arange(1000, 1008)[None] ** 2 // 1000
+    assert torch.equal(*(llm(input_ids=ids, position_ids=places).logits for llm in (cast, loaded)))
+    whole = load_llm(folder, "float32")[0].to(torch.bfloat16)  # what it must not be
+    assert not torch.equal(dict(whole.named_buffers())["model.rotary_emb.inv_freq"].float(),
+                           dict(loaded.named_buffers())["model.rotary_emb.inv_freq"])  # fmt: skip
 
 
 def test_encoders_are_whole_too(tmp_path):

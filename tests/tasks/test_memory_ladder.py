@@ -312,7 +312,9 @@ def test_the_cost_of_prompts_is_of_each_alone_and_of_none_is_none():
     llm, tokenizer = load_llm(resolve("tiny-llm"), "float32")
     model = DialogueModel(llm, tokenizer, "text")
     history = (Spoken("The train left without me.", 0),)
-    examples = [DialogueExample(f"k{i}", history, "And then?", "I walked.", dialogue=f"d{i // 2}") for i in range(6)]
+    examples = [
+        DialogueExample(f"k{i}", history, "And then?", "I walked.", dialogue=f"d{i // 2}") for i in range(6)
+    ]
     found = cost_of_prompts(model, examples, BootstrapSettings())
     assert found is not None and (found["n"], found["dialogues"]) == (6, 3)
     low, high = found["seconds_ci"]
