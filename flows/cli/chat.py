@@ -113,7 +113,14 @@ def serve_rungs(
     with _engine(found, chosen, at_once, list(ordered) if through_vllm(kind) else None) as started:
         app = openai_app(started, found, ordered, host)
         told = f"/v1 has {', '.join(ordered)}  (Ctrl-C ends it)"
-        listen(app, host, port, lambda url: out.say(url + told), lifespan="off")
+        listen(
+            app,
+            host,
+            port,
+            lambda url: out.say(url + told),
+            lifespan="off",
+            stopping=started.stop_replies,
+        )
 
 
 def _warn(host: str) -> None:

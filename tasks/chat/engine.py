@@ -69,7 +69,7 @@ class Engine:
         self._waiting: deque[Reply] = deque()
         self._going: dict[str, list[Reply]] = {}
         self._decoders: dict[str, Decoder] = {}
-        self._closed = threading.Event()
+        self._ending, self._closed = threading.Event(), threading.Event()
         self._models: Callable[[], Models] = _gone
         self._thread = threading.Thread(target=self._work, args=(load,), name="engine", daemon=True)
 
@@ -96,9 +96,20 @@ class Engine:
         read: Callable[[Any, Sequence[int], bool], str] = readable,
     ) -> Reply:
         """Begin a reply to a prompt, as `Conversation.prompt` makes it."""
-        reply = Reply(rung, Row(prompt, sampling), on_text, read)
+        reply = Reply(rung, Row(prompt, sampling), on_text, read, stopped=self._ending.is_set())
         self._put(lambda: self._waiting.append(reply))
         return reply
+
+    def stop_replies(self) -> None:
+        """Let every reply end where it is, from now on also those that have yet to begin. May be called from any thread."""
+        self._ending.set()
+
+        def stop() -> None:
+            for replies in (self._waiting, *self._going.values()):
+                for reply in replies:
+                    reply.stop()
+
+        self._put(stop)
 
     def _put(self, job: Callable[[], None]) -> None:
         self._jobs.put(job)

@@ -76,6 +76,15 @@ def test_serve_answers_on_this_machine_and_ends_on_a_signal(finished):
         body = {"messages": [{"role": "user", "content": "Well?"}], "max_tokens": 2}
         answer = httpx.post(f"{url}/chat/completions", json=body, timeout=60).json()
         assert answer["model"] == "3-mc" and answer["usage"]["completion_tokens"] in (1, 2)
+        # More than is written in the seconds that are given to open connections.
+        many = {"prompt": ["Well?"] * 16, "max_tokens": 1500, "stream": True, "temperature": 1}
+        with httpx.stream("POST", f"{url}/completions", json=many, timeout=60) as streamed:
+            parts = (line.removeprefix("data: ") for line in streamed.iter_lines() if line)
+            first = json.loads(next(parts))
+            process.send_signal(signal.SIGINT)
+            *_, last, done = parts
+        assert first["choices"][0]["finish_reason"] is None and done == "[DONE]"
+        assert json.loads(last)["choices"][0]["finish_reason"] == "stop"
     finally:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
