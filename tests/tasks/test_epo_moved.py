@@ -1,6 +1,7 @@
 """Stage `epo.test` on two dialogues by hand: what a training moved among samples of a real LLM."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,15 +54,19 @@ def test_a_training_that_changed_nothing_moved_nothing_and_another_is_weighted_b
         seen.append((examples, said, rest))
         return figures(examples, said, *rest)
 
+    told: list[tuple[int, int]] = []
+    work = replace(two.work, progress=lambda step, steps, _: told.append((step, steps)))
     figures = measure._figures
     monkeypatch.setattr(measure, "_figures", noted)
     (ref,) = measure_epo(
         two.utterances, two.exchanges, [], before, {"epo": after, "nll": before}, None, None, DIALOGUE,
         EpoTestSettings(exchanges=6, samples=4, max_new_tokens=40), ScorerSettings(), BootstrapSettings(),
-        Weights(name=LLM, identity="x"), Weights(name="goemotions-smollm2", identity="y"), two.work,
+        Weights(name=LLM, identity="x"), Weights(name="goemotions-smollm2", identity="y"), work,
     )  # fmt: skip
     facts = json.loads(two.store.read(ref))
     assert facts["drawn"] == 24 and 2 <= facts["samples"] <= 24 and facts["dialogues"] == 2
+    # 24 samples, each written once, and read before and after two trainings.
+    assert told == [(n, 96) for n in (*range(1, 25), 48, 72, 96)]
     apart = facts["by_dataset"]
     assert set(apart) == {"iemocap", "meld"} and sum(d["samples"] for d in apart.values()) == facts["samples"]
     unmoved = facts["trainings"]["nll"]

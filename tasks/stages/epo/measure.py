@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,11 +69,14 @@ def measure_epo(
     }
     found = dialogue_examples(work.store, utterances, exchanges, features, "test", "dev")
     examples = [e for e in found if e.key in wanted]
-    steps = len(after) + 2
-    work.progress(0, steps, {})
+    drawn = len(examples) * settings.samples
+    steps = drawn * (len(after) + 2)  # a sample is written once, and read before and after each training
+
+    def on_sample(written: int) -> None:
+        work.progress(written, steps, {})
+
     folders = Folders(resolve(llm.name), work.folder(compressor), work.folder(extractor))
-    said = _samples(examples, work.store.folder(before), folders, dialogue, settings)
-    work.progress(1, steps, {})
+    said = _samples(examples, work.store.folder(before), folders, dialogue, settings, on_sample)
 
     def nats(adapter: Ref) -> list[list[ReplyNats | None]]:
         model = load_dialogue(
@@ -91,15 +94,14 @@ def measure_epo(
         return scored
 
     nats_before = nats(before)
-    work.progress(2, steps, {})
+    work.progress(2 * drawn, steps, {})
     nats_after: dict[str, list[list[ReplyNats | None]]] = {}
     for name, adapter in after.items():
         nats_after[name] = nats(adapter)
-        work.progress(2 + len(nats_after), steps, {})
+        work.progress((2 + len(nats_after)) * drawn, steps, {})
     facts = _figures(
         examples, said, nats_before, nats_after, EmotionScorer.load(scorer.name, scoring), intervals
     )
-    drawn = len(examples) * settings.samples
     return [
         work.store.put_bytes(
             "epo_test.json",
@@ -115,8 +117,12 @@ def _samples(
     folders: Folders,
     dialogue: DialogueSettings,
     settings: EpoTestSettings,
+    on_sample: Callable[[int], None],
 ) -> list[list[str]]:
-    """Of each example the samples that ended by themselves, in the order in which they were drawn."""
+    """Of each example the samples that ended by themselves, in the order in which they were drawn.
+
+    on_sample: told how many are written.
+    """
     sampling = Sampling(
         temperature=1.0, top_p=1.0, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
@@ -132,11 +138,11 @@ def _samples(
         dialogue.training.dtype,
         dialogue,
     )
-    ended = {
-        row.key: row.text
-        for row in sampler.sample(draws, sampling, settings.batch_size)
-        if row.finish_reason == "stop" and row.text.strip()
-    }
+    ended = {}
+    for written, row in enumerate(sampler.sample(draws, sampling, settings.batch_size), start=1):
+        on_sample(written)
+        if row.finish_reason == "stop" and row.text.strip():
+            ended[row.key] = row.text
     return [
         [ended[key] for number in range(settings.samples) if (key := f"{example.key}#{number}") in ended]
         for example in examples
