@@ -43,7 +43,7 @@ FULL_TEXT = Rung(
 """Not in the paper: what the memories cost beside audio and video. Only where asked for."""
 CONTROL_RUNGS = {
     name: Rung(
-        f"{number}-{name.replace('_', '-')}", f"4 + {what}", "memory", stage_name("epo", name),
+        f"{number}-{name.replace('_', '-')}", what, "memory", stage_name("epo", name),
         ft=True, mc=True, av=True, epo=True, against="5-epo",
     )
     for number, (name, what) in enumerate(

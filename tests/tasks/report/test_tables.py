@@ -140,8 +140,8 @@ def test_what_decides_is_printed(whole):
     moved = {row["training"]: row for row in tables["What EPO moved, told from samples of before it"].rows}
     assert list(moved) == [
         "EPO",
-        "4 + EPO on pairs by another exchange's reply",
-        "EPO less 4 + EPO on pairs by another exchange's reply",
+        "EPO on pairs by another exchange's reply",
+        "EPO less EPO on pairs by another exchange's reply",
     ]
     (alone,) = [
         row
@@ -151,7 +151,7 @@ def test_what_decides_is_printed(whole):
     assert "over the LLM as it is: +0.075" in alone["MELD"]
     verdicts = {row["stage"]: row["verdict"] for row in tables["Training: held out"].rows}
     assert verdicts["epo"] == "loss fell, the own history is not seen to help"
-    assert tables["EPO beside its controls: 4 + EPO on random replies"].rows
+    assert tables["EPO beside its controls: EPO on random replies"].rows
 
 
 def test_cells_are_the_pages_own(whole):
