@@ -84,6 +84,8 @@ def _usual(facts: dict) -> dict:
     nearer = verdict_text("weighted samples gain in nearness to all other true replies", found)
     if hardest is not None:
         beside = _beside(hardest, len(fair))
+        if len(fair) < len(moved["beside"]):
+            beside += f" that {'is' if len(fair) == 1 else 'are'} not to learn them too"
     elif moved["beside"]:
         learns = CONTROL_RUNGS["shuffled"].title
         beside = (

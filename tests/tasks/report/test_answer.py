@@ -154,7 +154,11 @@ def test_samples_decide_where_there_are_any_and_the_hardest_control_counts():
     assert "another exchange" in own["says"] and "of 3 controls" in own["says"]
     # The shuffled control is to learn what is usual, so that it is no control of that.
     assert usual["grade"] == "shown" and usual["says"].startswith("It learned them")
-    assert "of 2 controls" in usual["says"] and usual["difference"] == 0.05
+    assert "of 2 controls that are not to learn them too." in usual["says"] and usual["difference"] == 0.05
+    one = told(facts(GAIN) | {"epo_test": samples({name: beside[name] for name in ("random", "shuffled")})})
+    assert one["usual"]["says"].endswith(
+        "beside EPO on random replies, the only control that is not to learn them too."
+    )
     beside |= {"shuffled": (GAIN, LOSS), "nll": (GAIN, NOTHING)}
     found = told(facts(NOTHING, control=NOTHING) | {"epo_test": samples(beside)})
     assert found["emotion"]["grade"] == "shown" and found["usual"]["grade"] == "not shown"
