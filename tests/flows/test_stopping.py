@@ -120,8 +120,9 @@ def test_a_signal_ends_the_run_and_all_it_started(tmp_path, raw, server, kind, n
         assert shell.leaves(WITHIN_S) == []
     found = states(server)
     assert found["reproduce"] == "Cancelled"
-    assert {found[name] for name in SUBFLOWS} <= {"Cancelled", "Completed"}
-    assert "Cancelled" in {found[name] for name in SUBFLOWS}
+    # On a busy machine the signal may come before the last of them has begun.
+    parts = {found[name] for name in SUBFLOWS if name in found}
+    assert "Cancelled" in parts and parts <= {"Cancelled", "Completed"}
 
 
 STUCK = """
