@@ -4,8 +4,8 @@ Rows of one dialogue are alike, so dialogues are drawn, each with all its rows; 
 that are too narrow. Knows nothing of metrics or systems.
 """
 
-from collections.abc import Callable, Hashable, Sequence
-from statistics import NormalDist
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import NormalDist, fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +114,18 @@ def bootstrap_mean(
 ) -> Interval:
     """The interval of `bootstrap` alone."""
     return bootstrap(values, clusters, settings).interval
+
+
+def mean_figures(
+    of: Mapping[str, Sequence[float]], clusters: Sequence[Hashable], settings: BootstrapSettings | None = None
+) -> dict:
+    """KEY, its mean, and KEY_ci, the interval's ends, of each; None of one cluster, which gives no interval."""
+    found: dict = {}
+    for name, values in of.items():
+        _, low, high = bootstrap_mean(values, clusters, settings)
+        found[name] = round(fmean(values), 6)
+        found[f"{name}_ci"] = None if low != low else [round(low, 6), round(high, 6)]
+    return found
 
 
 def bootstrap_share(

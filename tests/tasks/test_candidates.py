@@ -136,9 +136,8 @@ def test_a_cancelled_stage_takes_its_engine_and_its_open_requests_with_it(pipeli
         if not seen and step >= 3:
             seen[:] = engines()
             wait_for(lambda: chat_server.busy)
-            chat_server.faults = lambda *_: (
-                None
-            )  # to the stage's other item, which begins anew and is cancelled too
+            # The stage's other item, which begins anew and is cancelled too, is answered.
+            chat_server.faults = lambda *_: None
         if seen:
             raise KeyboardInterrupt
 

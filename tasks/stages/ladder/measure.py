@@ -14,7 +14,7 @@ from model.dialogue.ladder import arm_rows, cache_bytes, with_other_histories
 from model.dialogue.prompt_cost import prompt_cost
 from model.dialogue.settings import DialogueSettings
 from model.draws import evenly_apart
-from model.metrics.bootstrap import bootstrap_mean
+from model.metrics.bootstrap import mean_figures
 from model.metrics.memory_ladder import FULL, TURNS, ArmRow, arm_figures, by_dataset, comparisons
 from model.metrics.settings import BootstrapSettings
 from model.zoo.resolve import resolve
@@ -129,12 +129,10 @@ def cost_of_prompts(
         return None
     spent = prompt_cost(model, examples)
     dialogues = [example.group for example in examples]
-    mean, low, high = bootstrap_mean(spent.seconds, dialogues, intervals)
     return {
         "n": len(examples),
         "dialogues": len(set(dialogues)),
-        "seconds": round(mean, 6),
-        "seconds_ci": None if low != low else [round(low, 6), round(high, 6)],
+        **mean_figures({"seconds": spent.seconds}, dialogues, intervals),
         "gigabytes": round(spent.gigabytes, 4),
         "memory_of": spent.memory_of,
     }

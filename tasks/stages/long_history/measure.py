@@ -16,7 +16,7 @@ from model.dialogue.examples import DialogueExample
 from model.dialogue.prompt_cost import prompt_cost
 from model.dialogue.settings import DialogueSettings
 from model.metrics.bertscore import bert_score
-from model.metrics.bootstrap import bootstrap_mean
+from model.metrics.bootstrap import mean_figures
 from model.metrics.settings import BertScoreSettings, BootstrapSettings
 from model.metrics.verdict import verdict
 from model.zoo.resolve import resolve
@@ -86,7 +86,7 @@ def measure_long_histories(
         "most_utterances": dialogue.max_history_utterances,
         "most_tokens": dialogue.max_history_tokens,
         "forms": {
-            form: {**facts[form], **_figures(of, dialogues, intervals)} for form, of in measured.items()
+            form: {**facts[form], **mean_figures(of, dialogues, intervals)} for form, of in measured.items()
         },
         "changes": changes(measured, dialogues, intervals) if measured else {},
         "floors": floors(
@@ -157,7 +157,7 @@ def floors(
         ]
         if rows:
             texts, trues, whose = (list(side) for side in zip(*rows, strict=True))
-            figures = _figures({"bertscore": scored(texts, trues)}, whose, intervals)
+            figures = mean_figures({"bertscore": scored(texts, trues)}, whose, intervals)
             found.append({"title": title, "n": len(rows), "dialogues": len(set(whose)), **figures})
     return found
 
@@ -169,16 +169,6 @@ def _f1(
     folder = resolve(bertscore.name)
     f1 = bert_score(replies, references, folder, scoring.num_layers, scoring.batch_size).f1
     return [float(value) for value in f1]
-
-
-def _figures(of: dict[str, list[float]], dialogues: list[str], intervals: BootstrapSettings) -> dict:
-    """KEY and KEY_ci, dialogues resampled; None of one dialogue."""
-    found: dict = {}
-    for name, values in of.items():
-        _, low, high = bootstrap_mean(values, dialogues, intervals)
-        found[name] = round(fmean(values), 6)
-        found[f"{name}_ci"] = None if low != low else [round(low, 6), round(high, 6)]
-    return found
 
 
 def changes(
